@@ -1,0 +1,108 @@
+"""Hold PocketCLIP against chance, the majority class and a pixel probe on every pocket set; write its model card.
+
+    python tools/pocket/evaluate.py CACHE      pocket/model/evaluation.json and pocket/model/README.md
+
+Probes are logistic regressions on 16 images a class, the strength of their penalty chosen by cross-validation on those
+images, mean of three draws: one on PocketCLIP's frozen image features, one on 16 x 16 pixels and a colour histogram
+(what a model must beat to be worth its name). A variant is tested with the source set's probes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+from blocklora_lib.backbones import load_backbone  # noqa: E402
+from blocklora_lib.datasets import load_dataset  # noqa: E402
+from blocklora_lib.fewshot import draw  # noqa: E402
+from blocklora_lib.manifests import all_manifests  # noqa: E402
+from blocklora_lib.specs import BackboneSpec  # noqa: E402
+
+SHOTS, SEEDS = 16, (1, 2, 3)
+
+
+def pixel_features(images: torch.Tensor) -> np.ndarray:
+    """(N, 3, 64, 64) uint8 -> 16 x 16 pixels and the square root of a 64-bin colour histogram, (N, 832)."""
+    small = torch.nn.functional.avg_pool2d(images.float() / 255, 4).flatten(1).numpy()
+    bins = (images // 64).long()
+    bins = (bins[:, 0] * 16 + bins[:, 1] * 4 + bins[:, 2]).flatten(1)
+    histogram = torch.stack([torch.bincount(row, minlength=64) for row in bins]).float() / bins.shape[1]
+    return np.concatenate([(small - 0.5) * 0.25, histogram.sqrt().numpy()], 1)
+
+
+def probe(train: np.ndarray, labels: np.ndarray) -> GridSearchCV:
+    """Logistic regression with its penalty chosen by four-fold cross-validation on the sixteen shots."""
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
+    grid = {"logisticregression__C": [1e-4, 1e-3, 1e-2, 1e-1, 1.0]}
+    return GridSearchCV(pipeline, grid, cv=4).fit(train, labels)
+
+
+def evaluate() -> dict[str, dict]:
+    """Accuracies in percent for every bundled set."""
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    backbone = load_backbone(BackboneSpec(name="PocketCLIP", pretrained="bundled"), "cpu")
+
+    @torch.inference_mode()
+    def features(images: torch.Tensor) -> np.ndarray:
+        return torch.cat([backbone.encode_images(backbone.preprocess(part)) for part in images.split(256)]).numpy()
+
+    result = {}
+    manifests = {name: m for name, m in all_manifests().items() if m.kind == "bundle"}
+    for name, manifest in tqdm(manifests.items(), desc="sets"):
+        data, home = load_dataset(name), load_dataset(manifest.variant_of or name)
+        test, labels = data.images("test"), data.labels("test").numpy()
+        with torch.inference_mode():
+            classes = backbone.encode_prompts(backbone.tokenize(data.prompts)).numpy()
+        row = dict(classes=len(data.classes), test=len(labels), chance=1 / len(data.classes),
+                   majority=np.bincount(labels).max() / len(labels), zero_shot=(features(test) @ classes.T).argmax(1).__eq__(labels).mean())
+        for key, describe in (("pixel_probe", pixel_features), ("linear_probe", features)):
+            scores = []
+            for seed in SEEDS:
+                index = draw(home.labels("train"), SHOTS, seed, "nested")
+                scores.append(probe(describe(home.images("train")[index]), home.labels("train")[index].numpy()).score(describe(test), labels))
+            row[key] = float(np.mean(scores))
+        result[name] = {k: v if isinstance(v, int) else round(100 * float(v), 1) for k, v in row.items()}
+        print(name, result[name], flush=True)
+    return result
+
+
+def curve(cache: Path, stage: str) -> dict:
+    """First and last line of a training curve."""
+    lines = [json.loads(line) for line in (cache / "train" / f"{stage}.jsonl").read_text().splitlines()]
+    return dict(seen=lines[-1]["seen"], hours=round(lines[-1]["seconds"] / 3600, 2))
+
+
+def main(cache: Path) -> None:
+    """Evaluate, and write the numbers and the card."""
+    sets = evaluate()
+    corpus = json.loads((cache / "corpus" / "summary.json").read_text())
+    folder = ROOT / "pocket" / "model"
+    facts = dict(sets=sets, corpus=corpus, text=curve(cache, "text"), image=curve(cache, "image"))
+    (folder / "evaluation.json").write_text(json.dumps(facts, indent=1) + "\n")
+    titles = {name: m.title for name, m in all_manifests().items()}
+    rows = [f"| {titles[name]} | {r['classes']} | {r['test']} | {r['chance']} | {r['majority']} | {r['zero_shot']} | {r['pixel_probe']} | "
+            f"{r['linear_probe']} |" for name, r in sets.items()]
+    card = (Path(__file__).with_name("model_card.md")).read_text()
+    card = card.format(table="\n".join(rows), kept=f"{corpus['kept']:,}", close=corpus["close"],
+                       sources=", ".join(f"{name} {count:,}" for name, count in corpus["sources"].items()),
+                       texts=f"{facts['text']['seen']:,}", text_hours=facts["text"]["hours"],
+                       images=f"{facts['image']['seen']:,}", image_hours=facts["image"]["hours"])
+    (folder / "README.md").write_text(card)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    main(Path(sys.argv[1]))
