@@ -1,0 +1,263 @@
+"""`nn.MultiheadAttention` and `nn.Linear` with adapters: what the forward of an adapted module computes.
+
+A module is adapted in place: its class changes to the adapted one and back, so the object, its parameters,
+their names and every hook on it stay what they were. Code that reads `in_proj_weight` or `out_proj` finds the
+frozen weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
+
+from .adapter_config import AdapterError
+from .adapters import Adapter, without_autocast
+from .dropout import dropped_projection, sum_blocks
+
+MERGED_IN_TRAINING = (
+    "the adapters are merged, so training would reach neither them nor the frozen weights; "
+    "call unmerge() before training, or model.eval() for inference"
+)
+
+
+def project(x: Tensor, weight: Tensor, bias: Tensor | None, adapter: Adapter | None) -> Tensor:
+    """Return x Wᵀ + b + x ΔWᵀ, summed in the adapter's precision.  x: (..., d_in) -> (..., d_out)."""
+    base = F.linear(x, weight, bias)
+    return base if adapter is None else (base + adapter.update(x)).to(base.dtype)
+
+
+class AdaptedLinear(nn.Linear):
+    """`nn.Linear` plus one adapter."""
+
+    adapters: nn.ModuleDict  # {"weight": Adapter}
+
+    def forward(self, input: Tensor) -> Tensor:
+        return project(input, self.weight, self.bias, self.adapters["weight"])
+
+    def adapted_weights(self) -> Iterator[tuple[Adapter, nn.Parameter, slice]]:
+        """Yield each adapter with the parameter, and its rows, that ΔW is added to when merged."""
+        yield self.adapters["weight"], self.weight, slice(None)
+
+
+class MergedLinear(AdaptedLinear):
+    """`nn.Linear` whose weight holds W + ΔW."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and torch.is_grad_enabled():
+            raise AdapterError(MERGED_IN_TRAINING)
+        return F.linear(input, self.weight, self.bias)
+
+
+class AdaptedMultiheadAttention(nn.MultiheadAttention):
+    """`nn.MultiheadAttention` with adapters on some of q, k, v and o; arguments and results are PyTorch's
+    own.
+
+    E = embed_dim, H heads of width D = E/H, N sequences of L queries and S keys.
+    """
+
+    adapters: nn.ModuleDict  # keys among "q", "k", "v", "o"
+
+    def adapted_weights(self) -> Iterator[tuple[Adapter, nn.Parameter, slice]]:
+        """Yield each adapter with the parameter, and its rows, that ΔW is added to when merged."""
+        for target, adapter in self.adapters.items():
+            if target == "o":
+                yield adapter, self.out_proj.weight, slice(None)
+            elif self.in_proj_weight is None:
+                yield adapter, getattr(self, f"{target}_proj_weight"), slice(None)
+            else:
+                first = "qkv".index(target) * self.embed_dim
+                yield adapter, self.in_proj_weight, slice(first, first + self.embed_dim)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        if query.is_nested:
+            raise AdapterError(
+                "adapted attention takes padded tensors; build TransformerEncoder with "
+                "enable_nested_tensor=False"
+            )
+        if is_causal and attn_mask is None:
+            raise RuntimeError("is_causal is a hint about attn_mask; give the causal attn_mask with it")
+        batched = query.dim() == 3
+        if not batched and key_padding_mask is not None:
+            key_padding_mask = key_padding_mask.unsqueeze(0)
+        turn = not self.batch_first if batched else None
+        self_attention = query is key and key is value
+        if self_attention:
+            query = key = value = batch_first(query, turn)
+        else:
+            query, key, value = (batch_first(x, turn) for x in (query, key, value))
+
+        q, k, v = self._in_projection(query, key, value, self_attention)  # each (N, H, L or S, D)
+        dropout_p = self.dropout if self.training else 0.0
+        weights = None
+        if is_causal and key_padding_mask is None and not need_weights:
+            context = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, is_causal=True)
+        else:
+            mask = additive_mask(attn_mask, key_padding_mask, q, k.shape[2])
+            if need_weights:
+                context, weights = attention_with_weights(q, k, v, mask, dropout_p)
+                weights = weights.mean(1) if average_attn_weights else weights
+            else:
+                context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
+
+        context = context.transpose(1, 2).flatten(2)  # (N, L, E)
+        output = project(context, self.out_proj.weight, self.out_proj.bias, self._adapter("o"))
+        if not batched:
+            return output.squeeze(0), None if weights is None else weights.squeeze(0)
+        return batch_first(output, turn), weights
+
+    def _adapter(self, target: str) -> Adapter | None:
+        return self.adapters[target] if target in self.adapters else None  # noqa: SIM401 (ModuleDict has no get)
+
+    def _in_projection(self, query: Tensor, key: Tensor, value: Tensor, self_attention: bool) -> list[Tensor]:
+        """Return q, k, v of all heads, adapters included.  (N, L, E) -> three times (N, H, L, D)."""
+        if self_attention and self.in_proj_weight is not None:
+            # one product for q, k and v: (N, L, 3 E), and the adapters' updates added in place
+            packed = F.linear(query, self.in_proj_weight, self.in_proj_bias)
+            adapters = [self._adapter(target) for target in "qkv"]
+            if any(adapters):
+                packed = add_updates(packed, query, adapters)
+            projected = packed.unflatten(-1, (3, self.embed_dim)).unbind(-2)
+        else:
+            if self.in_proj_weight is not None:
+                weights = self.in_proj_weight.chunk(3)
+            else:
+                weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+            biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+            inputs = (query, key, value)
+            adapters = map(self._adapter, "qkv")
+            projected = map(project, inputs, weights, biases, adapters)
+        return [x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in projected]
+
+
+class MergedMultiheadAttention(AdaptedMultiheadAttention):
+    """`nn.MultiheadAttention` whose weights hold W + ΔW: PyTorch's own forward, fused paths included."""
+
+    def forward(self, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
+        if self.training and torch.is_grad_enabled():
+            raise AdapterError(MERGED_IN_TRAINING)
+        return nn.MultiheadAttention.forward(self, *args, **kwargs)
+
+
+def add_updates(base: Tensor, x: Tensor, adapters: list[Adapter | None]) -> Tensor:
+    """Return base + [x ΔW_qᵀ, x ΔW_kᵀ, x ΔW_vᵀ]; None stands for no update.  base: (N, L, 3 E), x: (N, L, E).
+
+    The adapters, of one kind, are two products: their A side by side, h = x [A_q A_k A_v], then their Σ B_i
+    as a block diagonal. While dropout is on, each of them sees x through a mask of its own.
+    """
+    return without_autocast(lambda x: _add_updates(base, x, adapters), x)
+
+
+def _add_updates(base: Tensor, x: Tensor, adapters: list[Adapter | None]) -> Tensor:
+    present = [adapter for adapter in adapters if adapter is not None]
+    first = present[0]
+    factors = {adapter: adapter.factors() for adapter in present}
+    downs = [down for down, _ in factors.values()]
+    rows = x.reshape(-1, x.shape[-1]).to(downs[0].dtype)  # (T, E), T = N L tokens
+    if first.training and first.dropout > 0:
+        hidden = dropped_projection(rows, torch.stack(downs), first.dropout, first.input_blocks)
+        hidden = hidden.transpose(0, 1).flatten(1)
+    else:
+        hidden = F.linear(sum_blocks(rows, first.input_blocks), torch.cat(downs))  # (T, m b)
+    nothing = hidden.new_empty(0, first.d_out)
+    up = torch.block_diag(*(nothing if adapter is None else factors[adapter][1].T for adapter in adapters))
+    total = base.reshape(-1, base.shape[-1]).to(torch.promote_types(base.dtype, up.dtype))
+    # in place: autograd needs the result of the frozen product nowhere
+    total.addmm_(hidden.to(total.dtype), up.to(total.dtype), alpha=first.scale)
+    return total.view_as(base).to(base.dtype)
+
+
+def batch_first(x: Tensor, turn: bool | None) -> Tensor:
+    """Bring x to (N, L, E), or back: turn (L, N, E); None adds the batch of one; False leaves x alone."""
+    return x.unsqueeze(0) if turn is None else x.transpose(0, 1) if turn else x
+
+
+def additive_mask(attn_mask: Tensor | None, padding: Tensor | None, q: Tensor, keys: int) -> Tensor | None:
+    """Return both masks as one that is added to the scores, (N or 1, H or 1, L or 1, S).
+
+    attn_mask (L, S) or (N H, L, S), padding (N, S); boolean masks say True where attention is barred.
+    """
+    n, heads, length, _ = q.shape
+    mask = None
+    if attn_mask is not None:
+        if attn_mask.shape not in ((length, keys), (n * heads, length, keys)):
+            raise RuntimeError(
+                f"attn_mask has shape {tuple(attn_mask.shape)}; "
+                f"expected {(length, keys)} or {(n * heads, length, keys)}"
+            )
+        mask = as_float(attn_mask, q.dtype)
+        if mask.dim() == 3:
+            mask = mask.view(n, heads, length, keys)
+    if padding is not None:
+        if padding.shape != (n, keys):
+            raise RuntimeError(f"key_padding_mask has shape {tuple(padding.shape)}; expected {(n, keys)}")
+        padding = as_float(padding, q.dtype).view(n, 1, 1, keys)
+        mask = padding if mask is None else mask + padding
+    return mask
+
+
+def as_float(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    if mask.dtype != torch.bool:
+        return mask.to(dtype)
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, -math.inf)
+
+
+def attention_with_weights(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p: float
+) -> tuple[Tensor, Tensor]:
+    """softmax(q kᵀ / sqrt D + mask) v and the attention weights, (N, H, L, D) and (N, H, L, S)."""
+    scores = (q * math.sqrt(1.0 / q.shape[-1])) @ k.transpose(-2, -1)
+    weights = F.softmax(scores if mask is None else scores + mask, dim=-1)
+    weights = F.dropout(weights, dropout_p, training=dropout_p > 0)
+    return weights @ v, weights
+
+
+class NestedTensorsOff:
+    """`nn.TransformerEncoder` turns padded input to nested tensors for its fused kernel; not while this
+    holds."""
+
+    def __init__(self, encoder: nn.TransformerEncoder):
+        self.encoder, self.before = encoder, encoder.use_nested_tensor
+        encoder.use_nested_tensor = False
+
+    def remove(self) -> None:
+        self.encoder.use_nested_tensor = self.before
+
+
+def bar_fused_encoders(
+    model: nn.Module, adapted: list[nn.Module]
+) -> list[RemovableHandle | NestedTensorsOff]:
+    """Keep nn.TransformerEncoderLayer from passing the adapters by; returns handles that lift the bar.
+
+    In eval it hands its weights to one fused kernel and calls no submodule. A forward hook on a submodule is
+    PyTorch's own condition for not doing so.
+    """
+    bars: list[RemovableHandle | NestedTensorsOff] = []
+    for module in model.modules():
+        if not isinstance(module, nn.TransformerEncoderLayer | nn.TransformerEncoder):
+            continue
+        within = set(module.modules())
+        inside = [m for m in adapted if m in within]
+        if inside and isinstance(module, nn.TransformerEncoder):
+            bars.append(NestedTensorsOff(module))
+        elif inside:
+            bars.append(inside[0].register_forward_pre_hook(do_nothing))
+    return bars
+
+
+def do_nothing(module: nn.Module, args: tuple) -> None:
+    return None
