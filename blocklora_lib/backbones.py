@@ -1,0 +1,184 @@
+"""CLIP backbones through open_clip, with the bundled PocketCLIP among them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .paths import POCKET_MODEL
+from .seeding import seeded_torch
+from .specs import BackboneSpec
+from .strict import UnknownName, near
+from .weights import POCKET, weight_files, with_checksum
+
+__all__ = ["Backbone", "BackboneSpec", "load_backbone", "resolve_device", "with_checksum"]
+
+
+class Backbone(nn.Module):
+    """An open_clip model with what few-shot methods need of it.  Its own weights are frozen."""
+
+    image_mean: Tensor  # (3, 1, 1), of pixels in 0..1
+    image_std: Tensor
+
+    def __init__(self, model: nn.Module, tokenizer: object, spec: BackboneSpec) -> None:
+        super().__init__()
+        from open_clip import get_model_preprocess_cfg
+
+        self.model = model.requires_grad_(False).eval()
+        self.spec = spec
+        self._tokenizer = tokenizer
+        cfg = get_model_preprocess_cfg(model)
+        size = cfg["size"]
+        self.resolution = int(size[0] if isinstance(size, (tuple, list)) else size)
+        self.register_buffer("image_mean", torch.tensor(cfg["mean"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("image_std", torch.tensor(cfg["std"]).view(3, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.image_mean.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the frozen products; open_clip keeps embeddings and normalisation in float32."""
+        products = (nn.Conv2d, nn.Linear)
+        return next(m.weight.dtype for m in self.model.visual.modules() if isinstance(m, products))
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """exp of the learnt log scale: logits = logit_scale * cosine."""
+        return self.model.logit_scale.detach().float().exp()
+
+    def training_kernels(self) -> AbstractContextManager[None]:
+        """The attention kernels to train with.
+
+        On a CPU the fused attention's backward in half precision takes ten times as long as plain products.
+        """
+        if self.device.type == "cpu" and self.dtype != torch.float32:
+            return sdpa_kernel(SDPBackend.MATH)
+        return nullcontext()
+
+    def resize(self, images: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W), uint8, to (B, 3, resolution, resolution), float32, still 0..255."""
+        x = images.to(self.device, torch.float32)
+        size = (self.resolution, self.resolution)
+        if x.shape[-2:] == size:
+            return x
+        return F.interpolate(x, size, mode="bicubic", antialias=True).clamp_(0, 255)
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W), uint8, to normalised images (B, 3, resolution, resolution), float32."""
+        return self.normalise(self.resize(images))
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(pixels / 255 - mean) / std as one multiplication and one addition.  pixels: 0..255, float32."""
+        scale = 1 / (255 * self.image_std)
+        return torch.addcmul(-self.image_mean / self.image_std, pixels, scale)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) -> unit rows (B, d), float32."""
+        from .towers import encode_images
+
+        return F.normalize(encode_images(self.model, images.to(self.dtype)).float(), dim=-1)
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts -> token ids (C, context length), int64.  A prompt that does not fit is an error, never
+        cut."""
+        tokens = self._tokenizer(list(prompts))
+        if hasattr(self._tokenizer, "encode") and hasattr(self._tokenizer, "eot_token_id"):
+            for prompt in prompts:
+                length = len(self._tokenizer.encode(prompt)) + 2  # start and end of text
+                if length > tokens.shape[1]:
+                    raise ValueError(
+                        f"prompt {prompt!r} has {length} tokens, the text tower of {self.spec.name} reads "
+                        f"{tokens.shape[1]}; shorten the class name or the template"
+                    )
+        return tokens.to(self.device)
+
+    def encode_prompts(self, tokens: Tensor) -> Tensor:
+        """Token ids (C, context length) -> unit rows (C, d), float32."""
+        from .towers import TextTower
+
+        return F.normalize(TextTower(self.model).encode(tokens).float(), dim=-1)
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """'auto' is the GPU if there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def load_backbone(spec: BackboneSpec, device: str | torch.device = "auto") -> Backbone:
+    """Build the model and load its weights by open_clip's own means; fp16 files are read into `precision`."""
+    import open_clip
+
+    spec, files = with_checksum(spec), weight_files(spec)
+    name = _register(spec.name)
+    if name not in open_clip.list_models():
+        raise UnknownName("backbone", spec.name, [POCKET, *open_clip.list_models()])
+    if spec.pretrained == "none":
+        with seeded_torch(0, f"random weights/{spec.name}"), _quiet():
+            model = open_clip.create_model(name, precision=spec.precision)
+    else:
+        pretrained = str(files[-1]) if files else _tag(name, spec)
+        try:
+            model = open_clip.create_model(name, pretrained=pretrained, precision=spec.precision)
+        except (RuntimeError, OSError) as error:
+            raise RuntimeError(
+                f"weights {spec.pretrained!r} of backbone {spec.name} could not be loaded "
+                f"({' '.join(str(error).split())[:300]}); connect once so that open_clip can fetch them, "
+                "or set backbone.pretrained to the path of a checkpoint of this model"
+            ) from None
+    return Backbone(model, open_clip.get_tokenizer(name), spec).to(resolve_device(device))
+
+
+def _register(name: str) -> str:
+    """Return open_clip's name of the backbone; make PocketCLIP's config known to it first."""
+    import open_clip
+
+    if name != POCKET:
+        return name
+    config = POCKET_MODEL / "pocketclip.json"
+    if config.stem not in open_clip.list_models():
+        open_clip.add_model_config(config)
+    return config.stem
+
+
+def _tag(name: str, spec: BackboneSpec) -> str:
+    """Check that open_clip knows the tag, and that the fetched file is the one that the spec names."""
+    from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
+
+    config = get_pretrained_cfg(name, spec.pretrained)
+    if not config:
+        raise ValueError(
+            f"unknown weights {spec.pretrained!r} of backbone {spec.name}; "
+            f"{near(spec.pretrained, [*list_pretrained_tags_by_model(name), 'none'])}, or a checkpoint's path"
+        )
+    if spec.checksum:
+        digest = hashlib.sha256(Path(download_pretrained(config)).read_bytes()).hexdigest()
+        if digest != spec.checksum:
+            raise ValueError(
+                f"weights {spec.pretrained!r} of {spec.name} have SHA-256 {digest}, the spec says "
+                f"{spec.checksum}; fetch them again or correct backbone.checksum"
+            )
+    return spec.pretrained
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """open_clip warns that weights are random; here that is what was asked for."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

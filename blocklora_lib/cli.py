@@ -1,0 +1,213 @@
+"""`blocklora`: one run, a grid of runs, a notebook, the report.  Thin: every command calls one function."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+
+class OneSentence(TyperGroup):
+    """What the user did wrong is one sentence and exit code 2; BLOCKLORA_TRACEBACK=1 shows the rest."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort):
+            raise
+        except (ValueError, OSError, RuntimeError) as error:
+            if os.environ.get("BLOCKLORA_TRACEBACK"):
+                raise
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(2) from None
+
+
+app = typer.Typer(
+    cls=OneSentence,
+    help="Block-LoRA for few-shot CLIP.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ProfileOption = Annotated[str, typer.Option("--profile", "-P", help="Name of a profile, or a YAML file.")]
+ResultsOption = Annotated[Path | None, typer.Option("--results", help="Results folder [results/<profile>].")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+ThreadsOption = Annotated[
+    int,
+    typer.Option(
+        help="CPU threads of torch; part of what makes runs repeatable.", envvar="OMP_NUM_THREADS", min=1
+    ),
+]
+RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Run failed specs again.")]
+
+
+@app.command()
+def run(
+    dataset: Annotated[str, typer.Option(help="Dataset to train on.")],
+    method: Annotated[str, typer.Option(help="Method, as the profile names it.")],
+    shots: Annotated[int, typer.Option(help="Images a class.", min=0)] = 16,
+    seed: Annotated[int, typer.Option(help="Seed of draw, start, shuffling and dropout.", min=0)] = 1,
+    profile: ProfileOption = "pocket",
+    results: ResultsOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = 1,
+    retry_failed: RetryOption = False,
+) -> None:
+    """Run one spec, or show its stored record."""
+    from .profiles import load_profile, make_spec
+    from .runs import RunStore
+
+    settings = load_profile(profile)
+    store = RunStore((results or settings.results) / "runs")
+    store.check_writable()
+    spec = make_spec(settings, dataset, method, shots, seed)
+    bench = _workbench(device, threads)
+    from .experiment import run_or_load
+
+    record = run_or_load(spec, store, bench, retry_failed)
+    typer.echo(f"{spec}: {outcome(record)}")
+    typer.echo(store.path(spec))
+    if record.status == "failed":
+        raise typer.Exit(1)
+
+
+@app.command()
+def grid(
+    profile: ProfileOption = "pocket",
+    experiment: Annotated[str, typer.Option(help="Experiment of the profile.")] = "few_shot",
+    dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
+    method: Annotated[str | None, typer.Option(help="Only this method.")] = None,
+    list_only: Annotated[
+        bool, typer.Option("--list", help="Only say which runs are done, missing, failed.")
+    ] = False,
+    retry_failed: RetryOption = False,
+    results: ResultsOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = 1,
+) -> None:
+    """Run all specs of an experiment that have no record yet, one after another, in this process."""
+    from .profiles import expand, load_profile
+    from .runs import RunStore
+
+    settings = load_profile(profile)
+    store = RunStore((results or settings.results) / "runs")
+    specs = expand(settings, experiment, dataset, method)
+    if list_only:
+        records = [store.load(spec) for spec in specs]
+        for spec, record in zip(specs, records, strict=True):
+            typer.echo(f"{record.status if record else 'missing':8}{spec.key}  {spec}")
+        states = [record.status if record else "missing" for record in records]
+        typer.echo(", ".join(f"{states.count(state)} {state}" for state in ("done", "missing", "failed")))
+        return
+    from .experiment import pending, run_grid
+
+    store.check_writable()
+    bench = _workbench(device, threads)
+    records = [store.load(spec) for spec in specs]
+    todo = [spec for spec, record in zip(specs, records, strict=True) if pending(record, retry_failed)]
+    failed = [record for record in records if record and record.status == "failed" and not retry_failed]
+    progress = Progress(len(specs), len(specs) - len(todo))
+    for record in run_grid(todo, store, bench, retry_failed):
+        progress.report(f"{record.spec}: {outcome(record)}")
+        failed += [record] if record.status == "failed" else []
+    progress.close()
+    if failed:
+        typer.echo(
+            f"{len(failed)} of {len(specs)} runs failed (run them again with --retry-failed):", err=True
+        )
+        for record in failed:
+            typer.echo(f"  {record.spec}: {record.error.message}", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(profile: ProfileOption = "pocket", results: ResultsOption = None) -> None:
+    """Write the HTML report of a profile's results."""
+    from .report import write_report
+
+    typer.echo(write_report(profile, results or ""))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def notebook(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="Notebook, such as 05_few_shot.")],
+    profile: ProfileOption = "pocket",
+    results: ResultsOption = None,
+) -> None:
+    """Execute a notebook through papermill; give its parameters as often as needed by -p NAME VALUE."""
+    from .notebook import run_notebook
+
+    typer.echo(run_notebook(name, profile, parameters(ctx.args), results or ""))
+
+
+def parameters(words: list[str]) -> dict[str, str]:
+    """Read '-p NAME VALUE -p NAME VALUE ...', papermill's way of writing them."""
+    given = {}
+    for i in range(0, len(words), 3):
+        if words[i] != "-p" or len(words[i : i + 3]) < 3:
+            raise ValueError(f"cannot read {' '.join(words[i:])!r}; parameters are written -p NAME VALUE")
+        given[words[i + 1]] = words[i + 2]
+    return given
+
+
+def outcome(record) -> str:
+    """One run in one line: accuracy with counts, or why it failed."""
+    if record.status == "failed":
+        return f"failed: {record.error.message}"
+    sets = ", ".join(
+        f"{name} {100 * c.accuracy:.1f}% ({c.correct}/{c.total})"
+        for name, c in record.result.accuracy.items()
+    )
+    return f"{sets} in {sum(record.cost.seconds.values()):.1f} s"
+
+
+class Progress:
+    """Which run of how many, and the time left: a bar on a terminal, else one plain line a run."""
+
+    def __init__(self, total: int, done: int) -> None:
+        from tqdm import tqdm
+
+        self.total, self.done, self.ran, self.start = total, done, 0, time.monotonic()
+        self.bar = tqdm(total=total, initial=done, unit="run", disable=not sys.stderr.isatty())
+        if done:
+            self.say(f"{done} of {total} runs are already done")
+
+    def say(self, text: str) -> None:
+        """Print a line without breaking the bar."""
+        self.bar.write(text) if not self.bar.disable else print(text, flush=True)
+
+    def report(self, text: str) -> None:
+        """One more run is finished."""
+        self.done, self.ran = self.done + 1, self.ran + 1
+        left = (time.monotonic() - self.start) / self.ran * (self.total - self.done)
+        self.say(f"[{self.done}/{self.total}] {text}; {_minutes(left)} left")
+        self.bar.update()
+
+    def close(self) -> None:
+        """Finish the bar."""
+        self.bar.close()
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _workbench(device: str, threads: int):
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    import torch
+
+    from .experiment import Workbench
+
+    torch.set_num_threads(threads)
+    return Workbench(device)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,133 @@
+"""From a manifest to images and labels.  A bundle is one checked Parquet file of WebP images."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .manifests import Manifest, load_manifest
+from .paths import MANIFESTS
+from .strict import UnknownName
+
+SPLITS = ("train", "val", "test")
+_COLUMNS = ["image", "label", "split"]
+
+
+class Dataset:
+    """Images and labels of one set; a split is decoded when first asked for, and once."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self._encoded, self._labels = _read_bundle(manifest)
+        self._images: dict[str, Tensor] = {}
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.manifest.classes
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """One prompt a class: template.format(class name)."""
+        return self.manifest.prompts
+
+    def labels(self, split: str) -> Tensor:
+        """Class indices: (N,), int64."""
+        self._check_split(split)
+        return self._labels[split]
+
+    def images(self, split: str) -> Tensor:
+        """Pixels: (N, 3, H, W), uint8, decoded once."""
+        self._check_split(split)
+        if split not in self._images:
+            self._images[split] = _decode(self._encoded[split], self.manifest)
+        return self._images[split]
+
+    def _check_split(self, split: str) -> None:
+        if split not in SPLITS:
+            raise UnknownName("split", split, SPLITS)
+        if not self._encoded[split]:
+            present = [s for s in SPLITS if self._encoded[s]]
+            raise ValueError(f"dataset {self.name} has no {split} images; it has {', '.join(present)}")
+
+
+def load_dataset(name: str, folder: Path = MANIFESTS) -> Dataset:
+    """Open the dataset of this manifest."""
+    return Dataset(load_manifest(name, folder))
+
+
+def _read_bundle(manifest: Manifest) -> tuple[dict[str, list[bytes]], dict[str, Tensor]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = manifest.path
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"image file {path} of dataset {manifest.name} is missing; restore it from git"
+        )
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != manifest.sha256:
+        raise ValueError(
+            f"image file {path} is damaged: its SHA-256 starts {digest[:12]}, the manifest of "
+            f"{manifest.name} says {manifest.sha256[:12]}; restore it from git"
+        )
+    table = pq.read_table(pa.BufferReader(content), columns=_COLUMNS)
+    encoded: dict[str, list[bytes]] = {split: [] for split in SPLITS}
+    labels: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for image, label, split in zip(*(table[c].to_pylist() for c in _COLUMNS), strict=True):
+        if split not in encoded or not 0 <= label < len(manifest.classes):
+            raise ValueError(
+                f"{path}: split {split!r}, label {label}; splits are {', '.join(SPLITS)} and labels "
+                f"below {len(manifest.classes)}: build the file again"
+            )
+        encoded[split].append(image)
+        labels[split].append(label)
+    _check_counts(manifest, labels)
+    return encoded, {split: torch.tensor(values, dtype=torch.int64) for split, values in labels.items()}
+
+
+def _check_counts(manifest: Manifest, labels: dict[str, list[int]]) -> None:
+    for split in SPLITS:
+        declared = manifest.counts.get(split, 0)
+        if len(labels[split]) != declared:
+            raise ValueError(
+                f"dataset {manifest.name} has {len(labels[split])} {split} images, its manifest says "
+                f"{declared}; correct counts or build the file again"
+            )
+        empty = [c for i, c in enumerate(manifest.classes) if i not in set(labels[split])]
+        if empty and declared and split != "val":
+            raise ValueError(
+                f"dataset {manifest.name} has no {split} image of class {', '.join(map(repr, empty))}; "
+                "give it images or take it off the manifest"
+            )
+
+
+def _decode(encoded: list[bytes], manifest: Manifest) -> Tensor:
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    pixels: np.ndarray | None = None
+    for index, content in enumerate(encoded):
+        try:
+            image = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        except (UnidentifiedImageError, OSError):
+            raise ValueError(
+                f"image {index} of {manifest.path} cannot be decoded; build the file again"
+            ) from None
+        if pixels is None:
+            pixels = np.empty((len(encoded), *image.shape), dtype=np.uint8)
+        if image.shape != pixels.shape[1:]:
+            raise ValueError(
+                f"image {index} of {manifest.path} is {image.shape[1]}x{image.shape[0]}, the first is "
+                f"{pixels.shape[2]}x{pixels.shape[1]}; a bundle has one size"
+            )
+        pixels[index] = image
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()

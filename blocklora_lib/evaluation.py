@@ -1,0 +1,62 @@
+"""The one evaluation rule: merged weights, inference mode, class embeddings once, correct answers counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .backbones import Backbone
+from .datasets import Dataset
+from .runs import Count
+
+BATCH = 250  # images a forward pass
+
+
+class Predictor(Protocol):
+    """What a method's `fit` returns: how to classify, in whatever way the method does it."""
+
+    loss: tuple[float, ...]
+    trainable_parameters: int
+
+    def inference(self) -> AbstractContextManager[None]:
+        """Merge what can be merged, for the time of the evaluation."""
+
+    def classifier(self, tokens: Tensor) -> Any:
+        """What is computed once a set, such as class embeddings (C, d).  tokens: (C, context length)."""
+
+    def logits(self, images: Tensor, classifier: Any) -> Tensor:
+        """Normalised images (B, 3, H, W) -> (B, C)."""
+
+    def close(self) -> None:
+        """Leave the backbone as it was."""
+
+
+def evaluate(
+    predictor: Predictor, backbone: Backbone, datasets: Iterable[Dataset], split: str
+) -> dict[str, Count]:
+    """Count correct answers on a split of each set, with the set's own classes and template."""
+    with torch.inference_mode(), predictor.inference():
+        return {d.name: _count(predictor, backbone, d, d.images(split), d.labels(split)) for d in datasets}
+
+
+def evaluate_images(
+    predictor: Predictor, backbone: Backbone, dataset: Dataset, images: Tensor, labels: Tensor
+) -> Count:
+    """Count correct answers on these images, by the same rule."""
+    with torch.inference_mode(), predictor.inference():
+        return _count(predictor, backbone, dataset, images, labels)
+
+
+def _count(
+    predictor: Predictor, backbone: Backbone, dataset: Dataset, images: Tensor, labels: Tensor
+) -> Count:
+    classifier = predictor.classifier(backbone.tokenize(dataset.prompts))
+    correct = 0
+    for pixels, truth in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+        scores = predictor.logits(backbone.preprocess(pixels), classifier)
+        correct += int((scores.argmax(-1).cpu() == truth.cpu()).sum())
+    return Count(correct=correct, total=len(labels))

@@ -1,0 +1,11 @@
+"""Where the parts of the repository stand.  Nothing else in the library spells a folder's name."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MANIFESTS = ROOT / "data_manifests"
+PROFILES = ROOT / "profiles"
+NOTEBOOKS = ROOT / "notebooks"
+POCKET = ROOT / "pocket"
+POCKET_MODEL = POCKET / "model"
+RESULTS = ROOT / "results"

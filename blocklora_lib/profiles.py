@@ -1,0 +1,255 @@
+"""Profiles: one YAML file says which datasets, methods, shots, seeds and training settings a reproduction
+uses.
+
+Profiles differ only in size; `expand` turns an experiment of a profile into the run specs that it asks for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from .manifests import Manifest, data_checksum, load_manifest, manifest_names
+from .methods import complete, get_method
+from .paths import MANIFESTS, PROFILES, RESULTS
+from .specs import BackboneSpec, MethodSpec, RunSpec, TrainingSpec
+from .strict import Strict, UnknownName, explain, near
+from .weights import with_checksum
+
+
+class MethodEntry(Strict):
+    """A method as a profile lists it.
+
+    `name` is unique in the profile; `method` is the name in the registry, so that one method can stand in a
+    profile with several settings.
+    """
+
+    name: str
+    method: str = ""
+    label: str | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(
+        default_factory=dict
+    )  # what differs from the profile's training settings
+
+    @property
+    def registry_name(self) -> str:
+        """The method's name in the registry."""
+        return self.method or self.name
+
+
+class Experiment(Strict):
+    """A grid of runs; what is not given is the profile's."""
+
+    datasets: tuple[str, ...] | None = None
+    methods: tuple[str, ...] | None = None
+    shots: tuple[int, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+
+
+class Profile(Strict):
+    """What a reproduction runs on.  The source set is evaluated on its domain-shifted variants as well."""
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    description: str
+    backbone: BackboneSpec
+    source: str | None = None
+    variants: tuple[str, ...] = ()
+    targets: tuple[str, ...] = Field(min_length=1)
+    shots: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field(min_length=1)
+    draw: Literal["nested", "coop"] = "nested"
+    methods: tuple[MethodEntry, ...] = Field(min_length=1)
+    training: TrainingSpec = TrainingSpec()
+    experiments: dict[str, Experiment] = Field(min_length=1)
+
+    @field_validator("methods")
+    @classmethod
+    def _unique_methods(cls, methods: tuple[MethodEntry, ...]) -> tuple[MethodEntry, ...]:
+        names = [m.name for m in methods]
+        if twice := sorted({n for n in names if names.count(n) > 1}):
+            raise ValueError(
+                f"{', '.join(twice)} stands twice; give each entry its own name and say method: ..."
+            )
+        return methods
+
+    @model_validator(mode="after")
+    def _check(self) -> Profile:
+        if self.variants and self.source is None:
+            raise ValueError(
+                f"variants={list(self.variants)} need the source set that they vary; give source: ..."
+            )
+        for number, what in ((self.shots, "shots"), (self.seeds, "seeds")):
+            if min(number) < (1 if what == "shots" else 0) or len(set(number)) != len(number):
+                raise ValueError(
+                    f"{what}={list(number)} must be different whole numbers, shots from 1, seeds from 0"
+                )
+        for key, experiment in self.experiments.items():
+            for name in experiment.datasets or ():
+                if name not in self.datasets:
+                    raise ValueError(
+                        f"experiments.{key}: unknown dataset {name!r}; {near(name, self.datasets)}"
+                    )
+            for name in experiment.methods or ():
+                self.entry(name)
+            for shots in experiment.shots or ():
+                if shots < 1:
+                    raise ValueError(
+                        f"experiments.{key}: shots={shots}; a run trains on at least 1 image a class"
+                    )
+        for entry in self.methods:
+            self.training_of(entry)
+        return self
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The sets that can be trained on: the source, then the targets."""
+        return (*((self.source,) if self.source else ()), *self.targets)
+
+    @property
+    def results(self) -> Path:
+        """Default folder of this profile's results."""
+        return RESULTS / self.name
+
+    def entry(self, name: str) -> MethodEntry:
+        """The method entry of this name."""
+        for entry in self.methods:
+            if entry.name == name:
+                return entry
+        raise UnknownName(f"method in profile {self.name}:", name, [m.name for m in self.methods])
+
+    def training_of(self, entry: MethodEntry) -> TrainingSpec:
+        """The profile's training settings with the entry's own on top."""
+        try:
+            return TrainingSpec(**(self.training.model_dump() | entry.training))
+        except ValidationError as error:
+            raise ValueError(f"training of method {entry.name}: {explain(error)}") from None
+
+    def evaluated(self, dataset: str) -> tuple[str, ...]:
+        """The sets on which a run of `dataset` is evaluated."""
+        return (dataset, *self.variants) if dataset == self.source else (dataset,)
+
+    def experiment(self, name: str) -> Experiment:
+        """The experiment of this name."""
+        if name not in self.experiments:
+            raise UnknownName("experiment", name, self.experiments)
+        return self.experiments[name]
+
+
+def load_profile(name: str | Path, folder: Path = PROFILES) -> Profile:
+    """Read the profile `name` of the profiles folder, or the YAML file at a path."""
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not path.is_file():
+        raise UnknownName("profile", name, [p.stem for p in folder.glob("*.yaml")])
+    try:
+        return Profile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        raise ValueError(f"{path}: {explain(error)}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def check_manifests(profile: Profile, names: tuple[str, ...], manifests: Path = MANIFESTS) -> None:
+    """Say in one sentence which of these sets have no manifest."""
+    known = manifest_names(manifests)
+    if missing := [n for n in names if n not in known]:
+        raise FileNotFoundError(
+            f"profile {profile.name} names datasets without a manifest: {', '.join(missing)}; add "
+            f"data_manifests/<name>.yaml for each, or leave them out of the profile "
+            f"(bundled: {', '.join(known)})"
+        )
+
+
+def make_spec(
+    profile: Profile,
+    dataset: str,
+    method: str,
+    shots: int,
+    seed: int,
+    split: Literal["test", "val"] = "test",
+    manifests: Path = MANIFESTS,
+) -> RunSpec:
+    """The complete spec of one run: every default of the method written out, data and backbone by checksum.
+
+    A method that needs no training ignores shots and seed: it is one run.
+    """
+    if dataset not in profile.datasets:
+        raise UnknownName("dataset", dataset, profile.datasets)
+    check_manifests(profile, profile.evaluated(dataset), manifests)
+    return _make_specs(profile, (dataset,), (method,), (shots,), (seed,), split, manifests)[0]
+
+
+def expand(
+    profile: Profile,
+    experiment: str = "few_shot",
+    dataset: str | None = None,
+    method: str | None = None,
+    split: Literal["test", "val"] = "test",
+    manifests: Path = MANIFESTS,
+) -> list[RunSpec]:
+    """All run specs of an experiment, each once, by dataset and method; filters keep one of them."""
+    chosen = profile.experiment(experiment)
+    datasets = chosen.datasets or profile.datasets
+    methods = chosen.methods or tuple(m.name for m in profile.methods)
+    for value, known, what in ((dataset, datasets, "dataset"), (method, methods, "method")):
+        if value is not None and value not in known:
+            raise UnknownName(what, value, known)
+    datasets, methods = ((dataset,) if dataset else datasets), ((method,) if method else methods)
+    check_manifests(
+        profile, tuple(dict.fromkeys(n for d in datasets for n in profile.evaluated(d))), manifests
+    )
+    shots, seeds = chosen.shots or profile.shots, chosen.seeds or profile.seeds
+    return _make_specs(profile, datasets, methods, shots, seeds, split, manifests)
+
+
+def _make_specs(
+    profile: Profile,
+    datasets: tuple[str, ...],
+    methods: tuple[str, ...],
+    shots: tuple[int, ...],
+    seeds: tuple[int, ...],
+    split: Literal["test", "val"],
+    folder: Path,
+) -> list[RunSpec]:
+    backbone = with_checksum(profile.backbone)
+    specs: dict[str, RunSpec] = {}  # by key: a method without training is one run, not shots x seeds
+    for dataset in datasets:
+        manifests = [load_manifest(name, folder) for name in profile.evaluated(dataset)]
+        _check_variants(manifests)
+        for name in methods:
+            entry = profile.entry(name)
+            trains = get_method(entry.registry_name).trains
+            try:
+                method = complete(MethodSpec(name=entry.registry_name, settings=entry.settings))
+            except ValidationError as error:
+                raise ValueError(f"settings of method {name}: {explain(error)}") from None
+            for k in shots if trains else (0,):
+                for seed in seeds if trains else (0,):
+                    spec = RunSpec(
+                        dataset=dataset,
+                        data_checksum=data_checksum(manifests),
+                        shots=k,
+                        seed=seed,
+                        draw=profile.draw if trains else None,
+                        split=split,
+                        backbone=backbone,
+                        method=method,
+                        training=profile.training_of(entry) if trains else None,
+                        evaluate_on=tuple(m.name for m in manifests),
+                    )
+                    specs[spec.key] = spec
+    return list(specs.values())
+
+
+def _check_variants(manifests: list[Manifest]) -> None:
+    source, *variants = manifests
+    for variant in variants:
+        if variant.variant_of != source.name or variant.classes != source.classes:
+            raise ValueError(
+                f"{variant.name} is no variant of {source.name} (variant_of={variant.variant_of!r}, "
+                f"{len(variant.classes)} classes against {len(source.classes)}); "
+                "variants share the classes, in order"
+            )

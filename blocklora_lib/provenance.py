@@ -1,0 +1,83 @@
+"""What a record says of its making: versions, device, threads, revision, peak of memory.  No host."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import __version__
+from .backbones import Backbone
+from .datasets import Dataset
+from .methods import get_method
+from .paths import ROOT
+from .runs import RunSpec
+
+_PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy")
+
+
+def provenance(spec: RunSpec, backbone: Backbone, dataset: Dataset) -> dict[str, Any]:
+    """Facts that do not name the run but help to explain it."""
+    device = backbone.device
+    return {
+        "method_label": get_method(spec.method.name).label,
+        "template": dataset.manifest.template,
+        "resolution": backbone.resolution,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "git_revision": _git_revision(),
+        "versions": {"python": platform.python_version(), "blocklora": __version__, **_versions()},
+    }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+@cache
+def _git_revision() -> str:
+    """The commit, with '+' when tracked files differ from it; '' outside a git checkout."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return found.stdout.strip()
+
+
+class PeakMemory:
+    """Peak of memory since this object was made: of the GPU's allocator, or of the process on a CPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            with suppress(OSError):  # Linux: start the kernel's high-water mark again
+                Path("/proc/self/clear_refs").write_text("5")
+
+    def bytes(self) -> int:
+        """The peak."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        try:
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        except OSError:
+            pass
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

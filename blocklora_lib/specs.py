@@ -1,0 +1,132 @@
+"""What a run is: the frozen, complete and hashable description whose hash names the record.
+
+Nothing that changes a result lives outside RunSpec.  What only changes its cost (device, threads, machine)
+does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+
+from .strict import FrozenDict, Strict
+
+
+def _thaw(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _thaw(v) for k, v in value.items()}
+    return [_thaw(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+Settings = Annotated[Any, BeforeValidator(FrozenDict), PlainSerializer(_thaw)]
+
+
+class BackboneSpec(Strict):
+    """Which CLIP.  `pretrained`: 'bundled' (the project's PocketCLIP), a tag of open_clip, a checkpoint's
+    path, or 'none' (random weights, always the same ones)."""
+
+    name: str
+    pretrained: str
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    # SHA-256 of the weights (and of PocketCLIP's config); '' only for a tag whose file is not known yet
+    checksum: str = ""
+
+
+class TrainingSpec(Strict):
+    """Optimisation of every gradient method.  Defaults: CLIP-LoRA's released settings."""
+
+    steps_per_shot: int = Field(500, ge=1)  # CLIP-LoRA: 500 x shots steps, whatever the number of classes
+    min_steps: int = Field(1, ge=1)
+    max_steps: int | None = Field(None, ge=1)
+    batch_size: int = Field(32, ge=1)
+    lr: float = Field(2e-4, gt=0, allow_inf_nan=False)
+    lr_min: float = Field(1e-6, ge=0, allow_inf_nan=False)  # where the cosine ends
+    weight_decay: float = Field(1e-2, ge=0, allow_inf_nan=False)
+    betas: tuple[float, float] = (0.9, 0.999)
+    augment: Literal["clip_lora", "light", "none"] = "clip_lora"
+    # Divergence: the mean loss of the last 20 steps exceeds this multiple of max(first loss, ln C).
+    divergence_factor: float = Field(4.0, gt=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainingSpec:
+        if self.max_steps is not None and self.max_steps < self.min_steps:
+            raise ValueError(
+                f"max_steps={self.max_steps} is below min_steps={self.min_steps}; "
+                "raise one or lower the other"
+            )
+        if not all(0 <= b < 1 for b in self.betas):
+            raise ValueError(f"betas={self.betas} must lie in [0, 1); AdamW's usual ones are (0.9, 0.999)")
+        return self
+
+    def steps(self, shots: int) -> int:
+        """Number of optimiser steps of a run with this many shots a class."""
+        steps = max(self.min_steps, self.steps_per_shot * shots)
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+
+class MethodSpec(Strict):
+    """A method of the registry with all its settings, defaults written out."""
+
+    name: str
+    settings: Settings = Field(default_factory=FrozenDict)
+
+
+class RunSpec(Strict):
+    """One run: fit `method` on `shots` images a class of `dataset`, then count correct answers on
+    `evaluate_on`.
+
+    `data_checksum` covers the images, class names and templates of the dataset and of every evaluated set.
+    A method that needs no training has shots = 0, seed = 0 and neither draw nor training settings.
+    """
+
+    dataset: str
+    data_checksum: str
+    shots: int = Field(ge=0)
+    seed: int = Field(ge=0)
+    draw: Literal["nested", "coop"] | None
+    split: Literal["test", "val"] = (
+        "test"  # 'val' is for choosing hyper-parameters: they never see the test images
+    )
+    backbone: BackboneSpec
+    method: MethodSpec
+    training: TrainingSpec | None
+    evaluate_on: tuple[str, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> RunSpec:
+        if self.shots == 0 and (self.seed or self.draw or self.training):
+            raise ValueError(
+                f"shots=0 means no training, but seed={self.seed}, draw={self.draw!r} and training "
+                "settings were given; use shots >= 1, or seed=0, draw=None, training=None"
+            )
+        if self.shots > 0 and (self.draw is None or self.training is None):
+            raise ValueError(f"shots={self.shots} needs draw ('nested' or 'coop') and training settings")
+        if len(set(self.evaluate_on)) != len(self.evaluate_on):
+            raise ValueError(f"evaluate_on={self.evaluate_on} names a set twice; name each once")
+        return self
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """Every set that the run reads, the training set first; what data_checksum covers."""
+        return tuple(dict.fromkeys((self.dataset, *self.evaluate_on)))
+
+    def canonical(self) -> str:
+        """The JSON text that is hashed: sorted keys, no blanks."""
+        return json.dumps(
+            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False
+        )
+
+    @property  # not cached: model_copy(update=...) would carry the old key along
+    def key(self) -> str:
+        """First 16 hex digits of the SHA-256 of the canonical JSON."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __str__(self) -> str:
+        shots = f" shots={self.shots} seed={self.seed}" if self.shots else ""
+        return f"{self.dataset} {self.method.name}{shots}"

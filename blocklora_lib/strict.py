@@ -1,0 +1,83 @@
+"""Configurations that refuse unknown keys, and errors that name the near ones."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+
+class UnknownName(ValueError, KeyError):
+    """A name that is not in a registry or a folder; the message lists the near ones."""
+
+    def __init__(self, what: str, name: object, known: Iterable[str]) -> None:
+        super().__init__(f"unknown {what} {str(name)!r}; {near(name, known)}")
+
+    def __str__(self) -> str:  # KeyError's own would put the sentence in quotes
+        return str(self.args[0])
+
+
+def near(name: object, known: Iterable[str]) -> str:
+    """Return "did you mean ...? Known: ...", the tail of every 'unknown name' sentence."""
+    known = sorted(known)
+    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    guess = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
+    return f"{guess}Known: {', '.join(known) if known else 'none'}"
+
+
+def explain(error: ValidationError) -> str:
+    """Put pydantic's multi-line report into one sentence: key: what is wrong; key: what is wrong."""
+    parts = []
+    for problem in error.errors():
+        where = ".".join(str(p) for p in problem["loc"])
+        what = problem["msg"].removeprefix("Value error, ")
+        given = problem.get("input")
+        if problem["type"] not in ("missing", "value_error") and not isinstance(given, (dict, list)):
+            what += f" (got {given!r})"
+        parts.append(f"{where}: {what}" if where else what)
+    return "; ".join(parts)
+
+
+class Strict(BaseModel):
+    """A frozen model.  An unknown key is an error with the near names: a typo is not a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for key in data:
+                if key not in cls.model_fields:
+                    raise ValueError(f"unknown key {key!r}; {near(key, cls.model_fields)}")
+        return data
+
+
+class FrozenDict(dict):
+    """A dict of plain values that can be hashed and not changed; lists inside become tuples."""
+
+    def __init__(self, items: Any = ()) -> None:
+        super().__init__({str(k): freeze(v) for k, v in dict(items).items()})
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(sorted(self.items(), key=lambda item: item[0])))
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("settings of a run spec cannot be changed; make a new spec with the other value")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse  # type: ignore[assignment]
+    clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple:
+        return FrozenDict, (dict(self),)
+
+
+def freeze(value: Any) -> Any:
+    """Return value with dicts frozen and lists as tuples, all the way down."""
+    if isinstance(value, dict):
+        return FrozenDict(value)
+    if isinstance(value, (list, tuple)):
+        return tuple(freeze(v) for v in value)
+    return value

@@ -1,0 +1,145 @@
+"""Small stand-ins that every test can afford: a bundle of coloured squares, a tiny random CLIP, a profile
+of both."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image
+
+from blocklora_lib.profiles import Profile
+
+CLASSES = ("red square", "green square", "blue square")
+TINY = "TinyCLIP-test"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def write_bundle(
+    folder: Path,
+    name: str = "squares",
+    counts: dict[str, int] | None = None,
+    classes: tuple[str, ...] = CLASSES,
+    size: int = 32,
+    seed: int = 0,
+    skip: tuple[str, int] | None = None,
+    **manifest,
+) -> Path:
+    """Write name.parquet and manifests/name.yaml in the project's format; counts: images a class of each
+    split.
+
+    `skip` = (split, class) leaves a class of a split without images.
+    """
+    counts = {"train": 6, "val": 2, "test": 4} if counts is None else counts
+    random = np.random.default_rng(seed)
+    rows: dict[str, list] = {"image": [], "label": [], "split": [], "group": [], "source": []}
+    for split, per_class in counts.items():
+        for label in range(len(classes)):
+            for i in range(per_class if (split, label) != skip else 0):
+                pixels = random.integers(0, 100, (size, size, 3), dtype=np.uint8)
+                pixels[..., label % 3] += np.uint8(120)
+                content = io.BytesIO()
+                Image.fromarray(pixels).save(content, "WEBP", quality=90)
+                values = content.getvalue(), label, split, f"{split}{label}{i}", "synthetic"
+                for key, value in zip(rows, values, strict=True):
+                    rows[key].append(value)
+    file = folder / f"{name}.parquet"
+    pq.write_table(
+        pa.table({k: pa.array(v, pa.int16()) if k == "label" else pa.array(v) for k, v in rows.items()}), file
+    )
+    facts = {
+        "name": name,
+        "title": name.title(),
+        "role": "target",
+        "kind": "bundle",
+        "file": str(file),
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "classes": list(classes),
+        "template": "a photo of a {}.",
+        "counts": {s: sum(1 for r in rows["split"] if r == s) for s in counts},
+        "licence": "CC0-1.0",
+        "sources": [{"package": "none", "licence": "CC0-1.0", "attribution": "made by a test"}],
+    }
+    manifests = folder / "manifests"
+    manifests.mkdir(exist_ok=True)
+    (manifests / f"{name}.yaml").write_text(yaml.safe_dump(facts | manifest), encoding="utf-8")
+    return manifests
+
+
+def edit_manifest(folder: Path, changes: dict, name: str = "squares") -> None:
+    """Change facts of a manifest; the value "delete" takes a key away."""
+    path = folder / f"{name}.yaml"
+    facts = yaml.safe_load(path.read_text(encoding="utf-8")) | changes
+    path.write_text(yaml.safe_dump({k: v for k, v in facts.items() if v != "delete"}), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def manifests(tmp_path_factory) -> Path:
+    """A source set, a variant of it and a target."""
+    folder = tmp_path_factory.mktemp("bundles")
+    write_bundle(folder, "squares", role="source")
+    write_bundle(folder, "noisy_squares", {"test": 3}, role="variant", variant_of="squares", seed=1)
+    return write_bundle(folder, "dots", classes=("one dot", "two dots"), seed=2)
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory) -> str:
+    """Name of a CLIP with random weights that open_clip knows: 32 px, 4 + 1 tokens, two layers a tower."""
+    import open_clip
+
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 2, "head_width": 16},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
+    }
+    path = tmp_path_factory.mktemp("clip") / f"{TINY}.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    open_clip.add_model_config(path)
+    return TINY
+
+
+def profile_facts(backbone: str) -> dict:
+    """What a YAML file of this profile would hold."""
+    return {
+        "name": "tiny",
+        "description": "three runs' worth of everything",
+        "backbone": {"name": backbone, "pretrained": "none"},
+        "source": "squares",
+        "variants": ["noisy_squares"],
+        "targets": ["dots"],
+        "shots": [1, 2],
+        "seeds": [1, 2],
+        "methods": [
+            {"name": "zero_shot"},
+            {"name": "lora"},
+            {"name": "block_lora", "settings": {"rank": 2, "n_blocks": 2}},
+            {"name": "frozen_a"},
+        ],
+        "training": {"steps_per_shot": 2, "min_steps": 3, "max_steps": 4, "batch_size": 4, "lr": 1e-2},
+        "experiments": {"few_shot": {}},
+    }
+
+
+@pytest.fixture
+def tiny_profile(tiny_clip) -> Profile:
+    return Profile.model_validate(profile_facts(tiny_clip))
+
+
+@pytest.fixture
+def bench(manifests):
+    from blocklora_lib.experiment import Workbench
+
+    return Workbench("cpu", manifests)

@@ -1,0 +1,129 @@
+"""The command line: thin, quick to start, one sentence for what the user did wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import profile_facts
+from typer.testing import CliRunner
+
+from blocklora_lib import experiment, profiles
+from blocklora_lib.cli import app, parameters
+
+ROOT = str(Path(__file__).parents[1])
+
+
+@pytest.fixture
+def blocklora(tmp_path, tiny_clip, manifests, monkeypatch):
+    """Call `blocklora ARGS` on the tiny profile and data; returns (exit code, stdout, stderr)."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(profile_facts(tiny_clip)))
+    make, expand = profiles.make_spec, profiles.expand
+    monkeypatch.setattr(profiles, "make_spec", lambda *a, **k: make(*a, manifests=manifests, **k))
+    monkeypatch.setattr(profiles, "expand", lambda *a, **k: expand(*a, manifests=manifests, **k))
+    bench = experiment.Workbench
+    monkeypatch.setattr(experiment, "Workbench", lambda device: bench(device, manifests))
+
+    def call(command, *arguments):
+        given = [command, "--profile", str(path), "--results", str(tmp_path / "results"), "--device", "cpu"]
+        result = CliRunner().invoke(app, [*given, *arguments])
+        return result.exit_code, result.stdout, result.stderr
+
+    return call
+
+
+def test_help_is_quick_and_imports_no_torch():
+    code = (
+        "import sys; from blocklora_lib.cli import app;"
+        "assert not {'torch', 'pandas', 'open_clip'} & set(sys.modules)"
+    )
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": ROOT})
+    assert time.monotonic() - start < 5  # usually 0.2 s
+    assert CliRunner().invoke(app, ["--help"]).exit_code == 0
+
+
+def test_run_writes_one_record_and_shows_it_again(blocklora, tmp_path):
+    for _ in range(2):
+        code, out, _ = blocklora(
+            "run", "--dataset", "dots", "--method", "lora", "--shots", "1", "--seed", "1"
+        )
+        assert code == 0
+        assert "dots lora shots=1 seed=1: dots " in out
+    assert len(list((tmp_path / "results" / "runs").glob("*.json"))) == 1
+
+
+def test_grid_lists_runs_resumes_and_shows_how_far_it_is(blocklora, tmp_path):
+    code, out, _ = blocklora("grid", "--dataset", "dots", "--list")
+    assert (code, out.splitlines()[-1]) == (0, "0 done, 13 missing, 0 failed")
+    code, out, _ = blocklora("grid", "--dataset", "dots", "--method", "lora")
+    assert code == 0
+    assert out.splitlines()[0].startswith("[1/4] dots lora shots=1 seed=1: dots ")
+    assert " left" in out.splitlines()[0]
+    code, out, _ = blocklora("grid", "--dataset", "dots", "--method", "lora")
+    assert (code, out.strip()) == (0, "4 of 4 runs are already done")
+    code, out, _ = blocklora("grid", "--dataset", "dots", "--list")
+    assert out.splitlines()[-1] == "4 done, 9 missing, 0 failed"
+
+
+def test_grid_with_failures_lists_them_and_exits_non_zero(blocklora, monkeypatch):
+    from blocklora_lib.methods import lora
+
+    fit = lora.Method.fit
+
+    def broken(self, context):
+        if context.seed == 2:
+            raise ArithmeticError("seed two is cursed")
+        return fit(self, context)
+
+    monkeypatch.setattr(lora.Method, "fit", broken)
+    for _ in range(2):  # the second time the failures are only read
+        code, _, err = blocklora("grid", "--dataset", "dots", "--method", "lora")
+        assert code == 1
+        assert "2 of 4 runs failed" in err
+        assert "dots lora shots=1 seed=2: seed two is cursed" in err
+    assert (
+        blocklora("grid", "--dataset", "dots", "--list")[1].splitlines()[-1] == "2 done, 9 missing, 2 failed"
+    )
+    assert blocklora("run", "--dataset", "dots", "--method", "lora", "--shots", "1", "--seed", "2")[0] == 1
+    monkeypatch.setattr(lora.Method, "fit", fit)
+    assert blocklora("grid", "--dataset", "dots", "--method", "lora", "--retry-failed")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "--dataset", "dot", "--method", "lora"], "did you mean 'dots'"),
+        (["run", "--dataset", "dots", "--method", "lorax"], "did you mean 'lora'"),
+        (["run", "--dataset", "dots", "--method", "lora", "--shots", "9"], "use at most 6 shots"),
+        (["grid", "--experiment", "few-shot"], "did you mean 'few_shot'"),
+        (["grid", "--method", "nothing"], "unknown method 'nothing'"),
+    ],
+)
+def test_what_the_user_did_wrong_is_one_sentence(blocklora, arguments, says):
+    code, _, err = blocklora(*arguments)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert says in err
+    assert len(err.splitlines()) == 1
+
+
+def test_an_unwritable_results_folder_is_one_sentence(blocklora, tmp_path):
+    (tmp_path / "results").write_text("a file")
+    for command in (["grid"], ["run", "--dataset", "dots", "--method", "lora"]):
+        code, _, err = blocklora(*command)
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert "cannot be written" in err
+
+
+def test_notebook_parameters_are_read_in_papermills_way():
+    assert parameters(["-p", "shots", "4", "-p", "name", "a b"]) == {"shots": "4", "name": "a b"}
+    for words in (["-p", "shots"], ["shots", "4", "5"], ["-p", "a", "1", "--x"]):
+        with pytest.raises(ValueError, match="written -p NAME VALUE"):
+            parameters(words)

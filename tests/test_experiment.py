@@ -1,0 +1,248 @@
+"""Whole runs on the tiny bundle: repeatable bit for bit, one evaluation rule, failures kept, bad input
+found first."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import edit_manifest, profile_facts, write_bundle
+
+from blocklora_lib import experiment
+from blocklora_lib.experiment import Workbench, execute, run_grid, run_or_load
+from blocklora_lib.profiles import Profile, expand, make_spec
+from blocklora_lib.runs import MethodSpec, RunStore, TrainingSpec
+
+METHODS = ("zero_shot", "lora", "block_lora", "frozen_a")
+
+
+@pytest.fixture
+def spec(tiny_profile, manifests):
+    return make_spec(tiny_profile, "squares", "block_lora", 2, 1, manifests=manifests)
+
+
+def test_the_same_spec_gives_the_same_bits_after_other_runs(tiny_profile, manifests, bench):
+    for method in METHODS:
+        spec = make_spec(tiny_profile, "squares", method, 2, 1, manifests=manifests)
+        first = execute(spec, bench)
+        torch.rand(17)
+        execute(make_spec(tiny_profile, "dots", "lora", 1, 2, manifests=manifests), bench)
+        assert execute(spec, bench).result == first.result  # loss curve and counts
+        assert execute(spec, Workbench("cpu", manifests)).result == first.result
+        other = execute(make_spec(tiny_profile, "squares", method, 2, 2, manifests=manifests), bench)
+        assert (other.result.loss != first.result.loss) == (method != "zero_shot")
+
+
+def test_the_same_spec_gives_the_same_bits_in_a_fresh_process(spec, bench, manifests, tmp_path):
+    import open_clip
+
+    config = tmp_path / f"{spec.backbone.name}.json"
+    config.write_text(json.dumps(open_clip.get_model_config(spec.backbone.name)))
+    code = """
+import sys, torch, open_clip
+from blocklora_lib.experiment import Workbench, execute
+from blocklora_lib.runs import RunSpec
+torch.set_num_threads(1)
+open_clip.add_model_config(sys.argv[2])
+print(execute(RunSpec.model_validate_json(sys.argv[1]), Workbench("cpu",
+__import__("pathlib").Path(sys.argv[3]))) .result.model_dump_json())
+"""
+    root = str(Path(__file__).parents[1])
+    found = subprocess.run(
+        [sys.executable, "-c", code, spec.model_dump_json(), str(config), str(manifests)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": root},
+    )
+    assert found.stdout.strip() == execute(spec, bench).result.model_dump_json()
+
+
+def test_a_record_says_what_was_done(spec, bench):
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    record = execute(spec, bench)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert record.status == "done"
+    assert {name: c.total for name, c in record.result.accuracy.items()} == {
+        "squares": 12,
+        "noisy_squares": 9,
+    }
+    assert record.result.train.total == 6
+    assert len(record.result.loss) == spec.training.steps(2) == 4
+    # q, k, v of two layers a tower, widths 32 and 16; r = 2, n = 2: A_s d x 1, B_i 2 of d x 1
+    assert record.result.trainable_parameters == sum(3 * 2 * (d + 2 * d) for d in (32, 16))
+    assert set(record.cost.seconds) == {"load", "train", "evaluate"}
+    assert record.cost.peak_memory_bytes > 1 << 20
+    about = record.provenance
+    assert (about["method_label"], about["device"], about["threads"]) == ("Block-LoRA", "cpu", 1)
+    assert about["template"] == "a photo of a {}."
+    assert about["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+
+
+def test_a_run_leaves_the_backbone_as_it_was(spec, bench):
+    model = bench.backbone(spec.backbone).model
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    names = [type(m).__name__ for m in model.modules()]
+    execute(spec, bench)
+    assert [type(m).__name__ for m in model.modules()] == names
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert not model.training
+
+
+def test_evaluation_counts_what_the_merged_model_says(spec, bench):
+    """The same run again by open_clip's own calls, adapters unmerged."""
+    from blocklora_lib.experiment import _context
+    from blocklora_lib.methods import get_method
+
+    record = execute(spec, bench)
+    backbone, dataset = bench.backbone(spec.backbone), bench.dataset("squares")
+    method = get_method("block_lora")
+    predictor = method(method.Settings(**spec.method.settings)).fit(
+        _context(spec, bench, backbone, dataset, None)
+    )
+    try:
+        with torch.no_grad():
+            x = (dataset.images("test") / 255 - backbone.image_mean) / backbone.image_std
+            images = backbone.model.encode_image(x, normalize=True)
+            classes = backbone.model.encode_text(backbone.tokenize(dataset.prompts), normalize=True)
+            correct = ((images @ classes.T).argmax(1) == dataset.labels("test")).sum()
+        assert record.result.accuracy["squares"].correct == correct
+        assert predictor.loss == record.result.loss
+    finally:
+        predictor.close()
+
+
+def test_training_learns(tiny_profile, manifests, bench):
+    spec = make_spec(tiny_profile, "squares", "lora", 6, 1, manifests=manifests)
+    spec = spec.model_copy(update={"training": TrainingSpec(max_steps=60, lr=3e-2, augment="none")})
+    result = execute(spec, bench).result
+    assert result.loss[-1] < 0.5 * result.loss[0]
+    assert result.train.accuracy > 0.9
+    assert result.accuracy["squares"].accuracy > 0.9  # the colour of a square is easy
+
+
+def test_one_tower_alone_can_be_adapted(tiny_profile, manifests, bench):
+    for tower, parameters in (("vision", 2 * 3 * 2 * 2 * 32), ("text", 2 * 3 * 2 * 2 * 16)):
+        spec = make_spec(tiny_profile, "squares", "lora", 1, 1, manifests=manifests)
+        method = MethodSpec(name="lora", settings={"towers": [tower]})
+        record = execute(spec.model_copy(update={"method": method}), bench)
+        assert record.status == "done", record.error
+        assert record.result.trainable_parameters == parameters
+        assert record.spec.method.settings["rank"] == 2  # the record's spec is complete
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_backbones_train_float32_adapters(tiny_profile, manifests, bench, precision):
+    backbone = tiny_profile.backbone.model_copy(update={"precision": precision})
+    profile = tiny_profile.model_copy(update={"backbone": backbone})
+    record = execute(make_spec(profile, "squares", "block_lora", 1, 1, manifests=manifests), bench)
+    assert record.status == "done", record.error
+
+
+def test_run_or_load_runs_once(spec, bench, tmp_path, monkeypatch):
+    store = RunStore(tmp_path)
+    first = run_or_load(spec, store, bench)
+    monkeypatch.setattr(experiment, "execute", None)
+    assert run_or_load(spec, store, bench) == first
+    partial = spec.model_copy(update={"method": MethodSpec(name="block_lora", settings={"rank": 2})})
+    assert run_or_load(partial, store, bench) == first  # a default left out is the same run
+
+
+def test_divergence_is_a_failure_record_and_is_retried_on_request_only(spec, bench, tmp_path):
+    wild = spec.model_copy(update={"training": TrainingSpec(max_steps=5, lr=1e30, weight_decay=0.0)})
+    store = RunStore(tmp_path)
+    record = run_or_load(wild, store, bench)
+    assert (record.status, record.result, record.error.kind) == ("failed", None, "diverged")
+    assert "diverged at step" in record.error.message
+    assert "lower lr" in record.error.retry
+    assert record.error.lr > 1e29
+    assert store.frame().empty
+    stamp = store.path(wild).stat().st_mtime_ns
+    assert run_or_load(wild, store, bench).status == "failed"
+    assert store.path(wild).stat().st_mtime_ns == stamp
+    run_or_load(wild, store, bench, retry_failed=True)
+    assert store.path(wild).stat().st_mtime_ns > stamp
+    assert execute(spec, bench).status == "done"  # the backbone survived
+
+
+def test_an_unforeseen_error_is_a_failure_record_and_the_grid_goes_on(
+    tiny_profile, manifests, bench, tmp_path, monkeypatch
+):
+    from blocklora_lib.methods import lora
+
+    def broken(self, context):
+        raise ZeroDivisionError("nobody saw this coming")
+
+    monkeypatch.setattr(lora.Method, "fit", broken)
+    specs = expand(tiny_profile, dataset="dots", manifests=manifests)
+    records = list(run_grid(specs, RunStore(tmp_path), bench))
+    assert len(records) == len(specs) == 1 + 3 * 2 * 2
+    failed = [r for r in records if r.status == "failed"]
+    assert {r.spec.method.name for r in failed} == {"lora"}
+    assert failed[0].error.kind == "ZeroDivisionError"
+    assert failed[0].error.message == "nobody saw this coming"
+    assert "in broken" in failed[0].error.where or "broken" in failed[0].error.where
+
+
+def test_bad_input_of_any_spec_is_found_before_the_first_trains(tiny_profile, manifests, bench, tmp_path):
+    specs = [make_spec(tiny_profile, "dots", "lora", shots, 1, manifests=manifests) for shots in (1, 7)]
+    store = RunStore(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"shots=7, but class 'one dot' has 6 training images; use at most 6 shots"
+    ):
+        list(run_grid(specs, store, bench))
+    assert store.records() == []
+
+
+def test_changed_data_are_noticed(tmp_path, tiny_clip):
+    manifests = write_bundle(tmp_path, "dots", classes=("one dot", "two dots"))
+    facts = profile_facts(tiny_clip) | {"source": None, "variants": []}
+    spec = make_spec(Profile.model_validate(facts), "dots", "lora", 1, 1, manifests=manifests)
+    edit_manifest(manifests, {"template": "an image of {}."}, "dots")
+    with pytest.raises(ValueError, match=r"are not those of the spec .*make the spec again"):
+        execute(spec, Workbench("cpu", manifests))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (dict(method=MethodSpec(name="blok_lora")), "unknown method 'blok_lora'; did you mean 'block_lora'"),
+        (dict(method=MethodSpec(name="zero_shot")), "shots=2 with method zero_shot"),
+        (dict(method=MethodSpec(name="lora", settings={"rank": 0})), "rank"),
+        (dict(dataset="sqares"), "unknown dataset 'sqares'; did you mean 'squares'"),
+    ],
+)
+def test_specs_by_hand_are_checked(spec, bench, changes, says):
+    with pytest.raises(ValueError, match=says):
+        execute(spec.model_copy(update=changes), bench)
+
+
+def test_an_unwritable_results_folder_stops_before_training(spec, bench, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(experiment, "execute", None)
+    with pytest.raises(OSError, match="cannot be written"):
+        run_or_load(spec, RunStore(tmp_path / "file"), bench)
+
+
+def test_validation_images_can_be_the_ones_that_are_counted(tiny_profile, manifests, bench):
+    spec = make_spec(tiny_profile, "dots", "lora", 1, 1, split="val", manifests=manifests)
+    assert execute(spec, bench).result.accuracy["dots"].total == 4
+    with pytest.raises(ValueError, match="noisy_squares has no val images"):
+        execute(make_spec(tiny_profile, "squares", "lora", 1, 1, split="val", manifests=manifests), bench)
+
+
+def test_a_profile_file_and_its_model_give_the_same_keys(tiny_profile, manifests, tmp_path):
+    from blocklora_lib.profiles import load_profile
+
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(profile_facts(tiny_profile.backbone.name)))
+    keys = [[s.key for s in expand(p, manifests=manifests)] for p in (tiny_profile, load_profile(path))]
+    assert keys[0] == keys[1]

@@ -1,0 +1,199 @@
+"""Profiles: the committed ones, the specs that they expand to, and what a bad one says."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from conftest import profile_facts
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blocklora_lib.manifests import manifest_names
+from blocklora_lib.paths import PROFILES
+from blocklora_lib.profiles import Profile, expand, load_profile, make_spec
+from blocklora_lib.runs import TrainingSpec
+
+PROFILE_NAMES = sorted(p.stem for p in PROFILES.glob("*.yaml"))
+
+
+def test_the_three_profiles_are_there():
+    assert {"pocket", "paper", "smoke"} <= set(PROFILE_NAMES)
+
+
+@pytest.mark.parametrize("name", PROFILE_NAMES)
+def test_committed_profiles_are_valid(name):
+    profile = load_profile(name)
+    assert profile.name == name
+    assert "few_shot" in profile.experiments
+
+
+def test_pocket_and_smoke_name_bundled_sets_only():
+    for name in ("pocket", "smoke"):
+        profile = load_profile(name)
+        assert set(profile.datasets + profile.variants) <= set(manifest_names())
+
+
+def test_paper_has_clip_loras_settings():
+    # golden values: MaxZanella/CLIP-LoRA's released defaults
+    training = load_profile("paper").training
+    assert training == TrainingSpec(
+        steps_per_shot=500,
+        batch_size=32,
+        lr=2e-4,
+        weight_decay=1e-2,
+        betas=(0.9, 0.999),
+        lr_min=1e-6,
+        augment="clip_lora",
+    )
+    assert training.steps(16) == 8000
+
+
+def test_paper_without_its_data_says_which_manifests_are_missing():
+    with pytest.raises(
+        FileNotFoundError, match=r"without a manifest: .*imagenet.*add data_manifests/<name>\.yaml"
+    ):
+        expand(load_profile("paper"))
+
+
+def test_pocket_grid_is_the_agreed_one(tiny_clip):
+    pocket = load_profile("pocket")
+    pocket = pocket.model_copy(update={"backbone": pocket.backbone.model_copy(update={"pretrained": "none"})})
+    specs = expand(pocket)
+    assert len(specs) == 11 + 11 * 3 * 3 * 3  # zero-shot once a set; three methods, shots and seeds
+    assert len({s.key for s in specs}) == len(specs)
+    for spec in specs:
+        assert spec.evaluate_on == (
+            (spec.dataset, *pocket.variants) if spec.dataset == "emoji_source" else (spec.dataset,)
+        )
+    assert [s for s in specs if s.dataset == "fashion" and s.method.name == "lora"] == expand(
+        pocket, dataset="fashion", method="lora"
+    )
+
+
+def test_specs_are_complete(tiny_profile, manifests):
+    spec = make_spec(tiny_profile, "squares", "block_lora", 2, 1, manifests=manifests)
+    assert spec.method.settings["dropout"] == 0.25  # not in the profile: the default is written out
+    assert spec.method.settings["targets"] == ("q", "k", "v")
+    assert spec.evaluate_on == ("squares", "noisy_squares")
+    assert (spec.shots, spec.seed, spec.draw) == (2, 1, "nested")
+    zero = make_spec(tiny_profile, "dots", "zero_shot", 2, 1, manifests=manifests)
+    assert (zero.shots, zero.seed, zero.draw, zero.training) == (0, 0, None, None)
+
+
+def test_the_written_out_defaults_and_the_silent_ones_are_one_run(tiny_clip, manifests):
+    facts = profile_facts(tiny_clip)
+    silent = make_spec(Profile.model_validate(facts), "dots", "lora", 1, 1, manifests=manifests)
+    facts["methods"][1]["settings"] = {"rank": 2, "alpha": 1, "dropout": 0.25, "targets": ["q", "k", "v"]}
+    assert (
+        make_spec(Profile.model_validate(facts), "dots", "lora", 1, 1, manifests=manifests).key == silent.key
+    )
+
+
+def test_one_method_can_stand_in_a_profile_twice(tiny_clip, manifests):
+    facts = profile_facts(tiny_clip)
+    facts["methods"].append(
+        {
+            "name": "wide",
+            "method": "block_lora",
+            "settings": {"rank": 8, "n_blocks": 4},
+            "training": {"lr": 1e-3},
+        }
+    )
+    spec = make_spec(Profile.model_validate(facts), "dots", "wide", 1, 1, manifests=manifests)
+    assert (spec.method.name, spec.method.settings["rank"], spec.training.lr) == ("block_lora", 8, 1e-3)
+    assert spec.training.batch_size == 4  # the rest is the profile's
+
+
+def change(path: str, value):
+    def apply(facts):
+        *parents, last = path.split(".")
+        for p in parents:
+            facts = facts[int(p) if p.isdigit() else p]
+        facts[int(last) if last.isdigit() else last] = value
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("shot", [1], "unknown key 'shot'; did you mean 'shots'"),
+        ("training.learning_rate", 1, "training: unknown key 'learning_rate'"),
+        ("backbone.pretrain", "x", "unknown key 'pretrain'; did you mean 'pretrained'"),
+        ("experiments.few_shot.dataset", ["dots"], "unknown key 'dataset'; did you mean 'datasets'"),
+        ("experiments.few_shot.datasets", ["dotts"], "unknown dataset 'dotts'; did you mean 'dots'"),
+        (
+            "experiments.few_shot.methods",
+            ["blocklora"],
+            "unknown method .*'blocklora'; did you mean 'block_lora'",
+        ),
+        ("experiments.few_shot.shots", [0], "shots=0"),
+        ("shots", [0, 1], "shots from 1"),
+        ("seeds", [1, 1], "must be different"),
+        ("shots", [1.5], "shots"),
+        ("methods.1.name", "zero_shot", "zero_shot stands twice"),
+        ("methods.1.training", {"lrr": 1}, "training of method lora: unknown key 'lrr'; did you mean 'lr'"),
+        ("source", None, "need the source set"),
+    ],
+)
+def test_bad_profiles_say_what_is_wrong(tmp_path, tiny_clip, path, value, says):
+    facts = profile_facts(tiny_clip)
+    change(path, value)(facts)
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(facts))
+    with pytest.raises(ValueError, match=says) as error:
+        load_profile(file)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        (
+            "methods.1.settings",
+            {"rnak": 2},
+            "settings of method lora: unknown key 'rnak'; did you mean 'rank'",
+        ),
+        ("methods.2.settings", {"rank": 2, "n_blocks": 4}, "rank=2 cannot be cut into n_blocks=4"),
+        ("methods.1.name", "lorra", "unknown method 'lorra'; did you mean 'lora'"),
+        ("methods.0.settings", {"temperature": 1}, "settings of method zero_shot: unknown key"),
+        ("variants", ["dots"], "dots is no variant of squares"),
+        ("targets", ["dogs"], "without a manifest: dogs"),
+        ("backbone.pretrained", "no/such.safetensors", "checkpoint no/such.safetensors .* is missing"),
+    ],
+)
+def test_bad_settings_are_found_before_anything_runs(tiny_clip, manifests, path, value, says):
+    facts = profile_facts(tiny_clip)
+    change(path, value)(facts)
+    with pytest.raises((ValueError, OSError), match=says):
+        expand(Profile.model_validate(facts), manifests=manifests)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda p, m: load_profile("poket"), "unknown profile 'poket'; did you mean 'pocket'"),
+        (
+            lambda p, m: expand(p, "fewshot", manifests=m),
+            "unknown experiment 'fewshot'; did you mean 'few_shot'",
+        ),
+        (lambda p, m: expand(p, dataset="square", manifests=m), "did you mean 'squares'"),
+        (lambda p, m: expand(p, method="lorah", manifests=m), "did you mean 'lora'"),
+        (
+            lambda p, m: make_spec(p, "noisy_squares", "lora", 1, 1, manifests=m),
+            "unknown dataset 'noisy_squares'",
+        ),
+    ],
+)
+def test_unknown_names_list_the_near_ones(tiny_profile, manifests, call, says):
+    with pytest.raises(ValueError, match=says):
+        call(tiny_profile, manifests)
+
+
+@given(st.text(alphabet="{}[]:,-#&*!|>'\"%@ \nab01", max_size=40))
+def test_any_text_is_a_profile_or_one_sentence(tmp_path_factory, text):
+    file = tmp_path_factory.getbasetemp() / "any.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"any\.yaml") as error:
+        load_profile(file)
+    assert "\n" not in str(error.value)
