@@ -65,6 +65,8 @@ class Profile(Strict):
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
     training: TrainingSpec = TrainingSpec()
     experiments: dict[str, Experiment] = Field(min_length=1)
+    # what one process of the engine runs: one method on a dataset, or, where runs are short, all of them
+    job: Literal["dataset", "method"] = "method"
 
     @field_validator("methods")
     @classmethod

@@ -1,0 +1,134 @@
+# The one engine: the grid of runs, the notebooks, the report.  `make reproduce` calls it; so can a cluster:
+#   snakemake --executor slurm --jobs 50 --config profile=paper
+# A grid job runs all shots and seeds of a dataset (and of one method, where the profile says `job: method`) in one
+# process and keeps one record a run, so that a job that was cut off goes on with the run it was at.  Records are named
+# by the hash of their spec: nothing runs twice.
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from blocklora_lib.notebook import choose_notebooks, notebook_needs
+from blocklora_lib.paths import NOTEBOOKS as SOURCES, PROFILES, ROOT
+from blocklora_lib.profiles import load_profile
+from blocklora_lib.progress import ALL, Monitor, digest, drop_stale_indexes, grid_groups, only_one
+
+if config.get("quiet"):  # errors, what the jobs say and the monitor's lines are enough for a person
+    logger.setLevel("WARNING")
+for variable in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE"):  # one thread a job, and no network unless it is asked for
+    os.environ.setdefault(variable, "1")
+
+try:  # what a person may have mistyped is answered in one sentence
+    PROFILE = load_profile(str(config.get("profile", "pocket")))
+    CHOSEN = choose_notebooks(str(config.get("notebooks", "") or ""))
+    NEEDS = {name: notebook_needs(name) for name in CHOSEN}
+    GROUPS = grid_groups(PROFILE, {e for needs in NEEDS.values() for e in needs["experiments"]})
+except (ValueError, KeyError, OSError) as error:
+    sys.exit(f"error: {error}")
+OUT = str(config.get("results") or f"results/{PROFILE.name}")
+BLOCKLORA = f"{shlex.quote(sys.executable)} -m blocklora_lib.cli"
+LIBRARY = digest([*(ROOT / "blocklora_lib").rglob("*.py"), *(ROOT / "blocklora_lib").rglob("*.j2"),
+                  PROFILES / f"{PROFILE.name}.yaml"])  # a notebook and the report are made again when these change
+
+
+def index(experiment, dataset, method):
+    return f"{OUT}/grid/{experiment}/{dataset}-{method}.json"
+
+
+def executed(name):
+    return f"{OUT}/notebooks/{name}.ipynb"
+
+
+def notebook_inputs(wildcards):
+    """The groups of its experiments; for the overview, the notebooks that it sums up."""
+    needs = NEEDS[wildcards.name]
+    before = [executed(name) for name in CHOSEN if name != wildcards.name] if needs["last"] else []
+    return before + [index(*group) for group in GROUPS if group[0] in needs["experiments"]]
+
+
+if workflow.is_main_process:
+    LOCK = only_one(Path(OUT))
+    drop_stale_indexes(Path(OUT), {index(*group): keys for group, keys in GROUPS.items()})
+    MONITOR = Monitor(Path(OUT) / "runs", [key for keys in GROUPS.values() for key in keys])
+
+
+wildcard_constraints:
+    experiment="[a-z0-9_]+",
+    dataset="[a-z0-9_]+",
+    method="[a-z0-9_]+",
+    name="[0-9]+_[a-z0-9_]+",
+
+
+localrules:
+    all,
+    report,
+
+
+rule all:
+    input:
+        f"{OUT}/report.html",
+
+
+rule grid:
+    output:
+        f"{OUT}/grid/{{experiment}}/{{dataset}}-{{method}}.json",
+    params:
+        files=lambda w: " ".join(f"{key}.json" for key in GROUPS[w.experiment, w.dataset, w.method]),
+        method=lambda w: "" if w.method == ALL else f"--method {w.method}",
+        index=lambda w: shlex.quote(json.dumps({**w, "keys": GROUPS[w.experiment, w.dataset, w.method]})),
+    threads: 1
+    # A group whose records are all there needs no process.  Exit code 1: some runs failed, are recorded as failed and
+    # are listed on the terminal; the grid goes on.  That every run has a record, done or failed, is what the last `ls`
+    # checks.  `cat` keeps the bars of two jobs from painting over each other.
+    shell:
+        """
+        (cd {OUT}/runs 2>/dev/null && ls {params.files} >/dev/null 2>&1) || {{
+          {{ {BLOCKLORA} grid --profile {PROFILE.name} --results {OUT} --experiment {wildcards.experiment} \
+              --dataset {wildcards.dataset} {params.method} 2>&1 >/dev/null || [ $? -eq 1 ]; }} | cat >&2
+          (cd {OUT}/runs && ls {params.files} >/dev/null); }}
+        printf '%s\\n' {params.index} > {output}
+        """
+
+
+rule notebook:
+    input:
+        notebook_inputs,
+        source=lambda w: str(SOURCES / f"{w.name}.ipynb"),
+    output:
+        f"{OUT}/notebooks/{{name}}.ipynb",
+        f"{OUT}/notebooks/{{name}}.json",
+    params:
+        place=lambda w: f"{CHOSEN.index(w.name) + 1} of {len(CHOSEN)}",
+        library=LIBRARY,
+    threads: 1
+    shell:
+        """
+        echo "notebook {params.place}: {wildcards.name}" >&2
+        {BLOCKLORA} notebook {wildcards.name} --profile {PROFILE.name} --results {OUT} >/dev/null
+        """
+
+
+rule report:
+    input:
+        [executed(name) for name in CHOSEN],
+    output:
+        f"{OUT}/report.html",
+    params:
+        library=LIBRARY,
+    shell:
+        "{BLOCKLORA} report --profile {PROFILE.name} --results {OUT} >/dev/null"
+
+
+onstart:
+    MONITOR.start()
+
+
+onsuccess:
+    MONITOR.stop()
+
+
+onerror:
+    MONITOR.stop()
+    print("Something failed; its error is above. What is finished is kept: the same command goes on from here, and\n"
+          f"`blocklora report --profile {PROFILE.name}` shows what is there.", file=sys.stderr)

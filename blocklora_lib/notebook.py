@@ -1,0 +1,291 @@
+"""What a notebook needs besides its subject (profile, records, exports, claims), and how one is executed.
+
+nb = Notebook("05_few_shot", profile, results_dir)
+nb.figure(accuracy_by_shots(runs), "accuracy_by_shots", data=summary, caption="...")
+nb.claim("E1", "accuracy rises with shots on average", holds, "34.1 -> 58.2", kind="empirical")
+nb.finish()
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .parameters import check_parameters, injected_parameters
+from .paths import NOTEBOOKS, ROOT
+from .plotting import save_figure
+from .profiles import Profile, expand, load_profile
+from .runs import RunStore
+from .strict import near
+from .tables import Table, plain, to_html
+
+Kind = Literal["structural", "empirical", "published"]
+VERDICTS = {  # what a claim's `holds` means, in words; None: not checked in this run
+    "structural": {True: "holds", False: "fails", None: "not run"},
+    "empirical": {True: "reproduced", False: "not reproduced", None: "not run"},
+    "published": {True: "reproduced", False: "not reproduced", None: "not run"},
+}
+
+
+FIELDS = ("Question", "Reproduces", "Runtime", "Needs")  # what every notebook's title cell states
+
+
+class ClaimFailed(AssertionError):
+    """A structural claim (an equality, a count, arithmetic) does not hold.  Raised after all outputs are
+    saved.
+    """
+
+
+class NotebookFailed(RuntimeError):
+    """A cell raised.  The message names the notebook, the cell, the error and the executed copy."""
+
+
+def results_folder(profile: Profile, results_dir: str | Path = "") -> Path:
+    """Return the folder of this profile's results: results_dir (from the repository if relative), or the
+    default.
+    """
+    return ROOT / results_dir if str(results_dir) else profile.results
+
+
+def profile_note(profile: Profile) -> str | None:
+    """Return the line that every figure of this profile carries; None if it runs a published checkpoint."""
+    if profile.backbone.pretrained not in ("bundled", "none"):
+        return None
+    small = f"a small CLIP ({profile.backbone.name}) on small images"
+    return f"{profile.name} profile: {small}; not the paper's numbers"
+
+
+class Notebook:
+    """One notebook's exports.  Files: results/<profile>/{figures,tables}/<notebook>/,
+    notebooks/<notebook>.json.
+    """
+
+    def __init__(self, name: str, profile: str, results_dir: str = "") -> None:
+        self.name = name
+        check_parameters(NOTEBOOKS / f"{name}.ipynb", injected_parameters())
+        self.profile = load_profile(profile)
+        self.folder = results_folder(self.profile, results_dir)
+        self.note = profile_note(self.profile)
+        self.store = RunStore(self.folder / "runs")
+        RunStore(self.folder / "notebooks").check_writable()
+        self._index: dict[str, Any] = {
+            "notebook": name,
+            "profile": self.profile.name,
+            "note": self.note,
+            "figures": [],
+            "tables": [],
+            "claims": [],
+        }
+
+    def runs(self, experiment: str = "few_shot") -> pd.DataFrame:
+        """Return an experiment's finished runs, as the profile now defines it: a row for each evaluated set.
+
+        Records of earlier settings stay in the store and are left out here.
+        """
+        keys = {spec.key for spec in expand(self.profile, experiment)}
+        frame = self.store.frame()
+        return frame[frame["key"].isin(keys)].reset_index(drop=True)
+
+    def figure(self, figure: Figure, name: str, data: pd.DataFrame, caption: str) -> None:
+        """Save the figure as PDF, PNG and the CSV that it plots, and show it with its caption."""
+        stem = self.folder / "figures" / self.name / name
+        files = save_figure(figure, stem, self.note)
+        files.append(self._csv(data, stem))
+        self._add("figures", name, caption, files, width=round(float(figure.get_size_inches()[0]), 3))
+        _display_figure(files[1], figure.get_size_inches()[0], caption)
+
+    def table(self, table: Table | pd.DataFrame, name: str, caption: str) -> None:
+        """Save the table as tidy CSV and as a LaTeX tabular (booktabs), and show it with its caption."""
+        table = table if isinstance(table, Table) else plain(table)
+        stem = self.folder / "tables" / self.name / name
+        files = [self._csv(table.tidy, stem), stem.with_suffix(".tex")]
+        files[1].write_text((f"% {self.note}\n" if self.note else "") + table.latex, encoding="utf-8")
+        html = to_html(table.shown)
+        self._add("tables", name, caption, files, html=html)
+        _display_html(f"<div class='export'><b>Table.</b> {caption}{html}</div>")
+
+    def claim(
+        self, id: str, statement: str, holds: bool | None, evidence: str, kind: Kind = "structural"
+    ) -> None:
+        """Note a claim with its verdict.
+
+        kind 'structural': must hold, or `finish` raises.  'empirical': about what is seen on this profile.
+        'published': a published number, which only a profile with a published checkpoint may confirm.
+        """
+        if kind not in VERDICTS:
+            raise ValueError(f"kind={kind!r} of claim {id}; use one of {', '.join(VERDICTS)}")
+        if id in [c["id"] for c in self._index["claims"]]:
+            raise ValueError(f"claim {id} is made twice in {self.name}; give each its own id")
+        holds = None if holds is None or (kind == "published" and self.note) else bool(holds)
+        self._index["claims"].append(
+            {
+                "id": id,
+                "statement": statement,
+                "kind": kind,
+                "holds": holds,
+                "verdict": VERDICTS[kind][holds],
+                "evidence": str(evidence),
+            }
+        )
+
+    def finish(self) -> None:
+        """Write the index of exports and claims, show the claims, and only then raise for a failed structural
+        one.
+        """
+        path = self.folder / "notebooks" / f"{self.name}.json"
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(json.dumps(self._index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.replace(path)
+        claims = self._index["claims"]
+        if claims:
+            _display_html(to_html(pd.DataFrame(claims)[["id", "statement", "verdict", "evidence"]]))
+        failed = [c for c in claims if c["kind"] == "structural" and c["holds"] is False]
+        if failed:
+            raise ClaimFailed(
+                "; ".join(f"{c['id']} fails: {c['statement']} ({c['evidence']})" for c in failed)
+            )
+
+    def _csv(self, data: pd.DataFrame, stem: Path) -> Path:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        path = stem.with_name(f"{stem.name}.csv")
+        data.to_csv(path, index=False, lineterminator="\n")
+        return path
+
+    def _add(self, what: str, name: str, caption: str, files: list[Path], **more: Any) -> None:
+        if name in [entry["name"] for entry in self._index[what]]:
+            raise ValueError(f"{self.name} exports two {what} named {name!r}; give each its own name")
+        relative = [str(path.relative_to(self.folder)) for path in files]
+        self._index[what].append({"name": name, "caption": caption, "files": relative, **more})
+
+
+def read_indexes(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the finished notebooks' exports and claims, by notebook."""
+    paths = sorted((folder / "notebooks").glob("*.json"))
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def notebook_names(folder: Path = NOTEBOOKS) -> tuple[str, ...]:
+    """Names of all notebooks, in order.  A folder without one is an error, not an empty list."""
+    names = tuple(sorted(p.stem for p in folder.glob("[0-9]*.ipynb")))
+    if not names:
+        raise FileNotFoundError(f"no notebook ([0-9]*.ipynb) in {folder}; restore the folder")
+    return names
+
+
+def heading(notebook: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the title cell says: 'Title', and the text after **Question.**, **Reproduces.**, ... by its
+    name.
+    """
+    title, *fields = re.split(r"\*\*(\w+)[.:]\*\*|\*\*(\w+)\*\*[.:]", "".join(notebook["cells"][0]["source"]))
+    names = [a or b for a, b in zip(fields[0::3], fields[1::3], strict=True)]
+    texts = {
+        name: " ".join(text.replace("`", "").split()).rstrip("-* ")
+        for name, text in zip(names, fields[2::3], strict=True)
+    }
+    return {"Title": title.strip().lstrip("# "), **{n: texts.get(n, "") for n in FIELDS}}
+
+
+def notebook_needs(name: str, folder: Path = NOTEBOOKS) -> dict[str, Any]:
+    """Return what a notebook's metadata says it waits for: 'experiments' (grids of runs); 'last': all other
+    notebooks.
+    """
+    about = json.loads((folder / f"{name}.ipynb").read_text(encoding="utf-8"))["metadata"].get(
+        "blocklora", {}
+    )
+    known = {"experiments": [], "last": False}
+    for key in about:
+        if key not in known:
+            raise ValueError(f"metadata of notebook {name}: unknown key blocklora.{key}; {near(key, known)}")
+    return known | about
+
+
+def choose_notebooks(wanted: str = "", folder: Path = NOTEBOOKS) -> tuple[str, ...]:
+    """Return the notebooks named in `wanted` (blanks or commas between them; '' means all), in order."""
+    names, chosen = notebook_names(folder), wanted.replace(",", " ").split()
+    for name in chosen:
+        if name not in names:
+            raise ValueError(f"unknown notebook {name!r}; {near(name, names)}")
+    return tuple(name for name in names if name in chosen) if chosen else names
+
+
+def run_notebook(
+    name: str,
+    profile: str = "pocket",
+    parameters: Mapping[str, Any] | None = None,
+    results: str | Path = "",
+    *,
+    verbose: bool = True,
+) -> Path:
+    """Execute notebook `name` through papermill and return its copy, <results>/notebooks/<name>.ipynb.
+
+    Unknown parameters and wrong types are refused first.  A failed notebook leaves its copy, up to and with
+    the cell that raised, as <name>.failed.ipynb.
+    """
+    (name,) = choose_notebooks(name)
+    given = {
+        "profile": profile,
+        "results_dir": str(Path(results).resolve()) if str(results) else "",
+        **(parameters or {}),
+    }
+    given = check_parameters(NOTEBOOKS / f"{name}.ipynb", given)
+    folder = results_folder(load_profile(given["profile"]), given["results_dir"]) / "notebooks"
+    RunStore(folder).check_writable()
+    done, failed, running = (
+        folder / f"{name}{part}.ipynb" for part in ("", ".failed", f".{os.getpid()}.running")
+    )
+
+    import papermill  # slow to import: after all that can be refused has been
+
+    # No network and one thread a process, unless the caller says otherwise: no result may depend on either.
+    for variable in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "PYDEVD_DISABLE_FILE_VALIDATION"):
+        os.environ.setdefault(variable, "1")
+    start = time.monotonic()
+    if verbose:
+        print(f"notebook {name} (profile {given['profile']}) ...", file=sys.stderr, flush=True)
+    try:
+        papermill.execute_notebook(
+            NOTEBOOKS / f"{name}.ipynb",
+            running,
+            parameters=given,
+            kernel_name="python3",
+            cwd=ROOT,
+            progress_bar=False,
+            start_timeout=300,
+            extra_arguments=["--log-level=ERROR"],
+            stderr_file=sys.stderr if verbose else None,
+        )
+        os.replace(running, done)  # under its name only when it is whole
+        failed.unlink(missing_ok=True)
+    except papermill.PapermillExecutionError as error:
+        os.replace(running, failed)
+        what = " ".join(str(error.evalue).split())
+        raise NotebookFailed(
+            f"notebook {name}, cell {error.exec_count}: {error.ename}: {what} (executed copy: {failed})"
+        ) from None
+    finally:
+        running.unlink(missing_ok=True)
+    if verbose:
+        print(f"notebook {name} done in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    return done
+
+
+def _display_figure(png: Path, width: float, caption: str) -> None:
+    from IPython.display import HTML, Image, display
+
+    display(Image(data=png.read_bytes(), width=round(96 * float(width)), alt=caption))
+    display(HTML(f"<div class='export'><b>Figure.</b> {caption}</div>"))
+
+
+def _display_html(html: str) -> None:
+    from IPython.display import HTML, display
+
+    display(HTML(html))

@@ -1,0 +1,229 @@
+"""Tables of the paper's kind.  Each is made of records' frames and comes as tidy numbers, as text and as
+LaTeX.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from .statistics import summarise
+
+_NUMBER = re.compile(r"[-+−]?\d[\d.,]*(e[-+]?\d+)?%?( ± [\d.]+)?( \*)?|–")  # as cells show one
+AVERAGE = "average"  # the name under which the mean over all sets stands beside the sets
+RUN_COLUMNS = ("dataset", "evaluated_on", "shots", "seed", "method", "method_label", "accuracy")
+SUMMARY_COLUMNS = ("dataset", "method", "method_label", "shots", "mean", "low", "high", "n")
+# The order in which methods are listed everywhere; one that is not named here follows, by name.
+METHOD_ORDER = (
+    "zero_shot",
+    "tip_adapter",
+    "coop",
+    "maple",
+    "promptsrc",
+    "lora",
+    "block_lora",
+    "frozen_a",
+    "collapsed",
+    "lora_plus",
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """tidy: the numbers (CSV); shown: the cells as a reader sees them; latex: a booktabs tabular."""
+
+    tidy: pd.DataFrame
+    shown: pd.DataFrame
+    latex: str
+
+    def _repr_html_(self) -> str:
+        return to_html(self.shown)
+
+
+def to_html(shown: pd.DataFrame) -> str:
+    """Return an HTML table: text to the left, numbers to the right; row names if the index has any."""
+    rows = shown if isinstance(shown.index, pd.RangeIndex) else shown.reset_index()
+    numeric = [all(_NUMBER.fullmatch(str(v)) for v in rows[c]) for c in rows.columns]
+    style = [
+        ' class="number" style="text-align: right"' if n else ' class="text" style="text-align: left"'
+        for n in numeric
+    ]
+
+    def line(cells: Iterable[object], tag: str) -> str:
+        return (
+            "<tr>"
+            + "".join(f"<{tag}{s}>{html.escape(str(c))}</{tag}>" for c, s in zip(cells, style, strict=True))
+            + "</tr>"
+        )
+
+    body = "\n".join(line(row, "td") for row in rows.itertuples(index=False))
+    head = line(rows.columns, "th")
+    return f'<table class="data">\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>'
+
+
+def check_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return runs; refuse a frame without the columns of the run store, or without a single finished run."""
+    missing = [c for c in RUN_COLUMNS if c not in runs.columns]
+    if missing:
+        raise ValueError(f"the frame has no column {', '.join(missing)}; give RunStore(...).frame()")
+    if runs.empty:
+        raise ValueError("no finished run in this frame; compute some with `blocklora grid --profile NAME`")
+    return runs
+
+
+def in_method_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows sorted by METHOD_ORDER, label and shots."""
+    known = {name: i for i, name in enumerate(METHOD_ORDER)}
+    order = rows["method"].map(lambda name: known.get(name, len(known)))
+    return (
+        rows.assign(_order=order)
+        .sort_values(["_order", "method", "method_label", "shots"])
+        .drop(columns="_order")
+    )
+
+
+def few_shot_summary(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return mean, low, high (95% interval over seeds, in %) and n for each (dataset, method, shots), and
+    `average`.
+
+    The average is taken over the sets within a seed, then its interval over seeds; a seed that lacks one of
+    the sets is left out, because a mean over fewer sets is another quantity.
+    """
+    runs = check_runs(runs)
+    runs = runs[runs["evaluated_on"] == runs["dataset"]]
+    runs = runs.assign(accuracy=100.0 * runs["accuracy"].astype(float))
+    sets = runs["dataset"].nunique()
+    cell = ["method", "method_label", "shots"]
+    per_seed = runs.groupby([*cell, "seed"])["accuracy"].agg(["mean", "count"]).reset_index()
+    complete = per_seed[per_seed["count"] == sets].rename(columns={"mean": "accuracy"})
+    parts = [summarise(runs, ["dataset", *cell])]
+    if sets > 1 and not complete.empty:
+        parts.append(summarise(complete.assign(dataset=AVERAGE), ["dataset", *cell]))
+    summary = pd.concat(parts, ignore_index=True)
+    return in_method_order(summary)[list(SUMMARY_COLUMNS)].reset_index(drop=True)
+
+
+def with_interval(mean: float, low: float, high: float, digits: int = 1) -> str:
+    """Return 'mean ± half width'; without the interval where a single run gives none."""
+    if math.isnan(mean):
+        return "–"
+    if math.isnan(low) or math.isnan(high):
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ± {(high - low) / 2:.{digits}f}"
+
+
+def escape_latex(text: object) -> str:
+    """Return text with LaTeX's special characters escaped."""
+    special = {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "–": "--",
+        "Δ": r"$\Delta$",
+        "Σ": r"$\Sigma$",
+        "≤": r"$\le$",
+        "≥": r"$\ge$",
+        "·": r"$\cdot$",
+    }
+    return "".join(special.get(character, character) for character in str(text))
+
+
+def booktabs(header: Sequence[str], groups: Sequence[Sequence[Sequence[str]]], align: str) -> str:
+    """Return a tabular with booktabs rules and a gap between the groups of rows.  Cells are LaTeX."""
+    lines = [
+        r"% \usepackage{booktabs}",
+        rf"\begin{{tabular}}{{{align}}}",
+        r"\toprule",
+        " & ".join(header) + r" \\",
+        r"\midrule",
+    ]
+    for i, group in enumerate(groups):
+        if i:
+            lines.append(r"\addlinespace")
+        lines += [" & ".join(row) + r" \\" for row in group]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def plain(frame: pd.DataFrame, digits: int = 3) -> Table:
+    """Return a table of any frame.  Its CSV has all digits; its text has, column by column, the decimals that
+    give the largest value `digits` significant ones.
+    """
+    flat = frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
+    shown = pd.DataFrame({str(name): _show(flat[name], digits) for name in flat.columns})
+    align = "".join("r" if pd.api.types.is_numeric_dtype(flat[name]) else "l" for name in flat.columns)
+    cells = [[escape_latex(cell) for cell in row] for row in shown.itertuples(index=False)]
+    return Table(flat, shown, booktabs([escape_latex(name) for name in flat.columns], [cells], align))
+
+
+def _show(column: pd.Series, digits: int) -> list[str]:
+    values = [v.item() if hasattr(v, "item") else v for v in column]
+    sizes = [abs(v) for v in values if isinstance(v, float) and math.isfinite(v) and v]
+    decimals = min(12, max(0, digits - 1 - math.floor(math.log10(max(sizes))))) if sizes else 0
+    text = []
+    for value in values:
+        if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+            text.append("–")
+        elif isinstance(value, bool):
+            text.append("yes" if value else "no")
+        elif isinstance(value, float):
+            text.append(
+                f"{value:,.{decimals}f}"
+                if not value or abs(value) >= 10.0**-decimals
+                else f"{value:.{digits}g}"
+            )
+        else:
+            text.append(f"{value:,}" if isinstance(value, int) else str(value))
+    return text
+
+
+def few_shot_table(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) -> Table:
+    """Rows: method by shots.  Columns: sets, then their average.  Cells: mean ± 95% half width over seeds, in
+    %.
+
+    Best mean of each set and shot count in bold (LaTeX) and starred (text).
+    """
+    summary = few_shot_summary(runs)
+    titles = titles or {}
+    sets = sorted(set(summary["dataset"]) - {AVERAGE}, key=lambda name: titles.get(name, name).lower())
+    sets += [AVERAGE] if AVERAGE in set(summary["dataset"]) else []
+    heads = [titles.get(name, "Average" if name == AVERAGE else name) for name in sets]
+    cells = {(r.dataset, r.method_label, r.shots): r for r in summary.itertuples()}
+    best = summary.groupby(["dataset", "shots"])["mean"].max().to_dict()
+    shown, groups = [], []
+    for shots in sorted(summary["shots"].unique()):
+        group = []
+        for label in summary.loc[summary["shots"] == shots, "method_label"].unique():
+            found = [cells.get((name, label, shots)) for name in sets]
+            texts, latex = [], []
+            for cell in found:
+                bold = (
+                    cell is not None
+                    and shots > 0
+                    and round(cell.mean, 1) == round(best[cell.dataset, shots], 1)
+                )
+                text = "–" if cell is None else with_interval(cell.mean, cell.low, cell.high)
+                number, _, half = text.partition(" ± ")
+                number = rf"\textbf{{{number}}}" if bold else escape_latex(number)
+                latex.append(number + (rf"{{\tiny$\pm${half}}}" if half else ""))
+                texts.append(text + (" *" if bold else ""))
+            shown.append([label, shots, *texts])
+            group.append([escape_latex(label), str(shots), *latex])
+        groups.append(group)
+    align = "@{}lr" + "r" * len(sets) + "@{}"
+    header = ["Method", "Shots", *map(escape_latex, heads)]
+    text = pd.DataFrame(shown, columns=["method", "shots", *heads])
+    return Table(summary, text, booktabs(header, groups, align))

@@ -1,0 +1,131 @@
+"""pip's lock, conda's environment and pyproject.toml say the same; the Makefile does what README.md says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from importlib.metadata import version
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name as canonical
+
+import blocklora_lib
+from blocklora_lib.notebook import notebook_names
+from blocklora_lib.paths import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+WANTED = [
+    Requirement(r) for r in [*PROJECT["dependencies"], *(r for extra in EXTRAS.values() for r in extra)]
+]
+LOCK = [Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines() if line.strip()]
+CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())
+CONDA_PIP = next(entry["pip"] for entry in CONDA["dependencies"] if isinstance(entry, dict))
+PINS = {canonical(r.name): str(r.specifier) for r in LOCK}
+
+
+def test_lock_pins_every_package_exactly_and_names_no_place():
+    for requirement in LOCK:
+        assert re.fullmatch(r"==[^=*,]+", str(requirement.specifier)), requirement
+        assert requirement.url is None
+    text = (ROOT / "requirements.lock").read_text()
+    assert "://" not in text
+    assert "--" not in text
+    assert len(PINS) == len(LOCK)
+
+
+@pytest.mark.parametrize("requirement", WANTED, ids=lambda r: r.name)
+def test_lock_satisfies_what_the_project_asks_for(requirement):
+    pin = PINS[canonical(requirement.name)].removeprefix("==")
+    assert requirement.specifier.contains(pin, prereleases=True)
+
+
+def test_lock_is_complete():
+    """What a locked package depends on here is locked, too, in a version that it accepts."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    for name in PINS:
+        try:
+            needs = [Requirement(text) for text in requires(name) or []]
+        except PackageNotFoundError:
+            continue  # of another platform
+        for need in needs:
+            if need.marker is None or need.marker.evaluate({"extra": ""}):
+                pin = PINS[canonical(need.name)].removeprefix("==")
+                assert need.specifier.contains(pin, prereleases=True), (
+                    f"{name} needs {need}, the lock has {pin}"
+                )
+
+
+def test_conda_has_the_pins_of_the_lock():
+    """conda gives Python and tools; pip, under the same lock as a constraint, gives the packages."""
+    listed = [Requirement(line) for line in CONDA_PIP if not line.startswith("-")]
+    assert {canonical(r.name) for r in listed} == {canonical(r.name) for r in WANTED}
+    for requirement in listed:
+        assert str(requirement.specifier) == PINS[canonical(requirement.name)], requirement
+    assert "--constraint requirements.lock" in CONDA_PIP
+    assert "--editable ." in CONDA_PIP
+    assert "python=3.11" in CONDA["dependencies"]
+
+
+def test_the_running_packages_are_the_locked_ones():
+    for name in ("torch", "open_clip_torch", "numpy", "pandas", "matplotlib", "papermill", "snakemake"):
+        assert version(name).split("+")[0] == PINS[canonical(name)].removeprefix("=="), name
+
+
+def test_versions_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert PROJECT["version"] == blocklora_lib.__version__ == citation["version"]
+    assert citation["license"] == PROJECT["license"] == "MIT"
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License")
+
+
+def readme_commands():
+    """The command lines of README.md, without their remarks."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    return [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("target", ["setup", "reproduce", "test", "lint", "notebooks", "clean"])
+def test_make_has_the_targets_that_the_readme_names(target):
+    dry = subprocess.run(["make", "-n", "-C", str(ROOT), target], capture_output=True, text=True, check=False)
+    assert dry.returncode == 0, dry.stderr
+    assert f"make {target}" in (ROOT / "README.md").read_text()
+
+
+def test_make_reproduce_hands_its_options_on():
+    command = [
+        "make",
+        "-n",
+        "-C",
+        str(ROOT),
+        "reproduce",
+        "PROFILE=smoke",
+        "NOTEBOOKS=01_method 05_few_shot",
+        "JOBS=3",
+    ]
+    line = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "--cores 3" in line
+    assert "profile=smoke" in line
+    assert "'notebooks=01_method 05_few_shot'" in line
+
+
+def test_continuous_integration_runs_the_readmes_test_command():
+    assert "make test" in readme_commands()
+    assert re.search(r"^make .*\btest$", (ROOT / ".ci" / "run").read_text(), re.M)
+
+
+def test_readme_lists_every_notebook():
+    text = (ROOT / "README.md").read_text()
+    for name in notebook_names():
+        assert f"notebooks/{name}.ipynb" in text
+
+
+def test_readme_links_lead_to_files():
+    text = (ROOT / "README.md").read_text()
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        if not link.startswith("http"):
+            assert (ROOT / link).exists(), link

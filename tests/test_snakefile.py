@@ -1,0 +1,189 @@
+"""The engine: what it would run, what it runs again, and what it says."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from blocklora_lib.paths import ROOT
+from blocklora_lib.profiles import expand, load_profile
+from blocklora_lib.progress import Monitor, clock, digest, drop_stale_indexes, grid_groups, only_one
+
+PROFILE = "smoke"
+
+
+def snakemake(folder, *arguments, **config):
+    """Run the Snakefile in a folder of its own; results then stand in folder/results/<profile>."""
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "--directory",
+        str(folder),
+    ]
+    command += ["--cores", "1", "--nolock", "--rerun-incomplete", *arguments]
+    command += ["--config", *(f"{key}={value}" for key, value in ({"profile": PROFILE} | config).items())]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
+
+
+def planned(done):
+    """Rule -> number of jobs, from the table of a dry run."""
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in (done.stdout + done.stderr).splitlines()]
+    rules = ("all", "grid", "notebook", "report")
+    return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[0] in rules and row[1].isdigit()}
+
+
+def test_a_notebook_that_needs_runs_waits_for_its_groups(tmp_path):
+    profile = load_profile(PROFILE)
+    groups = len(profile.datasets) * (len(profile.methods) if profile.job == "method" else 1)
+    assert planned(snakemake(tmp_path, "--dry-run", notebooks="05_few_shot")) == {
+        "all": 1, "grid": groups, "notebook": 1, "report": 1,
+    }  # fmt: skip
+
+
+def test_a_notebook_that_needs_no_runs_waits_for_none(tmp_path):
+    assert planned(snakemake(tmp_path, "--dry-run", notebooks="01_method")) == {
+        "all": 1, "notebook": 1, "report": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (dict(notebooks="05_fewshot"), "unknown notebook '05_fewshot'; did you mean '05_few_shot'"),
+        (dict(profile="poket"), "unknown profile 'poket'; did you mean 'pocket'"),
+    ],
+)
+def test_a_typo_is_one_sentence(tmp_path, config, message):
+    done = snakemake(tmp_path, "--dry-run", **config)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_notebook_and_the_report_are_made_and_then_there_is_nothing_to_do(tmp_path):
+    done = snakemake(tmp_path, "--quiet", "host", notebooks="00_overview", quiet=1)
+    assert done.returncode == 0, done.stderr
+    assert "notebook 1 of 1: 00_overview" in done.stderr
+    assert (tmp_path / "results" / PROFILE / "report.html").is_file()
+    assert "Nothing to be done" in snakemake(tmp_path, notebooks="00_overview").stderr
+
+
+def test_only_a_missing_record_is_computed(tmp_path):
+    target = f"results/{PROFILE}/grid/few_shot/chess-lora.json"
+    assert snakemake(tmp_path, target, notebooks="05_few_shot").returncode == 0
+    index = json.loads((tmp_path / target).read_text())
+    specs = expand(load_profile(PROFILE), "few_shot", "chess", "lora")
+    assert index["keys"] == [spec.key for spec in specs]
+    runs = tmp_path / "results" / PROFILE / "runs"
+    first, *others = [runs / f"{key}.json" for key in index["keys"]]
+    before = {path: path.stat().st_mtime_ns for path in others}
+    first.unlink()
+    assert snakemake(tmp_path, target, notebooks="05_few_shot").returncode == 0
+    assert first.is_file()
+    assert {path: path.stat().st_mtime_ns for path in others} == before
+
+
+def test_groups_hold_every_run_of_the_experiment_once():
+    profile = load_profile(PROFILE)
+    keys = [key for group in grid_groups(profile, ["few_shot"]).values() for key in group]
+    assert sorted(keys) == sorted(spec.key for spec in expand(profile, "few_shot"))
+
+
+@pytest.fixture
+def group(tmp_path):
+    """A finished group of two runs."""
+    (tmp_path / "runs").mkdir()
+    for key in ("aa", "bb"):
+        (tmp_path / "runs" / f"{key}.json").write_text("{}")
+    path = tmp_path / "chess-lora.json"
+    path.write_text(json.dumps({"keys": ["aa", "bb"]}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("keys", "gone", "stale"),
+    [
+        (["aa", "bb"], None, False),
+        (["aa", "bb"], "bb", True),  # a record was deleted
+        (["aa", "cc"], None, True),  # the profile, the data or the weights changed
+        (["aa", "bb", "cc"], None, True),  # a seed was added
+        (["aa"], None, True),  # a seed was taken away: the index would list a run too many
+    ],
+)
+def test_an_index_that_is_no_longer_true_is_dropped(group, keys, gone, stale):
+    if gone:
+        (group.parent / "runs" / f"{gone}.json").unlink()
+    assert drop_stale_indexes(group.parent, {str(group): keys}) == ([group] if stale else [])
+    assert group.exists() != stale
+
+
+def test_a_damaged_index_is_dropped(group):
+    group.write_text("{")
+    assert drop_stale_indexes(group.parent, {str(group): ["aa", "bb"]}) == [group]
+
+
+def test_a_second_reproduction_of_the_same_results_is_refused(tmp_path):
+    lock = only_one(tmp_path)
+    with pytest.raises(SystemExit, match=f"process {os.getpid()} is already reproducing"):
+        only_one(tmp_path)
+    lock.close()
+    only_one(tmp_path).close()
+
+
+def test_a_killed_reproduction_leaves_no_lock(tmp_path):
+    code = f"from blocklora_lib.progress import *; held = only_one(Path({str(tmp_path)!r}))"
+    code += "; print('held', flush=True); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "held\n"
+    child.kill()
+    child.wait()
+    only_one(tmp_path).close()
+
+
+def test_a_results_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match=r"results folder .*file cannot be written .* choose another"):
+        only_one(tmp_path / "file")
+
+
+def test_the_monitor_says_how_many_runs_are_there_and_how_long_the_rest_will_take(tmp_path):
+    heard = io.StringIO()
+    monitor = Monitor(tmp_path, [f"k{i}" for i in range(4)], every=0.02, stream=heard)
+    (tmp_path / "k0.json").write_text("{}")
+    (tmp_path / "other.json").write_text("{}")  # of another profile's grid
+    monitor.start()
+    (tmp_path / "k1.json").write_text("{}")
+    deadline = time.monotonic() + 10
+    while "2 of 4" not in heard.getvalue() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    monitor.stop()
+    assert heard.getvalue().startswith("runs: 1 of 4 are there already\n")
+    assert monitor.line(2, 30) == "runs: 2 of 4, 50%, 30 s so far, about 60 s left"  # one new run in 30 s
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (185, "3:05 min"), (7800, "2:10 h")]
+)
+def test_durations_are_said_as_people_say_them(seconds, text):
+    assert clock(seconds) == text
+
+
+def test_the_digest_of_files_is_about_what_they_say(tmp_path):
+    path = tmp_path / "a.py"
+    path.write_text("x = 1")
+    before = digest([path])
+    os.utime(path, (0, 0))
+    assert digest([path]) == before
+    path.write_text("x = 2")
+    assert digest([path]) != before
