@@ -51,8 +51,8 @@ def only_one(folder: Path) -> IO[str]:
 def grid_groups(profile: Profile, experiments: Iterable[str]) -> dict[tuple[str, str, str], list[str]]:
     """Return (experiment, dataset, method or "all") -> keys of its runs.
 
-    One group is one job: `profile.job` says whether the methods of a dataset share a process. Profile, data and
-    weights define the keys.
+    One group is one job: `profile.job` says whether the methods of a dataset share a process. The keys follow
+    from profile, data and weights.
     """
     groups = {}
     for experiment in sorted(experiments):

@@ -2,9 +2,10 @@
 
     python tools/pocket/corpus.py CACHE        writes CACHE/corpus/{images.npy,captions.json}
 
-Captions of a pair: names (what the drawing is called), tags (keywords) and kinds (category words; where a word of the
-name is the Unicode name of an emoji, the class of that emoji). The vendors of the evaluated sets are left out, and so
-is every pair whose image is close to an evaluated one (cosine of 32 x 32 thumbnails above 0.97).
+Captions of a pair: names (what the drawing is called), tags (keywords) and kinds (category words; where a
+word of the name is the Unicode name of an emoji, the class of that emoji). The vendors of the evaluated sets
+are left out, and so is every pair whose image is close to an evaluated one (cosine of 32 x 32 thumbnails
+above 0.97).
 """
 
 from __future__ import annotations
@@ -17,13 +18,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import emoji
 import numpy as np
 import pandas as pd
-from target_sets import CLIPART, LARGEST_DRAWING, LETTER_PACKAGES, OPENCLIPART, flag_code, font_files, glyph, latin
-from tqdm import tqdm
-
-import emoji
+from drawn_sets import CLIPART, LARGEST_DRAWING, OPENCLIPART
+from flags import COUNTRIES, flag_code, outdoors
+from letters import LETTER_PACKAGES, font_files, glyph, latin
+from photo_sets import DIGITS
+from PIL import Image
 from render import IconPack, decode, descriptors, fit, rasterise
+from scipy import ndimage
+from sources import sample_photograph
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,20 +46,39 @@ class Pair(NamedTuple):
 
 # Pack -> pattern of the icons taken (one weight of each family of variants).
 PACKS = {
-    "game-icons": "", "healthicons": r"^(?!.*(outline|negative|24px))", "mdi": "", "temaki": "", "maki": "", "fluent-mdl2": "",
-    "streamline-freehand": "", "streamline-pixel": "", "material-symbols": r"^(?!.*(outline|rounded|sharp))", "ph": r"-(duotone|fill)$",
-    "solar": r"(bold|bold-duotone)$", "streamline-color": r"-flat$", "streamline-plump-color": r"-flat$",
-    "streamline-ultimate-color": "", "streamline-kameleon-color": "", "streamline-stickies-color": "", "icon-park": "",
-    "fluent-color": r"-(32|48)$", "flat-color-icons": "", "meteocons": r"(?<!-fill)$",
+    "game-icons": "",
+    "healthicons": r"^(?!.*(outline|negative|24px))",
+    "mdi": "",
+    "temaki": "",
+    "maki": "",
+    "fluent-mdl2": "",
+    "streamline-freehand": "",
+    "streamline-pixel": "",
+    "material-symbols": r"^(?!.*(outline|rounded|sharp))",
+    "ph": r"-(duotone|fill)$",
+    "solar": r"(bold|bold-duotone)$",
+    "streamline-color": r"-flat$",
+    "streamline-plump-color": r"-flat$",
+    "streamline-ultimate-color": "",
+    "streamline-kameleon-color": "",
+    "streamline-stickies-color": "",
+    "icon-park": "",
+    "fluent-color": r"-(32|48)$",
+    "flat-color-icons": "",
+    "meteocons": r"(?<!-fill)$",
 }
-STYLE = re.compile(r"-(outline|outlined|rounded|sharp|fill|filled|bold|duotone|thin|light|line|linear|broken|flat|solid|variant|alt|remix|"
-                   r"\d+px|regular|duo|\d+)\b")
-EMPTY_CATEGORIES = {"travel", "others", "base", "abstract", "ui", "symbols", "content", "edit", "brand / logo"}
+STYLE = re.compile(
+    r"-(outline|outlined|rounded|sharp|fill|filled|bold|duotone|thin|light|line|linear|broken|flat|solid|"
+    r"variant|alt|remix|\d+px|regular|duo|\d+)\b"
+)
+EMPTY_CATEGORIES = {*"travel others base abstract ui symbols content edit".split(), "brand / logo"}
 # Words of emoji names that mean other things elsewhere ("star face", "post box").
-AMBIGUOUS = set("face with and of button the person playing mark sign red blue black white green open closed cat up down left right social no "
-                "hot new heart hand man woman sun star eyes love web bar post box pill home ring ball page paper light disk case line set "
-                "key map meeting wave check circle square ear back nose leg foot tongue mouth bone ship band coin note drop fire bath "
-                "travel".split())
+AMBIGUOUS = set(
+    "face with and of button the person playing mark sign red blue black white green open closed cat up down "
+    "left right social no hot new heart hand man woman sun star eyes love web bar post box pill home ring "
+    "ball page paper light disk case line set key map meeting wave check circle square ear back nose leg "
+    "foot tongue mouth bone ship band coin note drop fire bath travel".split()
+)
 
 
 def words_to_classes(cache: Path) -> dict[str, str]:
@@ -94,18 +119,53 @@ def icons(cache: Path, classes: dict[str, str]) -> Iterator[Pair]:
                 yield Pair(image, [name], [], kinds + kinds_of(name, classes), pack_name)
 
 
+# Photographs that no evaluated image is cut from.
+BACKGROUNDS = ("astronaut.png", "camera.png", "motorcycle_left.png", "color.png")
+
+
+def flag_pairs(image: np.ndarray, name: str, source: str, r: np.random.RandomState) -> Iterator[Pair]:
+    """A flag as drawn, and five times in wind and weather."""
+    yield Pair(image, [name], [], ["country flag"], source)
+    alpha = np.where(edge_connected((image > 250).all(-1)), 0, 255).astype(np.uint8)
+    cloth = Image.fromarray(np.dstack([image, alpha]), "RGBA")
+    backgrounds = [sample_photograph(file) for file in BACKGROUNDS]
+    for _ in range(5):
+        yield Pair(outdoors(cloth, backgrounds, r), [name], [], [], "outdoors")
+
+
+def edge_connected(mask: np.ndarray) -> np.ndarray:
+    """The part of a mask that touches the border: the paper around a drawing, not the white within it."""
+    labels, _ = ndimage.label(mask)
+    border = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    return np.isin(labels, border[border > 0])
+
+
 def emoji_pairs(cache: Path) -> Iterator[Pair]:
     """Emoji of the vendors kept for pre-training; flags among them."""
-    table = emoji.unicode_table(cache)
+    table, r = emoji.unicode_table(cache), np.random.RandomState(1)
     for vendor in emoji.PRETRAINING:
         for code, image in emoji.drawings(cache, vendor).items():
-            if code in table.subgroup:
+            if table.subgroup.get(code) == "country-flag":
+                yield from flag_pairs(image, table.label(code), vendor, r)
+            elif code in table.subgroup:
                 kind = table.class_name.get(code) or table.subgroup[code].replace("-", " ")
-                yield Pair(image, [table.label(code)], table.entries[code].get("tags", [])[:8], [kind], vendor)
+                tags = table.entries[code].get("tags", [])
+                yield Pair(image, [table.label(code)], tags[:8], [kind], vendor)
 
 
-NOT_A_TITLE = re.compile(r"(architetto|francesco|rollandin|archi|inkscape|^$|arc$|svg|clip ?art|unsorted|http|\d{3,}|hash|public domain)", re.I)
-SKIPPED_FOLDERS = ("shapes/stars", "special", "signs_and_symbols/led", "unsorted/duplicates", "recreation/games/chess", "recreation/games/cards")
+NOT_A_TITLE = re.compile(
+    r"(architetto|francesco|rollandin|archi|inkscape|^$|arc$|svg|clip ?art|unsorted|http|\d{3,}|hash|"
+    r"public domain)",
+    re.I,
+)
+SKIPPED_FOLDERS = (
+    "shapes/stars",
+    "special",
+    "signs_and_symbols/led",
+    "unsorted/duplicates",
+    "recreation/games/chess",
+    "recreation/games/cards",
+)
 
 
 def openclipart(cache: Path, classes: dict[str, str]) -> Iterator[Pair]:
@@ -120,30 +180,30 @@ def openclipart(cache: Path, classes: dict[str, str]) -> Iterator[Pair]:
         image = fit(rasterise(text))
         if image is None or image.std() < 4:
             continue
-        title = (re.search(r"<dc:title>([^<]*)</dc:title>", text) or ["", ""])[1].replace("_", " ").strip().lower()
+        title = (re.search(r"<dc:title>([^<]*)</dc:title>", text) or ["", ""])[1]
+        title = title.replace("_", " ").strip().lower()
         if NOT_A_TITLE.search(title):
             title = re.sub(r"[_\-\d]+", " ", path.stem).strip().lower()
-        tags = [tag.lower() for tag in re.findall(r"<rdf:li>([^<]*)</rdf:li>", text) if not NOT_A_TITLE.search(tag) and len(tag) < 30]
+        tags = re.findall(r"<rdf:li>([^<]*)</rdf:li>", text)
+        tags = [tag.lower() for tag in tags if not NOT_A_TITLE.search(tag) and len(tag) < 30]
         kinds = [part.replace("_", " ") for part in place.split("/")[-2:]]
-        yield Pair(image, [title[:60] or kinds[-1]], tags[:8], kinds + kinds_of(title, classes), "openclipart")
+        name = title[:60] or kinds[-1]
+        yield Pair(image, [name], tags[:8], kinds + kinds_of(title, classes), "openclipart")
 
 
 def other_flags(cache: Path) -> Iterator[Pair]:
     """Flags of the countries that the flag set does not ask for."""
-    from target_sets import COUNTRIES
-
-    table = emoji.unicode_table(cache)
+    table, r = emoji.unicode_table(cache), np.random.RandomState(2)
     for pack_name, suffix in (("flagpack", ""), ("flag", "-4x3"), ("circle-flags", "")):
         pack = IconPack(cache, pack_name)
         for icon in pack.names:
             country = icon.removesuffix(suffix)
-            if len(country) == 2 and country not in COUNTRIES and icon.endswith(suffix) and flag_code(country) in table.entries:
+            if len(country) != 2 or country in COUNTRIES or not icon.endswith(suffix):
+                continue
+            if (code := flag_code(country)) in table.entries:
                 image = fit(pack.image(icon))
                 if image is not None:
-                    yield Pair(image, [table.label(flag_code(country))], [], ["country flag"], pack_name)
-
-
-DIGITS = "zero one two three four five six seven eight nine".split()
+                    yield from flag_pairs(image, table.label(code), pack_name, r)
 
 
 def characters(cache: Path) -> Iterator[Pair]:
@@ -164,7 +224,9 @@ def characters(cache: Path) -> Iterator[Pair]:
 
 
 def close_to_evaluated(images: np.ndarray, evaluated: np.ndarray) -> np.ndarray:
-    """Which `images` are near-duplicates of an evaluated image (grey 16 x 16 cosine > 0.95, then colour 32 x 32 > 0.97)."""
+    """Which `images` are near-duplicates of an evaluated one: cosine > 0.95 in grey 16 x 16, then > 0.97 in
+    colour 32 x 32.
+    """
     grey, colour = descriptors(evaluated), descriptors(evaluated, 32, grey=False).astype(np.float16)
     close = np.zeros(len(images), bool)
     for start in tqdm(range(0, len(images), 1000), desc="near-duplicates"):
@@ -180,28 +242,30 @@ def close_to_evaluated(images: np.ndarray, evaluated: np.ndarray) -> np.ndarray:
 def main(cache: Path) -> None:
     """Collect the pairs, drop what is close to an evaluated image and what occurs twice, write the corpus."""
     classes = words_to_classes(cache)
-    pairs = [pair for source in (icons(cache, classes), emoji_pairs(cache), openclipart(cache, classes), other_flags(cache), characters(cache))
-             for pair in tqdm(source, desc="pairs", unit="pair", mininterval=5)]
+    sources = [icons(cache, classes), emoji_pairs(cache), openclipart(cache, classes)]
+    sources += [other_flags(cache), characters(cache)]
+    pairs = [pair for source in sources for pair in tqdm(source, desc="pairs", unit="pair", mininterval=5)]
     images = np.stack([pair.image for pair in pairs])
     bundles = sorted((ROOT / "pocket" / "images").glob("*.parquet"))
-    evaluated = np.stack([decode(data) for path in bundles for data in pd.read_parquet(path, columns=["image"]).image])
-    close = close_to_evaluated(images, evaluated)
+    encoded = [data for path in bundles for data in pd.read_parquet(path, columns=["image"]).image]
+    close = close_to_evaluated(images, np.stack([decode(data) for data in encoded]))
     seen, keep = set(), []
     for i, pair in enumerate(pairs):
         key = (pair.image.tobytes(), pair.names[0])
         if not close[i] and key not in seen:
             seen.add(key)
             keep.append(i)
-    dropped = Counter(pairs[i].source for i in np.where(close)[0])
-    print(f"{len(pairs)} pairs, {close.sum()} close to an evaluated image: {dict(dropped)}")
-    print(f"{len(keep)} kept: {dict(Counter(pairs[i].source for i in keep))}")
+    dropped = dict(Counter(pairs[i].source for i in np.where(close)[0]))
+    kept = dict(Counter(pairs[i].source for i in keep))
+    print(f"{len(pairs)} pairs, {close.sum()} close to an evaluated image: {dropped}")
+    print(f"{len(keep)} kept: {kept}")
     folder = cache / "corpus"
     folder.mkdir(exist_ok=True)
     np.save(folder / "images.npy", images[keep])
-    captions = [dict(names=pairs[i].names, tags=pairs[i].tags, kinds=pairs[i].kinds, source=pairs[i].source) for i in keep]
+    captions = [{key: getattr(pairs[i], key) for key in ("names", "tags", "kinds", "source")} for i in keep]
     (folder / "captions.json").write_text(json.dumps(captions))
-    (folder / "summary.json").write_text(json.dumps(dict(pairs=len(pairs), close=int(close.sum()), kept=len(keep), dropped=dict(dropped),
-                                                         sources=dict(Counter(pairs[i].source for i in keep)))))
+    summary = dict(pairs=len(pairs), close=int(close.sum()), kept=len(keep), dropped=dropped, sources=kept)
+    (folder / "summary.json").write_text(json.dumps(summary))
 
 
 if __name__ == "__main__":

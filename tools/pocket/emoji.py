@@ -6,35 +6,66 @@ import json
 import random
 import re
 import unicodedata
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
-
 from render import IconPack, assign, clusters, descriptors, fit, normalise_code_point
 
 # Every vendor has one role, so that no evaluated drawing is ever seen in pre-training.
 SOURCE = ("noto", "fluent-emoji", "twemoji")
 V2, SKETCH, RENDITION = "noto-v1", "fluent-emoji-high-contrast", "openmoji"
-PRETRAINING = ("emojione", "emojione-v1", "fxemoji", "fluent-emoji-flat", "emojione-monotone", "streamline-emojis")
+PRETRAINING = (
+    "emojione",
+    "emojione-v1",
+    "fxemoji",
+    "fluent-emoji-flat",
+    "emojione-monotone",
+    "streamline-emojis",
+)
 VENDORS = (*SOURCE, V2, SKETCH, RENDITION, *PRETRAINING)
 
 # Class name -> Unicode subgroups (emojibase-data), some merged.
 CLASSES: dict[str, tuple[str, ...]] = {
-    "mammal": ("animal-mammal",), "bird": ("animal-bird",), "sea animal": ("animal-marine",),
-    "insect or bug": ("animal-bug",), "flower": ("plant-flower",), "plant or leaf": ("plant-other",),
-    "fruit": ("food-fruit",), "vegetable": ("food-vegetable",), "prepared meal": ("food-prepared",),
-    "asian food": ("food-asian",), "sweet dessert": ("food-sweet",), "drink": ("drink",),
-    "building": ("place-building",), "landscape": ("place-geographic", "place-other"),
-    "land vehicle": ("transport-ground",), "aircraft": ("transport-air",), "weather or sky": ("sky-weather",),
-    "celebration": ("event",), "sports equipment": ("sport",), "game": ("game",), "clothing": ("clothing",),
-    "musical instrument": ("musical-instrument",), "computer device": ("computer",),
-    "camera or light": ("light-video",), "book or paper": ("book-paper",), "mail": ("mail",),
-    "office supply": ("office",), "tool": ("tool",), "household item": ("household",),
-    "smiling face": ("face-smiling", "face-affection", "face-tongue"), "worried face": ("face-concerned",),
-    "sick or sleepy face": ("face-unwell", "face-sleepy"), "body part": ("body-parts",),
-    "warning sign": ("warning", "transport-sign"), "arrow": ("arrow",), "zodiac sign": ("zodiac",),
-    "playback button": ("av-symbol",), "athlete": ("person-sport",), "money": ("money",),
+    "mammal": ("animal-mammal",),
+    "bird": ("animal-bird",),
+    "sea animal": ("animal-marine",),
+    "insect or bug": ("animal-bug",),
+    "flower": ("plant-flower",),
+    "plant or leaf": ("plant-other",),
+    "fruit": ("food-fruit",),
+    "vegetable": ("food-vegetable",),
+    "prepared meal": ("food-prepared",),
+    "asian food": ("food-asian",),
+    "sweet dessert": ("food-sweet",),
+    "drink": ("drink",),
+    "building": ("place-building",),
+    "landscape": ("place-geographic", "place-other"),
+    "land vehicle": ("transport-ground",),
+    "aircraft": ("transport-air",),
+    "weather or sky": ("sky-weather",),
+    "celebration": ("event",),
+    "sports equipment": ("sport",),
+    "game": ("game",),
+    "clothing": ("clothing",),
+    "musical instrument": ("musical-instrument",),
+    "computer device": ("computer",),
+    "camera or light": ("light-video",),
+    "book or paper": ("book-paper",),
+    "mail": ("mail",),
+    "office supply": ("office",),
+    "tool": ("tool",),
+    "household item": ("household",),
+    "smiling face": ("face-smiling", "face-affection", "face-tongue"),
+    "worried face": ("face-concerned",),
+    "sick or sleepy face": ("face-unwell", "face-sleepy"),
+    "body part": ("body-parts",),
+    "warning sign": ("warning", "transport-sign"),
+    "arrow": ("arrow",),
+    "zodiac sign": ("zodiac",),
+    "playback button": ("av-symbol",),
+    "athlete": ("person-sport",),
+    "money": ("money",),
 }
 
 
@@ -51,9 +82,10 @@ class Unicode:
         subgroups = json.loads((folder / "meta" / "groups.json").read_text())["subgroups"]
         entries = json.loads((folder / "en" / "data.json").read_text())
         self.entries = {normalise_code_point(entry["hexcode"]): entry for entry in entries}
-        self.subgroup = {code: subgroups[str(e["subgroup"])] for code, e in self.entries.items() if "subgroup" in e}
+        grouped = {code: entry for code, entry in self.entries.items() if "subgroup" in entry}
+        self.subgroup = {code: subgroups[str(entry["subgroup"])] for code, entry in grouped.items()}
         class_of = {group: name for name, groups in CLASSES.items() for group in groups}
-        self.class_name = {code: class_of[group] for code, group in self.subgroup.items() if group in class_of}
+        self.class_name = {c: class_of[group] for c, group in self.subgroup.items() if group in class_of}
         self.by_slug: dict[str, str] = {}
         for code, entry in self.entries.items():
             self.by_slug.setdefault(slug(entry["label"]), code)
@@ -85,7 +117,7 @@ def icon_names(cache: Path, pack: IconPack) -> dict[str, str]:
     return names
 
 
-@lru_cache(maxsize=None)
+@cache
 def drawings(cache: Path, vendor: str) -> dict[str, np.ndarray]:
     """Code point -> (64, 64, 3) drawing of `vendor`, sorted by code point."""
     pack = IconPack(cache, vendor)
@@ -93,19 +125,25 @@ def drawings(cache: Path, vendor: str) -> dict[str, np.ndarray]:
     return {code: image for code, image in images.items() if image is not None}
 
 
+LARGE_CLASS = {"test": 0.46, "train": 0.44, "val": 0.10}
+SMALL_CLASS = {"train": 0.56, "test": 0.44}  # sixteen training drawings first, the rest for the test
+
+
 def split_code_points(cache: Path) -> dict[str, tuple[str, str]]:
-    """Code point -> (class name, split). Code points that one vendor draws nearly alike go to the same split."""
+    """Code point -> (class name, split). Code points that one vendor draws nearly alike share a split."""
     table, rng = unicode_table(cache), random.Random(7)
     common = set(drawings(cache, "noto")) & set(drawings(cache, "twemoji"))
     result = {}
     for name in CLASSES:
-        codes = [c for c in table.class_name if table.class_name[c] == name and c in common and "-200d-" not in c]
+        codes = [code for code, class_name in table.class_name.items() if class_name == name]
+        codes = [code for code in codes if code in common and "-200d-" not in code]
         pairs = []
         for vendor in SOURCE:
             drawn = [code for code in codes if code in drawings(cache, vendor)]
             features = descriptors([drawings(cache, vendor)[code] for code in drawn])
-            pairs += [(drawn[a], drawn[b]) for a, b in zip(*np.where(np.triu(features @ features.T, 1) > 0.96), strict=True)]
-        # small classes: sixteen training drawings first, the rest for the test
-        fractions = {"test": 0.46, "train": 0.44, "val": 0.10} if len(codes) >= 18 else {"train": 0.56, "test": 0.44}
-        result |= {code: (name, split) for code, split in assign(clusters(codes, pairs), fractions, rng).items()}
+            rows, columns = np.where(np.triu(features @ features.T, 1) > 0.96)
+            pairs += [(drawn[a], drawn[b]) for a, b in zip(rows, columns, strict=True)]
+        fractions = LARGE_CLASS if len(codes) >= 18 else SMALL_CLASS
+        splits = assign(clusters(codes, pairs), fractions, rng)
+        result |= {code: (name, split) for code, split in splits.items()}
     return result

