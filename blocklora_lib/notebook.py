@@ -248,6 +248,7 @@ def run_notebook(
     # No network and one thread a process, unless the caller says otherwise: no result may depend on either.
     for variable in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "PYDEVD_DISABLE_FILE_VALIDATION"):
         os.environ.setdefault(variable, "1")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # bars are text here, not widgets
     start = time.monotonic()
     if verbose:
         print(f"notebook {name} (profile {given['profile']}) ...", file=sys.stderr, flush=True)
