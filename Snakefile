@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from blocklora_lib.notebook import choose_notebooks, notebook_needs
-from blocklora_lib.paths import NOTEBOOKS as SOURCES, PROFILES, ROOT
-from blocklora_lib.profiles import load_profile
+from blocklora_lib.paths import NOTEBOOKS as SOURCES, ROOT
+from blocklora_lib.profiles import load_profile, profile_path
 from blocklora_lib.progress import ALL, Monitor, digest, drop_stale_indexes, grid_groups, only_one
 
 if config.get("quiet"):  # errors, what the jobs say and the monitor's lines are enough for a person
@@ -19,8 +19,11 @@ if config.get("quiet"):  # errors, what the jobs say and the monitor's lines are
 for variable in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE"):  # one thread a job, and no network unless it is asked for
     os.environ.setdefault(variable, "1")
 
+GIVEN = str(config.get("profile", "pocket"))  # a profile's name, or the path of a YAML file
+if GIVEN.endswith((".yaml", ".yml")):
+    GIVEN = str(Path(GIVEN).resolve())  # a notebook runs in the repository's folder
 try:  # what a person may have mistyped is answered in one sentence
-    PROFILE = load_profile(str(config.get("profile", "pocket")))
+    PROFILE = load_profile(GIVEN)
     CHOSEN = choose_notebooks(str(config.get("notebooks", "") or ""))
     NEEDS = {name: notebook_needs(name) for name in CHOSEN}
     GROUPS = grid_groups(PROFILE, {e for needs in NEEDS.values() for e in needs["experiments"]})
@@ -29,7 +32,7 @@ except (ValueError, KeyError, OSError) as error:
 OUT = str(config.get("results") or f"results/{PROFILE.name}")
 BLOCKLORA = f"{shlex.quote(sys.executable)} -m blocklora_lib.cli"
 LIBRARY = digest([*(ROOT / "blocklora_lib").rglob("*.py"), *(ROOT / "blocklora_lib").rglob("*.j2"),
-                  PROFILES / f"{PROFILE.name}.yaml"])  # a notebook and the report are made again when these change
+                  profile_path(GIVEN)])  # a notebook and the report are made again when these change
 
 
 def index(experiment, dataset, method):
@@ -84,7 +87,7 @@ rule grid:
     shell:
         """
         (cd {OUT}/runs 2>/dev/null && ls {params.files} >/dev/null 2>&1) || {{
-          {{ {BLOCKLORA} grid --profile {PROFILE.name} --results {OUT} --experiment {wildcards.experiment} \
+          {{ {BLOCKLORA} grid --profile {GIVEN} --results {OUT} --experiment {wildcards.experiment} \
               --dataset {wildcards.dataset} {params.method} 2>&1 >/dev/null || [ $? -eq 1 ]; }} | cat >&2
           (cd {OUT}/runs && ls {params.files} >/dev/null); }}
         printf '%s\\n' {params.index} > {output}
@@ -105,7 +108,7 @@ rule notebook:
     shell:
         """
         echo "notebook {params.place}: {wildcards.name}" >&2
-        {BLOCKLORA} notebook {wildcards.name} --profile {PROFILE.name} --results {OUT} >/dev/null
+        {BLOCKLORA} notebook {wildcards.name} --profile {GIVEN} --results {OUT} >/dev/null
         """
 
 
@@ -117,7 +120,7 @@ rule report:
     params:
         library=LIBRARY,
     shell:
-        "{BLOCKLORA} report --profile {PROFILE.name} --results {OUT} >/dev/null"
+        "{BLOCKLORA} report --profile {GIVEN} --results {OUT} >/dev/null"
 
 
 onstart:
@@ -131,4 +134,4 @@ onsuccess:
 onerror:
     MONITOR.stop()
     print("Something failed; its error is above. What is finished is kept: the same command goes on from here, and\n"
-          f"`blocklora report --profile {PROFILE.name}` shows what is there.", file=sys.stderr)
+          f"`blocklora report --profile {GIVEN}` shows what is there.", file=sys.stderr)

@@ -141,9 +141,14 @@ class Profile(Strict):
         return self.experiments[name]
 
 
+def profile_path(name: str | Path, folder: Path = PROFILES) -> Path:
+    """The file of profile `name`: one of the profiles folder, or, where it ends like a YAML file, that path."""
+    return Path(name) if str(name).endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+
+
 def load_profile(name: str | Path, folder: Path = PROFILES) -> Profile:
     """Read the profile `name` of the profiles folder, or the YAML file at a path."""
-    path = Path(name) if str(name).endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    path = profile_path(name, folder)
     if not path.is_file():
         raise UnknownName("profile", name, [p.stem for p in folder.glob("*.yaml")])
     try:

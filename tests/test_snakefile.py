@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from blocklora_lib.paths import ROOT
+from blocklora_lib.paths import PROFILES, ROOT
 from blocklora_lib.profiles import expand, load_profile
 from blocklora_lib.progress import Monitor, clock, digest, drop_stale_indexes, grid_groups, only_one
 
@@ -69,6 +69,14 @@ def test_a_typo_is_one_sentence(tmp_path, config, message):
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_profile_may_be_a_file_of_ones_own(tmp_path):
+    text = (PROFILES / f"{PROFILE}.yaml").read_text().replace("name: smoke", "name: mine")
+    (tmp_path / "mine.yaml").write_text(text)
+    done = snakemake(tmp_path, "--quiet", "host", profile="mine.yaml", notebooks="00_overview", quiet=1)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "results" / "mine" / "report.html").is_file()
 
 
 def test_a_notebook_and_the_report_are_made_and_then_there_is_nothing_to_do(tmp_path):
