@@ -142,7 +142,7 @@ class Profile(Strict):
 
 
 def profile_path(name: str | Path, folder: Path = PROFILES) -> Path:
-    """The file of profile `name`: one of the profiles folder, or, where it ends like a YAML file, that path."""
+    """The file of profile `name`: one of the profiles folder, or a path that ends in .yaml or .yml."""
     return Path(name) if str(name).endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
 
 
