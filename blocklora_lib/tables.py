@@ -224,6 +224,9 @@ def few_shot_table(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) 
             group.append([escape_latex(label), str(shots), *latex])
         groups.append(group)
     align = "@{}lr" + "r" * len(sets) + "@{}"
-    header = ["Method", "Shots", *map(escape_latex, heads)]
+    header = ["Method", "Shots", *(rf"\rotatebox{{60}}{{{escape_latex(head)}}}" for head in heads)]
     text = pd.DataFrame(shown, columns=["method", "shots", *heads])
-    return Table(summary, text, booktabs(header, groups, align))
+    # twelve columns of means and intervals fit a text width of 6.75 in at this size only
+    small = r"{\noindent\scriptsize\setlength{\tabcolsep}{1.2pt}"
+    latex = f"% \\usepackage{{graphicx}}\n{small}\n{booktabs(header, groups, align).rstrip()}}}\n"
+    return Table(summary, text, latex)
