@@ -102,7 +102,8 @@ def _check_counts(manifest: Manifest, labels: dict[str, list[int]]) -> None:
                 f"dataset {manifest.name} has {len(labels[split])} {split} images, its manifest says "
                 f"{declared}; correct counts or build the file again"
             )
-        empty = [c for i, c in enumerate(manifest.classes) if i not in set(labels[split])]
+        present = set(labels[split])
+        empty = [c for i, c in enumerate(manifest.classes) if i not in present]
         if empty and declared and split != "val":
             raise ValueError(
                 f"dataset {manifest.name} has no {split} image of class {', '.join(map(repr, empty))}; "

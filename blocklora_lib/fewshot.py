@@ -36,11 +36,11 @@ def draw(
         return draw_coop(items, [], shots, seed)[0]
     if how != "nested":
         raise UnknownName("draw", how, ("nested", "coop"))
-    chosen = []
-    for label, indices in sorted(_by_class(items).items()):
+    chosen, groups = [], _by_class(items)
+    for label, indices in sorted(groups.items()):
         if len(indices) < shots:
             name = repr(classes[label]) if classes else str(label)
-            fewest = min(len(i) for i in _by_class(items).values())
+            fewest = min(map(len, groups.values()))
             raise ValueError(
                 f"shots={shots}, but class {name} has {len(indices)} training images; use at most "
                 f"{fewest} shots, or draw='coop', which draws such a class with replacement"
@@ -84,7 +84,8 @@ def _refuse_empty_classes(labels: Sequence[int], classes: Sequence[str] | None) 
         raise ValueError(
             "no training images; a few-shot draw needs a set with a train split (variants have none)"
         )
-    if classes and (empty := [name for i, name in enumerate(classes) if i not in set(labels)]):
+    present = set(labels)
+    if classes and (empty := [name for i, name in enumerate(classes) if i not in present]):
         raise ValueError(
             f"no training image of class {', '.join(map(repr, empty))}; "
             "give it images or take it off the manifest"

@@ -101,13 +101,6 @@ class RunRecord(Strict):
     provenance: dict[str, Any] = Field(default_factory=dict)
     error: Failure | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_keys(
-        cls, data: Any
-    ) -> Any:  # the JSON's 'schema' is an alias; extra="forbid" still holds
-        return data
-
     @model_validator(mode="after")
     def _check(self) -> RunRecord:
         if self.key != self.spec.key:

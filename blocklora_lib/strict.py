@@ -49,9 +49,10 @@ class Strict(BaseModel):
     @classmethod
     def _refuse_unknown_keys(cls, data: Any) -> Any:
         if isinstance(data, dict):
+            known = [field.alias or name for name, field in cls.model_fields.items()]
             for key in data:
-                if key not in cls.model_fields:
-                    raise ValueError(f"unknown key {key!r}; {near(key, cls.model_fields)}")
+                if key not in known:
+                    raise ValueError(f"unknown key {key!r}; {near(key, known)}")
         return data
 
 
