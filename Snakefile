@@ -44,9 +44,10 @@ def executed(name):
 
 
 def notebook_inputs(wildcards):
-    """The groups of its experiments; for the overview, the notebooks that it sums up."""
+    """The groups of its experiments, and those of the chosen notebooks that it reads; for the overview, all."""
     needs = NEEDS[wildcards.name]
-    before = [executed(name) for name in CHOSEN if name != wildcards.name] if needs["last"] else []
+    reads = CHOSEN if needs["last"] else [name for name in CHOSEN if name in needs["notebooks"]]
+    before = [executed(name) for name in reads if name != wildcards.name]
     return before + [index(*group) for group in GROUPS if group[0] in needs["experiments"]]
 
 
@@ -59,7 +60,7 @@ if workflow.is_main_process:
 wildcard_constraints:
     experiment="[a-z0-9_]+",
     dataset="[a-z0-9_]+",
-    method="[a-z0-9_]+",
+    method="[A-Za-z0-9_,=+.-]+",  # a dataset's name has no hyphen, so the first one parts the two
     name="[0-9]+_[a-z0-9_]+",
 
 
@@ -104,7 +105,7 @@ rule notebook:
     params:
         place=lambda w: f"{CHOSEN.index(w.name) + 1} of {len(CHOSEN)}",
         library=LIBRARY,
-    threads: 1
+    threads: lambda w: workflow.cores if NEEDS[w.name]["alone"] else 1  # who measures time works alone
     shell:
         """
         echo "notebook {params.place}: {wildcards.name}" >&2

@@ -67,6 +67,11 @@ def _read_bundle(manifest: Manifest) -> tuple[dict[str, list[bytes]], dict[str, 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if manifest.kind != "bundle":
+        raise FileNotFoundError(
+            f"dataset {manifest.name} is not among the images that the project ships, and reading it from "
+            "disk is not built yet; use a bundled set (profile pocket), or bundle yours as tools/pocket does"
+        )
     path = manifest.path
     if not path.is_file():
         raise FileNotFoundError(

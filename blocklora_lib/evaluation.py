@@ -13,7 +13,7 @@ from .backbones import Backbone
 from .datasets import Dataset
 from .runs import Count
 
-BATCH = 250  # images a forward pass
+BATCH = 100  # images a forward pass; larger ones fall out of a CPU's cache
 
 
 class Predictor(Protocol):

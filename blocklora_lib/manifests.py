@@ -25,15 +25,21 @@ class Source(Strict):
 
 
 class Manifest(Strict):
-    """A dataset.  kind 'bundle': the images are in one Parquet file of the repository."""
+    """A dataset.
+
+    kind 'bundle': the images are in one Parquet file of the repository, `file`, with checksum `sha256`.
+    kind 'external': facts of a set that the project does not ship.  Where its class names are not listed,
+    `class_count` says how many there are; a count that no source states is left out.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     title: str
     role: Literal["source", "variant", "target"]
-    kind: Literal["bundle"]
-    file: str  # relative to the repository root
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    classes: tuple[str, ...] = Field(min_length=2)
+    kind: Literal["bundle", "external"]
+    file: str = ""  # relative to the repository root
+    sha256: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+    classes: tuple[str, ...] = ()
+    class_count: int | None = Field(None, ge=2)
     template: str
     counts: dict[Literal["train", "val", "test"], int]
     licence: str
@@ -55,6 +61,14 @@ class Manifest(Strict):
                 f"role={self.role!r} with variant_of={self.variant_of!r}: a variant, and only a variant, "
                 "names the source set whose classes it shares"
             )
+        if self.class_count is not None and self.classes:
+            raise ValueError("give classes or class_count, not both: the number follows from the names")
+        if self.num_classes < 2:
+            raise ValueError(f"{self.num_classes} classes; list at least two under classes")
+        if self.kind == "external":
+            return self
+        if not (self.file and self.sha256 and self.classes):
+            raise ValueError("a bundle needs file, sha256 and classes; or say kind: external")
         if self.counts.get("test", 0) < 1:
             raise ValueError("counts must give at least one test image")
         if self.role != "variant" and self.counts.get("train", 0) < 1:
@@ -62,6 +76,11 @@ class Manifest(Strict):
                 f"counts must give train images for a {self.role} set; only variants are test-only"
             )
         return self
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, named here or only counted."""
+        return len(self.classes) or self.class_count or 0
 
     @property
     def path(self) -> Path:

@@ -23,7 +23,8 @@ from matplotlib.figure import Figure
 from .parameters import check_parameters, injected_parameters
 from .paths import NOTEBOOKS, ROOT
 from .plotting import save_figure
-from .profiles import Profile, expand, load_profile
+from .profiles import Profile, load_profile
+from .results import experiment_runs, results_folder
 from .runs import RunStore
 from .strict import near
 from .tables import Table, plain, to_html
@@ -47,13 +48,6 @@ class ClaimFailed(AssertionError):
 
 class NotebookFailed(RuntimeError):
     """A cell raised.  The message names the notebook, the cell, the error and the executed copy."""
-
-
-def results_folder(profile: Profile, results_dir: str | Path = "") -> Path:
-    """Return the folder of this profile's results: results_dir (from the repository if relative), or the
-    default.
-    """
-    return ROOT / results_dir if str(results_dir) else profile.results
 
 
 def profile_note(profile: Profile) -> str | None:
@@ -86,14 +80,11 @@ class Notebook:
             "claims": [],
         }
 
-    def runs(self, experiment: str = "few_shot") -> pd.DataFrame:
-        """Return an experiment's finished runs, as the profile now defines it: a row for each evaluated set.
-
-        Records of earlier settings stay in the store and are left out here.
+    def runs(self, experiment: str = "few_shot", partial: bool = False) -> pd.DataFrame:
+        """Return an experiment's finished runs, see `results.experiment_runs`; missing ones are refused unless
+        `partial`.
         """
-        keys = {spec.key for spec in expand(self.profile, experiment)}
-        frame = self.store.frame()
-        return frame[frame["key"].isin(keys)].reset_index(drop=True)
+        return experiment_runs(self.profile, self.store, experiment, partial)
 
     def figure(self, figure: Figure, name: str, data: pd.DataFrame, caption: str) -> None:
         """Save the figure as PDF, PNG and the CSV that it plots, and show it with its caption."""
@@ -195,16 +186,21 @@ def heading(notebook: Mapping[str, Any]) -> dict[str, str]:
 
 
 def notebook_needs(name: str, folder: Path = NOTEBOOKS) -> dict[str, Any]:
-    """Return what a notebook's metadata says it waits for: 'experiments' (grids of runs); 'last': all other
-    notebooks.
+    """Return what a notebook's metadata says of its place in the suite.
+
+    'experiments': grids of runs that it waits for; 'notebooks': notebooks that it reads; 'last': it waits for all
+    others; 'alone': it measures time, so nothing else may run beside it.
     """
     about = json.loads((folder / f"{name}.ipynb").read_text(encoding="utf-8"))["metadata"].get(
         "blocklora", {}
     )
-    known = {"experiments": [], "last": False}
+    known = {"experiments": [], "notebooks": [], "last": False, "alone": False}
     for key in about:
         if key not in known:
             raise ValueError(f"metadata of notebook {name}: unknown key blocklora.{key}; {near(key, known)}")
+    for other in about.get("notebooks", []):
+        if not (folder / f"{other}.ipynb").is_file():
+            raise ValueError(f"metadata of notebook {name}: no notebook {other!r} to wait for in {folder}")
     return known | about
 
 

@@ -75,7 +75,8 @@ METHOD_STYLES: Mapping[str, MethodStyle] = {
     "block_lora": MethodStyle("#D55E00", "s"),
     "frozen_a": MethodStyle("#009E73", "^", "--"),
     "collapsed": MethodStyle("#CC79A7", "D", "-."),
-    "lora_plus": MethodStyle("#56B4E9", "v", "-."),
+    "lora_plus": MethodStyle("#CC79A7", "D", "-."),  # the collapsed form by its other name
+    "lora_r1": MethodStyle("#56B4E9", "v", "--"),
     "tip_adapter": MethodStyle("#E69F00", "P", "--"),
     "coop": MethodStyle("#8C6D1F", "X", "--"),
     "maple": MethodStyle("#7A4EAB", "<", "--"),

@@ -6,6 +6,8 @@ Profiles differ only in size; `expand` turns an experiment of a profile into the
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +26,7 @@ class MethodEntry(Strict):
     """A method as a profile lists it.
 
     `name` is unique in the profile; `method` is the name in the registry, so that one method can stand in a
-    profile with several settings.
+    profile with several settings; `label` is what figures and tables call it.
     """
 
     name: str
@@ -40,14 +42,49 @@ class MethodEntry(Strict):
         """The method's name in the registry."""
         return self.method or self.name
 
+    def varied(self, changes: Mapping[str, Any]) -> MethodEntry:
+        """This entry with other settings, keys 'settings.<name>' or 'training.<name>', named after them."""
+        parts: dict[str, dict[str, Any]] = {"settings": dict(self.settings), "training": dict(self.training)}
+        for key, value in changes.items():
+            part, _, name = key.partition(".")
+            if part not in parts or not name:
+                raise ValueError(f"vary names {key!r}; write settings.<name> or training.<name>")
+            parts[part][name] = value
+        told = {key.partition(".")[2]: _word(value) for key, value in changes.items()}
+        label = self.label or get_method(self.registry_name).label
+        return MethodEntry(
+            name=",".join([self.name, *(f"{name}={value}" for name, value in told.items())]),
+            method=self.registry_name,
+            label=", ".join([label, *(f"{name} = {value}" for name, value in told.items())]),
+            **parts,
+        )
+
+
+def _word(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
 
 class Experiment(Strict):
-    """A grid of runs; what is not given is the profile's."""
+    """A grid of runs; what is not given is the profile's.
+
+    `vary` runs each method with other settings instead: a list of grids, each {key: values} with keys such as
+    'settings.n_blocks' or 'training.lr', of which every combination is one method.
+    """
 
     datasets: tuple[str, ...] | None = None
     methods: tuple[str, ...] | None = None
     shots: tuple[int, ...] | None = None
     seeds: tuple[int, ...] | None = None
+    vary: tuple[dict[str, tuple[Any, ...]], ...] = ()
+
+    def variations(self, entry: MethodEntry) -> tuple[MethodEntry, ...]:
+        """The entries that stand for `entry` in this experiment: itself, or one for each combination."""
+        grids = (itertools.product(*grid.values()) for grid in self.vary)
+        return tuple(
+            entry.varied(dict(zip(grid, values, strict=True)))
+            for grid, combinations in zip(self.vary, grids, strict=True)
+            for values in combinations
+        ) or (entry,)
 
 
 class Profile(Strict):
@@ -65,6 +102,8 @@ class Profile(Strict):
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
     training: TrainingSpec = TrainingSpec()
     experiments: dict[str, Experiment] = Field(min_length=1)
+    # samples of each function in a paired timing
+    rounds: int = Field(11, ge=3)
     # what one process of the engine runs: one method on a dataset, or, where runs are short, all of them
     job: Literal["dataset", "method"] = "method"
 
@@ -102,8 +141,9 @@ class Profile(Strict):
                     raise ValueError(
                         f"experiments.{key}: shots={shots}; a run trains on at least 1 image a class"
                     )
-        for entry in self.methods:
-            self.training_of(entry)
+        for experiment in self.experiments.values():
+            for entry in self.methods_of(experiment):
+                self.training_of(entry)
         return self
 
     @property
@@ -122,6 +162,11 @@ class Profile(Strict):
             if entry.name == name:
                 return entry
         raise UnknownName(f"method in profile {self.name}:", name, [m.name for m in self.methods])
+
+    def methods_of(self, experiment: Experiment) -> tuple[MethodEntry, ...]:
+        """The methods of an experiment, with its variations of their settings."""
+        chosen = [self.entry(name) for name in experiment.methods] if experiment.methods else self.methods
+        return tuple(varied for entry in chosen for varied in experiment.variations(entry))
 
     def training_of(self, entry: MethodEntry) -> TrainingSpec:
         """The profile's training settings with the entry's own on top."""
@@ -186,7 +231,19 @@ def make_spec(
     if dataset not in profile.datasets:
         raise UnknownName("dataset", dataset, profile.datasets)
     check_manifests(profile, profile.evaluated(dataset), manifests)
-    return _make_specs(profile, (dataset,), (method,), (shots,), (seed,), split, manifests)[0]
+    return _make_specs(profile, (dataset,), (profile.entry(method),), (shots,), (seed,), split, manifests)[0]
+
+
+def entries(
+    profile: Profile, experiment: str = "few_shot", manifests: Path = MANIFESTS
+) -> dict[str, MethodEntry]:
+    """Return the method entry of every run of an experiment, by the key of the run's spec."""
+    chosen = profile.methods_of(profile.experiment(experiment))
+    return {
+        spec.key: entry
+        for entry in chosen
+        for spec in expand(profile, experiment, method=entry.name, manifests=manifests)
+    }
 
 
 def expand(
@@ -200,22 +257,23 @@ def expand(
     """All run specs of an experiment, each once, by dataset and method; filters keep one of them."""
     chosen = profile.experiment(experiment)
     datasets = chosen.datasets or profile.datasets
-    methods = chosen.methods or tuple(m.name for m in profile.methods)
-    for value, known, what in ((dataset, datasets, "dataset"), (method, methods, "method")):
+    methods = {entry.name: entry for entry in profile.methods_of(chosen)}
+    for value, known, what in ((dataset, datasets, "dataset"), (method, list(methods), "method")):
         if value is not None and value not in known:
             raise UnknownName(what, value, known)
-    datasets, methods = ((dataset,) if dataset else datasets), ((method,) if method else methods)
+    datasets = (dataset,) if dataset else datasets
     check_manifests(
         profile, tuple(dict.fromkeys(n for d in datasets for n in profile.evaluated(d))), manifests
     )
     shots, seeds = chosen.shots or profile.shots, chosen.seeds or profile.seeds
-    return _make_specs(profile, datasets, methods, shots, seeds, split, manifests)
+    wanted = [methods[method]] if method else list(methods.values())
+    return _make_specs(profile, datasets, wanted, shots, seeds, split, manifests)
 
 
 def _make_specs(
     profile: Profile,
     datasets: tuple[str, ...],
-    methods: tuple[str, ...],
+    methods: Sequence[MethodEntry],
     shots: tuple[int, ...],
     seeds: tuple[int, ...],
     split: Literal["test", "val"],
@@ -226,18 +284,18 @@ def _make_specs(
     for dataset in datasets:
         manifests = [load_manifest(name, folder) for name in profile.evaluated(dataset)]
         _check_variants(manifests)
-        for name in methods:
-            entry = profile.entry(name)
+        checksum = data_checksum(manifests)
+        for entry in methods:
             trains = get_method(entry.registry_name).trains
             try:
                 method = complete(MethodSpec(name=entry.registry_name, settings=entry.settings))
             except ValidationError as error:
-                raise ValueError(f"settings of method {name}: {explain(error)}") from None
+                raise ValueError(f"settings of method {entry.name}: {explain(error)}") from None
             for k in shots if trains else (0,):
                 for seed in seeds if trains else (0,):
                     spec = RunSpec(
                         dataset=dataset,
-                        data_checksum=data_checksum(manifests),
+                        data_checksum=checksum,
                         shots=k,
                         seed=seed,
                         draw=profile.draw if trains else None,

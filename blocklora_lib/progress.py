@@ -57,7 +57,7 @@ def grid_groups(profile: Profile, experiments: Iterable[str]) -> dict[tuple[str,
     groups = {}
     for experiment in sorted(experiments):
         chosen = profile.experiment(experiment)
-        methods = chosen.methods or [entry.name for entry in profile.methods]
+        methods = [entry.name for entry in profile.methods_of(chosen)]
         if profile.job == "dataset":
             methods = [ALL]
         for dataset in chosen.datasets or profile.datasets:

@@ -131,7 +131,8 @@ class RunRecord(Strict):
             "peak_memory_bytes": cost.peak_memory_bytes if cost else None,
             "status": self.status,
         }
-        for name, value in spec.method.settings.items():
+        training = spec.training.model_dump() if spec.training else {}
+        for name, value in {**spec.method.settings, **training}.items():
             row.setdefault(name, ",".join(map(str, value)) if isinstance(value, tuple) else value)
         if self.result is None:
             return [

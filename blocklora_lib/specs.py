@@ -129,4 +129,6 @@ class RunSpec(Strict):
 
     def __str__(self) -> str:
         shots = f" shots={self.shots} seed={self.seed}" if self.shots else ""
-        return f"{self.dataset} {self.method.name}{shots}"
+        r, n = (self.method.settings.get(key) for key in ("rank", "n_blocks"))  # as the paper writes (r, n)
+        method = self.method.name + (f"({r})" if r and n == 1 else f"({r}, {n})" if r else "")
+        return f"{self.dataset} {method}{shots}"

@@ -27,9 +27,9 @@ METHOD_ORDER = (
     "promptsrc",
     "lora",
     "block_lora",
-    "frozen_a",
-    "collapsed",
     "lora_plus",
+    "lora_r1",
+    "frozen_a",
 )
 
 

@@ -55,7 +55,7 @@ def test_run_writes_one_record_and_shows_it_again(blocklora, tmp_path):
             "run", "--dataset", "dots", "--method", "lora", "--shots", "1", "--seed", "1"
         )
         assert code == 0
-        assert "dots lora shots=1 seed=1: dots " in out
+        assert "dots lora(2) shots=1 seed=1: dots " in out
     assert len(list((tmp_path / "results" / "runs").glob("*.json"))) == 1
 
 
@@ -64,7 +64,7 @@ def test_grid_lists_runs_resumes_and_shows_how_far_it_is(blocklora, tmp_path):
     assert (code, out.splitlines()[-1]) == (0, "0 done, 13 missing, 0 failed")
     code, out, _ = blocklora("grid", "--dataset", "dots", "--method", "lora")
     assert code == 0
-    assert out.splitlines()[0].startswith("[1/4] dots lora shots=1 seed=1: dots ")
+    assert out.splitlines()[0].startswith("[1/4] dots lora(2) shots=1 seed=1: dots ")
     assert " left" in out.splitlines()[0]
     code, out, _ = blocklora("grid", "--dataset", "dots", "--method", "lora")
     assert (code, out.strip()) == (0, "4 of 4 runs are already done")
@@ -87,7 +87,7 @@ def test_grid_with_failures_lists_them_and_exits_non_zero(blocklora, monkeypatch
         code, _, err = blocklora("grid", "--dataset", "dots", "--method", "lora")
         assert code == 1
         assert "2 of 4 runs failed" in err
-        assert "dots lora shots=1 seed=2: seed two is cursed" in err
+        assert "dots lora(2) shots=1 seed=2: seed two is cursed" in err
     assert (
         blocklora("grid", "--dataset", "dots", "--list")[1].splitlines()[-1] == "2 done, 9 missing, 2 failed"
     )

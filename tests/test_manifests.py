@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import edit_manifest, write_bundle
 
+from blocklora_lib.datasets import load_dataset
 from blocklora_lib.manifests import all_manifests, data_checksum, load_manifest, manifest_names
 
 
@@ -21,6 +22,9 @@ from blocklora_lib.manifests import all_manifests, data_checksum, load_manifest,
         (dict(counts={"tset": 3}), "counts.tset"),
         (dict(sha256="abc"), "sha256"),
         (dict(name="sqares"), "differs from the file's name"),
+        (dict(class_count=2), "give classes or class_count, not both"),
+        (dict(classes=[]), "0 classes; list at least two"),
+        (dict(classes=[], class_count=2), "a bundle needs file, sha256 and classes"),
         (
             dict(sources=[{"package": "x", "licence": "y", "attribution": "z", "web": "w"}]),
             "unknown key 'web'",
@@ -63,8 +67,24 @@ def test_data_checksum_covers_images_classes_template_and_order(tmp_path):
 
 
 def test_bundled_manifests_are_valid_and_variants_share_the_classes_of_their_source():
-    bundled = all_manifests()
+    bundled = {name: m for name, m in all_manifests().items() if m.kind == "bundle"}
     for manifest in bundled.values():
         assert manifest.path.is_file()
         if manifest.variant_of:
             assert manifest.classes == bundled[manifest.variant_of].classes
+
+
+def test_sets_that_are_not_shipped_state_their_classes_and_only_known_counts():
+    external = {name: m for name, m in all_manifests().items() if m.kind == "external"}
+    assert len(external) == 15  # the paper's eleven sets and four variants of ImageNet
+    assert {name for name, m in external.items() if m.variant_of == "imagenet"} == {
+        "imagenetv2",
+        "imagenet_sketch",
+        "imagenet_a",
+        "imagenet_r",
+    }
+    assert external["sun397"].num_classes == 397
+    assert external["sun397"].counts == {}  # no source at hand states them
+    assert not any(m.sha256 or m.classes for m in external.values())
+    with pytest.raises(FileNotFoundError, match="imagenet is not among the images that the project ships"):
+        load_dataset("imagenet")

@@ -155,7 +155,15 @@ def test_heading_reads_the_title_cell_however_the_names_are_punctuated():
 
 
 def test_needs_are_read_from_the_metadata_and_typos_refused(example):
-    assert notebook_needs("05_few_shot") == {"experiments": ["few_shot"], "last": False}
+    assert notebook_needs("05_few_shot") == {
+        "experiments": ["few_shot"],
+        "notebooks": [],
+        "last": False,
+        "alone": False,
+    }
+    path = example("x = 1", metadata={"blocklora": {"notebooks": ["03_complexitee"]}})
+    with pytest.raises(ValueError, match="no notebook '03_complexitee' to wait for"):
+        notebook_needs(path.stem, path.parent)
     path = example("x = 1", metadata={"blocklora": {"experiment": ["few_shot"]}})
     with pytest.raises(ValueError, match=r"blocklora.experiment; did you mean 'experiments'"):
         notebook_needs(path.stem, path.parent)

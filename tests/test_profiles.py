@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from blocklora_lib.manifests import manifest_names
 from blocklora_lib.paths import PROFILES
-from blocklora_lib.profiles import Profile, expand, load_profile, make_spec
+from blocklora_lib.profiles import Profile, entries, expand, load_profile, make_spec
 from blocklora_lib.runs import TrainingSpec
 
 PROFILE_NAMES = sorted(p.stem for p in PROFILES.glob("*.yaml"))
@@ -48,26 +48,67 @@ def test_paper_has_clip_loras_settings():
     assert training.steps(16) == 8000
 
 
-def test_paper_without_its_data_says_which_manifests_are_missing():
+def test_the_paper_profile_names_its_836_runs_without_the_images():
+    specs = expand(load_profile("paper"))
+    assert len(specs) == 11 + 11 * 5 * 5 * 3  # zero-shot once a set; five methods, five shots, three seeds
+
+
+def test_a_set_without_a_manifest_is_named(manifests, tiny_profile):
+    profile = tiny_profile.model_copy(update={"targets": ("stripes",)})
     with pytest.raises(
-        FileNotFoundError, match=r"without a manifest: .*imagenet.*add data_manifests/<name>\.yaml"
+        FileNotFoundError, match=r"without a manifest: stripes; add data_manifests/<name>\.yaml"
     ):
-        expand(load_profile("paper"))
+        expand(profile, manifests=manifests)
 
 
 def test_pocket_grid_is_the_agreed_one(tiny_clip):
     pocket = load_profile("pocket")
     pocket = pocket.model_copy(update={"backbone": pocket.backbone.model_copy(update={"pretrained": "none"})})
     specs = expand(pocket)
-    assert len(specs) == 11 + 11 * 3 * 3 * 3  # zero-shot once a set; three methods, shots and seeds
+    assert len(specs) == 11 + 11 * 5 * 3 * 3  # zero-shot once a set; five methods, three shots and seeds
     assert len({s.key for s in specs}) == len(specs)
     for spec in specs:
         assert spec.evaluate_on == (
             (spec.dataset, *pocket.variants) if spec.dataset == "emoji_source" else (spec.dataset,)
         )
-    assert [s for s in specs if s.dataset == "fashion" and s.method.name == "lora"] == expand(
-        pocket, dataset="fashion", method="lora"
-    )
+    lora = [s for s in specs if s.dataset == "fashion" and s.method.name == "lora"]
+    both = [s for name in ("lora", "lora_r1") for s in expand(pocket, dataset="fashion", method=name)]
+    assert lora == both
+
+
+def test_runs_are_known_by_their_entry(tiny_clip, manifests, tiny_profile):
+    twice = [dict(name="lora"), dict(name="half", method="lora", label="LoRA r = 1", settings={"rank": 1})]
+    profile = Profile.model_validate(tiny_profile.model_dump() | {"methods": twice})
+    found = entries(profile, manifests=manifests)
+    assert {found[s.key].name for s in expand(profile, method="half", manifests=manifests)} == {"half"}
+    assert {e.name for e in found.values()} == {"lora", "half"}
+
+
+def test_vary_is_every_combination_of_each_grid(tiny_clip, manifests, tiny_profile):
+    vary = [
+        {"settings.n_blocks": [1, 2], "training.lr": [1e-3, 1e-2]},
+        {"settings.reading": ["block_rank"], "settings.n_blocks": [8], "settings.targets": [["q", "v"]]},
+    ]
+    changes = {"experiments": {"blocks": {"methods": ["block_lora"], "shots": [1], "vary": vary}}}
+    profile = Profile.model_validate(tiny_profile.model_dump() | changes)
+    found = entries(profile, "blocks", manifests)
+    assert len({e.name for e in found.values()}) == 2 * 2 + 1
+    by_name = {e.name: s for s in expand(profile, "blocks", manifests=manifests) for e in [found[s.key]]}
+    spec = by_name["block_lora,n_blocks=2,lr=0.01"]
+    assert (spec.method.settings["n_blocks"], spec.training.lr) == (2, 0.01)
+    assert spec.method.settings["reading"] == "total_rank"  # what is not varied stays
+    last = by_name["block_lora,reading=block_rank,n_blocks=8,targets=q+v"]
+    assert last.method.settings["targets"] == ("q", "v")
+    labels = {e.name: e.label for e in found.values()}
+    assert labels["block_lora,n_blocks=2,lr=0.01"] == "Block-LoRA, n_blocks = 2, lr = 0.01"
+
+
+def test_vary_refuses_what_is_neither_a_setting_nor_training(tiny_profile):
+    changes = {"experiments": {"blocks": {"vary": [{"n_blocks": [1, 2]}]}}}
+    with pytest.raises(
+        ValueError, match=r"vary names 'n_blocks'; write settings\.<name> or training\.<name>"
+    ):
+        Profile.model_validate(tiny_profile.model_dump() | changes)
 
 
 def test_specs_are_complete(tiny_profile, manifests):

@@ -1,0 +1,69 @@
+"""What a results folder holds for a profile: runs under the profile's names, notebooks' tables, and what is missing.
+
+No torch: whoever reads results needs none.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .paths import ROOT
+from .profiles import Profile, entries, expand
+from .runs import RunStore
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+class MissingResults(FileNotFoundError):
+    """Runs or tables that are not there yet; the message says which, and the command that makes them."""
+
+
+def results_folder(profile: Profile, results_dir: str | Path = "") -> Path:
+    """Return the folder of this profile's results: results_dir (from the repository if relative), or the
+    default.
+    """
+    return ROOT / results_dir if str(results_dir) else profile.results
+
+
+def experiment_runs(
+    profile: Profile, store: RunStore, experiment: str = "few_shot", partial: bool = False
+) -> DataFrame:
+    """Return an experiment's finished runs, as the profile now defines it: a row for each evaluated set.
+
+    `method` and `method_label` are the profile's names, so that one method with two settings is two methods.
+    Records of earlier settings stay in the store and are left out.  A failed run has a record and no row.  Runs
+    without a record raise MissingResults, unless `partial` asks for what there is.
+    """
+    if not partial:
+        missing = [spec for spec in expand(profile, experiment) if not store.path(spec).is_file()]
+        if missing:
+            some = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
+            where = "" if store.folder.parent == profile.results else f" --results {store.folder.parent}"
+            raise MissingResults(
+                f"{len(missing)} runs of {experiment} are missing in {store.folder} ({some}); make them with "
+                f"`blocklora grid --profile {profile.name} --experiment {experiment}{where}`"
+            )
+    names = entries(profile, experiment)
+    frame = store.frame()
+    frame = frame[frame["key"].isin(names)].reset_index(drop=True)
+    frame["method"] = [names[key].name for key in frame["key"]]
+    labels = [names[key].label for key in frame["key"]]
+    frame["method_label"] = [a or b for a, b in zip(labels, frame["method_label"], strict=True)]
+    return frame
+
+
+def notebook_table(profile: Profile, folder: Path, notebook: str, name: str) -> DataFrame:
+    """Return a table or a figure's data that a notebook exported, or raise MissingResults."""
+    import pandas as pd
+
+    for kind in ("tables", "figures"):
+        path = folder / kind / notebook / f"{name}.csv"
+        if path.is_file():
+            return pd.read_csv(path)
+    where = "" if folder == profile.results else f" --results {folder}"
+    raise MissingResults(
+        f"{name}.csv of notebook {notebook} is missing in {folder}; make it with "
+        f"`blocklora notebook {notebook} --profile {profile.name}{where}`"
+    )
