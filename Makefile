@@ -41,3 +41,4 @@ lock:
 
 reference: setup
 	rm -rf results/reference/$(PROFILE) && mkdir -p results/reference/$(PROFILE) docs && cp -r results/$(PROFILE)/runs results/$(PROFILE)/figures results/$(PROFILE)/tables results/reference/$(PROFILE)/ && cp results/$(PROFILE)/figures/00_overview/key_figure.png docs/few_shot.png
+	$(BIN)/blocklora claims --profile $(PROFILE) --results results/reference/$(PROFILE) --into README.md

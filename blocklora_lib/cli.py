@@ -127,6 +127,27 @@ def grid(
 
 
 @app.command()
+def claims(
+    profile: ProfileOption = "pocket",
+    results: ResultsOption = None,
+    into: Annotated[
+        Path | None, typer.Option(help="Write the summary between the marks of this file.")
+    ] = None,
+) -> None:
+    """Judge every public claim by a profile's results, as they are now."""
+    from .claims import Evidence, judge, write_into
+    from .paper_claims import CLAIMS
+    from .profiles import load_profile
+
+    settings = load_profile(profile)
+    judged = judge(CLAIMS, Evidence(settings, results or settings.results))
+    for j in judged:
+        typer.echo(f"{j.claim.id:4}{j.verdict}: {j.claim.statement}\n    {j.finding.evidence}")
+    if into:
+        write_into(into, judged)
+
+
+@app.command()
 def report(profile: ProfileOption = "pocket", results: ResultsOption = None) -> None:
     """Write the HTML report of a profile's results."""
     from .report import write_report

@@ -123,7 +123,7 @@ def accuracy_by_shots(
     columns = min(4, len(sets))
     lines = math.ceil(len(sets) / columns)
     handles = method_handles(summary, chance=bool(chance))
-    legend_columns = min(len(handles), 2 * columns)
+    legend_columns = math.ceil(len(handles) / math.ceil(len(handles) / min(6, 2 * columns)))
     height = 1.42 * lines + 0.25 + 0.19 * math.ceil(len(handles) / legend_columns)
     with rc_context(dict(STYLE)):
         figure = new_figure(TEXT_WIDTH * (1 if columns > 2 else 0.3 + 0.2 * columns), height)
@@ -191,7 +191,8 @@ def draw_gains(axes: Axes, rows: pd.DataFrame, titles: Mapping[str, str]) -> Non
     order = rows[rows["dataset"] != AVERAGE].groupby("dataset")["mean"].mean().sort_values().index.tolist()
     order = ([AVERAGE] if AVERAGE in set(rows["dataset"]) else []) + order
     labels = rows["method_label"].unique().tolist()
-    step = min(0.26, 0.72 / max(len(labels), 1))
+    step = min(0.26, 0.8 / max(len(labels), 1))
+    size = 4.5 if len(labels) < 4 else 3.2
     for place, name in enumerate(order):
         if name == AVERAGE:
             axes.axhspan(place - 0.5, place + 0.5, color="#f7f5ef", zorder=0)
@@ -217,9 +218,9 @@ def draw_gains(axes: Axes, rows: pd.DataFrame, titles: Mapping[str, str]) -> Non
                     y,
                     style.marker,
                     color=style.colour,
-                    markersize=4.5,
+                    markersize=size,
                     markeredgecolor="white",
-                    markeredgewidth=0.4,
+                    markeredgewidth=0.3,
                     zorder=3,
                 )
     axes.axvline(0, color="#333333", linewidth=0.7, zorder=1)
@@ -241,7 +242,8 @@ def gain_by_dataset(
     """
     rows = gains(runs, shots)
     with rc_context(dict(STYLE)):
-        figure = new_figure(TEXT_WIDTH * 0.8, 0.27 * rows["dataset"].nunique() + 0.9)
+        line = 0.12 + 0.05 * rows["method_label"].nunique()
+        figure = new_figure(TEXT_WIDTH * 0.8, line * rows["dataset"].nunique() + 0.9)
         draw_gains(figure.subplots(), rows, titles or {})
         figure.legend(
             handles=method_handles(rows, "bar"), loc="outside upper center", ncols=4, handlelength=2
@@ -257,7 +259,8 @@ def key_figure(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) -> F
     rows = summary[summary["dataset"] == (AVERAGE if AVERAGE in names else sorted(names)[0])]
     gain = gains(runs)
     with rc_context(dict(STYLE)):
-        figure = new_figure(TEXT_WIDTH, max(2.5, 0.2 * gain["dataset"].nunique() + 0.75))
+        line = 0.05 + 0.05 * gain["method_label"].nunique()
+        figure = new_figure(TEXT_WIDTH, max(2.5, line * gain["dataset"].nunique() + 0.75))
         left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
         draw_shots(left, rows)
         _label_lines(left, rows, _trained_parameters(runs))
@@ -292,9 +295,10 @@ def _trained_parameters(runs: pd.DataFrame) -> dict[str, str]:
 
 def _label_lines(axes: Axes, rows: pd.DataFrame, notes: Mapping[str, str]) -> None:
     """Write each method's name, and a note under it, beside the right end of its line."""
-    ends = rows.sort_values("shots").groupby("method_label", sort=False).tail(1)
+    ends = rows.sort_values("shots", kind="stable").groupby("method_label", sort=False).tail(1)
+    ends = ends[::-1]  # of two that end at the same place, the first in the suite's order stands above
     low, high = axes.get_ylim()
-    places = spread(ends["mean"].tolist(), 0.125 * (high - low))
+    places = spread(ends["mean"].tolist(), 0.3 / axes.figure.get_size_inches()[1] * (high - low))
     right = axes.get_xlim()[1]
     for row, place in zip(ends.itertuples(), places, strict=True):
         colour, note = method_style(row.method).colour, notes.get(row.method_label)

@@ -81,7 +81,7 @@ class AdapterSet:
             name: "attention" if isinstance(module, nn.MultiheadAttention) else "linear"
             for name, module in sites
         }
-        self._originals: list[tuple[nn.Parameter, Tensor | None]] = []
+        self._originals: list[tuple[nn.Parameter, Tensor]] = []
         self._bars: list[Any] = []
         freeze(model)
         for (name, module), adapters in zip(sites, planned, strict=True):
@@ -143,10 +143,10 @@ class AdapterSet:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def merge(self, keep_original: bool = True) -> AdapterSet:
+    def merge(self) -> AdapterSet:
         """Put W + ΔW, formed in the adapter's precision, into the frozen weights. Again changes nothing.
 
-        The original weights are kept beside for `unmerge`; keep_original=False lets them go, for good.
+        The original weights are kept beside for `unmerge`; `merge_and_unload` lets them go, for good.
         """
         if self.merged:
             return self
@@ -160,7 +160,7 @@ class AdapterSet:
                 delta = delta.to(torch.promote_types(weight.dtype, delta.dtype))
                 weight[rows] = (weight[rows].to(delta.dtype) + delta).to(weight.dtype)
         for parameter, weight in folded.values():
-            self._originals.append((parameter, parameter.data if keep_original else None))
+            self._originals.append((parameter, parameter.data))
             parameter.data = weight
         self.merged = True
         self._set_classes()
@@ -168,8 +168,6 @@ class AdapterSet:
 
     def unmerge(self) -> AdapterSet:
         """Put the original weights back: the same bits, since they are kept and not computed."""
-        if any(weight is None for _, weight in self._originals):
-            raise AdapterError("merge(keep_original=False) let the original weights go; load the model again")
         for parameter, weight in self._originals:
             # the model may have moved in the meantime
             parameter.data = weight.to(parameter.device, parameter.dtype)
@@ -189,6 +187,12 @@ class AdapterSet:
         self._sites.clear()
         unfreeze(self.model)
         return self.model
+
+    def merge_and_unload(self) -> nn.Module:
+        """Fold ΔW into the weights for good and return the plain model, without adapters: what is deployed."""
+        self.merge()
+        self._originals.clear()  # from here on W + ΔW is the weight
+        return self.detach()
 
     # files
 

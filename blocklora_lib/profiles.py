@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from .adapter_config import AdapterConfig
 from .manifests import Manifest, data_checksum, load_manifest, manifest_names
 from .methods import complete, get_method
 from .paths import MANIFESTS, PROFILES, RESULTS
@@ -41,6 +42,11 @@ class MethodEntry(Strict):
     def registry_name(self) -> str:
         """The method's name in the registry."""
         return self.method or self.name
+
+    def adapter_config(self) -> AdapterConfig | None:
+        """The adapter of this method; None for a method without one."""
+        settings = get_method(self.registry_name).Settings(**self.settings)
+        return settings if isinstance(settings, AdapterConfig) else None
 
     def varied(self, changes: Mapping[str, Any]) -> MethodEntry:
         """This entry with other settings, keys 'settings.<name>' or 'training.<name>', named after them."""

@@ -496,10 +496,24 @@ def test_merge_runs_pytorchs_own_forward():
     clip_output(model.train()).sum().backward()  # nothing of inference mode is left behind
 
 
-def test_originals_can_be_let_go():
-    adapters = attach(clip(), CONFIG, seeded()).merge(keep_original=False)
-    with pytest.raises(AdapterError, match="load the model again"):
-        adapters.unmerge()
+@torch.no_grad()  # PyTorch picks its kernel by whether gradients are on
+@pytest.mark.parametrize("merged_before", [False, True])
+def test_merging_for_good_leaves_a_plain_model(merged_before, tmp_path):
+    model, untouched = clip(), clip()
+    adapters = randomize(attach(model, CONFIG, seeded()))
+    if merged_before:
+        adapters.merge()
+    expected = clip_output(adapters.merge().model)
+    assert adapters.merge_and_unload() is model
+    assert torch.equal(clip_output(model), expected)
+    names = {name: tensor.shape for name, tensor in untouched.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in model.state_dict().items()} == names
+    assert {type(m) for m in model.modules()} == {type(m) for m in untouched.modules()}
+    with pytest.raises(AdapterError, match="detached"):
+        adapters.merge()
+    adapters.save(tmp_path / "a.safetensors")  # for another copy of the model
+    AdapterSet.load(tmp_path / "a.safetensors", untouched).merge()
+    assert torch.equal(clip_output(untouched), expected)
 
 
 def test_detached_adapters_can_be_saved_but_not_merged(tmp_path):

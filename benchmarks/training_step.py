@@ -1,0 +1,37 @@
+"""Time whole training steps of CLIP with each form of adapter, and the share that the adapter path takes."""
+
+from __future__ import annotations
+
+from blocklora_lib.benchmark_output import load, options, progress, run, show_ratios, start, write
+from blocklora_lib.cost_measurements import STEP_FORMS, path_share, step_ratios, training_step_times
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = options(__doc__, rounds=7)
+    parser.add_argument("--classes", type=int, default=10, help="prompts encoded in every step")
+    parser.add_argument("--batch", type=int, default=2, help="images in every step")
+    parser.add_argument("--rank", type=int, default=2, help="r")
+    parser.add_argument("--blocks", type=int, default=2, help="n")
+    parser.add_argument("--dropout", type=float, default=0.25, help="on the adapters' input")
+    parser.add_argument("--forms", nargs="+", default=list(STEP_FORMS), help="forms to time")
+    given = parser.parse_args(arguments)
+    device = start(given)
+    backbone = load(given, device)
+    times = training_step_times(
+        backbone, given.classes, given.batch, given.forms, given.rounds,
+        rank=given.rank, n_blocks=given.blocks, dropout=given.dropout,
+        on_round=progress(given.rounds, "training step"),
+    )  # fmt: skip
+    baselines = [form for form in ("dense", "low_rank") if form in given.forms] or given.forms[:1]
+    frame = step_ratios(times, given.model, baselines)
+    show_ratios(frame, ["form"])
+    if "frozen" in given.forms:
+        share = path_share(times)
+        columns = ["form", "share", "share_low", "share_high", "resolved", "speedup_limit"]
+        print(f"\nThe adapter path's share of a step\n{share[columns].round(3).to_string(index=False)}")
+        print("share: (step - step without adapters) / step. No saving on the path can exceed it.")
+    write(frame, given, device)
+
+
+if __name__ == "__main__":
+    run(main)

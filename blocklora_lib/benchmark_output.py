@@ -1,0 +1,122 @@
+"""What the scripts in benchmarks/ share: options, progress, a table with spread, CSV and JSON on disk."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from .backbones import Backbone, BackboneSpec, load_backbone, resolve_device
+from .timing import conditions, verdict
+from .weights import POCKET
+
+LEGEND = (
+    "ratio: median over the rounds of time / the baseline's time in the same round, with the 95% interval of "
+    "that median.\n'not resolved' means that the interval holds 1: neither faster nor slower was shown. More "
+    "--rounds narrow it."
+)
+
+
+def options(description: str, model: str | None = "ViT-B-16", rounds: int = 11) -> argparse.ArgumentParser:
+    """Return a parser with the options of all benchmarks; model None leaves --model out."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    if model:
+        parser.add_argument(
+            "--model", default=model, help=f"{POCKET}, or a name of open_clip (random weights)"
+        )
+    if rounds:
+        parser.add_argument("--rounds", type=int, default=rounds, help="rounds of the paired timing")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of the CPU")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, or auto")
+    parser.add_argument("--output", type=Path, default=None, help="stem of a CSV and a JSON file to write")
+    return parser
+
+
+def spec_of(model: str) -> BackboneSpec:
+    """PocketCLIP with its weights; any other model with random ones, since values cost nothing."""
+    return BackboneSpec(name=model, pretrained="bundled" if model == POCKET else "none")
+
+
+def start(arguments: argparse.Namespace) -> torch.device:
+    """Set the threads, say under what conditions is measured, and return the device."""
+    if arguments.threads < 1:
+        raise SystemExit(f"--threads {arguments.threads}; use at least 1")
+    torch.set_num_threads(arguments.threads)
+    device = resolve_device(arguments.device)
+    facts = conditions(device)
+    print(", ".join(f"{name}: {value}" for name, value in facts.items()))
+    if device.type == "cpu" and facts["load_average"] > facts["cores"]:
+        print("other processes compete for the cores: expect wide intervals")
+    return device
+
+
+def load(arguments: argparse.Namespace, device: torch.device) -> Backbone:
+    return load_backbone(spec_of(arguments.model), device)
+
+
+def progress(total: int, label: str) -> Callable[..., None]:
+    """Return a function that moves a bar by one each time it is called."""
+    bar = tqdm(total=total, desc=label, unit="round", disable=None)
+
+    def advance(*_: int) -> None:
+        bar.update()
+        if bar.n >= total:
+            bar.close()
+
+    return advance
+
+
+def show_ratios(frame: pd.DataFrame, keys: Sequence[str]) -> None:
+    """Print milliseconds with quartiles and the ratio's verdict, a line a row."""
+    ms = {c: 1e3 * frame[f"seconds_{c}"] for c in ("median", "q1", "q3")}
+    shown = frame[list(keys)].copy()
+    shown["ms"] = [f"{m:.3g} [{a:.3g}, {b:.3g}]" for m, a, b in zip(*ms.values(), strict=True)]
+    for baseline in dict.fromkeys(frame["baseline"]):
+        part = frame["baseline"] == baseline
+        table = shown[part].assign(ratio=[ratio_text(row) for row in frame[part].to_dict("records")])
+        print(f"\nagainst {baseline!r}\n{table.to_string(index=False)}")
+    print(f"\n{LEGEND}")
+
+
+def ratio_text(row: dict[str, Any]) -> str:
+    """Return '0.71x [0.69, 0.73]', and a word where nothing is resolved; the baseline is no finding."""
+    if row.get("form", row.get("name")) == row["baseline"]:
+        return "1"
+    if row["resolved"]:
+        return verdict(row)
+    if math.isnan(row["ratio_low"]):
+        return f"{row['ratio']:.2f}x, not resolved: {row['rounds']} rounds are too few"
+    return f"{row['ratio']:.2f}x [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}], not resolved"
+
+
+def write(frame: pd.DataFrame, arguments: argparse.Namespace, device: torch.device) -> None:
+    """Write <output>.csv and, with the conditions and options, <output>.json."""
+    if arguments.output is None:
+        return
+    stem = arguments.output.with_suffix("")
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(stem.with_suffix(".csv"), index=False, lineterminator="\n")
+    facts = {
+        "conditions": conditions(device),
+        "options": {key: str(value) for key, value in vars(arguments).items() if key != "output"},
+        "rows": json.loads(frame.to_json(orient="records")),
+    }
+    stem.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    print(f"written: {stem}.csv, {stem}.json")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script; bad input ends it with one sentence and no traceback."""
+    try:
+        main()
+    except (ValueError, RuntimeError) as error:
+        raise SystemExit(f"error: {' '.join(str(error).split())}") from None

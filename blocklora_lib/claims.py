@@ -1,0 +1,201 @@
+"""The scoreboard: each public claim, the evidence for or against it, and a verdict that follows from both.
+
+A claim is a statement with its source and a function that judges it from results: run records, tables that notebooks
+exported, published numbers.  No evidence is typed in, so that other results give other verdicts.  `paper_claims` holds
+the claims; this module knows what a verdict is.  No torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from .paths import NOTEBOOKS, PUBLISHED
+from .profiles import Profile
+from .results import MissingResults, experiment_runs, notebook_table
+from .runs import RunStore
+from .strict import UnknownName
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Kind = Literal["structural", "empirical"]
+Scope = Literal["arithmetic", "constructed", "modelled", "measured", "published", "nothing"]
+Verdict = Literal["confirmed", "contradicted", "confirmed on pocket only", "not run"]
+VERDICTS: tuple[Verdict, ...] = ("confirmed", "confirmed on pocket only", "contradicted", "not run")
+SCOPES: dict[Scope, str] = {
+    "arithmetic": "arithmetic and counts",
+    "constructed": "a constructed task, without a backbone",
+    "modelled": "a model, held against measurements of smaller cases",
+    "measured": "runs and measurements of this profile",
+    "published": "published numbers",
+    "nothing": "nothing yet",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """holds: True, False, or None where nothing was run; evidence: one or two sentences with the numbers.
+
+    scope says what the evidence is: a measurement on a small backbone confirms for that backbone only.
+    """
+
+    holds: bool | None
+    evidence: str
+    scope: Scope = "measured"
+
+
+class Evidence:
+    """What may be looked at: the runs of a profile, the tables of its notebooks, published numbers."""
+
+    def __init__(self, profile: Profile, folder: Path, published: Path = PUBLISHED) -> None:
+        self.profile, self.folder = profile, folder
+        self._published = published
+
+    @property
+    def small_backbone(self) -> bool:
+        """Whether this profile runs no published checkpoint."""
+        return self.profile.backbone.pretrained in ("bundled", "none")
+
+    def runs(self, experiment: str = "few_shot") -> DataFrame:
+        """Finished runs, all there, or MissingResults."""
+        if experiment not in self.profile.experiments:
+            raise MissingResults(
+                f"profile {self.profile.name} has no experiment {experiment}; add it to its YAML file"
+            )
+        return experiment_runs(self.profile, RunStore(self.folder / "runs"), experiment)
+
+    def table(self, notebook: str, name: str) -> DataFrame:
+        """What a notebook exported under this name, or MissingResults."""
+        return notebook_table(self.profile, self.folder, notebook, name)
+
+    @cached_property
+    def published(self) -> DataFrame:
+        """Published accuracies (%), with source and how each was read."""
+        import pandas as pd
+
+        if not self._published.is_file():
+            raise MissingResults(
+                f"published numbers are missing: {self._published}; restore the file from git"
+            )
+        return pd.read_csv(self._published)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One public statement.  `shown`: (notebook, exported name) where its evidence can be seen.
+
+    `expected` is the verdict that a proof gives for a structural claim: any other one is an error of the suite.
+    """
+
+    id: str
+    statement: str
+    source: str
+    kind: Kind
+    shown: tuple[str, str]
+    judge: Callable[[Evidence], Finding] = field(repr=False)
+    expected: Verdict | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with what was found."""
+
+    claim: Claim
+    finding: Finding
+    verdict: Verdict
+    link: str
+
+    @property
+    def surprising(self) -> bool:
+        """A structural claim whose verdict, if there is one, is not what its proof says."""
+        return self.claim.expected is not None and self.verdict not in (self.claim.expected, "not run")
+
+
+def verdict(finding: Finding, small_backbone: bool) -> Verdict:
+    """What the finding amounts to."""
+    if finding.holds is None:
+        return "not run"
+    if not finding.holds:
+        return "contradicted"
+    return "confirmed on pocket only" if finding.scope == "measured" and small_backbone else "confirmed"
+
+
+def judge(claims: Iterable[Claim], evidence: Evidence, notebooks: Path = NOTEBOOKS) -> list[Judged]:
+    """Judge each claim.  Evidence that is not there makes 'not run', with the command that would make it."""
+    found = []
+    for claim in claims:
+        try:
+            finding = claim.judge(evidence)
+        except MissingResults as missing:
+            finding = Finding(None, str(missing), "nothing")
+        link = cell_link(*claim.shown, notebooks)
+        found.append(Judged(claim, finding, verdict(finding, evidence.small_backbone), link))
+    return found
+
+
+def cell_link(notebook: str, name: str, folder: Path = NOTEBOOKS) -> str:
+    """Return 'NOTEBOOK.ipynb#cell-id=ID' of the cell that exports `name`, as JupyterLab opens it."""
+    path = folder / f"{notebook}.ipynb"
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    for cell in cells:
+        if cell["cell_type"] == "code" and f'"{name}"' in "".join(cell["source"]):
+            return f"{path.name}#cell-id={cell['id']}"
+    raise UnknownName(f"export of notebook {notebook}:", name, [])
+
+
+def scoreboard(judged: Iterable[Judged]) -> DataFrame:
+    """One row a claim: what it says, where it stands, what was found."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            "id": j.claim.id,
+            "claim": j.claim.statement,
+            "source": j.claim.source,
+            "kind": j.claim.kind,
+            "verdict": j.verdict,
+            "evidence": j.finding.evidence,
+            "rests on": SCOPES[j.finding.scope],
+            "cell": j.link,
+        }
+        for j in judged
+    )
+
+
+def as_json(judged: Iterable[Judged], profile: Profile) -> str:
+    """The scoreboard as JSON text."""
+    rows = scoreboard(judged).rename(columns={"rests on": "rests_on"}).to_dict("records")
+    return json.dumps({"profile": profile.name, "claims": rows}, indent=1, ensure_ascii=False) + "\n"
+
+
+MARKERS = ("<!-- claims: written by `blocklora claims --into` -->", "<!-- end of claims -->")
+
+
+def as_markdown(judged: Iterable[Judged]) -> str:
+    """The summary that the README shows: how many of each verdict, then each claim with its verdict and notebook."""
+    judged = list(judged)
+    counts = [(v, sum(j.verdict == v for j in judged)) for v in VERDICTS]
+    lines = [f"{len(judged)} claims: " + ", ".join(f"{n} {v}" for v, n in counts if n) + ".", ""]
+    lines += ["| | Claim | Verdict | Evidence |", "|---|---|---|---|"]
+    for j in judged:
+        notebook = j.link.partition(".ipynb")[0]
+        cells = (j.claim.id, j.claim.statement, j.verdict, f"[{notebook}](notebooks/{notebook}.ipynb)")
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write_into(path: Path, judged: Iterable[Judged]) -> None:
+    """Replace what stands between the markers of a text file by the summary."""
+    text = path.read_text(encoding="utf-8")
+    if not all(marker in text for marker in MARKERS):
+        raise ValueError(
+            f"{path} lacks the lines {MARKERS[0]!r} and {MARKERS[1]!r}; put them where it belongs"
+        )
+    before, rest = text.split(MARKERS[0], 1)
+    after = rest.split(MARKERS[1], 1)[1]
+    path.write_text(f"{before}{MARKERS[0]}\n{as_markdown(judged)}{MARKERS[1]}{after}", encoding="utf-8")

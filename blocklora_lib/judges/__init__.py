@@ -1,0 +1,1 @@
+"""One function a claim: from evidence to a finding.  `paper_claims` says which judges which."""
