@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from blocklora_lib.benchmark_output import options, progress, run, show_ratios, start, write
-from blocklora_lib.cost_measurements import adapter_path
+from blocklora_lib.measure.benchmark_output import options, progress, run, show_ratios, start, write
+from blocklora_lib.measure.cost_measurements import adapter_path
 
 
 def main(arguments: list[str] | None = None) -> None:

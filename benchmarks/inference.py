@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from blocklora_lib.benchmark_output import load, options, progress, run, show_ratios, start, write
-from blocklora_lib.inference_measurements import inference
-from blocklora_lib.timing import equivalent
+from blocklora_lib.measure.benchmark_output import load, options, progress, run, show_ratios, start, write
+from blocklora_lib.measure.inference_measurements import inference
+from blocklora_lib.measure.timing import equivalent
 
 
 def main(arguments: list[str] | None = None) -> None:

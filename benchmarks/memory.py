@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from blocklora_lib.benchmark_output import options, run, spec_of, start, write
-from blocklora_lib.cost_measurements import training_memory
-from blocklora_lib.inference_measurements import inference_memory
+from blocklora_lib.measure.benchmark_output import options, run, spec_of, start, write
+from blocklora_lib.measure.cost_measurements import training_memory
+from blocklora_lib.measure.inference_measurements import inference_memory
 
 MIB = 2**20
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from blocklora_lib.benchmark_output import load, options, progress, run, show_ratios, start, write
-from blocklora_lib.cost_measurements import STEP_FORMS, path_share, step_ratios, training_step_times
+from blocklora_lib.measure.benchmark_output import load, options, progress, run, show_ratios, start, write
+from blocklora_lib.measure.cost_measurements import STEP_FORMS, path_share, step_ratios, training_step_times
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,8 +1,8 @@
 """The scoreboard: each public claim, the evidence for or against it, and a verdict that follows from both.
 
-A claim is a statement with its source and a function that judges it from results: run records, tables that notebooks
-exported, published numbers.  No evidence is typed in, so that other results give other verdicts.  `paper_claims` holds
-the claims; this module knows what a verdict is.  No torch.
+A claim is a statement with its source and a function that judges it from results: run records, tables that
+notebooks exported, published numbers.  No evidence is typed in, so that other results give other verdicts.
+`paper_claims` holds the claims; this module knows what a verdict is.  No torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from .paths import NOTEBOOKS, PUBLISHED
-from .profiles import Profile
+from .profiles import Profile, expand
 from .results import MissingResults, experiment_runs, notebook_table
 from .runs import RunStore
 from .strict import UnknownName
@@ -69,6 +69,15 @@ class Evidence:
             )
         return experiment_runs(self.profile, RunStore(self.folder / "runs"), experiment)
 
+    def failed(self, experiment: str) -> int:
+        """How many runs of the experiment ended without a result, such as those that diverged."""
+        store = RunStore(self.folder / "runs")
+        return sum(
+            record.status == "failed"
+            for record in map(store.load, expand(self.profile, experiment))
+            if record
+        )
+
     def table(self, notebook: str, name: str) -> DataFrame:
         """What a notebook exported under this name, or MissingResults."""
         return notebook_table(self.profile, self.folder, notebook, name)
@@ -89,7 +98,8 @@ class Evidence:
 class Claim:
     """One public statement.  `shown`: (notebook, exported name) where its evidence can be seen.
 
-    `expected` is the verdict that a proof gives for a structural claim: any other one is an error of the suite.
+    `expected` is the verdict that a proof gives for a structural claim: any other one is an error of the
+    suite.
     """
 
     id: str
@@ -177,7 +187,7 @@ MARKERS = ("<!-- claims: written by `blocklora claims --into` -->", "<!-- end of
 
 
 def as_markdown(judged: Iterable[Judged]) -> str:
-    """The summary that the README shows: how many of each verdict, then each claim with its verdict and notebook."""
+    """The README's summary: how many of each verdict, then each claim with its verdict and notebook."""
     judged = list(judged)
     counts = [(v, sum(j.verdict == v for j in judged)) for v in VERDICTS]
     lines = [f"{len(judged)} claims: " + ", ".join(f"{n} {v}" for v, n in counts if n) + ".", ""]

@@ -189,7 +189,7 @@ class AdapterSet:
         return self.model
 
     def merge_and_unload(self) -> nn.Module:
-        """Fold ΔW into the weights for good and return the plain model, without adapters: what is deployed."""
+        """Fold ΔW into the weights for good and return the plain model, without adapters, to deploy."""
         self.merge()
         self._originals.clear()  # from here on W + ΔW is the weight
         return self.detach()

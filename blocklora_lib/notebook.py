@@ -81,7 +81,8 @@ class Notebook:
         }
 
     def runs(self, experiment: str = "few_shot", partial: bool = False) -> pd.DataFrame:
-        """Return an experiment's finished runs, see `results.experiment_runs`; missing ones are refused unless
+        """Return an experiment's finished runs, see `results.experiment_runs`; missing ones are refused
+        unless
         `partial`.
         """
         return experiment_runs(self.profile, self.store, experiment, partial)
@@ -188,8 +189,8 @@ def heading(notebook: Mapping[str, Any]) -> dict[str, str]:
 def notebook_needs(name: str, folder: Path = NOTEBOOKS) -> dict[str, Any]:
     """Return what a notebook's metadata says of its place in the suite.
 
-    'experiments': grids of runs that it waits for; 'notebooks': notebooks that it reads; 'last': it waits for all
-    others; 'alone': it measures time, so nothing else may run beside it.
+    'experiments': grids of runs that it waits for; 'notebooks': notebooks that it reads; 'last': it waits for
+    all others; 'alone': it measures time, so nothing else may run beside it.
     """
     about = json.loads((folder / f"{name}.ipynb").read_text(encoding="utf-8"))["metadata"].get(
         "blocklora", {}

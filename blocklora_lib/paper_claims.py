@@ -1,7 +1,7 @@
 """The claims C1 to C17 that public texts make for the paper, and three findings of this suite, O1 to O3.
 
-Each row: id, statement, source, kind, where its evidence is shown, its judge, and for a structural claim the verdict
-that its proof gives.
+Each row: id, statement, source, kind, where its evidence is shown, its judge, and for a structural claim the
+verdict that its proof gives.
 """
 
 from __future__ import annotations

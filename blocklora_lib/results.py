@@ -1,4 +1,4 @@
-"""What a results folder holds for a profile: runs under the profile's names, notebooks' tables, and what is missing.
+"""What a results folder holds for a profile: runs under the profile's names, tables, and what is missing.
 
 No torch: whoever reads results needs none.
 """
@@ -33,8 +33,8 @@ def experiment_runs(
     """Return an experiment's finished runs, as the profile now defines it: a row for each evaluated set.
 
     `method` and `method_label` are the profile's names, so that one method with two settings is two methods.
-    Records of earlier settings stay in the store and are left out.  A failed run has a record and no row.  Runs
-    without a record raise MissingResults, unless `partial` asks for what there is.
+    Records of earlier settings stay in the store and are left out.  A failed run has a record and no row.
+    Runs without a record raise MissingResults, unless `partial` asks for what there is.
     """
     if not partial:
         missing = [spec for spec in expand(profile, experiment) if not store.path(spec).is_file()]

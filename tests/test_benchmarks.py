@@ -14,7 +14,8 @@ import torch
 
 from blocklora_lib.adapters import AdapterConfig, AdapterError
 from blocklora_lib.backbones import BackboneSpec, load_backbone
-from blocklora_lib.cost_measurements import (
+from blocklora_lib.figures.timing import latency, memory
+from blocklora_lib.measure.cost_measurements import (
     FORMS,
     FROZEN,
     STEP_FORMS,
@@ -28,16 +29,15 @@ from blocklora_lib.cost_measurements import (
     training_step_times,
     twin,
 )
-from blocklora_lib.inference_measurements import (
+from blocklora_lib.measure.inference_measurements import (
     ALL_FORMS,
     in_form,
     inference,
     inference_outputs,
     weight_bytes,
 )
-from blocklora_lib.peak_memory import MeasurementFailed, peak_memories
+from blocklora_lib.measure.peak_memory import MeasurementFailed, peak_memories
 from blocklora_lib.strict import UnknownName
-from blocklora_lib.timing_figures import latency, memory
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -318,14 +318,14 @@ def test_the_readme_names_every_script_and_only_options_that_exist():
     assert {name for name, _ in commands} == set(SCRIPTS)
     for name, options in commands:
         source = (FOLDER / f"{name}.py").read_text() + (
-            FOLDER.parent / "blocklora_lib" / "benchmark_output.py"
+            FOLDER.parent / "blocklora_lib" / "measure" / "benchmark_output.py"
         ).read_text()
         for option in re.findall(r"--\w+", options):
             assert f'"{option}"' in source, f"{name} has no {option}"
 
 
 def test_bad_input_ends_a_script_with_a_sentence():
-    from blocklora_lib.benchmark_output import run
+    from blocklora_lib.measure.benchmark_output import run
 
     with pytest.raises(SystemExit, match="error: rounds=2 gives no quartiles"):
         run(lambda: load_script("adapter_path").main(["--rounds", "2", "--width", "16", "--tokens", "4"]))

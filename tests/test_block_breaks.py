@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from blocklora_lib import block_breaks as change
-from blocklora_lib import trajectories as tr
 from blocklora_lib.adapters import AdapterConfig
+from blocklora_lib.theory import block_breaks as change
+from blocklora_lib.theory import trajectories as tr
 
 BAR = 1e-12  # float64
 CONFIG = AdapterConfig(rank=6, n_blocks=3, dropout=0.0)

@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from blocklora_lib import block_figures as figures
+from blocklora_lib.figures import block as figures
 from blocklora_lib.plotting import save_figure
 
 

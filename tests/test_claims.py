@@ -32,8 +32,13 @@ from blocklora_lib.results import MissingResults
 class Given:
     """Evidence that a test writes down."""
 
-    def __init__(self, **frames: pd.DataFrame) -> None:
-        self.frames, self.profile, self.small_backbone = frames, load_profile("pocket"), True
+    def __init__(self, diverged: int = 0, **frames: pd.DataFrame) -> None:
+        self.diverged, self.frames, self.profile, self.small_backbone = (
+            diverged,
+            frames,
+            load_profile("pocket"),
+            True,
+        )
 
     def runs(self, experiment: str = "few_shot") -> pd.DataFrame:
         return self.table("", experiment)
@@ -42,6 +47,9 @@ class Given:
         if name not in self.frames:
             raise MissingResults(f"{name} is not given")
         return self.frames[name]
+
+    def failed(self, experiment: str) -> int:
+        return self.diverged
 
     @property
     def published(self) -> pd.DataFrame:
@@ -280,9 +288,9 @@ def test_c10_tells_relative_percentages_from_points():
     rows = [published([84.9], "CLIP-LoRA", "EuroSAT", 4), published([68.13], "PromptSRC", "ImageNet", 1)]
     finding = accuracy.leads(Given(published=pd.concat(rows)))
     assert finding.holds is None
-    assert finding.evidence.count(": relative") == 2
+    assert finding.evidence.count("counts relative") == 2
     other = [published([84.38], "CLIP-LoRA", "EuroSAT", 4), published([67.03], "PromptSRC", "ImageNet", 1)]
-    assert accuracy.leads(Given(published=pd.concat(other))).evidence.count(": points") == 2
+    assert accuracy.leads(Given(published=pd.concat(other))).evidence.count("counts points") == 2
 
 
 def shifted(runs, method, shots, by):
@@ -340,7 +348,9 @@ def test_c14_looks_at_the_variants_only():
     variants = [runs.assign(evaluated_on=f"emoji_{v}") for v in ("v2", "sketch", "a", "r")]
     together = pd.concat([runs, *variants])
     together.loc[together["method"] == "block_lora", "accuracy"] += 0.08  # level with LoRA at 16 shots
-    assert accuracy.competitive(Given(few_shot=together)).holds
+    finding = accuracy.competitive(Given(few_shot=together))
+    assert finding.holds is None  # transfer to other sets is the other half of the claim
+    assert "4 shifted variants" in finding.evidence
     at = (together["method"] == "block_lora") & (together["evaluated_on"] != "emoji_source")
     together.loc[at, "accuracy"] -= 0.08
     assert accuracy.competitive(Given(few_shot=together)).holds is False
@@ -359,6 +369,8 @@ def test_c17_needs_a_corner_below_zero_shot_and_one_above():
     grid = pd.DataFrame(rows)
     assert accuracy.collapse(Given(collapse=grid, few_shot=zero)).holds
     assert accuracy.collapse(Given(collapse=grid.assign(accuracy=0.4), few_shot=zero)).holds is False
+    diverged = grid[grid["lr"] < 0.1]  # a run that diverged has no accuracy, and is a collapse
+    assert accuracy.collapse(Given(collapse=diverged, few_shot=zero, diverged=4)).holds
 
 
 def test_the_control_must_agree_answer_by_answer():

@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from blocklora_lib.adapters import AdapterConfig, AdapterError, BlockLoRA, LoRA, make_adapter
 from blocklora_lib.attention import AdaptedMultiheadAttention
-from blocklora_lib.compared_forms import (
+from blocklora_lib.inject import attach
+from blocklora_lib.measure.compared_forms import (
     FORMS,
     DenseLoRA,
     LoopedBlockLoRA,
@@ -19,7 +20,6 @@ from blocklora_lib.compared_forms import (
     as_form,
     replace_forms,
 )
-from blocklora_lib.inject import attach
 from blocklora_lib.strict import UnknownName
 
 ATOL = 1e-12  # float64, sums of at most 64 terms of order 1

@@ -15,7 +15,7 @@ from blocklora_lib import complexity
 from blocklora_lib.adapter_config import AdapterConfig, AdapterError
 from blocklora_lib.adapters import make_adapter
 from blocklora_lib.architectures import PRESETS, clip_architecture, from_config, read_config
-from blocklora_lib.counted import (
+from blocklora_lib.measure.counted import (
     attach_in_training,
     build_clip,
     count_multiply_adds,
@@ -23,7 +23,7 @@ from blocklora_lib.counted import (
     tower_call,
 )
 from blocklora_lib.strict import UnknownName
-from blocklora_lib.tower_complexity import (
+from blocklora_lib.theory.tower_complexity import (
     Work,
     adapter_work,
     frozen_work,
@@ -264,7 +264,8 @@ def test_refusals():
 
 def test_closed_forms_need_neither_torch_nor_open_clip():
     code = (
-        "import sys; from blocklora_lib import architectures, complexity, tower_complexity, memory_model; "
+        "import sys; from blocklora_lib import architectures, complexity; "
+        "from blocklora_lib.theory import memory_model, tower_complexity; "
         "architectures.clip_architecture('ViT-B-16'); print({'torch', 'open_clip'} & set(sys.modules))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"

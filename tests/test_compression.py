@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from blocklora_lib.adapter_config import AdapterConfig
-from blocklora_lib.compression import (
+from blocklora_lib.theory.compression import (
     AdapterCode,
     CodedAdapters,
     CodeSpace,

@@ -25,7 +25,6 @@ def modules() -> dict[str, Path]:
 LEVELS = [
     {"", "paths", "strict", "dropout", "adapter_config"},
     {"specs", "seeding", "adapters", "architectures", "complexity", "bounds", "manifests", "parameters"},
-    {"tower_complexity", "memory_model", "timing"},
     {"runs", "statistics", "adapter_files", "attention", "sites", "fewshot", "augment", "weights"},
     {"inject", "towers"},
     {"backbones", "datasets"},
@@ -41,8 +40,8 @@ NO_TORCH = {
     "manifests",
     "architectures",
     "complexity",
-    "tower_complexity",
-    "memory_model",
+    "theory.tower_complexity",
+    "theory.memory_model",
     "bounds",
     "statistics",
     "results",
@@ -59,7 +58,7 @@ NO_TORCH = {
     "judges.costs",
     "judges.counts",
     "report",
-} | {name for name in modules() if name.endswith("figures")}
+} | {name for name in modules() if name.startswith("figures")}
 # Bottom modules that may know only these of ours.
 ONLY = {
     "adapters": {"adapter_config", "dropout"},

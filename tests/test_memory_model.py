@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from blocklora_lib import memory_model
 from blocklora_lib.adapter_config import AdapterConfig
 from blocklora_lib.architectures import clip_architecture, from_config, read_config
-from blocklora_lib.counted import attach_in_training, build_clip, tower_call
-from blocklora_lib.counted import kept_bytes as counted_bytes
+from blocklora_lib.measure.counted import attach_in_training, build_clip, tower_call
+from blocklora_lib.measure.counted import kept_bytes as counted_bytes
+from blocklora_lib.theory import memory_model
 
 SIZES = [
     dict(),  # PocketCLIP as it is

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from synthetic import synthetic_runs
 
-from blocklora_lib.figures import key_figure
+from blocklora_lib.figures.few_shot import key_figure
 from blocklora_lib.mathml import MathMLExporter, inline_mathml, mathml
 from blocklora_lib.notebook import Notebook, notebook_names
 from blocklora_lib.paths import NOTEBOOKS
@@ -112,7 +112,9 @@ def test_a_report_of_nothing_says_so(tmp_path):
 
 
 def test_it_needs_no_torch():
-    code = "import sys, blocklora_lib.report, blocklora_lib.figures; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, blocklora_lib.report, blocklora_lib.figures.few_shot; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blocklora_lib import shared_subspace as subspace
 from blocklora_lib.adapters import AdapterConfig, make_adapter
 from blocklora_lib.seeding import generator
+from blocklora_lib.theory import shared_subspace as subspace
 
 
 def test_the_targets():

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from blocklora_lib import timing
-from blocklora_lib.strict import UnknownName
-from blocklora_lib.timing import (
+from blocklora_lib.measure import timing
+from blocklora_lib.measure.timing import (
     TimingUnresolved,
     conditions,
     equivalent,
@@ -24,6 +23,7 @@ from blocklora_lib.timing import (
     require_resolved,
     verdict,
 )
+from blocklora_lib.strict import UnknownName
 
 
 def frame(**columns) -> pd.DataFrame:

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from blocklora_lib import trajectories as tr
 from blocklora_lib.adapters import AdapterConfig
 from blocklora_lib.backbones import BackboneSpec, load_backbone
 from blocklora_lib.datasets import load_dataset
 from blocklora_lib.fewshot import draw
 from blocklora_lib.inject import attach_linear
+from blocklora_lib.theory import trajectories as tr
 
 BAR = 1e-12  # float64: 300 steps of a few dozen roundings of 1e-16 each
 RATES = {"SGD": 0.3, "momentum": 0.05, "Nesterov": 0.05, "Adam": 1e-2, "AdamW": 1e-2}

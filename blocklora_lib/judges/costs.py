@@ -1,7 +1,7 @@
 """Judges of what is measured as time and memory.
 
-Times are paired ratios: the median over rounds, with a 95% interval of that median (ratio_low, ratio_high).  What
-the interval does not decide is not decided here either.
+Times are paired ratios: the median over rounds, with a 95% interval of that median (ratio_low, ratio_high).
+What the interval does not decide is not decided here either.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def a_third_less_time(e: Evidence) -> Finding:
     return Finding(
         holds,
         f"A step of Block-LoRA takes {ratio(own)} of one of LoRA with its products in the right order, and "
-        f"{ratio(against_dense)} of one that forms B A as CLIP-LoRA's code does; against that, LoRA in the right "
+        f"{ratio(against_dense)} of one that forms B A as CLIP-LoRA's code does; against that, LoRA in the "
+        "right "
         f"order takes {ratio(lora)} as well.",
     )
 
@@ -48,8 +49,10 @@ def sum_first(e: Evidence) -> Finding:
     decided = cut["ratio_low"].notna().all()
     return Finding(
         bool(not (loop["ratio_high"] < 1).any() and gain.any()) if decided else None,
-        f"Against LoRA's path of the same r, the loop takes {loop['ratio'].min():.2f} to {loop['ratio'].max():.2f} "
-        f"times as long (longer in {no_gain.sum()} of {len(loop)} cases), summing first {first['ratio'].min():.2f} to "
+        f"Against LoRA's path of the same r, the loop takes {loop['ratio'].min():.2f} to "
+        f"{loop['ratio'].max():.2f} "
+        f"times as long (longer in {no_gain.sum()} of {len(loop)} cases), summing first "
+        f"{first['ratio'].min():.2f} to "
         f"{first['ratio'].max():.2f} (shorter in {gain.sum()} of {len(first)}).",
     )
 
@@ -68,7 +71,8 @@ def merged_is_free(e: Evidence) -> Finding:
         holds = None  # nothing was shown to be slower, but not everything was shown to be as fast
     return Finding(
         holds,
-        f"Merged over base: {', '.join(f'{ratio(row)} at batch {row.batch}' for _, row in merged.iterrows())}; "
+        "Merged over base: "
+        f"{', '.join(f'{ratio(row)} at batch {row.batch}' for _, row in merged.iterrows())}; "
         f"{extra:,.0f} bytes more of weights, {100 * more_peak:+.1f}% of peak memory. Equal: within "
         f"{100 * EQUAL_WITHIN:.0f}%.",
     )
@@ -84,8 +88,10 @@ def fits_24_gb(e: Evidence) -> Finding:
     return Finding(
         bool(block <= GPU_GIB),
         f"Memory model for {case['model']}, {case['images']} images and {case['classes']} prompts, within "
-        f"{100 * off:.1f}% of {len(checked)} measured cases: {block:.1f} GiB as executed here, and {lora:.1f} with LoRA, "
-        f"so not by virtue of blocks; CLIP-LoRA's code {theirs['float16']:.1f} in float16, {theirs['float32']:.1f} in "
+        f"{100 * off:.1f}% of {len(checked)} measured cases: {block:.1f} GiB as executed here, and "
+        f"{lora:.1f} with LoRA, "
+        f"so not by virtue of blocks; CLIP-LoRA's code {theirs['float16']:.1f} in float16, "
+        f"{theirs['float32']:.1f} in "
         "float32. No GPU was measured.",
         "modelled",
     )

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
-from .adapter_config import AdapterConfig
-from .adapters import make_adapter
-from .seeding import generator
-from .training import cosine_lr
+from ..adapter_config import AdapterConfig
+from ..adapters import make_adapter
+from ..seeding import generator
+from ..training import cosine_lr
 
 
 def orthogonal_groups(d_in: int, d_out: int, directions: int, seed: int) -> Tensor:

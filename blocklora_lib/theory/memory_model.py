@@ -22,9 +22,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .adapter_config import AdapterConfig
-from .architectures import ClipArchitecture, Tower
-from .complexity import is_summed, parameters, shared_width, trains_a
+from ..adapter_config import AdapterConfig
+from ..architectures import ClipArchitecture, Tower
+from ..complexity import is_summed, parameters, shared_width, trains_a
 
 FLOAT, INDEX = 4, 8  # bytes of a float32 and of an int64
 GIB = 2**30

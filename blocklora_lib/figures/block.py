@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .plotting import GREY, STYLE, TEXT_WIDTH, method_style, new_figure
+from ..plotting import GREY, STYLE, TEXT_WIDTH, method_style, new_figure
 
 NOTE = dict(fontsize=7.5, color=GREY)
 ZERO = 1e-18  # where a difference of exactly zero is drawn; the tick there says 0

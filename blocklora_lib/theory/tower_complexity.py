@@ -19,9 +19,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .adapter_config import AdapterConfig
-from .architectures import ClipArchitecture, Tower
-from .complexity import (
+from ..adapter_config import AdapterConfig
+from ..architectures import ClipArchitecture, Tower
+from ..complexity import (
     Order,
     backward_multiply_adds,
     forward_multiply_adds,

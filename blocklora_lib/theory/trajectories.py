@@ -24,11 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .adapter_config import AdapterConfig
-from .inject import AdapterSet, attach, attach_linear
-from .seeding import derive_seed, generator, seeded_torch
-from .towers import TextTower, encode_images
-from .training import cosine_lr
+from ..adapter_config import AdapterConfig
+from ..inject import AdapterSet, attach, attach_linear
+from ..seeding import derive_seed, generator, seeded_torch
+from ..towers import TextTower, encode_images
+from ..training import cosine_lr
 
 Hook = Callable[[AdapterSet, int], None]
 

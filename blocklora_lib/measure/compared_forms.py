@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .adapter_config import AdapterError
-from .adapters import Adapter, BlockLoRA, InputBlockLoRA, LoRA, make_adapter
-from .attention import AdaptedMultiheadAttention
-from .inject import AdapterSet
-from .strict import UnknownName
+from ..adapter_config import AdapterError
+from ..adapters import Adapter, BlockLoRA, InputBlockLoRA, LoRA, make_adapter
+from ..attention import AdaptedMultiheadAttention
+from ..inject import AdapterSet
+from ..strict import UnknownName
 
 
 class DenseLoRA(LoRA):

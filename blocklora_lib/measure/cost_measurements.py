@@ -25,14 +25,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .adapter_config import AdapterConfig
-from .adapters import make_adapter
-from .backbones import Backbone, BackboneSpec, load_backbone
+from ..adapter_config import AdapterConfig
+from ..adapters import make_adapter
+from ..backbones import Backbone, BackboneSpec, load_backbone
+from ..inject import AdapterSet, attach
+from ..seeding import generator
+from ..strict import UnknownName
 from .compared_forms import as_form, replace_forms
-from .inject import AdapterSet, attach
 from .peak_memory import peak_memories
-from .seeding import generator
-from .strict import UnknownName
 from .timing import by_round, median_interval, paired_times, quartiles, ratios
 
 # form -> (kind of adapter, form of compared_forms; None: the library's own)

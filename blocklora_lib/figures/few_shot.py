@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from .plotting import GREY, STYLE, TEXT_WIDTH, method_style, new_figure, spread
-from .statistics import mean_interval
-from .tables import AVERAGE, check_runs, few_shot_summary, in_method_order
+from ..plotting import GREY, STYLE, TEXT_WIDTH, method_style, new_figure, spread
+from ..statistics import mean_interval
+from ..tables import AVERAGE, check_runs, few_shot_summary, in_method_order
 
 ZERO_SHOT_AT = 0.5  # where zero-shot stands on the log2 axis of shots: one octave left of 1 shot
 

@@ -14,7 +14,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .figures import GREY, STYLE, TEXT_WIDTH, new_figure
+from .few_shot import GREY, STYLE, TEXT_WIDTH, new_figure
 
 DIVERGING = "PuOr"  # ColorBrewer's purple to orange: safe for colour-blind readers, white at zero
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")

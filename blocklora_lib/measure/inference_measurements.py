@@ -20,16 +20,16 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .adapter_config import AdapterConfig
-from .backbones import Backbone, load_backbone
+from ..adapter_config import AdapterConfig
+from ..backbones import Backbone, load_backbone
+from ..inject import AdapterSet, attach
+from ..seeding import generator
+from ..specs import BackboneSpec
+from ..strict import UnknownName
+from ..towers import TextTower, encode_images
 from .cost_measurements import random_images, twin
-from .inject import AdapterSet, attach
 from .peak_memory import peak_memories
-from .seeding import generator
-from .specs import BackboneSpec
-from .strict import UnknownName
 from .timing import paired_times, ratios
-from .towers import TextTower, encode_images
 
 MODEL_FORMS = ("base", "unmerged", "merged")
 MEMORY_FORMS = (*MODEL_FORMS, "merged_kept")

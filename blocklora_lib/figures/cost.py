@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from .plotting import GREY, STYLE, TEXT_WIDTH, method_style, new_figure
+from ..plotting import GREY, STYLE, TEXT_WIDTH, method_style, new_figure
 
 # a reading of the cut is a kind of line; the colour stays the method's
 CUT_LINES: Mapping[str, str] = {"along the rank": "-", "along the input": ":"}

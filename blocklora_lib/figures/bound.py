@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
 
-from .plotting import GREY, METHOD_STYLES, STYLE, TEXT_WIDTH, method_style, new_figure
+from ..plotting import GREY, METHOD_STYLES, STYLE, TEXT_WIDTH, method_style, new_figure
 
 FORM_LABELS = {"lora": "LoRA", "block_lora": "Block-LoRA", "frozen_a": "w/o A", "collapsed": "collapsed"}
 VACUOUS = "#f3dcd0"  # a light vermilion: above 1 a bound on an error says nothing

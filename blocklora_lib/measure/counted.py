@@ -21,10 +21,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from .adapter_config import AdapterConfig
-from .architectures import read_config
-from .inject import AdapterSet, attach
-from .towers import TextTower, encode_images
+from ..adapter_config import AdapterConfig
+from ..architectures import read_config
+from ..inject import AdapterSet, attach
+from ..towers import TextTower, encode_images
 
 
 def build_clip(

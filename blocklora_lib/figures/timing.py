@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .plotting import GREY, STYLE, TEXT_WIDTH, MethodStyle, method_style, new_figure
+from ..plotting import GREY, STYLE, TEXT_WIDTH, MethodStyle, method_style, new_figure
 
 # base and merged are weights alone; beside them stands the method's own colour
 FORM_STYLES = {

@@ -12,9 +12,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from .adapters import Adapter, BlockLoRA
-from .inject import AdapterSet
-from .seeding import generator
+from ..adapters import Adapter, BlockLoRA
+from ..inject import AdapterSet
+from ..seeding import generator
 from .trajectories import Hook, Task, split_parameters
 
 

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .adapter_config import AdapterConfig
-from .inject import AdapterSet, attach
-from .seeding import generator
+from ..adapter_config import AdapterConfig
+from ..inject import AdapterSet, attach
+from ..seeding import generator
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .paths import ROOT
+from ..paths import ROOT
 
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 
@@ -86,7 +86,7 @@ def peak_memories(
 
 def main() -> None:
     """Import the module, then measure in one fork after another.  argv: work; stdin: the request."""
-    from .provenance import PeakMemory  # torch: imported before the forks, and only here
+    from ..provenance import PeakMemory  # torch: imported before the forks, and only here
 
     request, (module, _, function) = json.load(sys.stdin), sys.argv[1].partition(":")
     prepare = getattr(importlib.import_module(module), function)

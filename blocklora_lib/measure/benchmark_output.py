@@ -13,9 +13,9 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from .backbones import Backbone, BackboneSpec, load_backbone, resolve_device
+from ..backbones import Backbone, BackboneSpec, load_backbone, resolve_device
+from ..weights import POCKET
 from .timing import conditions, verdict
-from .weights import POCKET
 
 LEGEND = (
     "ratio: median over the rounds of time / the baseline's time in the same round, with the 95% interval of "

@@ -1,4 +1,4 @@
-"""Figures of the scoreboard: differences to LoRA, accuracy by number of blocks, where training collapses.  No torch."""
+"""Figures of the scoreboard: differences to LoRA, accuracy by number of blocks, where training collapses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from .plotting import GREY, STYLE, TEXT_WIDTH, method_style, new_figure
+from ..plotting import GREY, STYLE, TEXT_WIDTH, method_style, new_figure
 
 READINGS = {
     "total_rank": "r is the total rank",

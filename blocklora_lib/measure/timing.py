@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .strict import UnknownName
+from ..strict import UnknownName
 
 CONFIDENCE = 0.95
 MIN_ROUNDS = 3

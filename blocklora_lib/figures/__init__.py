@@ -1,0 +1,1 @@
+"""Figures: pure functions of a frame.  One module a subject; `plotting` has what all share."""

@@ -1,0 +1,1 @@
+"""What is measured: paired times, peaks of memory, counted operations."""

@@ -1,0 +1,1 @@
+"""Models and experiments of the theory: work of a tower, memory, codes, trajectories, subspaces."""
