@@ -1,4 +1,4 @@
-"""The claims C1 to C17 that public texts make for the paper, and three findings of this suite, O1 to O3.
+"""The claims C1 to C17 that public texts make for the paper, and four findings of this suite, O1 to O4.
 
 Each row: id, statement, source, kind, where its evidence is shown, its judge, and for a structural claim the
 verdict that its proof gives.
@@ -177,5 +177,13 @@ CLAIMS = (
         "empirical",
         ("12_claims", "controls"),
         accuracy.width_is_what_counts,
+    ),
+    Claim(
+        "O4",
+        "A trained adapter can have a bound that is not vacuous, below guessing and below zero-shot's",
+        OURS,
+        "empirical",
+        ("04_generalization_bound", "pac_bayes"),
+        counts.bound_that_bites,
     ),
 )

@@ -30,7 +30,9 @@ from .profiles import Profile, load_profile
 from .runs import RunRecord, RunStore
 
 KEY_FIGURE = ("00_overview", "key_figure")
-BADGES = {"holds": "good", "reproduced": "good", "fails": "bad", "not reproduced": "bad", "not run": "none"}
+SCOREBOARD = "12_claims"  # the notebook that writes claims.json
+BADGES = {"confirmed": "good", "confirmed on pocket only": "good", "contradicted": "bad"}
+BADGES |= {"holds": "good", "reproduced": "good", "fails": "bad", "not reproduced": "bad", "not run": "none"}
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "papermill", "snakemake")
 
 
@@ -51,10 +53,12 @@ def render_report(profile: Profile, folder: Path) -> str:
     """Return the report's HTML."""
     indexes, records = read_indexes(folder), RunStore(folder / "runs").records()
     notebooks = [_notebook(name, indexes[name], folder) for name in notebook_names() if name in indexes]
+    scoreboard = _scoreboard(folder)
     claims = [
         claim | {"notebook": n["name"], "badge": BADGES[claim["verdict"]]}
         for n in notebooks
         for claim in n["claims"]
+        if not (scoreboard and n["name"] == SCOREBOARD)  # its claims are the scoreboard itself
     ]
     keys = [f for n in notebooks for f in n["figures"] if (n["name"], f["name"]) == KEY_FIGURE]
     for n in notebooks:  # the key figure stands at the top, not twice
@@ -72,8 +76,9 @@ def render_report(profile: Profile, folder: Path) -> str:
         note=profile_note(profile),
         key=keys[0] if keys else None,
         claims=claims,
+        scoreboard=scoreboard,
         notebooks=notebooks,
-        facts=_facts(records, claims),
+        facts=_facts(records, scoreboard or claims),
         failures=_failures(folder),
         provenance=_provenance(profile, records, folder),
         data=_manifests(profile),
@@ -134,6 +139,15 @@ def _links(files: list[str]) -> list[tuple[str, str]]:
     return [(Path(file).suffix[1:].upper().replace("TEX", "LaTeX"), file) for file in files]
 
 
+def _scoreboard(folder: Path) -> list[dict[str, str]]:
+    path = folder / "claims.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["claims"] if path.is_file() else []
+    return [
+        row | {"badge": BADGES[row["verdict"]], "notebook": row["cell"].partition(".ipynb")[0]}
+        for row in rows
+    ]
+
+
 def _facts(records: list[RunRecord], claims: list[dict]) -> list[tuple[str, str]]:
     done = [r for r in records if r.status == "done"]
     seconds = sum(sum(r.cost.seconds.values()) for r in done if r.cost)
@@ -143,7 +157,7 @@ def _facts(records: list[RunRecord], claims: list[dict]) -> list[tuple[str, str]
         (f"{len(done):,}", "finished runs"),
         (f"{len({r.spec.dataset for r in done})}", "datasets"),
         (f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h", "of computing"),
-        (f"{good} of {checked}", "checked claims hold"),
+        (f"{good} of {checked}", "judged claims hold"),
     ]
     failed = len(records) - len(done)
     return [*facts, (f"{failed:,}", "failed runs")] if failed else facts

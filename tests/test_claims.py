@@ -74,7 +74,7 @@ def test_what_a_finding_amounts_to(holds, scope, small, says):
 
 def test_every_claim_of_the_paper_has_one_row_and_a_cell_that_shows_its_evidence():
     ids = [c.id for c in CLAIMS]
-    assert ids == [f"C{i}" for i in range(1, 18)] + ["O1", "O2", "O3"]
+    assert ids == [f"C{i}" for i in range(1, 18)] + ["O1", "O2", "O3", "O4"]
     for claim in CLAIMS:
         notebook, _, cell = cell_link(*claim.shown).partition("#cell-id=")
         cells = {c["id"] for c in json.loads((NOTEBOOKS / notebook).read_text(encoding="utf-8"))["cells"]}
@@ -265,6 +265,19 @@ def test_o1_needs_both_the_trajectory_and_equal_blocks():
     assert counts.theorem(Given(trajectories=found.assign(spread_of_blocks=1e-9))).holds is False
 
 
+def test_o4_needs_a_bound_below_guessing_and_below_zero_shots():
+    rows = [
+        dict(dataset="fashion", prior="fixed beforehand", bits=0, bound=0.92),
+        dict(dataset="fashion", prior="fixed beforehand", bits=100, bound=0.8),
+        dict(dataset="fashion", prior="from the data", bits=0, bound=0.6),
+    ]
+    common = dict(samples=400, delta=0.05, chance=0.9, zero_shot_bound=0.92, test_error=0.5)
+    found = pd.DataFrame([row | common for row in rows])
+    assert counts.bound_that_bites(Given(pac_bayes=found)).holds
+    assert counts.bound_that_bites(Given(pac_bayes=found.assign(chance=0.75))).holds is False
+    assert counts.bound_that_bites(Given(pac_bayes=found.assign(zero_shot_bound=0.7))).holds is False
+
+
 def published(values, method="CLIP-LoRA", dataset="ImageNet", shots=16):
     return pd.DataFrame(
         {
@@ -392,6 +405,6 @@ def test_the_scoreboard_as_json_and_in_the_readme(tmp_path):
         write_into(readme, judged)
     text = readme.read_text()
     assert text == f"before\n{MARKERS[0]}\n{as_markdown(judged)}{MARKERS[1]}\nafter\n"
-    assert "20 claims: 20 not run." in text
+    assert "21 claims: 21 not run." in text
     with pytest.raises(ValueError, match="lacks the lines"):
         write_into(tmp_path / "results.md" if (tmp_path / "results.md").write_text("x") else readme, judged)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -88,6 +89,26 @@ def test_it_shows_figures_tables_claims_and_notebooks(page):
     assert "x ≤ y &amp; more" in page
     assert "What was and was not shown" in page  # the notebooks themselves
     assert "<math" in page
+
+
+def test_the_scoreboard_stands_above_the_checks(folder):
+    row = {
+        "id": "C3",
+        "claim": "75% < 50%",
+        "verdict": "contradicted",
+        "evidence": "counted",
+        "cell": "{}.ipynb#cell-id=a",
+    }
+    rows = [row | {"cell": row["cell"].format(name)} for name in ("00_overview", "03_complexity")]
+    path = folder / "claims.json"
+    path.write_text(json.dumps({"profile": "smoke", "claims": rows}), encoding="utf-8")
+    page = write_report("smoke", folder).read_text(encoding="utf-8")
+    path.unlink()
+    assert page.count('<span class="badge bad">contradicted</span>') == 2
+    assert "75% &lt; 50%" in page
+    assert page.count('href="#03_complexity"') == 0  # it has not been run, so there is nothing to lead to
+    assert "<b>0 of 2</b><span>judged claims hold</span>" in page
+    assert page.index("75% &lt; 50%") < page.index("checks that the notebooks made")
 
 
 def test_it_says_where_the_numbers_come_from(page):

@@ -54,7 +54,8 @@ def number_of_blocks(rows: pd.DataFrame) -> Figure:
     rows: reading, rank, n_blocks, dataset, accuracy, low, high (0 to 1).
     """
     with rc_context(dict(STYLE)):
-        readings = list(rows["reading"].unique())
+        rows = rows.astype({"n_blocks": int, "rank": int})
+        readings = [reading for reading in READINGS if reading in set(rows["reading"])]
         figure = new_figure(0.42 * TEXT_WIDTH * len(readings), 2.4)
         panels = figure.subplots(1, len(readings), squeeze=False, sharey=True)[0]
         colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
@@ -65,7 +66,7 @@ def number_of_blocks(rows: pd.DataFrame) -> Figure:
                 mean = 100 * line["accuracy"]
                 spread = [mean - 100 * line["low"], 100 * line["high"] - mean]
                 axes.errorbar(
-                    line["n_blocks"],
+                    line["n_blocks"] * 1.05**i,  # bars of two sets side by side
                     mean,
                     spread,
                     marker="osD^v"[i % 5],
@@ -75,7 +76,8 @@ def number_of_blocks(rows: pd.DataFrame) -> Figure:
                     label=name,
                 )
             axes.set_xscale("log", base=2)
-            axes.set_xticks(sorted(part["n_blocks"].unique()), sorted(part["n_blocks"].unique()))
+            counts = sorted(part["n_blocks"].unique())
+            axes.set_xticks(counts, [str(n) for n in counts])
             axes.set_xlabel("blocks n")
             axes.set_title(f"{READINGS[reading]}: r = {part['rank'].iloc[0]}")
         panels[0].set_ylabel("top-1 accuracy (%)")
@@ -91,7 +93,7 @@ def collapse_map(rows: pd.DataFrame) -> Figure:
     """
     with rc_context(dict(STYLE)):
         sets = list(rows["dataset"].unique())
-        figure = new_figure(0.45 * TEXT_WIDTH * len(sets), 2.3)
+        figure = new_figure(min(1, 0.2 + 0.42 * len(sets)) * TEXT_WIDTH, 2.3)
         panels = figure.subplots(1, len(sets), squeeze=False)[0]
         for axes, name in zip(panels, sets, strict=True):
             part = rows[rows["dataset"] == name]

@@ -104,8 +104,10 @@ def bound_that_bites(e: Evidence) -> Finding:
     halves = bounds[(bounds["prior"] != "fixed beforehand") & (bounds["dataset"] == best["dataset"])]
     return Finding(
         bool(best["bound"] < min(best["chance"], best["zero_shot_bound"])),
-        f"{best['dataset']}, {best['bits']:.0f} bits, {best['samples']:.0f} images, delta {best['delta']:g}: error at "
-        f"most {best['bound']:.3f} (test {best['test_error']:.3f}); zero-shot's bound {best['zero_shot_bound']:.3f}, "
+        f"{best['dataset']}, {best['bits']:.0f} bits, {best['samples']:.0f} images, delta "
+        f"{best['delta']:g}: error at "
+        f"most {best['bound']:.3f} (test {best['test_error']:.3f}); zero-shot's bound "
+        f"{best['zero_shot_bound']:.3f}, "
         f"guessing {best['chance']:.2f}. With a prior from half of the data: {halves['bound'].min():.3f}.",
     )
 
