@@ -8,9 +8,20 @@ import re
 import nbformat
 import pytest
 
-from blocklora_lib.notebook import FIELDS, heading, notebook_names, notebook_needs, read_indexes, run_notebook
+from blocklora_lib.experiment import Workbench, run_grid
+from blocklora_lib.notebook import (
+    FIELDS,
+    NotebookFailed,
+    heading,
+    notebook_names,
+    notebook_needs,
+    read_indexes,
+    run_notebook,
+)
 from blocklora_lib.parameters import known_parameters
 from blocklora_lib.paths import NOTEBOOKS
+from blocklora_lib.profiles import expand, load_profile
+from blocklora_lib.runs import RunStore
 
 NAMES = notebook_names()  # fails if the folder holds none
 LAST = [name for name in NAMES if notebook_needs(name)["last"]]
@@ -26,8 +37,20 @@ def tags(cell):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """One results folder for all: runs made for one notebook are there for the next."""
-    return tmp_path_factory.mktemp("smoke")
+    """One results folder for all, with the runs that notebooks wait for, as the engine makes them first."""
+    folder, smoke = tmp_path_factory.mktemp("smoke"), load_profile("smoke")
+    needed = {experiment for name in NAMES for experiment in notebook_needs(name)["experiments"]}
+    specs = {spec.key: spec for experiment in sorted(needed) for spec in expand(smoke, experiment)}
+    records = list(run_grid(list(specs.values()), RunStore(folder / "runs"), Workbench("cpu")))
+    assert all(record.status == "done" for record in records)
+    return folder
+
+
+def test_a_notebook_without_its_runs_says_how_they_are_made(tmp_path):
+    with pytest.raises(NotebookFailed) as error:
+        run_notebook("04_generalization_bound", "smoke", {}, tmp_path, verbose=False)
+    assert "42 runs of few_shot are missing" in str(error.value)
+    assert f"`blocklora grid --profile smoke --experiment few_shot --results {tmp_path}`" in str(error.value)
 
 
 @pytest.mark.parametrize("name", sorted(NAMES, key=lambda name: (name in LAST, name)))
