@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import pandas as pd
 import pytest
@@ -24,8 +25,8 @@ from blocklora_lib.claims import (
 )
 from blocklora_lib.judges import accuracy, costs, counts
 from blocklora_lib.paper_claims import CLAIMS
-from blocklora_lib.paths import NOTEBOOKS
-from blocklora_lib.profiles import load_profile
+from blocklora_lib.paths import NOTEBOOKS, RESULTS, ROOT
+from blocklora_lib.profiles import expand, load_profile
 from blocklora_lib.results import MissingResults
 
 
@@ -408,3 +409,30 @@ def test_the_scoreboard_as_json_and_in_the_readme(tmp_path):
     assert "21 claims: 21 not run." in text
     with pytest.raises(ValueError, match="lacks the lines"):
         write_into(tmp_path / "results.md" if (tmp_path / "results.md").write_text("x") else readme, judged)
+
+
+def test_the_readme_shows_what_the_reference_run_says():
+    reference = RESULTS / "reference" / "pocket"
+    judged = judge(CLAIMS, Evidence(load_profile("pocket"), reference))
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{MARKERS[0]}\n{as_markdown(judged)}{MARKERS[1]}" in text, "say `make reference` again"
+    assert not [j.claim.id for j in judged if j.surprising]
+
+
+def test_changing_one_record_of_the_reference_run_changes_the_verdict(tmp_path):
+    profile, reference = load_profile("pocket"), RESULTS / "reference" / "pocket"
+    runs = tmp_path / "runs"
+    shutil.copytree(reference / "runs", runs)
+    before = accuracy.control_is_the_same(Evidence(profile, tmp_path))
+    assert before.holds
+    changed = next(s for s in expand(profile, dataset="fashion", method="lora_plus") if s.shots == 16)
+    path = runs / f"{changed.key}.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["result"]["accuracy"]["fashion"] = {"correct": 0, "total": 600}
+    path.write_text(json.dumps(record), encoding="utf-8")
+    after = accuracy.control_is_the_same(Evidence(profile, tmp_path))
+    assert "134 of 135 accuracies are the same" in after.evidence
+    path.unlink()  # and without it there is no verdict, but the command that makes it
+    judged = judge([c for c in CLAIMS if c.id == "O2"], Evidence(profile, tmp_path))
+    assert judged[0].verdict == "not run"
+    assert "1 run of few_shot missing" in judged[0].finding.evidence

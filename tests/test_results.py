@@ -39,7 +39,7 @@ def test_missing_runs_are_named_with_the_command_that_makes_them(profile, here, 
     with pytest.raises(MissingResults) as error:
         experiment_runs(profile, store)
     text = str(error.value)
-    assert "2 runs of few_shot are missing" in text
+    assert "2 runs of few_shot missing" in text
     assert "dots lora(2) shots=1 seed=1" in text
     assert f"blocklora grid --profile {profile.name} --experiment few_shot --results {tmp_path}" in text
     assert experiment_runs(profile, store, partial=True).empty
