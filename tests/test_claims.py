@@ -357,6 +357,27 @@ def test_c12_needs_a_loss_at_many_blocks_and_fewer_parameters():
     assert accuracy.number_of_blocks(blocks(falling, lambda reading, n: 256 * n)).holds is False
 
 
+def test_one_run_of_each_decides_nothing():
+    alone = blocks({1: 0.0, 2: 0.0, 4: 0.02, 8: 0.1}, shared).frames["blocks"]
+    alone = alone[(alone["seed"] == 1) & (alone["dataset"] == "fashion")]
+    assert accuracy.number_of_blocks(Given(blocks=alone)).holds is None
+    by_block = alone[alone["reading"] == "block_rank"]
+    assert accuracy.number_of_blocks(Given(blocks=by_block)).holds is None
+    runs = synthetic_runs(sets=("fashion",), methods=("lora", "block_lora", "frozen_a"))
+    assert accuracy.without_a(Given(few_shot=runs)).holds is None
+    half = runs[runs["method"] == "lora"].assign(method="lora_r1")
+    assert accuracy.width_is_what_counts(Given(few_shot=pd.concat([runs, half]))).holds is None
+
+
+def test_a_method_that_the_profile_lacks_is_named():
+    runs = synthetic_runs(methods=("lora", "block_lora"))
+    for judge_of in (accuracy.without_a, accuracy.control_is_the_same, accuracy.width_is_what_counts):
+        with pytest.raises(
+            MissingResults, match=r"no run of (frozen_a|lora_plus|lora_r1) to compare with; list it"
+        ):
+            judge_of(Given(few_shot=runs))
+
+
 def test_c14_looks_at_the_variants_only():
     runs = synthetic_runs(sets=("emoji_source",), methods=("lora", "block_lora"))
     variants = [runs.assign(evaluated_on=f"emoji_{v}") for v in ("v2", "sketch", "a", "r")]

@@ -6,17 +6,28 @@ import math
 from typing import TYPE_CHECKING
 
 from ..claims import Evidence, Finding
+from ..results import MissingResults
 from ..statistics import Interval, PairedDifference, mean_interval, paired_difference
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 
+def by_method(runs: DataFrame, index: list[str], methods: list[str], value: str = "accuracy") -> DataFrame:
+    """Return the mean of `value`, a column a method, where all have one; a missing method is refused."""
+    missing = [m for m in methods if m not in set(runs["method"])]
+    if missing:
+        raise MissingResults(
+            f"no run of {' or '.join(missing)} to compare with; list it under methods in the profile, then make "
+            "the runs with `blocklora grid`"
+        )
+    return runs.pivot_table(index=index, columns="method", values=value, aggfunc="mean")[methods].dropna()
+
+
 def differences(runs: DataFrame, a: str, b: str, shots: int) -> PairedDifference:
     """Paired difference a - b in points of accuracy over the sets (each a mean over its seeds) at `shots`."""
     part = runs[(runs["shots"] == shots) & (runs["evaluated_on"] == runs["dataset"])]
-    means = part.pivot_table(index="dataset", columns="method", values="accuracy", aggfunc="mean")
-    means = 100 * means[[a, b]].dropna()
+    means = 100 * by_method(part, ["dataset"], [a, b])
     return paired_difference(means[a], means[b])
 
 
@@ -91,13 +102,12 @@ def leads(e: Evidence) -> Finding:
 
 def without_a(e: Evidence) -> Finding:
     runs = e.runs()
-    few, *_, many = trained_shots(runs)
+    few, many = trained_shots(runs)[0], trained_shots(runs)[-1]
     first, last = (differences(runs, "block_lora", "frozen_a", k) for k in (few, many))
     return Finding(
-        bool(first.low > 0 and last.mean < first.mean),
+        None if math.isnan(first.low) or few == many else bool(first.low > 0 and last.mean < first.mean),
         f"Trained minus frozen: {points(first)} at {shots_of(few)}, {points(last)} at {many}, over {first.n} "
-        "sets; "
-        "one learning rate for both.",
+        "sets; one learning rate for both.",
     )
 
 
@@ -119,8 +129,9 @@ def number_of_blocks(e: Evidence) -> Finding:
             f"{points(hurts[reading])}"
         )
     sets = " and ".join(sorted(runs["dataset"].unique()))
+    total = hurts.get("total_rank")
     return Finding(
-        saves and hurts["total_rank"].low > 0,
+        None if total is None or math.isnan(total.low) else saves and total.low > 0,
         f"{'. '.join(told)}. {sets}, {runs['seed'].nunique()} seeds, {shots_of(runs['shots'].iloc[0])}.",
     )
 
@@ -129,7 +140,7 @@ def competitive(e: Evidence) -> Finding:
     margin, runs = 1.0, e.runs()
     most = runs["shots"].max()
     shifted = runs[(runs["evaluated_on"] != runs["dataset"]) & (runs["shots"] == most)]
-    means = 100 * shifted.pivot_table(index="evaluated_on", columns="method", values="accuracy")
+    means = 100 * by_method(shifted, ["evaluated_on"], ["block_lora", "lora"])
     d = paired_difference(means["block_lora"], means["lora"])
     return Finding(
         None if d.mean >= -margin else False,  # one half of the claim: enough to contradict, not to confirm
@@ -187,8 +198,7 @@ def collapse(e: Evidence) -> Finding:
 
 def control_is_the_same(e: Evidence) -> Finding:
     runs = e.runs()
-    wide = runs.pivot_table(index=["evaluated_on", "shots", "seed"], columns="method", values="correct")
-    pair = wide[["block_lora", "lora_plus"]].dropna()
+    pair = by_method(runs, ["evaluated_on", "shots", "seed"], ["block_lora", "lora_plus"], "correct")
     apart = (pair["block_lora"] - pair["lora_plus"]).abs()
     answers = runs[runs["method"] == "block_lora"]["total"].sum()
     d = differences(runs, "block_lora", "lora_plus", trained_shots(runs)[-1])
@@ -208,7 +218,9 @@ def width_is_what_counts(e: Evidence) -> Finding:
         for a, b in (("block_lora", "lora"), ("lora_r1", "lora"), ("block_lora", "lora_r1"))
     )
     return Finding(
-        bool(block.mean < 0 and half.mean < 0 and between.low <= 0 <= between.high),
+        None
+        if math.isnan(between.low)
+        else bool(block.mean < 0 and half.mean < 0 and between.low <= 0 <= between.high),
         f"At {k} shots against LoRA of rank r: Block-LoRA {points(block)}, LoRA of rank r/n {points(half)}; "
         f"Block-LoRA minus LoRA of rank r/n {points(between)}.",
     )
