@@ -9,12 +9,14 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import pandas as pd
 
 from .statistics import summarise
 
 _NUMBER = re.compile(r"[-+−]?\d[\d.,]*(e[-+]?\d+)?%?( ± [\d.]+)?( \*)?|–")  # as cells show one
+SENTENCE = 40  # characters beyond which a cell is a sentence, whose lines are broken
 AVERAGE = "average"  # the name under which the mean over all sets stands beside the sets
 RUN_COLUMNS = ("dataset", "evaluated_on", "shots", "seed", "method", "method_label", "accuracy")
 SUMMARY_COLUMNS = ("dataset", "method", "method_label", "shots", "mean", "low", "high", "n")
@@ -142,11 +144,19 @@ def escape_latex(text: object) -> str:
     return "".join(special.get(character, character) for character in str(text))
 
 
-def booktabs(header: Sequence[str], groups: Sequence[Sequence[Sequence[str]]], align: str) -> str:
-    """Return a tabular with booktabs rules and a gap between the groups of rows.  Cells are LaTeX."""
+def booktabs(
+    header: Sequence[str],
+    groups: Sequence[Sequence[Sequence[str]]],
+    align: str,
+    environment: Literal["tabular", "longtable"] = "tabular",
+) -> str:
+    """Return a table with booktabs rules and a gap between the groups of rows.  Cells are LaTeX.
+
+    environment: 'longtable' goes on over pages.
+    """
     lines = [
         r"% \usepackage{booktabs}",
-        rf"\begin{{tabular}}{{{align}}}",
+        rf"\begin{{{environment}}}{{{align}}}",
         r"\toprule",
         " & ".join(header) + r" \\",
         r"\midrule",
@@ -155,7 +165,7 @@ def booktabs(header: Sequence[str], groups: Sequence[Sequence[Sequence[str]]], a
         if i:
             lines.append(r"\addlinespace")
         lines += [" & ".join(row) + r" \\" for row in group]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    return "\n".join([*lines, r"\bottomrule", rf"\end{{{environment}}}"]) + "\n"
 
 
 def plain(frame: pd.DataFrame, digits: int = 3) -> Table:
@@ -164,9 +174,21 @@ def plain(frame: pd.DataFrame, digits: int = 3) -> Table:
     """
     flat = frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
     shown = pd.DataFrame({str(name): _show(flat[name], digits) for name in flat.columns})
-    align = "".join("r" if pd.api.types.is_numeric_dtype(flat[name]) else "l" for name in flat.columns)
+    align = ["r" if pd.api.types.is_numeric_dtype(flat[name]) else "l" for name in flat.columns]
     cells = [[escape_latex(cell) for cell in row] for row in shown.itertuples(index=False)]
-    return Table(flat, shown, booktabs([escape_latex(name) for name in flat.columns], [cells], align))
+    heads = [escape_latex(name) for name in flat.columns]
+    lengths = {i: max(map(len, [str(name), *shown[name]])) for i, name in enumerate(shown)}
+    if not any(align[i] == "l" and length > SENTENCE for i, length in lengths.items()):
+        return Table(flat, shown, booktabs(heads, [cells], "".join(align)))
+    # sentences: columns that break lines, in a table that breaks pages
+    long = {i: length for i, length in lengths.items() if align[i] == "l" and length > 12}
+    rest = max(0.4, 0.955 - 0.0075 * sum(length + 2 for i, length in lengths.items() if i not in long))
+    for i, length in long.items():
+        share = rest * math.sqrt(length) / sum(map(math.sqrt, long.values()))
+        align[i] = rf">{{\raggedright\arraybackslash}}p{{{share:.3f}\linewidth}}"
+    latex = booktabs(heads, [cells], "".join(align), "longtable").rstrip()
+    small = r"{\scriptsize\setlength{\tabcolsep}{2pt}"
+    return Table(flat, shown, f"% \\usepackage{{array,longtable}}\n{small}\n{latex}}}\n")
 
 
 def _show(column: pd.Series, digits: int) -> list[str]:

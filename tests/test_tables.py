@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pandas as pd
 import pytest
@@ -109,3 +110,16 @@ def test_html_aligns_numbers_right_and_escapes():
     html = few_shot_table(synthetic_runs(sets=("a<b", "c")))._repr_html_()
     assert "a&lt;b" in html
     assert html.count('class="number"') > html.count('class="text"') > 0
+
+
+def test_sentences_break_their_lines_and_pages():
+    frame = pd.DataFrame(
+        {"id": ["C1"], "evidence": ["a sentence that is far too long for one line " * 3], "n": [3]}
+    )
+    latex = plain(frame).latex
+    assert "longtable" in latex
+    found = re.search(
+        r"begin\{longtable\}\{l>\{\\raggedright\\arraybackslash\}p\{([\d.]+)\\linewidth\}r\}", latex
+    )
+    assert 0.4 <= float(found[1]) < 1
+    assert "longtable" not in plain(frame.assign(evidence="short")).latex

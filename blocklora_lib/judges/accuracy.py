@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def by_method(runs: DataFrame, index: list[str], methods: list[str], value: str = "accuracy") -> DataFrame:
-    """Return the mean of `value`, a column a method, where all have one; a missing method is refused."""
+    """Return the mean of `value`, a column a method, where all have one; refuse a missing method."""
     missing = [m for m in methods if m not in set(runs["method"])]
     if missing:
         raise MissingResults(
