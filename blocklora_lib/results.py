@@ -42,8 +42,8 @@ def experiment_runs(
             some = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
             where = "" if store.folder.parent == profile.results else f" --results {store.folder.parent}"
             raise MissingResults(
-                f"{len(missing)} run{'s' * (len(missing) > 1)} of {experiment} missing in {store.folder} ({some}); make them with "
-                f"`blocklora grid --profile {profile.name} --experiment {experiment}{where}`"
+                f"{len(missing)} run{'s' * (len(missing) > 1)} of {experiment} missing in {store.folder} "
+                f"({some}); make them with `blocklora grid --profile {profile.name} --experiment {experiment}{where}`"
             )
     names = entries(profile, experiment)
     frame = store.frame()

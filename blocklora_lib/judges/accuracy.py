@@ -18,8 +18,8 @@ def by_method(runs: DataFrame, index: list[str], methods: list[str], value: str 
     missing = [m for m in methods if m not in set(runs["method"])]
     if missing:
         raise MissingResults(
-            f"no run of {' or '.join(missing)} to compare with; list it under methods in the profile, then make "
-            "the runs with `blocklora grid`"
+            f"no run of {' or '.join(missing)} to compare with; list it under methods in the profile, then "
+            "make the runs with `blocklora grid`"
         )
     return runs.pivot_table(index=index, columns="method", values=value, aggfunc="mean")[methods].dropna()
 
