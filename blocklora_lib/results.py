@@ -43,7 +43,8 @@ def experiment_runs(
             where = "" if store.folder.parent == profile.results else f" --results {store.folder.parent}"
             raise MissingResults(
                 f"{len(missing)} run{'s' * (len(missing) > 1)} of {experiment} missing in {store.folder} "
-                f"({some}); make them with `blocklora grid --profile {profile.name} --experiment {experiment}{where}`"
+                f"({some}); make them with `blocklora grid --profile {profile.name} --experiment {experiment}"
+                f"{where}`"
             )
     names = entries(profile, experiment)
     frame = store.frame()
