@@ -201,6 +201,8 @@ def _show(column: pd.Series, digits: int) -> list[str]:
             text.append("–")
         elif isinstance(value, bool):
             text.append("yes" if value else "no")
+        elif value == 0 and decimals > 4:
+            text.append("0")  # not a row of zeros
         elif isinstance(value, float):
             text.append(
                 f"{value:,.{decimals}f}"

@@ -123,3 +123,8 @@ def test_sentences_break_their_lines_and_pages():
     )
     assert 0.4 <= float(found[1]) < 1
     assert "longtable" not in plain(frame.assign(evidence="short")).latex
+
+
+def test_a_zero_among_roundings_is_a_zero():
+    assert plain(pd.DataFrame({"error": [4e-16, 0.0]})).shown["error"].tolist() == ["4e-16", "0"]
+    assert plain(pd.DataFrame({"share": [0.25, 0.0]})).shown["share"].tolist() == ["0.250", "0.000"]
