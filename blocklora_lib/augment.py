@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from .image_files import ImageFiles
+
 # Least share of the image's area that a crop keeps, and whether to mirror.
 # CLIP-LoRA: RandomResizedCrop(scale=(0.08, 1)) and a horizontal flip.
-_RECIPES = {"clip_lora": (0.08, True), "light": (0.6, False)}
-_RATIO = (3 / 4, 4 / 3)
+RECIPES = {"clip_lora": (0.08, True), "light": (0.6, False)}
+RATIO = (3 / 4, 4 / 3)
 
 
-def augment(images: Tensor, how: Literal["clip_lora", "light", "none"], generator: torch.Generator) -> Tensor:
-    """Return randomly cropped (and mirrored) views.  images: (B, 3, H, W), 0..255 -> same, float32."""
+def augment(
+    images: Tensor | ImageFiles, how: Literal["clip_lora", "light", "none"], generator: torch.Generator
+) -> Tensor:
+    """Return randomly cropped (and mirrored) views.  images: (B, 3, H, W), 0..255 -> same, float32.
+
+    Files are cropped from their original pixels, exactly as CLIP-LoRA's code does it.
+    """
+    if not isinstance(images, Tensor):
+        return images.training_views(how, generator).float()
     x = images.float()
     if how == "none":
         return x
-    smallest, mirror = _RECIPES[how]
+    smallest, mirror = RECIPES[how]
     width, height, left, top = random_boxes(len(x), smallest, generator)
     # A crop box maps the output's coordinates, -1..1, to the input's: scale to its size, move to its centre.
     flip = torch.randint(2, (len(x),), generator=generator) * 2 - 1 if mirror else torch.ones(len(x))
@@ -41,7 +51,7 @@ def random_boxes(
     Area uniform in (smallest, 1), log aspect ratio uniform; a box that sticks out is drawn again, ten
     times at most, after which the whole image is taken.
     """
-    log_ratio = (math.log(_RATIO[0]), math.log(_RATIO[1]))
+    log_ratio = (math.log(RATIO[0]), math.log(RATIO[1]))
     area = torch.empty(10, n).uniform_(smallest, 1.0, generator=generator)
     ratio = torch.empty(10, n).uniform_(*log_ratio, generator=generator).exp()
     widths, heights = (area * ratio).sqrt(), (area / ratio).sqrt()

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .image_files import ImageFiles
 from .paths import POCKET_MODEL
 from .seeding import seeded_torch
 from .specs import BackboneSpec
@@ -65,17 +66,23 @@ class Backbone(nn.Module):
             return sdpa_kernel(SDPBackend.MATH)
         return nullcontext()
 
-    def resize(self, images: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W), uint8, to (B, 3, resolution, resolution), float32, still 0..255."""
+    def resize(self, images: Tensor | ImageFiles) -> Tensor | ImageFiles:
+        """Pixels (B, 3, H, W), uint8, to (B, 3, resolution, resolution), float32, still 0..255.
+
+        Files stay files, to be viewed at the resolution.
+        """
+        if isinstance(images, ImageFiles):
+            return images.at(self.resolution, self.device)
         x = images.to(self.device, torch.float32)
         size = (self.resolution, self.resolution)
         if x.shape[-2:] == size:
             return x
         return F.interpolate(x, size, mode="bicubic", antialias=True).clamp_(0, 255)
 
-    def preprocess(self, images: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W), uint8, to normalised images (B, 3, resolution, resolution), float32."""
-        return self.normalise(self.resize(images))
+    def preprocess(self, images: Tensor | ImageFiles) -> Tensor:
+        """Pixels (B, 3, H, W), uint8, or files, to normalised (B, 3, resolution, resolution), float32."""
+        sized = self.resize(images)
+        return self.normalise(sized.evaluation_views().float() if isinstance(sized, ImageFiles) else sized)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(pixels / 255 - mean) / std as one multiplication and one addition.  pixels: 0..255, float32."""

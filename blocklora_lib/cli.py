@@ -1,4 +1,4 @@
-"""`blocklora`: one run, a grid of runs, a notebook, the report.  Thin: every command calls one function."""
+"""`blocklora`: data, runs, notebooks, claims, the report.  Thin: every command calls one function."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
+from .data_cli import data_app
+
 
 class OneSentence(TyperGroup):
     """What the user did wrong is one sentence and exit code 2; BLOCKLORA_TRACEBACK=1 shows the rest."""
@@ -20,6 +22,9 @@ class OneSentence(TyperGroup):
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort):
             raise
+        except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
         except (ValueError, OSError, RuntimeError) as error:
             if os.environ.get("BLOCKLORA_TRACEBACK"):
                 raise
@@ -45,6 +50,9 @@ ThreadsOption = Annotated[
     ),
 ]
 RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Run failed specs again.")]
+
+
+app.add_typer(data_app, name="data")
 
 
 @app.command()

@@ -9,6 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .data.layouts import items
+from .data.roots import data_root, find_folder, is_fake
+from .image_files import ImageFiles
 from .manifests import Manifest, load_manifest
 from .paths import MANIFESTS
 from .strict import UnknownName
@@ -18,12 +21,21 @@ _COLUMNS = ["image", "label", "split"]
 
 
 class Dataset:
-    """Images and labels of one set; a split is decoded when first asked for, and once."""
+    """Images and labels of one set: a bundle, of which a split is decoded when first asked for, and once; or
+    files.
 
-    def __init__(self, manifest: Manifest) -> None:
-        self.manifest = manifest
-        self._encoded, self._labels = _read_bundle(manifest)
-        self._images: dict[str, Tensor] = {}
+    root: where external sets lie (see data.roots.data_root).
+    """
+
+    def __init__(self, manifest: Manifest, root: Path | None = None) -> None:
+        self.manifest, self.is_fake = manifest, False
+        self._images: dict[str, Tensor | ImageFiles] = {}
+        if manifest.kind == "bundle":
+            self._encoded, self._labels = _read_bundle(manifest)
+        else:
+            folder = find_folder(manifest, data_root(root))
+            self.is_fake = is_fake(folder)
+            self._encoded, self._labels = _read_folder(manifest, folder)
 
     @property
     def name(self) -> str:
@@ -43,11 +55,13 @@ class Dataset:
         self._check_split(split)
         return self._labels[split]
 
-    def images(self, split: str) -> Tensor:
-        """Pixels: (N, 3, H, W), uint8, decoded once."""
+    def images(self, split: str) -> Tensor | ImageFiles:
+        """Pixels (N, 3, H, W), uint8, decoded once; of an external set its files, read when viewed."""
         self._check_split(split)
         if split not in self._images:
-            self._images[split] = _decode(self._encoded[split], self.manifest)
+            found = self._encoded[split]
+            bundled = self.manifest.kind == "bundle"
+            self._images[split] = _decode(found, self.manifest) if bundled else ImageFiles(found)
         return self._images[split]
 
     def _check_split(self, split: str) -> None:
@@ -58,20 +72,23 @@ class Dataset:
             raise ValueError(f"dataset {self.name} has no {split} images; it has {', '.join(present)}")
 
 
-def load_dataset(name: str, folder: Path = MANIFESTS) -> Dataset:
-    """Open the dataset of this manifest."""
-    return Dataset(load_manifest(name, folder))
+def load_dataset(name: str, folder: Path = MANIFESTS, root: Path | None = None) -> Dataset:
+    """Open the dataset of this manifest; an external one from its folder under root."""
+    return Dataset(load_manifest(name, folder), root)
+
+
+def _read_folder(manifest: Manifest, folder: Path) -> tuple[dict[str, list[Path]], dict[str, Tensor]]:
+    found = {split: items(manifest, folder, split) for split in SPLITS}
+    paths = {split: [folder / item.path for item in part] for split, part in found.items()}
+    return paths, {
+        s: torch.tensor([item.label for item in part], dtype=torch.int64) for s, part in found.items()
+    }
 
 
 def _read_bundle(manifest: Manifest) -> tuple[dict[str, list[bytes]], dict[str, Tensor]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if manifest.kind != "bundle":
-        raise FileNotFoundError(
-            f"dataset {manifest.name} is not among the images that the project ships, and reading it from "
-            "disk is not built yet; use a bundled set (profile pocket), or bundle yours as tools/pocket does"
-        )
     path = manifest.path
     if not path.is_file():
         raise FileNotFoundError(

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 from .backbones import Backbone, load_backbone, resolve_device
+from .data.roots import checksum as data_checksum
 from .datasets import Dataset, load_dataset
 from .evaluation import Predictor, evaluate, evaluate_images
 from .fewshot import draw
-from .manifests import data_checksum
 from .methods import complete, get_method
 from .methods._context import Context
 from .paths import MANIFESTS
@@ -63,7 +63,9 @@ class Workbench:
     def draw(self, spec: RunSpec) -> torch.Tensor:
         """Indices of the few-shot images in the train split."""
         dataset = self.dataset(spec.dataset)
-        return draw(dataset.labels("train"), spec.shots, spec.seed, spec.draw, dataset.classes)
+        # CLIP-LoRA's code draws validation images first, so they move the draw of the training images
+        val = dataset.labels("val") if dataset.manifest.counts.get("val") else ()
+        return draw(dataset.labels("train"), spec.shots, spec.seed, spec.draw, dataset.classes, val)
 
 
 def execute(spec: RunSpec, bench: Workbench | None = None, on_step: OnStep | None = None) -> RunRecord:

@@ -1,18 +1,43 @@
-"""Data manifests: one YAML file a dataset, with its facts, licence, classes, template and checksum."""
+"""Data manifests: one YAML file a dataset, with its facts, licence, classes, template and checksums."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, ValidationError, model_validator
 
 from .paths import MANIFESTS, ROOT
 from .strict import Strict, UnknownName, explain
+
+Split = Literal["train", "val", "test"]
+Layout = Literal["split_json", "variant_lists", "class_folders", "mat", "folder"]
+Convention = Literal["coop", "clip_lora"]
+LIST = "blocklora data list"  # the command that reads all manifests
+
+
+def _relative(path: str) -> str:
+    """Refuse a path that could leave the dataset's folder."""
+    leaves = path.startswith(("/", "~")) or ".." in path.split("/") or re.match(r"[A-Za-z]:|.*\\", path)
+    if not path or leaves:
+        raise ValueError(f"{path!r} must be a path relative to the dataset's folder, with / and without ..")
+    return str(PurePosixPath(path))
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+RelativePath = Annotated[str, AfterValidator(_relative)]
+RelativePaths = Annotated[tuple[RelativePath, ...], BeforeValidator(_listed), Field(min_length=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha1 = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
 class Source(Strict):
@@ -24,12 +49,71 @@ class Source(Strict):
     url: str | None = None
 
 
+class SplitFile(Strict):
+    """A fixed train / val / test split, fetched by the user: name in the dataset's folder, checksums, links.
+
+    git_sha1: the file's id in a git repository, SHA-1 of b"blob <bytes>\\0" + content, for files that only
+    a repository's listing vouches for.
+    """
+
+    name: RelativePath
+    sha256: Sha256 | None = None
+    md5: Md5 | None = None
+    git_sha1: Sha1 | None = None
+    url: str | None = None
+    mirrors: tuple[str, ...] = ()
+
+
+class Archive(Strict):
+    """A file to fetch.
+
+    manual: a page with terms to accept, or no direct link; `download` prints the manifest's `steps`.
+    dead: reported gone.  mirror_of: number (from 0) of the archive that this one replaces.  unpack: false for
+    a plain file.  into: folder of the dataset that receives the content.  only: the part of the archive that
+    is wanted, taken without this prefix.  inner: an archive inside.
+    """
+
+    url: str
+    name: str | None = None  # the file's name where the link does not end in it
+    size: int | None = Field(None, ge=1)  # bytes
+    sha256: Sha256 | None = None
+    md5: Md5 | None = None
+    note: str = ""
+    dead: bool = False
+    manual: bool = False
+    mirror_of: int | None = Field(None, ge=0)
+    unpack: bool = True
+    into: RelativePath = "."
+    only: RelativePath | None = None
+    inner: RelativePath | None = None
+
+
+class Templates(Strict):
+    """Prompts of the two protocols, {} once each."""
+
+    clip_lora: str
+    coop: str
+
+
+class Alternative(Strict):
+    """Another way to read the set, with its own counts: the official annotations in place of a split file."""
+
+    layout: Layout
+    annotations: dict[str, RelativePath] = Field({})
+    images: dict[Split, RelativePaths]
+    counts: dict[Split, int]
+
+
 class Manifest(Strict):
     """A dataset.
 
     kind 'bundle': the images are in one Parquet file of the repository, `file`, with checksum `sha256`.
-    kind 'external': facts of a set that the project does not ship.  Where its class names are not listed,
-    `class_count` says how many there are; a count that no source states is left out.
+    kind 'external': a set that the project does not ship.  `layout` says how its folder is read, `folders`
+    what the folder is called, `images` where each split's images lie (the first that exists is used),
+    `class_folders` the folder (or file prefix) of each class, `split_names` the class names as the split file
+    spells them, where they differ.  `class_indices`: a variant's classes among those of `variant_of`.
+    `counts` are stated by a source, `counts_unverified` are not, and are never held against a set on disk.
+    `fact_sources` says where each fact was read.  `class_count`: for a set whose class names are not listed.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
@@ -41,21 +125,44 @@ class Manifest(Strict):
     classes: tuple[str, ...] = ()
     class_count: int | None = Field(None, ge=2)
     template: str
-    counts: dict[Literal["train", "val", "test"], int]
+    counts: dict[Split, int]
     licence: str
     sources: tuple[Source, ...] = Field(min_length=1)
     notes: str = ""
     variant_of: str | None = None
+    # external sets
+    layout: Layout | None = None
+    folders: dict[Convention, RelativePath] = Field({})
+    images: dict[Split, RelativePaths] = Field({})
+    split_file: SplitFile | None = None
+    annotations: dict[str, RelativePath] = Field({})
+    alternatives: tuple[Alternative, ...] = ()
+    class_folders: tuple[RelativePath, ...] = ()
+    split_names: tuple[str, ...] = ()
+    class_indices: tuple[NonNegativeInt, ...] = ()
+    counts_unverified: dict[Split, int] = Field({})
+    templates: Templates | None = None
+    archives: tuple[Archive, ...] = ()
+    steps: tuple[str, ...] = ()
+    terms: str = ""
+    citation: str = ""
+    fact_sources: dict[str, str] = Field({})
+    image_names: dict[Split, str] = Field({})  # as in the real archives; `data fake` names its images so
+    companions: tuple[RelativePath, ...] = ()  # files that CoOp's own code asks for, and ours does not
+    split_seed: int | None = None  # layout folder without train/ and test/: the seed of the split
 
     @model_validator(mode="after")
     def _check(self) -> Manifest:
         if self.template.count("{}") != 1:
             raise ValueError(f"template={self.template!r} must contain {{}} once, where the class name goes")
-        if len(set(self.classes)) != len(self.classes):
-            twice = sorted({c for c in self.classes if self.classes.count(c) > 1})
-            raise ValueError(
-                f"classes lists {', '.join(map(repr, twice))} more than once; class names are unique"
-            )
+        # ImageNet has two classes named 'missile' and two named 'sunglasses'; their folders differ
+        for key in ("class_folders",) if self.class_folders else ("classes",):
+            names = getattr(self, key)
+            if len(set(names)) != len(names):
+                twice = sorted({c for c in names if names.count(c) > 1})
+                raise ValueError(
+                    f"{key} lists {', '.join(map(repr, twice))} more than once; class names are unique"
+                )
         if (self.role == "variant") != (self.variant_of is not None):
             raise ValueError(
                 f"role={self.role!r} with variant_of={self.variant_of!r}: a variant, and only a variant, "
@@ -66,6 +173,7 @@ class Manifest(Strict):
         if self.num_classes < 2:
             raise ValueError(f"{self.num_classes} classes; list at least two under classes")
         if self.kind == "external":
+            self._check_external()
             return self
         if not (self.file and self.sha256 and self.classes):
             raise ValueError("a bundle needs file, sha256 and classes; or say kind: external")
@@ -76,6 +184,33 @@ class Manifest(Strict):
                 f"counts must give train images for a {self.role} set; only variants are test-only"
             )
         return self
+
+    def _check_external(self) -> None:
+        for key in ("class_folders", "split_names", "class_indices"):
+            if (given := len(getattr(self, key))) not in (0, len(self.classes)):
+                raise ValueError(f"{key} has {given} entries for {len(self.classes)} classes; give one each")
+        if self.class_indices and not self.variant_of:
+            raise ValueError("class_indices without variant_of: name the set whose classes they count")
+        if self.templates and self.template != self.templates.clip_lora:
+            raise ValueError(f"template={self.template!r} must be templates.clip_lora, the protocol's own")
+        if both := ", ".join(sorted(self.counts.keys() & self.counts_unverified)):
+            raise ValueError(f"counts and counts_unverified both give {both}; keep the sourced one")
+        always = ("classes", "folders", "images")
+        needs = {
+            None: (),
+            "split_json": (*always, "split_file"),
+            "class_folders": (*always, "class_folders"),
+            "folder": ("classes", "images", "class_folders"),
+        }.get(self.layout, (*always, "annotations"))
+        if missing := [key for key in needs if not getattr(self, key)]:
+            raise ValueError(f"layout {self.layout} needs {', '.join(missing)}")
+        for read in (self, *self.alternatives):
+            lists = {"classes", *read.images} if read.layout == "variant_lists" else {*read.images}
+            pair = read.layout == "mat" and {"labels", "splits"} <= {*read.annotations}
+            if read.layout in ("variant_lists", "mat") and not (pair or lists <= {*read.annotations}):
+                raise ValueError(f"layout {read.layout} needs annotations {', '.join(sorted(lists))}")
+        if unknown := ", ".join(sorted(set(self.fact_sources) - set(type(self).model_fields))):
+            raise ValueError(f"fact_sources names {unknown}, which are no facts of a manifest")
 
     @property
     def num_classes(self) -> int:
@@ -92,20 +227,49 @@ class Manifest(Strict):
         """One prompt a class, in class order."""
         return tuple(self.template.format(name) for name in self.classes)
 
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """Splits that the set has, of train, val and test."""
+        return tuple(s for s in ("train", "val", "test") if s in (self.images or self.counts))
+
+    def varies(self, source: Manifest) -> bool:
+        """Whether this is a variant of `source` with its classes, or those that class_indices names."""
+        index = self.class_indices or range(len(source.classes))
+        shared = tuple(source.classes[i] for i in index if i < len(source.classes))
+        return self.variant_of == source.name and self.classes == shared
+
+    def in_layout(self, layout: str) -> Manifest:
+        """Return the manifest as read by one of its alternatives: other files, other counts."""
+        if layout == self.layout:
+            return self
+        for other in self.alternatives:
+            if other.layout == layout:
+                changes = dict(other) | {"counts_unverified": {}, "split_file": None, "alternatives": ()}
+                return self.model_copy(update=changes)
+        known = [str(self.layout), *(a.layout for a in self.alternatives)]
+        raise UnknownName(f"layout of {self.name}", layout, known)
+
 
 def read_manifest(path: Path) -> Manifest:
     """Read and validate one manifest file."""
     try:
         manifest = Manifest.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
-        raise ValueError(f"{path}: {explain(error)}") from None
+        raise ValueError(f"{path}: {explain(error)}; correct the file, then run: {LIST}") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        what = " ".join(str(error).split())
+        raise ValueError(f"{path} is not valid YAML: {what}; correct the file, then run: {LIST}") from None
     if manifest.name != path.stem:
         raise ValueError(
             f"{path}: name={manifest.name!r} differs from the file's name; rename one of the two"
         )
     return manifest
+
+
+def manifest_yaml(manifest: Manifest) -> str:
+    """Return the text of a manifest file; what stands at its default is left out."""
+    facts = manifest.model_dump(mode="json", exclude_defaults=True)
+    return yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=110)
 
 
 def manifest_names(folder: Path = MANIFESTS) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ def provenance(spec: RunSpec, backbone: Backbone, dataset: Dataset) -> dict[str,
     return {
         "method_label": get_method(spec.method.name).label,
         "template": dataset.manifest.template,
+        "miniature": dataset.is_fake,  # made by `blocklora data fake`: a test of the machinery, no result
         "resolution": backbone.resolution,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),

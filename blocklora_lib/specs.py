@@ -86,7 +86,7 @@ class RunSpec(Strict):
     data_checksum: str
     shots: int = Field(ge=0)
     seed: int = Field(ge=0)
-    draw: Literal["nested", "coop"] | None
+    draw: Literal["nested", "coop", "clip_lora"] | None
     split: Literal["test", "val"] = (
         "test"  # 'val' is for choosing hyper-parameters: they never see the test images
     )
@@ -103,7 +103,9 @@ class RunSpec(Strict):
                 "settings were given; use shots >= 1, or seed=0, draw=None, training=None"
             )
         if self.shots > 0 and (self.draw is None or self.training is None):
-            raise ValueError(f"shots={self.shots} needs draw ('nested' or 'coop') and training settings")
+            raise ValueError(
+                f"shots={self.shots} needs draw ('nested', 'coop' or 'clip_lora') and training settings"
+            )
         if len(set(self.evaluate_on)) != len(self.evaluate_on):
             raise ValueError(f"evaluate_on={self.evaluate_on} names a set twice; name each once")
         return self

@@ -25,7 +25,8 @@ def modules() -> dict[str, Path]:
 LEVELS = [
     {"", "paths", "strict", "dropout", "adapter_config"},
     {"specs", "seeding", "adapters", "architectures", "complexity", "bounds", "manifests", "parameters"},
-    {"runs", "statistics", "adapter_files", "attention", "sites", "fewshot", "augment", "weights"},
+    {"runs", "statistics", "adapter_files", "attention", "sites", "weights"},
+    {"fewshot", "augment", "image_files", "data"},
     {"inject", "towers"},
     {"backbones", "datasets"},
     {"training", "evaluation", "methods"},

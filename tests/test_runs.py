@@ -162,7 +162,7 @@ def test_the_key_is_the_same_in_another_process():
         (dict(shot=4), "unknown key 'shot'; did you mean 'shots'"),
         (dict(shots=0), "shots=0 means no training"),
         (dict(training=None), "needs draw"),
-        (dict(draw="random"), "'nested' or 'coop'"),
+        (dict(draw="random"), "'nested', 'coop' or 'clip_lora'"),
         (dict(evaluate_on=("a", "a")), "names a set twice"),
         (dict(evaluate_on=()), "evaluate_on"),
         (dict(training={"learning_rate": 1}), "unknown key 'learning_rate'"),

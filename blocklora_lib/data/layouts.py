@@ -1,0 +1,282 @@
+"""From a manifest and a folder to lists of items, by layout: a reader a layout, none a dataset.
+
+split_json     a fixed split in JSON, {"train": [[path, label, class name], ...], "val": ..., "test": ...}
+variant_lists  a text file a split, "image class name" a line, and one that lists the classes
+class_folders  a folder per class under each split's folder; labels follow the manifest's class_folders
+mat            MATLAB annotations: one vector of labels and one of splits, or a struct array a split
+folder         one's own images, a folder per class (see `own`)
+
+The order of items is the file's own, so that draws repeat; folders are read in sorted order.  (CoOp and Dassl
+list ImageNet's folders as the file system gives them, so its ImageNet draws depend on the machine.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from ..manifests import Manifest
+from ..strict import UnknownName, near
+from .problems import DataError, MissingData, remedy
+
+SPLITS = ("train", "val", "test")
+IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm".split())
+
+
+class Item(NamedTuple):
+    """One image: its path relative to the dataset's folder (with /), its label, and its class name.
+
+    The class name is the manifest's, whatever the split file's spelling.
+    """
+
+    path: str
+    label: int
+    classname: str
+
+
+def items(manifest: Manifest, folder: Path, split: str) -> list[Item]:
+    """Return the items of a split in the split file's own order (class folders: by class, then by name).
+
+    `folder` is the dataset's own folder, as `roots.find_folder` returns it.  A split that the set does not
+    have is an empty list.  No image is opened.  MissingData (a FileNotFoundError) where a file is not there;
+    DataError (a ValueError) where it is damaged, a label is out of range or a path leaves the folder.
+    """
+    if split not in SPLITS:
+        raise UnknownName("split", split, SPLITS)
+    if manifest.layout is None:
+        raise DataError(
+            manifest.name,
+            "is a bundle, or states no layout: it is not read from a folder",
+            "blocklora data list",
+        )
+    if not folder.is_dir():
+        raise MissingData(folder, f"is missing: no folder of {manifest.title}", remedy(manifest, folder))
+    if split not in manifest.splits:
+        return []
+    if manifest.layout == "folder":
+        from .own import own_items
+
+        return own_items(manifest, folder, split)
+    reader = {
+        "split_json": _split_json,
+        "variant_lists": _variant_lists,
+        "class_folders": class_folder_items,
+        "mat": _mat,
+    }[manifest.layout]
+    return list(reader(manifest, folder, split))
+
+
+def image_folder(manifest: Manifest, folder: Path, split: str, listed: bool = False) -> str:
+    """Return where the images of a split lie, relative to `folder`: the first of the manifest's that exists.
+
+    ImageNet's differs between CoOp and CLIP-LoRA under one name: DataError if both are there and are not the
+    same folder.  listed: a split file names the images, so that draws need no images; where no folder exists
+    the first name is returned, and `verify` tells of each missing image.
+    """
+    present: list[str] = []
+    for name in manifest.images[split]:
+        path = folder / name
+        if path.is_dir() and not any(path.samefile(folder / p) for p in present):
+            present.append(name)
+    if len(present) > 1:
+        spare = str(folder / present[1])
+        what = f"and {spare} both hold {split} images of {manifest.title}: keep one of the two"
+        raise DataError(folder / present[0], what, shlex.join(["mv", spare, f"{spare}.other"]))
+    if not present and not listed:
+        first, *others = manifest.images[split]
+        what = f"is missing: no folder of {split} images" + "".join(f", nor {folder / o}" for o in others)
+        raise MissingData(folder / first, what, remedy(manifest, folder))
+    return (present or manifest.images[split])[0]
+
+
+def load_text(manifest: Manifest, folder: Path, name: str) -> str:
+    """Return the text of one of the set's own files; MissingData or DataError where it cannot be read."""
+    path = folder / name
+    with_images = None if manifest.split_file else folder  # such lists come in one archive with the images
+    if not path.is_file():
+        what = f"is missing: {manifest.title} is read from it"
+        raise MissingData(path, what, remedy(manifest, folder, with_images))
+    try:
+        return path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
+        again = remedy(manifest, folder, with_images or path)
+        raise DataError(path, f"cannot be read: {error}", again) from None
+
+
+def under(base: str, path: str) -> str | None:
+    """Return base/path with /, or None for a path that would leave the dataset's folder."""
+    inner = PurePosixPath(path)
+    unfit = "\\" in path or not path.isprintable()  # no line ends, no lone surrogates
+    if not path or inner.is_absolute() or ".." in inner.parts or unfit:
+        return None
+    return str(PurePosixPath(base) / inner)
+
+
+def class_images(place: Path, again: str) -> list[str]:
+    """Return the names of the images right under `place`, sorted; hidden and other files are not images."""
+    try:
+        with os.scandir(place) as entries:
+            names = [e.name for e in entries if PurePosixPath(e.name).suffix.lower() in IMAGE_SUFFIXES]
+    except OSError as error:
+        raise DataError(place, f"cannot be read: {error.strerror}", again) from None
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def _split_json(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
+    assert manifest.split_file
+    path = folder / manifest.split_file.name
+    again = remedy(manifest, folder, path)
+    try:
+        content = json.loads(load_text(manifest, folder, manifest.split_file.name))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(path, f"is not JSON: {error}", again) from None
+    entries = content.get(split) if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise DataError(path, f"has no list {split!r}", again)
+    base = image_folder(manifest, folder, split, listed=True)
+    for number, entry in enumerate(entries):
+        where = f"entry {number} of {split}"
+        if not (
+            isinstance(entry, list)
+            and len(entry) == 3
+            and [type(value) for value in entry] == [str, int, str]
+        ):
+            raise DataError(path, f"{where}: {entry!r:.80} is not [path, label, class name]", again)
+        yield _item(manifest, path, where, again, base, *entry)
+
+
+def _item(
+    manifest: Manifest, file: Path, where: str, again: str, base: str, image: str, label: int, name: str
+) -> Item:
+    """The item, checked: label in range, class name as in the manifest, path inside the folder."""
+    if not 0 <= label < len(manifest.classes):
+        last = len(manifest.classes) - 1
+        what = f"{where}: label {label} of {image!r} is out of range; labels are 0 to {last}"
+        raise DataError(file, what, again)
+    expected = manifest.classes[label]
+    spelled = manifest.split_names[label] if manifest.split_names else expected
+    if name not in (spelled, expected):
+        what = f"{where}: label {label} is named {name!r}, the manifest says {spelled!r}"
+        raise DataError(file, what, again)
+    path = under(base, image)
+    if path is None:
+        raise DataError(file, f"{where}: the path {image!r} leaves the dataset's folder", again)
+    return Item(path, label, expected)
+
+
+def _variant_lists(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
+    again = remedy(manifest, folder, folder)  # the lists come with the images
+    for key in ("classes", split):
+        if key not in manifest.annotations:
+            raise DataError(manifest.name, f"has no {key} under annotations", "blocklora data list")
+    names = load_text(manifest, folder, manifest.annotations["classes"]).splitlines()
+    names = [name.strip() for name in names if name.strip()]
+    if names != list(manifest.classes):
+        differs = next(
+            (n for n, c in zip(names, manifest.classes, strict=False) if n != c), f"{len(names)} names"
+        )
+        what = f"lists other classes than the manifest of {manifest.name} (first: {differs!r})"
+        raise DataError(folder / manifest.annotations["classes"], what, again)
+    labels = {name: label for label, name in enumerate(names)}
+    file = folder / manifest.annotations[split]
+    base = image_folder(manifest, folder, split, listed=True)
+    for number, line in enumerate(load_text(manifest, folder, manifest.annotations[split]).splitlines(), 1):
+        if not line.strip():
+            continue
+        image, _, name = line.strip().partition(" ")
+        if name not in labels:
+            what = f"line {number}: class {name!r} is out of range; {near(name, labels)}"
+            raise DataError(file, what[:300], again)
+        yield _item(manifest, file, f"line {number}", again, base, f"{image}.jpg", labels[name], name)
+
+
+def class_folder_items(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
+    """Items of a folder per class, in class order, then by file name; a class without a folder has none."""
+    again = remedy(manifest, folder)
+    base = image_folder(manifest, folder, split)
+    for label, (name, classname) in enumerate(zip(manifest.class_folders, manifest.classes, strict=True)):
+        place = folder / base / name
+        if not place.is_dir() and not place.is_symlink():
+            continue  # a class without images is counted, and named, by verify
+        for image in class_images(place, again):
+            yield Item(str(PurePosixPath(base) / name / image), label, classname)
+
+
+def _mat(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
+    base = image_folder(manifest, folder, split, listed=True)
+    files = manifest.annotations
+    if "labels" in files:  # Flowers102: one label an image, and the numbers (from 1) of each split's images
+        file = folder / files["labels"]
+        labels = _load_mat(manifest, folder, files["labels"], "labels").tolist()
+        key = {"train": "trnid", "val": "valid", "test": "tstid"}[split]
+        rows = []
+        for number in _load_mat(manifest, folder, files["splits"], key).tolist():
+            if not 1 <= number <= len(labels):
+                what = f"{key}: image {number} is out of range; there are {len(labels)} labels"
+                ids = folder / files["splits"]
+                raise DataError(ids, what, remedy(manifest, folder, ids))
+            rows.append((f"image_{number:05d}.jpg", labels[number - 1]))
+    else:  # StanfordCars: a struct array a split, with fname and class (from 1)
+        file = folder / files[split]
+        found = _load_mat(manifest, folder, files[split], "annotations")
+        if not {"fname", "class"} <= set(found.dtype.names or ()):
+            what = "has no fields fname and class in annotations"
+            raise DataError(file, what, remedy(manifest, folder, file))
+        rows = [(str(name), label) for name, label in zip(found["fname"], found["class"], strict=True)]
+    again = remedy(manifest, folder, file)
+    for number, (image, label) in enumerate(rows):
+        where = f"entry {number} of {split}"
+        index = int(label) - 1  # MATLAB counts from 1
+        known = manifest.classes[index] if 0 <= index < len(manifest.classes) else ""
+        yield _item(manifest, file, where, again, base, image, index, known)
+
+
+def _load_mat(manifest: Manifest, folder: Path, name: str, key: str) -> Any:
+    """Return variable `key` of a MATLAB file as a one-dimensional array."""
+    from scipy.io import loadmat
+
+    path = folder / name
+    if not path.is_file():
+        what = f"is missing: {manifest.title} is read from it"
+        raise MissingData(path, what, remedy(manifest, folder))
+    again = remedy(manifest, folder, path)
+    try:
+        found = loadmat(path, squeeze_me=True)
+    except Exception as error:  # scipy raises many kinds on damaged files
+        raise DataError(path, f"is not a MATLAB file that can be read: {error}", again) from None
+    if key not in found:
+        raise DataError(path, f"has no variable {key!r}", again)
+    return found[key].reshape(-1)
+
+
+class DataFolder:
+    """A dataset on disk, as a run uses it: manifest, folder, and the items of each split, read once."""
+
+    def __init__(self, manifest: Manifest, folder: Path) -> None:
+        self.manifest, self.folder = manifest, Path(folder)
+        self._items: dict[str, list[Item]] = {}
+
+    def items(self, split: str) -> list[Item]:
+        """See `items`."""
+        if split not in self._items:
+            self._items[split] = items(self.manifest, self.folder, split)
+        return self._items[split]
+
+    @property
+    def is_fake(self) -> bool:
+        """Whether this is a miniature: what is measured on it is no result."""
+        from .roots import is_fake
+
+        return is_fake(self.folder)
+
+    @property
+    def checksum(self) -> str:
+        """Digest of what a run can see: the splits' paths and labels in order, and whether it is fake."""
+        seen = {split: [item[:2] for item in self.items(split)] for split in self.manifest.splits}
+        text = json.dumps([self.is_fake, seen], separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,92 @@
+"""One's own images as a dataset: a folder per class, under train/, val/ and test/ where these exist."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from pathlib import Path, PurePosixPath
+
+from pydantic import ValidationError
+
+from ..manifests import Manifest
+from ..strict import explain
+from .layouts import SPLITS, Item, class_folder_items, class_images
+from .problems import DataError, MissingData
+
+# CoOp cuts a set without official splits 0.5 / 0.2 / 0.3 (datasets/dtd.py); what is left is train
+VAL, TEST = 0.2, 0.3
+HELP = "blocklora data verify --help"
+
+
+def own_manifest(path: Path | str, seed: int = 1, template: str = "a photo of a {}.") -> Manifest:
+    """Return the manifest of one's own images in `path`: a folder per class, under train/ and test/ if there.
+
+    Class names are the folders' names, with spaces for underscores.  With train/ and test/ (val/ may be left
+    out) these are the splits; otherwise each class is cut 0.5 / 0.2 / 0.3 by `seed`, which the manifest keeps
+    as `split_seed`.  DataError names a class without images, or with too few to be cut.
+    """
+    folder = Path(path).expanduser().resolve()
+    if not folder.is_dir():
+        raise MissingData(folder, "is missing: give a folder that holds a folder of images per class", HELP)
+    levels = [split for split in SPLITS if (folder / split).is_dir()]
+    if levels and not {"train", "test"} <= set(levels):
+        what = f"has {', '.join(levels)} but needs both train and test, or neither"
+        raise DataError(folder, what, f"mkdir {folder / ('test' if 'train' in levels else 'train')}")
+    classes = _folders(folder / "train" if levels else folder)
+    for split in levels:
+        if strange := sorted(set(_folders(folder / split)) - set(classes)):
+            raise DataError(folder / split / strange[0], "is a class that train does not have", HELP)
+    try:
+        manifest = Manifest(
+            name=re.sub(r"[^a-z0-9]+", "_", folder.name.lower()).strip("_") or "own",
+            title=folder.name,
+            role="target",
+            kind="external",
+            layout="folder",
+            folders={"coop": folder.name, "clip_lora": folder.name},
+            images={split: (split if levels else ".",) for split in levels or SPLITS},
+            classes=tuple(name.replace("_", " ") for name in classes),
+            class_folders=tuple(classes),
+            template=template,
+            counts={},
+            licence="one's own",
+            sources=({"package": "own images", "licence": "one's own", "attribution": folder.name},),
+            split_seed=None if levels else seed,
+        )
+    except ValidationError as error:
+        raise DataError(folder, f"cannot be a dataset: {explain(error)}", HELP) from None
+    counts = {split: len(own_items(manifest, folder, split)) for split in manifest.splits}
+    return manifest.model_copy(update={"counts": counts})
+
+
+def own_items(manifest: Manifest, folder: Path, split: str) -> list[Item]:
+    """Return the items of a split, by class, then by file name; a set without splits is cut by its seed.
+
+    A class is cut by a stream of its own, seeded with the split seed and its folder's name: another class
+    more or less does not move its images.
+    """
+    if manifest.split_seed is None:
+        return list(class_folder_items(manifest, folder, split))
+    found = []
+    for label, (name, classname) in enumerate(zip(manifest.class_folders, manifest.classes, strict=True)):
+        images = class_images(folder / name, HELP)
+        if len(images) < 2:
+            what = f"has {len(images)} images; a class needs at least 2, one to train and one to test"
+            raise DataError(folder / name, what, HELP)
+        random.Random(f"{manifest.split_seed}/{name}").shuffle(images)
+        test, val = max(1, round(TEST * len(images))), round(VAL * len(images))
+        part = {"test": images[:test], "val": images[test : test + val], "train": images[test + val :]}[split]
+        found += [Item(str(PurePosixPath(name) / image), label, classname) for image in sorted(part)]
+    return found
+
+
+def _folders(place: Path) -> list[str]:
+    """Names of the class folders right under `place`, sorted; each must hold an image."""
+    names = sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and entry.name[0] not in "._")
+    if len(names) < 2:
+        raise DataError(place, f"holds {len(names)} class folders; a dataset has at least 2", HELP)
+    for name in names:
+        if not class_images(place / name, HELP):
+            raise DataError(place / name, "holds no images; fill the class or take its folder away", HELP)
+    return names

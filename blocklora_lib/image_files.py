@@ -1,0 +1,140 @@
+"""Images in files: read when a view of them is needed, and viewed exactly as CLIP-LoRA views them.
+
+CLIP's own reading: PIL's bicubic on the original pixels, shorter side to the resolution, centre crop.
+Training: torchvision's RandomResizedCrop and flip, with boxes from an explicit generator.  Pixels stay
+0..255.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as TF
+
+from .augment import RATIO, RECIPES
+
+KEPT_BYTES = 4 * 2**30  # decoded few-shot images that stay in memory: 16 shots of a hundred classes fit
+WORKERS = min(8, os.cpu_count() or 1)  # PIL decodes and resizes without holding the interpreter
+
+Box = tuple[int, int, int, int]  # top, left, height, width
+
+
+class ImageFiles:
+    """A sequence of image files that stands where a tensor of pixels could: len, [indices], split, device.
+
+    `at` sets the size of views and their device.  What `training_views` has decoded is kept, up to
+    KEPT_BYTES, for this sequence and all parts of it.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        size: int = 224,
+        device: torch.device | str = "cpu",
+        kept: dict[Path, Image.Image] | None = None,
+    ) -> None:
+        self.paths, self.size, self.device = list(paths), size, torch.device(device)
+        self._kept: dict[Path, Image.Image] = {} if kept is None else kept
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Tensor) -> ImageFiles:
+        return self._with([self.paths[i] for i in index.tolist()])
+
+    def split(self, n: int) -> Iterator[ImageFiles]:
+        """Yield parts of n images; the last may be shorter."""
+        for start in range(0, len(self), n):
+            yield self._with(self.paths[start : start + n])
+
+    def at(self, size: int, device: torch.device | str) -> ImageFiles:
+        """The same files, viewed at size x size on a device."""
+        return ImageFiles(self.paths, size, device, self._kept)
+
+    def evaluation_views(self) -> Tensor:
+        """Return CLIP's Resize(size, bicubic) and CenterCrop(size): (N, 3, size, size), uint8."""
+        return self._stack(lambda path: centre(read(path), self.size), self.paths)
+
+    def training_views(self, how: str, generator: torch.Generator) -> Tensor:
+        """Return a random view of each image: (N, 3, size, size), uint8.  how: as in `augment`."""
+        if how == "none":
+            return self._stack(lambda path: centre(self._read_and_keep(path), self.size), self.paths)
+        smallest, mirror = RECIPES[how]
+        plans = []  # all random numbers are drawn here, in order; threads only follow
+        for path in self.paths:
+            width, height = self._size(path)
+            box = crop_box(height, width, smallest, generator)
+            plans.append((path, box, mirror and torch.rand(1, generator=generator).item() < 0.5))
+        return self._stack(lambda plan: view(self._read_and_keep(plan[0]), self.size, *plan[1:]), plans)
+
+    def _with(self, paths: list[Path]) -> ImageFiles:
+        return ImageFiles(paths, self.size, self.device, self._kept)
+
+    def _size(self, path: Path) -> tuple[int, int]:
+        if path in self._kept:
+            return self._kept[path].size
+        return read(path, header=True).size
+
+    def _read_and_keep(self, path: Path) -> Image.Image:
+        image = self._kept.get(path) or read(path)
+        if path not in self._kept and 3 * image.width * image.height * (len(self._kept) + 1) <= KEPT_BYTES:
+            self._kept[path] = image  # as if all were as large as this one: a bound on memory, not an account
+        return image
+
+    def _stack(self, look: Callable[[Any], Tensor], plans: Sequence[Any]) -> Tensor:
+        with ThreadPoolExecutor(WORKERS) as pool:
+            return torch.stack(list(pool.map(look, plans))).to(self.device)
+
+
+def read(path: Path, header: bool = False) -> Image.Image:
+    """Return the image in RGB, or only its header; a file that cannot be read is named, with the way out."""
+    try:
+        image = Image.open(path)
+        return image if header else image.convert("RGB")
+    except FileNotFoundError:
+        what = "is missing"
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        what = f"cannot be decoded ({' '.join(str(error).split())})"
+    raise ValueError(f"image {path} {what}; `blocklora data verify` finds all such files of its dataset")
+
+
+def centre(image: Image.Image, size: int) -> Tensor:
+    """The shorter side to `size` by PIL's bicubic, then the middle: (3, size, size), uint8."""
+    return TF.pil_to_tensor(TF.center_crop(TF.resize(image, size, InterpolationMode.BICUBIC), [size, size]))
+
+
+def view(image: Image.Image, size: int, box: Box, mirror: bool) -> Tensor:
+    """A box of the image by PIL's bicubic, mirrored or not: (3, size, size), uint8."""
+    cut = TF.resized_crop(image, *box, [size, size], InterpolationMode.BICUBIC)
+    return TF.pil_to_tensor(TF.hflip(cut) if mirror else cut)
+
+
+def crop_box(height: int, width: int, smallest: float, generator: torch.Generator) -> Box:
+    """Draw a box as torchvision's RandomResizedCrop.get_params does, bit for bit, from a generator.
+
+    Area uniform in (smallest, 1), log aspect ratio uniform; after ten boxes that stick out the middle is
+    taken, as near to the allowed ratios as the image permits.
+    """
+    low, high = torch.log(torch.tensor(RATIO))
+    for _ in range(10):
+        area = height * width * torch.empty(1).uniform_(smallest, 1.0, generator=generator).item()
+        ratio = torch.exp(torch.empty(1).uniform_(low, high, generator=generator)).item()
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top = torch.randint(0, height - h + 1, (1,), generator=generator).item()
+            return top, torch.randint(0, width - w + 1, (1,), generator=generator).item(), h, w
+    w, h = width, height
+    if width / height < RATIO[0]:
+        h = round(w / RATIO[0])
+    elif width / height > RATIO[1]:
+        w = round(h * RATIO[1])
+    return (height - h) // 2, (width - w) // 2, h, w

@@ -1,0 +1,73 @@
+"""A web server on 127.0.0.1 that can break off, forget ranges, change its files and answer with errors."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Server:
+    """Files by path; how each misbehaves; what was asked for, as (path, Range header, If-Range header)."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.ranges, self.etag, self.html = True, '"one"', False
+        self.break_after: list[int] = []  # the next answers stop after so many bytes
+        self.errors: dict[str, list[int]] = {}  # the next answers for a path are these errors
+        self.asked: list[tuple[str, str | None, str | None]] = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_):
+                pass
+
+            def do_GET(self):
+                server.answer(self)
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        wanted, condition = request.headers.get("Range"), request.headers.get("If-Range")
+        self.asked.append((request.path, wanted, condition))
+        if self.errors.get(request.path) or request.path not in self.files:
+            return request.send_error(
+                self.errors[request.path].pop(0) if self.errors.get(request.path) else 404
+            )
+        content, start = self.files[request.path], 0
+        if wanted and self.ranges and condition in (None, self.etag):
+            start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
+            if start >= len(content):
+                request.send_response(416)
+                request.send_header("Content-Range", f"bytes */{len(content)}")
+                request.send_header("Content-Length", "0")
+                return request.end_headers()
+            request.send_response(206)
+            request.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        else:
+            request.send_response(200)
+        body = content[start:]
+        request.send_header("Content-Length", str(len(body)))
+        request.send_header("Content-Type", "text/html" if self.html else "application/octet-stream")
+        if self.etag:
+            request.send_header("ETag", self.etag)
+        request.end_headers()
+        if self.break_after:
+            body = body[: self.break_after.pop(0)]
+            request.close_connection = True
+        request.wfile.write(body)
+
+
+@contextmanager
+def serve(monkeypatch) -> Iterator[Server]:
+    """A server for one test, reached without a proxy."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()

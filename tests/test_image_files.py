@@ -1,0 +1,131 @@
+"""Images in files: CLIP-LoRA's views exactly, one clear sentence for a bad file, and a run on a miniature."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from blocklora_lib.data.fake import make_fake
+from blocklora_lib.data.roots import checksum
+from blocklora_lib.datasets import load_dataset
+from blocklora_lib.experiment import Workbench, run_or_load
+from blocklora_lib.image_files import ImageFiles, crop_box
+from blocklora_lib.manifests import load_manifest
+from blocklora_lib.profiles import Profile, make_spec
+from blocklora_lib.runs import RunStore
+
+BICUBIC = transforms.InterpolationMode.BICUBIC
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three files of different shapes, one of them grey."""
+    random, paths = np.random.default_rng(0), []
+    for i, shape in enumerate([(60, 90, 3), (120, 40, 3), (50, 50)]):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(paths[-1])
+    return paths
+
+
+def test_evaluation_views_are_clips(photos):
+    clips = transforms.Compose(
+        [transforms.Resize(32, BICUBIC), transforms.CenterCrop(32), transforms.PILToTensor()]
+    )
+    views = ImageFiles(photos).at(32, "cpu").evaluation_views()
+    expected = torch.stack([clips(Image.open(path).convert("RGB")) for path in photos])
+    assert torch.equal(views, expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("height", "width"), [(60, 90), (300, 40), (40, 300), (50, 50)])
+def test_boxes_are_those_of_torchvision(seed, height, width):
+    torch.manual_seed(seed)  # torchvision draws from the global generator
+    image = torch.zeros(3, height, width)
+    theirs = transforms.RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3])
+    ours = crop_box(height, width, 0.08, torch.Generator().manual_seed(seed))
+    assert tuple(theirs) == ours
+
+
+def test_training_views_are_torchvisions_crop_and_flip(photos):
+    views = ImageFiles(photos).at(32, "cpu").training_views("clip_lora", torch.Generator().manual_seed(3))
+    draw, expected = torch.Generator().manual_seed(3), []
+    for path in photos:
+        image = Image.open(path).convert("RGB")
+        box = crop_box(image.height, image.width, 0.08, draw)
+        cut = transforms.functional.resized_crop(image, *box, [32, 32], BICUBIC)
+        flip = torch.rand(1, generator=draw).item() < 0.5
+        expected.append(
+            transforms.functional.pil_to_tensor(transforms.functional.hflip(cut) if flip else cut)
+        )
+    assert torch.equal(views, torch.stack(expected))
+    plain = ImageFiles(photos).at(32, "cpu")
+    assert torch.equal(plain.training_views("none", draw), plain.evaluation_views())
+
+
+def test_parts_share_what_was_decoded_and_keep_their_order(photos):
+    files = ImageFiles(photos).at(16, "cpu")
+    files[torch.tensor([2, 0])].training_views("light", torch.Generator().manual_seed(0))
+    assert set(files._kept) == {photos[2], photos[0]}
+    assert [len(part) for part in files.split(2)] == [2, 1]
+    assert files[torch.tensor([1])].paths == [photos[1]]
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "text"])
+def test_a_bad_file_is_named_with_the_way_out(photos, damage):
+    if damage == "missing":
+        photos[1].unlink()
+    elif damage == "text":
+        photos[1].write_text("not an image")
+    else:
+        photos[1].write_bytes(photos[1].read_bytes()[:200])
+    for look in (
+        lambda files: files.evaluation_views(),
+        lambda files: files.training_views("clip_lora", torch.Generator()),
+    ):
+        with pytest.raises(
+            ValueError, match=r"image .*1\.png (is missing|cannot be decoded).*blocklora data verify"
+        ):
+            look(ImageFiles(photos).at(16, "cpu"))
+
+
+@pytest.fixture
+def miniature(tmp_path, monkeypatch):
+    """A miniature of EuroSAT, where external sets are looked for."""
+    monkeypatch.setenv("BLOCKLORA_DATA", str(tmp_path / "data"))
+    make_fake(load_manifest("eurosat"), tmp_path / "data", per_class=3)
+    return tmp_path
+
+
+def test_a_miniature_runs_from_file_to_record(miniature, tiny_clip):
+    facts = {
+        "name": "external",
+        "description": "one set on disk",
+        "backbone": {"name": tiny_clip, "pretrained": "none"},
+        "targets": ["eurosat"],
+        "shots": [1],
+        "seeds": [1],
+        "draw": "clip_lora",
+        "methods": [{"name": "block_lora"}],
+        "training": {"steps_per_shot": 2, "batch_size": 4, "lr": 1e-2},
+        "experiments": {"few_shot": {}},
+    }
+    spec = make_spec(Profile.model_validate(facts), "eurosat", "block_lora", 1, 1)
+    store, bench = RunStore(miniature / "runs"), Workbench("cpu")
+    record = run_or_load(spec, store, bench)
+    assert record.status == "done", record.error
+    assert record.provenance["miniature"] is True
+    assert record.result.accuracy["eurosat"].total == len(load_dataset("eurosat").labels("test"))
+    again = run_or_load(spec, RunStore(miniature / "again"), Workbench("cpu"))
+    assert again.result == record.result  # threads decode, generators decide
+
+
+def test_a_result_on_a_miniature_is_never_taken_for_a_real_one(miniature, monkeypatch, tmp_path):
+    manifests = [load_manifest("eurosat")]
+    fake = checksum(manifests)
+    monkeypatch.setenv("BLOCKLORA_DATA", str(tmp_path / "elsewhere"))
+    assert checksum(manifests) != fake
+    with pytest.raises(FileNotFoundError, match=r"eurosat.* is missing"):
+        load_dataset("eurosat")
