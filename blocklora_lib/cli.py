@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from .data_cli import data_app
+from .strict import UnknownName
 
 
 class OneSentence(TyperGroup):
@@ -92,8 +93,12 @@ def grid(
     dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
     method: Annotated[str | None, typer.Option(help="Only this method.")] = None,
     list_only: Annotated[
-        bool, typer.Option("--list", help="Only say which runs are done, missing, failed.")
+        bool,
+        typer.Option(
+            "--list", help="Only say which runs are done, missing, failed, and what they will cost."
+        ),
     ] = False,
+    tflops: Annotated[float, typer.Option(help="Rate that --list assumes for its hours.")] = 20.0,
     retry_failed: RetryOption = False,
     results: ResultsOption = None,
     device: DeviceOption = "auto",
@@ -111,6 +116,9 @@ def grid(
         for spec, record in zip(specs, records, strict=True):
             typer.echo(f"{record.status if record else 'missing':8}{spec.key}  {spec}")
         states = [record.status if record else "missing" for record in records]
+        todo = [spec for spec, state in zip(specs, states, strict=True) if state == "missing"]
+        if todo:
+            typer.echo(forecast(todo, tflops))
         typer.echo(", ".join(f"{states.count(state)} {state}" for state in ("done", "missing", "failed")))
         return
     from .experiment import pending, run_grid
@@ -184,6 +192,21 @@ def parameters(words: list[str]) -> dict[str, str]:
             raise ValueError(f"cannot read {' '.join(words[i:])!r}; parameters are written -p NAME VALUE")
         given[words[i + 1]] = words[i + 2]
     return given
+
+
+def forecast(specs: list, tflops: float) -> str:
+    """What these runs will cost, in one line."""
+    from .estimate import estimate
+
+    try:
+        cost = estimate(specs)
+    except (UnknownName, FileNotFoundError) as error:  # a model or a set of one's own
+        return f"no estimate of their cost: {error}"
+    return (
+        f"the missing ones: {cost.steps:,} steps, {cost.flops:.2g} floating-point operations, about "
+        f"{cost.hours(tflops):.2g} hours at {tflops:g} TFLOP/s (--tflops: what your device sustains), "
+        f"at most {cost.peak_bytes / 2**30:.1f} GiB a step"
+    )
 
 
 def outcome(record) -> str:
