@@ -58,7 +58,7 @@ app.add_typer(data_app, name="data")
 
 @app.command()
 def run(
-    dataset: Annotated[str, typer.Option(help="Dataset to train on.")],
+    dataset: Annotated[str, typer.Option(help="Dataset to train on, or a folder of your own images.")],
     method: Annotated[str, typer.Option(help="Method, as the profile names it.")],
     shots: Annotated[int, typer.Option(help="Images a class.", min=0)] = 16,
     seed: Annotated[int, typer.Option(help="Seed of draw, start, shuffling and dropout.", min=0)] = 1,
@@ -75,8 +75,15 @@ def run(
     settings = load_profile(profile)
     store = RunStore((results or settings.results) / "runs")
     store.check_writable()
-    spec = make_spec(settings, dataset, method, shots, seed)
     bench = _workbench(device, threads)
+    if os.sep in dataset:  # a folder per class: one's own images
+        from .data.own import write_own
+
+        manifest = write_own(dataset, store.folder.parent / "manifests")
+        settings = settings.model_copy(update={"source": None, "variants": (), "targets": (manifest.name,)})
+        bench.manifests, bench.root = store.folder.parent / "manifests", Path(dataset).resolve().parent
+        dataset = manifest.name
+    spec = make_spec(settings, dataset, method, shots, seed, manifests=bench.manifests)
     from .experiment import run_or_load
 
     record = run_or_load(spec, store, bench, retry_failed)

@@ -33,6 +33,7 @@ class Workbench:
 
     device: str | torch.device = "auto"
     manifests: Path = MANIFESTS
+    root: Path | None = None  # where external datasets lie; None: $BLOCKLORA_DATA, or data/
     _backbones: dict[BackboneSpec, Backbone] = field(default_factory=dict)
     _datasets: dict[str, Dataset] = field(default_factory=dict)
 
@@ -43,13 +44,13 @@ class Workbench:
 
     def dataset(self, name: str) -> Dataset:
         if name not in self._datasets:
-            self._datasets[name] = load_dataset(name, self.manifests)
+            self._datasets[name] = load_dataset(name, self.manifests, self.root)
         return self._datasets[name]
 
     def check(self, spec: RunSpec) -> None:
         """Find bad input before any training: method, data, draw, splits.  No image is decoded."""
         complete(spec.method)
-        checksum = data_checksum(self.dataset(name).manifest for name in spec.sets)
+        checksum = data_checksum((self.dataset(name).manifest for name in spec.sets), self.root)
         if checksum != spec.data_checksum:
             raise ValueError(
                 f"the data of {', '.join(spec.sets)} (checksum {checksum[:12]}) are not those of the spec "

@@ -25,7 +25,7 @@ def blocklora(tmp_path, tiny_clip, manifests, monkeypatch):
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(profile_facts(tiny_clip)))
     make, expand = profiles.make_spec, profiles.expand
-    monkeypatch.setattr(profiles, "make_spec", lambda *a, **k: make(*a, manifests=manifests, **k))
+    monkeypatch.setattr(profiles, "make_spec", lambda *a, **k: make(*a, **k | {"manifests": manifests}))
     monkeypatch.setattr(profiles, "expand", lambda *a, **k: expand(*a, manifests=manifests, **k))
     bench = experiment.Workbench
     monkeypatch.setattr(experiment, "Workbench", lambda device: bench(device, manifests))

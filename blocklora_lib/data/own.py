@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
 import re
 from pathlib import Path, PurePosixPath
 
+import yaml
 from pydantic import ValidationError
 
 from ..manifests import Manifest
@@ -56,8 +59,28 @@ def own_manifest(path: Path | str, seed: int = 1, template: str = "a photo of a 
         )
     except ValidationError as error:
         raise DataError(folder, f"cannot be a dataset: {explain(error)}", HELP) from None
-    counts = {split: len(own_items(manifest, folder, split)) for split in manifest.splits}
-    return manifest.model_copy(update={"counts": counts})
+    found = {split: own_items(manifest, folder, split) for split in manifest.splits}
+    counts = {split: len(part) for split, part in found.items()}
+    return manifest.model_copy(update={"counts": counts, "sha256": _digest(folder, found)})
+
+
+def write_own(path: Path | str, place: Path, seed: int = 1) -> Manifest:
+    """Write the manifest of one's own images to `place`/<name>.yaml and return it."""
+    manifest = own_manifest(path, seed)
+    place.mkdir(parents=True, exist_ok=True)
+    facts = manifest.model_dump(mode="json", exclude_defaults=True)
+    (place / f"{manifest.name}.yaml").write_text(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True))
+    return manifest
+
+
+def _digest(folder: Path, found: dict[str, list[Item]]) -> str:
+    """SHA-256 of what the splits hold, by path, label and size: other images are another dataset."""
+    rows = [
+        [split, item.path, item.label, (folder / item.path).stat().st_size]
+        for split, part in found.items()
+        for item in part
+    ]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def own_items(manifest: Manifest, folder: Path, split: str) -> list[Item]:
