@@ -110,7 +110,7 @@ CLAIMS = (
         "More blocks save parameters, too many cost accuracy",
         SUMMARY,
         "empirical",
-        ("12_claims", "number_of_blocks"),
+        ("08_ablations", "number_of_blocks"),
         accuracy.number_of_blocks,
     ),
     Claim(
@@ -126,7 +126,7 @@ CLAIMS = (
         "Competitive in cross-dataset transfer and domain generalization",
         ABSTRACT,
         "empirical",
-        ("12_claims", "domain_shift"),
+        ("06_cross_dataset", "transfer"),
         accuracy.competitive,
     ),
     Claim(
@@ -150,7 +150,7 @@ CLAIMS = (
         "Training collapses at 1 shot if A_s starts badly or the learning rate is too high",
         SUMMARY,
         "empirical",
-        ("12_claims", "collapse"),
+        ("08_ablations", "collapse"),
         accuracy.collapse,
     ),
     Claim(

@@ -15,7 +15,8 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .adapter_config import AdapterConfig
-from .manifests import Manifest, data_checksum, load_manifest, manifest_names
+from .data.roots import checksum as data_checksum
+from .manifests import Manifest, load_manifest, manifest_names
 from .methods import complete, get_method
 from .paths import MANIFESTS, PROFILES, RESULTS
 from .specs import BackboneSpec, MethodSpec, RunSpec, TrainingSpec
@@ -75,12 +76,16 @@ class Experiment(Strict):
 
     `vary` runs each method with other settings instead: a list of grids, each {key: values} with keys such as
     'settings.n_blocks' or 'training.lr', of which every combination is one method.
+
+    `evaluate_on: targets` is cross-dataset transfer: only the source is trained on, and each run is evaluated
+    on the source and on every target, with that set's own class names and template.
     """
 
     datasets: tuple[str, ...] | None = None
     methods: tuple[str, ...] | None = None
     shots: tuple[int, ...] | None = None
     seeds: tuple[int, ...] | None = None
+    evaluate_on: Literal["own", "targets"] = "own"
     vary: tuple[dict[str, tuple[Any, ...]], ...] = ()
 
     def variations(self, entry: MethodEntry) -> tuple[MethodEntry, ...]:
@@ -104,7 +109,7 @@ class Profile(Strict):
     targets: tuple[str, ...] = Field(min_length=1)
     shots: tuple[int, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(min_length=1)
-    draw: Literal["nested", "coop"] = "nested"
+    draw: Literal["nested", "coop", "clip_lora"] = "nested"
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
     training: TrainingSpec = TrainingSpec()
     experiments: dict[str, Experiment] = Field(min_length=1)
@@ -147,7 +152,15 @@ class Profile(Strict):
                     raise ValueError(
                         f"experiments.{key}: shots={shots}; a run trains on at least 1 image a class"
                     )
-        for experiment in self.experiments.values():
+            if experiment.evaluate_on == "targets" and self.source is None:
+                raise ValueError(
+                    f"experiments.{key}: evaluate_on=targets needs a source set to train on; give source: ..."
+                )
+            if experiment.evaluate_on == "targets" and self.datasets_of(experiment) != (self.source,):
+                raise ValueError(
+                    f"experiments.{key}: evaluate_on=targets trains on the source {self.source!r} alone, not "
+                    f"on datasets={list(experiment.datasets)}; leave datasets out"
+                )
             for entry in self.methods_of(experiment):
                 self.training_of(entry)
         return self
@@ -181,9 +194,15 @@ class Profile(Strict):
         except ValidationError as error:
             raise ValueError(f"training of method {entry.name}: {explain(error)}") from None
 
-    def evaluated(self, dataset: str) -> tuple[str, ...]:
+    def datasets_of(self, experiment: Experiment) -> tuple[str, ...]:
+        """The sets that an experiment trains on."""
+        transfer = experiment.evaluate_on == "targets" and self.source is not None
+        return experiment.datasets or ((self.source,) if transfer else self.datasets)
+
+    def evaluated(self, dataset: str, on: Literal["own", "targets"] = "own") -> tuple[str, ...]:
         """The sets on which a run of `dataset` is evaluated."""
-        return (dataset, *self.variants) if dataset == self.source else (dataset,)
+        others = self.targets if on == "targets" else self.variants
+        return (dataset, *others) if dataset == self.source else (dataset,)
 
     def experiment(self, name: str) -> Experiment:
         """The experiment of this name."""
@@ -236,8 +255,8 @@ def make_spec(
     """
     if dataset not in profile.datasets:
         raise UnknownName("dataset", dataset, profile.datasets)
-    check_manifests(profile, profile.evaluated(dataset), manifests)
-    return _make_specs(profile, (dataset,), (profile.entry(method),), (shots,), (seed,), split, manifests)[0]
+    evaluated = {dataset: profile.evaluated(dataset)}
+    return _make_specs(profile, evaluated, (profile.entry(method),), (shots,), (seed,), split, manifests)[0]
 
 
 def entries(
@@ -262,34 +281,32 @@ def expand(
 ) -> list[RunSpec]:
     """All run specs of an experiment, each once, by dataset and method; filters keep one of them."""
     chosen = profile.experiment(experiment)
-    datasets = chosen.datasets or profile.datasets
+    datasets = profile.datasets_of(chosen)
     methods = {entry.name: entry for entry in profile.methods_of(chosen)}
     for value, known, what in ((dataset, datasets, "dataset"), (method, list(methods), "method")):
         if value is not None and value not in known:
             raise UnknownName(what, value, known)
-    datasets = (dataset,) if dataset else datasets
-    check_manifests(
-        profile, tuple(dict.fromkeys(n for d in datasets for n in profile.evaluated(d))), manifests
-    )
+    evaluated = {d: profile.evaluated(d, chosen.evaluate_on) for d in ((dataset,) if dataset else datasets)}
     shots, seeds = chosen.shots or profile.shots, chosen.seeds or profile.seeds
     wanted = [methods[method]] if method else list(methods.values())
-    return _make_specs(profile, datasets, wanted, shots, seeds, split, manifests)
+    return _make_specs(profile, evaluated, wanted, shots, seeds, split, manifests)
 
 
 def _make_specs(
     profile: Profile,
-    datasets: tuple[str, ...],
+    evaluated: Mapping[str, tuple[str, ...]],  # training set -> itself and what else it is evaluated on
     methods: Sequence[MethodEntry],
     shots: tuple[int, ...],
     seeds: tuple[int, ...],
     split: Literal["test", "val"],
     folder: Path,
 ) -> list[RunSpec]:
+    check_manifests(profile, tuple(dict.fromkeys(itertools.chain(*evaluated.values()))), folder)
     backbone = with_checksum(profile.backbone)
     specs: dict[str, RunSpec] = {}  # by key: a method without training is one run, not shots x seeds
-    for dataset in datasets:
-        manifests = [load_manifest(name, folder) for name in profile.evaluated(dataset)]
-        _check_variants(manifests)
+    for dataset, names in evaluated.items():
+        manifests = [load_manifest(name, folder) for name in names]
+        _check_variants([m for m in manifests if m.name == dataset or m.name in profile.variants])
         checksum = data_checksum(manifests)
         for entry in methods:
             trains = get_method(entry.registry_name).trains
@@ -318,7 +335,7 @@ def _make_specs(
 def _check_variants(manifests: list[Manifest]) -> None:
     source, *variants = manifests
     for variant in variants:
-        if variant.variant_of != source.name or variant.classes != source.classes:
+        if not variant.varies(source):
             raise ValueError(
                 f"{variant.name} is no variant of {source.name} (variant_of={variant.variant_of!r}, "
                 f"{len(variant.classes)} classes against {len(source.classes)}); "

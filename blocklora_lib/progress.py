@@ -60,7 +60,7 @@ def grid_groups(profile: Profile, experiments: Iterable[str]) -> dict[tuple[str,
         methods = [entry.name for entry in profile.methods_of(chosen)]
         if profile.job == "dataset":
             methods = [ALL]
-        for dataset in chosen.datasets or profile.datasets:
+        for dataset in profile.datasets_of(chosen):
             for method in methods:
                 specs = expand(profile, experiment, dataset, None if method == ALL else method)
                 groups[experiment, dataset, method] = [spec.key for spec in specs]

@@ -378,17 +378,50 @@ def test_a_method_that_the_profile_lacks_is_named():
             judge_of(Given(few_shot=runs))
 
 
-def test_c14_looks_at_the_variants_only():
-    runs = synthetic_runs(sets=("emoji_source",), methods=("lora", "block_lora"))
-    variants = [runs.assign(evaluated_on=f"emoji_{v}") for v in ("v2", "sketch", "a", "r")]
-    together = pd.concat([runs, *variants])
-    together.loc[together["method"] == "block_lora", "accuracy"] += 0.08  # level with LoRA at 16 shots
-    finding = accuracy.competitive(Given(few_shot=together))
-    assert finding.holds is None  # transfer to other sets is the other half of the claim
-    assert "4 shifted variants" in finding.evidence
-    at = (together["method"] == "block_lora") & (together["evaluated_on"] != "emoji_source")
-    together.loc[at, "accuracy"] -= 0.08
-    assert accuracy.competitive(Given(few_shot=together)).holds is False
+def source_runs(others, below=0.0):
+    """Runs of the source, level with LoRA there; on the other sets Block-LoRA is `below` (0 to 1) LoRA."""
+    runs = synthetic_runs(sets=("emoji_source",), methods=("zero_shot", "lora"))
+    block = runs[runs["method"] == "lora"].assign(method="block_lora", method_label="Block-LoRA")
+    runs = pd.concat([runs, block])
+    shifted = [runs.assign(evaluated_on=name) for name in others]
+    for i, frame in enumerate(shifted):
+        frame["accuracy"] -= (frame["method"] == "block_lora") * (below + 0.001 * i)
+    return pd.concat([runs, *shifted])
+
+
+@pytest.mark.parametrize(
+    ("transfer", "domain", "holds"),
+    [
+        (0.0, 0.0, True),
+        (0.005, 0.005, True),  # within a point
+        (0.05, 0.0, False),  # either half contradicts
+        (0.0, 0.05, False),
+        (None, 0.0, None),  # one half is missing
+        (0.0, None, None),
+        (None, 0.05, False),  # but the other is enough to contradict
+    ],
+)
+def test_c14_needs_both_transfer_and_domains(transfer, domain, holds):
+    frames = {}
+    if transfer is not None:
+        frames["cross_dataset"] = source_runs(("fashion", "mnist", "flags"), transfer)
+    if domain is not None:
+        frames["few_shot"] = source_runs(("emoji_v2", "emoji_a"), domain)
+    finding = accuracy.competitive(Given(**frames))
+    assert finding.holds is holds
+    assert "at most 1 point below" in finding.evidence
+    assert ("On 3 other sets, at 16 shots" in finding.evidence) == (transfer is not None)
+    assert ("On 2 shifted variants" in finding.evidence) == (domain is not None)
+    assert ("Not run on" in finding.evidence) == (transfer is None or domain is None)
+
+
+def test_c14_decides_nothing_without_other_sets_or_from_one():
+    alone = synthetic_runs(sets=("emoji_source",), methods=("lora", "block_lora"))
+    with pytest.raises(MissingResults, match="cross_dataset"):
+        accuracy.competitive(Given(few_shot=alone))
+    one = source_runs(("fashion",))
+    both = Given(cross_dataset=one, few_shot=source_runs(("emoji_v2", "emoji_a")))
+    assert accuracy.competitive(both).holds is None
 
 
 def test_c17_needs_a_corner_below_zero_shot_and_one_above():

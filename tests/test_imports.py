@@ -46,6 +46,7 @@ NO_TORCH = {
     "bounds",
     "statistics",
     "results",
+    "estimate",
     "profiles",
     "weights",
     "paths",

@@ -111,6 +111,88 @@ def test_vary_refuses_what_is_neither_a_setting_nor_training(tiny_profile):
         Profile.model_validate(tiny_profile.model_dump() | changes)
 
 
+def with_experiment(profile, **facts):
+    return Profile.model_validate(profile.model_dump() | {"experiments": {"few_shot": {}, "new": facts}})
+
+
+def test_cross_dataset_trains_on_the_source_and_evaluates_on_every_target(tiny_clip, manifests, tiny_profile):
+    profile = with_experiment(tiny_profile, evaluate_on="targets", methods=["zero_shot", "lora"], shots=[2])
+    specs = expand(profile, "new", manifests=manifests)
+    assert len(specs) == 1 + 2  # zero-shot, and LoRA with two seeds
+    assert {(s.dataset, s.evaluate_on) for s in specs} == {("squares", ("squares", "dots"))}
+    assert {e.name for e in entries(profile, "new", manifests).values()} == {"zero_shot", "lora"}
+    one = expand(profile, "new", "squares", "lora", manifests=manifests)
+    assert one == [s for s in specs if s.shots]
+    own = make_spec(profile, "squares", "lora", 2, 1, manifests=manifests)  # a run of few_shot, as before
+    assert own.evaluate_on == ("squares", "noisy_squares")
+    assert own.key not in {s.key for s in specs}
+    with pytest.raises(ValueError, match=r"unknown dataset 'dots'; .*Known: squares"):
+        expand(profile, "new", "dots", manifests=manifests)
+
+
+def test_cross_dataset_runs_count_each_set_with_its_own_classes(manifests, bench, tiny_profile):
+    from blocklora_lib.experiment import execute
+
+    profile = with_experiment(tiny_profile, evaluate_on="targets", methods=["lora"], shots=[1], seeds=[1])
+    (spec,) = expand(profile, "new", manifests=manifests)
+    result = execute(spec, bench).result
+    assert {name: count.total for name, count in result.accuracy.items()} == {"squares": 12, "dots": 8}
+
+
+@pytest.mark.parametrize(
+    ("facts", "source", "says"),
+    [
+        (
+            dict(datasets=["dots"]),
+            "squares",
+            r"source 'squares' alone, not on datasets=\['dots'\]; leave datasets",
+        ),
+        (dict(datasets=["squares", "dots"]), "squares", "trains on the source 'squares' alone"),
+        ({}, None, "evaluate_on=targets needs a source set to train on; give source"),
+        (dict(evaluate_on="target"), "squares", "Input should be 'own' or 'targets'"),
+    ],
+)
+def test_only_the_source_is_trained_on_for_other_sets(tiny_profile, facts, source, says):
+    changed = tiny_profile.model_copy(update={"source": source, "variants": ()})
+    with pytest.raises(ValueError, match=says):
+        with_experiment(changed, **({"evaluate_on": "targets"} | facts))
+
+
+def test_layers_and_targets_given_as_lists_reach_the_settings(tiny_clip, manifests, tiny_profile):
+    vary = [{"settings.layers": [[0], [-1], [0, 1]]}, {"settings.targets": [["q"], ["q", "k", "v"]]}]
+    profile = with_experiment(tiny_profile, methods=["block_lora"], shots=[1], seeds=[1], vary=vary)
+    named = entries(profile, "new", manifests)
+    layers = {
+        named[s.key].name: (s.method.settings["layers"], s.method.settings["targets"])
+        for s in expand(profile, "new", "dots", manifests=manifests)
+    }
+    assert layers == {
+        "block_lora,layers=0": ((0,), ("q", "k", "v")),
+        "block_lora,layers=-1": ((-1,), ("q", "k", "v")),
+        "block_lora,layers=0+1": ((0, 1), ("q", "k", "v")),
+        "block_lora,targets=q": ("all", ("q",)),
+        "block_lora,targets=q+k+v": ("all", ("q", "k", "v")),
+    }
+    default = make_spec(profile, "dots", "block_lora", 1, 1, manifests=manifests)
+    assert named[default.key].name == "block_lora,targets=q+k+v"  # written out or not, it is one run
+
+
+@pytest.mark.parametrize("name", ["pocket", "paper", "smoke"])
+def test_the_profiles_have_the_protocols_of_transfer_and_placement(name):
+    profile = load_profile(name)
+    assert profile.source
+    assert profile.variants
+    transfer = expand(profile, "cross_dataset")
+    assert {s.dataset for s in transfer} == {profile.source}
+    assert {s.evaluate_on for s in transfer} == {(profile.source, *profile.targets)}
+    assert "lora_plus" not in {s.method.name for s in transfer}
+    assert {"zero_shot", "lora", "block_lora"} <= {s.method.name for s in transfer}
+    places = {
+        (s.method.settings["targets"], s.method.settings["layers"]) for s in expand(profile, "placement")
+    }
+    assert {(("q", "k", "v"), "all"), (("q",), "all"), (("q", "k", "v"), (-1,))} <= places
+
+
 def test_specs_are_complete(tiny_profile, manifests):
     spec = make_spec(tiny_profile, "squares", "block_lora", 2, 1, manifests=manifests)
     assert spec.method.settings["dropout"] == 0.25  # not in the profile: the default is written out
