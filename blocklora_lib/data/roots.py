@@ -97,7 +97,6 @@ def is_fake(folder: Path | str) -> bool:
 def checksum(manifests: Iterable[Manifest], root: Path | str | None = None) -> str:
     """Return `data_checksum` of the sets; a miniature under root gives another one than the real set.
 
-
     So a result made on a miniature is never taken for one of the real images.
     """
     manifests = list(manifests)
