@@ -55,6 +55,7 @@ class Evidence:
     def __init__(self, profile: Profile, folder: Path, published: Path = PUBLISHED) -> None:
         self.profile, self.folder = profile, folder
         self._published = published
+        self._runs: dict[str, DataFrame] = {}  # many judges look at the same runs, which are many files
 
     @property
     def small_backbone(self) -> bool:
@@ -67,7 +68,10 @@ class Evidence:
             raise MissingResults(
                 f"profile {self.profile.name} has no experiment {experiment}; add it to its YAML file"
             )
-        return experiment_runs(self.profile, RunStore(self.folder / "runs"), experiment)
+        if experiment not in self._runs:
+            store = RunStore(self.folder / "runs")
+            self._runs[experiment] = experiment_runs(self.profile, store, experiment)
+        return self._runs[experiment]
 
     def failed(self, experiment: str) -> int:
         """How many runs of the experiment ended without a result, such as those that diverged."""

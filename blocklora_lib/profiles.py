@@ -256,19 +256,16 @@ def make_spec(
     if dataset not in profile.datasets:
         raise UnknownName("dataset", dataset, profile.datasets)
     evaluated = {dataset: profile.evaluated(dataset)}
-    return _make_specs(profile, evaluated, (profile.entry(method),), (shots,), (seed,), split, manifests)[0]
+    entry = profile.entry(method)
+    ((spec, _),) = _make_specs(profile, evaluated, (entry,), (shots,), (seed,), split, manifests).values()
+    return spec
 
 
 def entries(
     profile: Profile, experiment: str = "few_shot", manifests: Path = MANIFESTS
 ) -> dict[str, MethodEntry]:
     """Return the method entry of every run of an experiment, by the key of the run's spec."""
-    chosen = profile.methods_of(profile.experiment(experiment))
-    return {
-        spec.key: entry
-        for entry in chosen
-        for spec in expand(profile, experiment, method=entry.name, manifests=manifests)
-    }
+    return {key: entry for key, (_, entry) in _planned(profile, experiment, manifests=manifests).items()}
 
 
 def expand(
@@ -280,6 +277,17 @@ def expand(
     manifests: Path = MANIFESTS,
 ) -> list[RunSpec]:
     """All run specs of an experiment, each once, by dataset and method; filters keep one of them."""
+    return [spec for spec, _ in _planned(profile, experiment, dataset, method, split, manifests).values()]
+
+
+def _planned(
+    profile: Profile,
+    experiment: str,
+    dataset: str | None = None,
+    method: str | None = None,
+    split: Literal["test", "val"] = "test",
+    manifests: Path = MANIFESTS,
+) -> dict[str, tuple[RunSpec, MethodEntry]]:
     chosen = profile.experiment(experiment)
     datasets = profile.datasets_of(chosen)
     methods = {entry.name: entry for entry in profile.methods_of(chosen)}
@@ -300,10 +308,11 @@ def _make_specs(
     seeds: tuple[int, ...],
     split: Literal["test", "val"],
     folder: Path,
-) -> list[RunSpec]:
+) -> dict[str, tuple[RunSpec, MethodEntry]]:
     check_manifests(profile, tuple(dict.fromkeys(itertools.chain(*evaluated.values()))), folder)
     backbone = with_checksum(profile.backbone)
-    specs: dict[str, RunSpec] = {}  # by key: a method without training is one run, not shots x seeds
+    # by key: a method without training is one run, not shots x seeds
+    specs: dict[str, tuple[RunSpec, MethodEntry]] = {}
     for dataset, names in evaluated.items():
         manifests = [load_manifest(name, folder) for name in names]
         _check_variants([m for m in manifests if m.name == dataset or m.name in profile.variants])
@@ -328,8 +337,8 @@ def _make_specs(
                         training=profile.training_of(entry) if trains else None,
                         evaluate_on=tuple(m.name for m in manifests),
                     )
-                    specs[spec.key] = spec
-    return list(specs.values())
+                    specs[spec.key] = spec, entry
+    return specs
 
 
 def _check_variants(manifests: list[Manifest]) -> None:
