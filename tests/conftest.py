@@ -19,6 +19,18 @@ from blocklora_lib.profiles import Profile
 
 CLASSES = ("red square", "green square", "blue square")
 TINY = "TinyCLIP-test"
+TOYS = {  # an external set that no one has
+    "name": "toys",
+    "title": "Toys",
+    "role": "target",
+    "kind": "external",
+    "classes": ["car", "doll"],
+    "template": "a photo of a {}.",
+    "counts": {},
+    "licence": "none",
+    "sources": [{"package": "none", "licence": "none", "attribution": "made by a test"}],
+    "folders": {"coop": "toys", "clip_lora": "Toys"},
+}
 
 
 @pytest.fixture(autouse=True, scope="session")

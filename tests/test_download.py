@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from conftest import TOYS
 from local_server import serve
 
 from blocklora_lib.data import download as module
@@ -42,16 +43,7 @@ def packed(**files: bytes) -> bytes:
 def manifest(*archives: dict, **facts) -> Manifest:
     return Manifest.model_validate(
         {
-            "name": "toys",
-            "title": "Toys",
-            "role": "target",
-            "kind": "external",
-            "classes": ["car", "doll"],
-            "template": "a photo of a {}.",
-            "counts": {},
-            "licence": "none",
-            "sources": [{"package": "none", "licence": "none", "attribution": "made by a test"}],
-            "folders": {"coop": "toys", "clip_lora": "Toys"},
+            **TOYS,
             "images": {"train": ["images"], "test": ["images"]},
             "archives": archives,
         }

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 import pytest
+from conftest import TOYS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -296,17 +297,8 @@ def test_what_cannot_be_drawn_says_why(arguments, says):
 
 def toys(**changes) -> Manifest:
     facts = {
-        "name": "toys",
-        "title": "Toys",
-        "role": "target",
-        "kind": "external",
-        "classes": ["car", "doll"],
-        "template": "a photo of a {}.",
-        "counts": {},
-        "licence": "none",
-        "sources": [{"package": "none", "licence": "none", "attribution": "made by a test"}],
+        **TOYS,
         "layout": "split_json",
-        "folders": {"coop": "toys", "clip_lora": "Toys"},
         "images": {split: ["pictures"] for split in ("train", "val", "test")},
         "split_file": {"name": "split_toys.json"},
     }
