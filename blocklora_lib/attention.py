@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from .adapter_config import AdapterError
 from .adapters import Adapter, without_autocast
 from .dropout import dropped_projection, sum_blocks
+from .frozen import frozen_linear
 
 MERGED_IN_TRAINING = (
     "the adapters are merged, so training would reach neither them nor the frozen weights; "
@@ -27,7 +28,7 @@ MERGED_IN_TRAINING = (
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None, adapter: Adapter | None) -> Tensor:
     """Return x Wᵀ + b + x ΔWᵀ, summed in the adapter's precision.  x: (..., d_in) -> (..., d_out)."""
-    base = F.linear(x, weight, bias)
+    base = frozen_linear(x, weight, bias)
     return base if adapter is None else (base + adapter.update(x)).to(base.dtype)
 
 
@@ -50,7 +51,7 @@ class MergedLinear(AdaptedLinear):
     def forward(self, input: Tensor) -> Tensor:
         if self.training and torch.is_grad_enabled():
             raise AdapterError(MERGED_IN_TRAINING)
-        return F.linear(input, self.weight, self.bias)
+        return frozen_linear(input, self.weight, self.bias)
 
 
 class AdaptedMultiheadAttention(nn.MultiheadAttention):
@@ -115,23 +116,24 @@ class AdaptedMultiheadAttention(nn.MultiheadAttention):
                 context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
 
         context = context.transpose(1, 2).flatten(2)  # (N, L, E)
-        output = project(context, self.out_proj.weight, self.out_proj.bias, self._adapter("o"))
+        output = output_projection(self, context)
         if not batched:
             return output.squeeze(0), None if weights is None else weights.squeeze(0)
         return batch_first(output, turn), weights
 
-    def _adapter(self, target: str) -> Adapter | None:
-        return self.adapters[target] if target in self.adapters else None  # noqa: SIM401 (ModuleDict has no get)
+    def active(self, targets: str) -> list[Adapter | None]:
+        """Return the adapter of each target, None where there is none to compute."""
+        return [self.adapters[t] if t in self.adapters else None for t in targets]  # noqa: SIM401 (ModuleDict)
+
+    def project_qkv(self, x: Tensor, targets: str = "qkv") -> Tensor:
+        """As `qkv_projection`: one product for all, and the adapters' updates added in place."""
+        base, adapters = frozen_qkv(self, x, targets), self.active(targets)
+        return add_updates(base, x, adapters) if any(adapters) else base
 
     def _in_projection(self, query: Tensor, key: Tensor, value: Tensor, self_attention: bool) -> list[Tensor]:
         """Return q, k, v of all heads, adapters included.  (N, L, E) -> three times (N, H, L, D)."""
         if self_attention and self.in_proj_weight is not None:
-            # one product for q, k and v: (N, L, 3 E), and the adapters' updates added in place
-            packed = F.linear(query, self.in_proj_weight, self.in_proj_bias)
-            adapters = [self._adapter(target) for target in "qkv"]
-            if any(adapters):
-                packed = add_updates(packed, query, adapters)
-            projected = packed.unflatten(-1, (3, self.embed_dim)).unbind(-2)
+            projected = self.project_qkv(query).unflatten(-1, (3, self.embed_dim)).unbind(-2)
         else:
             if self.in_proj_weight is not None:
                 weights = self.in_proj_weight.chunk(3)
@@ -139,13 +141,16 @@ class AdaptedMultiheadAttention(nn.MultiheadAttention):
                 weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
             biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
             inputs = (query, key, value)
-            adapters = map(self._adapter, "qkv")
-            projected = map(project, inputs, weights, biases, adapters)
+            projected = map(project, inputs, weights, biases, self.active("qkv"))
         return [x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in projected]
 
 
 class MergedMultiheadAttention(AdaptedMultiheadAttention):
     """`nn.MultiheadAttention` whose weights hold W + ΔW: PyTorch's own forward, fused paths included."""
+
+    def active(self, targets: str) -> list[Adapter | None]:
+        """None: the updates are in the weights."""
+        return [None] * len(targets)
 
     def forward(self, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
         if self.training and torch.is_grad_enabled():
@@ -153,8 +158,47 @@ class MergedMultiheadAttention(AdaptedMultiheadAttention):
         return nn.MultiheadAttention.forward(self, *args, **kwargs)
 
 
+def can_project(attention: nn.Module) -> bool:
+    """Whether `qkv_projection`, attention and `output_projection` are what this module's forward does."""
+    merged = isinstance(attention, MergedMultiheadAttention)
+    return (
+        (type(attention) is nn.MultiheadAttention or isinstance(attention, AdaptedMultiheadAttention))
+        and attention.in_proj_weight is not None
+        and attention.bias_k is None
+        and not attention.add_zero_attn
+        and not (attention.training and (merged or attention.dropout > 0))
+    )
+
+
+def qkv_projection(attention: nn.MultiheadAttention, x: Tensor, targets: str = "qkv") -> Tensor:
+    """Return the projections named, side by side, adapters included.
+
+    x: (..., E) -> (..., m E); targets: m neighbours of "qkv".
+    """
+    if isinstance(attention, AdaptedMultiheadAttention):
+        return attention.project_qkv(x, targets)
+    return frozen_qkv(attention, x, targets)
+
+
+def frozen_qkv(attention: nn.MultiheadAttention, x: Tensor, targets: str) -> Tensor:
+    """Return the projections named as one product with the frozen weights."""
+    first, e = "qkv".index(targets), attention.embed_dim
+    rows = slice(first * e, (first + len(targets)) * e)
+    bias = None if attention.in_proj_bias is None else attention.in_proj_bias[rows]
+    return frozen_linear(x, attention.in_proj_weight[rows], bias)
+
+
+def output_projection(attention: nn.MultiheadAttention, context: Tensor) -> Tensor:
+    """Return the o projection, its adapter included.  context: (..., E) -> (..., E)."""
+    adapted = isinstance(attention, AdaptedMultiheadAttention)
+    (adapter,) = attention.active("o") if adapted else (None,)
+    return project(context, attention.out_proj.weight, attention.out_proj.bias, adapter)
+
+
 def add_updates(base: Tensor, x: Tensor, adapters: list[Adapter | None]) -> Tensor:
-    """Return base + [x ΔW_qᵀ, x ΔW_kᵀ, x ΔW_vᵀ]; None stands for no update.  base: (N, L, 3 E), x: (N, L, E).
+    """Return base + [x ΔW_qᵀ, x ΔW_kᵀ, x ΔW_vᵀ]; None stands for no update.
+
+    base: (..., m E) for m adapters or None, x: (..., E).
 
     The adapters, of one kind, are two products: their A side by side, h = x [A_q A_k A_v], then their Σ B_i
     as a block diagonal. While dropout is on, each of them sees x through a mask of its own.

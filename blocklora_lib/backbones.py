@@ -6,14 +6,17 @@ import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from .image_files import ImageFiles
+from .packing import PackedPrompts
 from .paths import POCKET_MODEL
 from .seeding import seeded_torch
 from .specs import BackboneSpec
@@ -21,6 +24,8 @@ from .strict import UnknownName, near
 from .weights import POCKET, weight_files, with_checksum
 
 __all__ = ["Backbone", "BackboneSpec", "load_backbone", "resolve_device", "with_checksum"]
+
+Prompts = tuple[Tensor | PackedPrompts, ...]  # token ids, or packed; in chunks of classes
 
 
 class Backbone(nn.Module):
@@ -89,11 +94,11 @@ class Backbone(nn.Module):
         scale = 1 / (255 * self.image_std)
         return torch.addcmul(-self.image_mean / self.image_std, pixels, scale)
 
-    def encode_images(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) -> unit rows (B, d), float32."""
+    def encode_images(self, images: Tensor, *, checkpoint: bool = False) -> Tensor:
+        """Normalised images (B, 3, H, W) -> unit rows (B, d), float32.  checkpoint: as `towers` has it."""
         from .towers import encode_images
 
-        return F.normalize(encode_images(self.model, images.to(self.dtype)).float(), dim=-1)
+        return F.normalize(encode_images(self.model, images.to(self.dtype), checkpoint).float(), dim=-1)
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Prompts -> token ids (C, context length), int64.  A prompt that does not fit is an error, never
@@ -109,11 +114,39 @@ class Backbone(nn.Module):
                     )
         return tokens.to(self.device)
 
-    def encode_prompts(self, tokens: Tensor) -> Tensor:
-        """Token ids (C, context length) -> unit rows (C, d), float32."""
+    def pack(self, tokens: Tensor, *, share_prefix: bool = False, class_chunk: int | None = None) -> Prompts:
+        """Prepare token ids (C, context length) for `encode_prompts`, once for many calls.
+
+        share_prefix: the tokens that all prompts (of a chunk) begin with are encoded once.  Exact but for
+        dropout, whose masks the classes then share there: another sample of the same distribution.
+        class_chunk: so many classes are encoded at a time; in training each chunk is encoded again for its
+        part of the gradient, so that memory holds the activations of one.
+        """
         from .towers import TextTower
 
-        return F.normalize(TextTower(self.model).encode(tokens).float(), dim=-1)
+        tower = TextTower(self.model)
+        return tuple(tower.pack(part, share_prefix) for part in tokens.split(class_chunk or len(tokens)))
+
+    def encode_prompts(
+        self,
+        prompts: Tensor | Prompts,
+        *,
+        share_prefix: bool = False,
+        checkpoint: bool = False,
+        class_chunk: int | None = None,
+    ) -> Tensor:
+        """Token ids (C, context length), or what `pack` made of them -> unit rows (C, d), float32.
+
+        checkpoint: as `towers` has it.
+        """
+        from .towers import TextTower
+
+        if isinstance(prompts, Tensor):
+            prompts = self.pack(prompts, share_prefix=share_prefix, class_chunk=class_chunk)
+        encode = partial(TextTower(self.model).encode, checkpointing=checkpoint)
+        if len(prompts) > 1:
+            encode = partial(recomputed, encode, use_reentrant=False)
+        return F.normalize(torch.cat([encode(part) for part in prompts]).float(), dim=-1)
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:

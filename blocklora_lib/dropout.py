@@ -45,26 +45,28 @@ class DroppedProjection(torch.autograd.Function):
     def forward(ctx, x: Tensor, downs: Tensor, noise: Tensor, threshold: int, n: int) -> Tensor:
         ctx.save_for_backward(x, downs, noise)
         ctx.threshold, ctx.n = threshold, n
-        return torch.bmm(sum_blocks(mask(noise, threshold, x).mul_(x), n), downs.mT)
+        masked = mask(noise, threshold, out=x.new_empty(noise.shape)).mul_(x)
+        return torch.bmm(sum_blocks(masked, n), downs.mT)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         x, downs, noise = ctx.saved_tensors
-        masks = mask(noise, ctx.threshold, x)
+        masks = x.new_empty(noise.shape)  # one buffer for both products
         grad_x = grad_downs = None
         if ctx.needs_input_grad[1]:  # dA_j = Σ_i (x ∘ M_j)_iᵀ dh_j
-            grad_downs = torch.bmm(grad.mT, sum_blocks(masks * x, ctx.n))
+            masked = mask(noise, ctx.threshold, out=masks).mul_(x)
+            grad_downs = torch.bmm(grad.mT, sum_blocks(masked, ctx.n))
         if ctx.needs_input_grad[0]:  # dx = Σ_j M_j ∘ [dh_j A_jᵀ, .., dh_j A_jᵀ]
-            blocks = masks.unflatten(-1, (ctx.n, -1)).mul_(torch.bmm(grad, downs).unsqueeze(-2))
-            grad_x = blocks.sum(0).view_as(x)
+            mask(noise, ctx.threshold, out=masks)
+            masks.unflatten(-1, (ctx.n, -1)).mul_(torch.bmm(grad, downs).unsqueeze(-2))
+            grad_x = masks.sum(0)
         return grad_x, grad_downs, None, None, None
 
 
-def mask(noise: Tensor, threshold: int, like: Tensor) -> Tensor:
-    """Return 1 where a number is kept, else 0, in like's dtype (comparing straight into floats is the fast
-    way)."""
-    return torch.ge(noise, threshold, out=torch.empty(noise.shape, dtype=like.dtype, device=like.device))
+def mask(noise: Tensor, threshold: int, out: Tensor) -> Tensor:
+    """Write 1 where a number is kept, else 0; comparing straight into floats is the fast way."""
+    return torch.ge(noise, threshold, out=out)
 
 
 def sum_blocks(x: Tensor, n: int) -> Tensor:

@@ -1,25 +1,39 @@
 """The towers of open_clip models, run no further than the pooled token needs: same features, same gradients.
 
-Two savings, both exact.  Text stops at the longest prompt: behind a causal mask no later token reaches the
-end-of-text token.  The last block computes its output for the pooled token alone, since no other one is read.
-Where a model's structure does not allow one of them, open_clip's own forward is taken.
+Three savings, all exact.  A prompt ends with its end-of-text token: behind a causal mask no later token
+reaches it, so prompts are packed without padding.  The last block computes its output for the pooled token
+alone, since no other one is read.  Frozen weights get no gradient, and nothing does below the first adapted
+layer.  Where a model's structure does not allow this, or someone's hook would be passed by, open_clip's own
+forward is taken.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from open_clip.transformer import ResidualAttentionBlock, Transformer, VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .attention import can_project, output_projection, qkv_projection
+from .frozen import frozen_mlp
+from .packing import Layout, PackedPrompts, attend, pack
 
 
-def encode_images(model: nn.Module, images: Tensor) -> Tensor:
-    """model.encode_image: (B, 3, H, W) -> (B, d)."""
+def encode_images(model: nn.Module, images: Tensor, checkpointing: bool = False) -> Tensor:
+    """model.encode_image: (B, 3, H, W) -> (B, d).
+
+    checkpointing: keep only the input of each block for the backward pass, and compute the block again there.
+    """
     visual = model.visual
     if not (_reads_class_token(visual) and _blocks_are_plain(visual.transformer)):
         return model.encode_image(images)
-    x = _before_last(visual.transformer, visual._embeds(images), None)
-    first = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    pooled = visual.ln_post(_last_block(visual.transformer.resblocks[-1], x, first, None))
+    x = visual._embeds(images)
+    n, length, _ = x.shape
+    first = torch.arange(n, device=x.device) * length
+    x = _run(visual.transformer, x.flatten(0, 1), first, Layout(((n, length),)), checkpointing)
+    pooled = visual.ln_post(x)
     return pooled if visual.proj is None else pooled @ visual.proj
 
 
@@ -33,13 +47,14 @@ class TextTower:
         self.eos_id = getattr(self.parts, "text_eos_id", getattr(self.parts, "eos_id", None))
 
     @property
-    def can_stop_early(self) -> bool:
-        """Whether what follows the end-of-text token cannot reach the pooled one."""
+    def can_pack(self) -> bool:
+        """Whether what follows the end-of-text token cannot reach the pooled one, and blocks are plain."""
         return (
             getattr(self.parts, "attn_mask", None) is not None  # causal
             and getattr(self.parts, "cls_emb", None) is None
+            and not getattr(self.parts, "use_pad_mask", False)
             and self.pool in ("argmax", "eos")  # pooled at the end of text
-            and isinstance(getattr(self.parts, "transformer", None), Transformer)
+            and _blocks_are_plain(getattr(self.parts, "transformer", None))
         )
 
     def end_of_text(self, tokens: Tensor) -> Tensor:
@@ -47,27 +62,51 @@ class TextTower:
         # CLIP's end-of-text token has the highest id; towers with 'eos' pooling name it
         return tokens.argmax(-1) if self.pool == "argmax" else (tokens == self.eos_id).int().argmax(-1)
 
-    def encode(self, tokens: Tensor) -> Tensor:
-        """model.encode_text: token ids (C, context length) -> (C, d)."""
-        if not self.can_stop_early:
-            return self.model.encode_text(tokens)
-        parts, end = self.parts, self.end_of_text(tokens)
-        length = int(end.max()) + 1
-        dtype = parts.transformer.get_cast_dtype()
-        x = parts.token_embedding(tokens[:, :length]).to(dtype) + parts.positional_embedding[:length].to(
-            dtype
-        )
-        mask = parts.attn_mask[:length, :length]
-        if _blocks_are_plain(parts.transformer):
-            x = _before_last(parts.transformer, x, mask)
-            pooled = _last_block(parts.transformer.resblocks[-1], x, end, mask)
-        else:
-            pooled = parts.transformer(x, attn_mask=mask)[torch.arange(len(x), device=x.device), end]
-        pooled = parts.ln_final(pooled)
+    def pack(self, tokens: Tensor, share_prefix: bool = False) -> Tensor | PackedPrompts:
+        """Prepare token ids (C, context length) for `encode`, once for many calls."""
+        return pack(tokens, self.end_of_text(tokens), share_prefix) if self.can_pack else tokens
+
+    def encode(self, prompts: Tensor | PackedPrompts, checkpointing: bool = False) -> Tensor:
+        """model.encode_text: token ids (C, context length), or packed prompts -> (C, d)."""
+        if isinstance(prompts, Tensor):
+            prompts = self.pack(prompts)
+        if isinstance(prompts, Tensor):
+            return self.model.encode_text(prompts)
+        parts, dtype = self.parts, self.parts.transformer.get_cast_dtype()
+        x = parts.token_embedding(prompts.ids).to(dtype)
+        x = x + parts.positional_embedding[prompts.positions].to(dtype)
+        x = _run(parts.transformer, x, prompts.pooled, prompts.layout, checkpointing)
+        pooled = parts.ln_final(x)[prompts.places]
         projection = parts.text_projection
         if projection is None:
             return pooled
         return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+
+
+def _run(transformer: Transformer, x: Tensor, pooled: Tensor, layout: Layout, checkpointing: bool) -> Tensor:
+    """All blocks, the last one at the pooled tokens only.  x: (T, E), pooled: (N,) rows -> (N, E)."""
+    *blocks, last = transformer.resblocks
+    for block in blocks:
+        run = partial(_block, block, layout=layout)
+        x = checkpoint(run, x, use_reentrant=False) if checkpointing else run(x)
+    return _last_block(last, x, pooled, layout)
+
+
+def _block(block: ResidualAttentionBlock, x: Tensor, layout: Layout) -> Tensor:
+    """x + attention(norm x), then x + MLP(norm x), of all tokens.  x: (T, E) -> (T, E)."""
+    heads = block.attn.num_heads
+    q, k, v = qkv_projection(block.attn, block.ln_1(x)).unflatten(-1, (3, heads, -1)).unbind(1)
+    x = x + block.ls_1(output_projection(block.attn, attend(q, k, v, layout)))
+    return x + block.ls_2(frozen_mlp(block.mlp, block.ln_2(x)))
+
+
+def _last_block(block: ResidualAttentionBlock, x: Tensor, pooled: Tensor, layout: Layout) -> Tensor:
+    """The block's output at one token a sequence.  x: (T, E), pooled: (N,) rows -> (N, E)."""
+    heads, normed = block.attn.num_heads, block.ln_1(x)
+    q = qkv_projection(block.attn, normed[pooled], "q").unflatten(-1, (heads, -1))
+    k, v = qkv_projection(block.attn, normed, "kv").unflatten(-1, (2, heads, -1)).unbind(1)
+    x = x[pooled] + block.ls_1(output_projection(block.attn, attend(q, k, v, layout)))
+    return x + block.ls_2(frozen_mlp(block.mlp, block.ln_2(x)))
 
 
 def _reads_class_token(visual: nn.Module) -> bool:
@@ -79,28 +118,21 @@ def _reads_class_token(visual: nn.Module) -> bool:
     )
 
 
-def _blocks_are_plain(transformer: nn.Module) -> bool:
+def _blocks_are_plain(transformer: nn.Module | None) -> bool:
     return (
         isinstance(transformer, Transformer)
-        and transformer.batch_first
         and not transformer.grad_checkpointing
         and all(type(block) is ResidualAttentionBlock for block in transformer.resblocks)
-        and not hasattr(transformer.resblocks[-1], "ln_1_kv")
+        and not any(hasattr(block, "ln_1_kv") for block in transformer.resblocks)
+        and all(can_project(block.attn) for block in transformer.resblocks)
+        and not any(_is_hooked(module) for module in transformer.modules())
     )
 
 
-def _before_last(transformer: Transformer, x: Tensor, mask: Tensor | None) -> Tensor:
-    for block in transformer.resblocks[:-1]:
-        x = block(x, attn_mask=mask)
-    return x
-
-
-def _last_block(block: ResidualAttentionBlock, x: Tensor, at: Tensor, mask: Tensor | None) -> Tensor:
-    """The block's output at one position a sequence.  x: (N, L, E), at: (N,), mask: (L, L) -> (N, E)."""
-    rows = torch.arange(len(x), device=x.device)
-    normed = block.ln_1(x)
-    if mask is not None:  # each sequence has its own query, so its own row of the mask, for every head
-        mask = mask[at].unsqueeze(1).repeat_interleave(block.attn.num_heads, dim=0)  # (N * heads, 1, L)
-    context = block.attention(normed[rows, at].unsqueeze(1), normed, normed, attn_mask=mask).squeeze(1)
-    x = x[rows, at] + block.ls_1(context)
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )

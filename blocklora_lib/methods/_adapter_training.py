@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..adapter_config import AdapterConfig
+from ..evaluation import BATCH
+from ..image_files import ImageFiles
 from ..inject import AdapterSet, attach
 from ..seeding import generator
+from ..specs import TrainingSpec
 from ..training import train
 from ._context import Context
+
+Images = Tensor | ImageFiles
 
 
 def fit_adapters(context: Context, config: AdapterConfig) -> AdapterPredictor:
@@ -23,17 +29,22 @@ def fit_adapters(context: Context, config: AdapterConfig) -> AdapterPredictor:
     try:
         for adapter in adapters.adapters.values():
             adapter.train()  # dropout on its input; the frozen model stays in eval mode
+        images, normalise, encode = context.images, backbone.normalise, None
+        if "vision" not in config.towers and training.augment == "none":
+            images, normalise, encode = predictor.frozen_rows(images), nn.Identity(), nn.Identity()
         with backbone.training_kernels():
             predictor.loss = train(
                 adapters.parameter_groups(lr=training.lr, weight_decay=training.weight_decay),
-                predictor.training_logits(),
-                backbone.normalise,
-                context.images,
+                predictor.training_logits(training, encode),
+                normalise,
+                images,
                 context.labels,
                 training,
                 context.shots,
                 context.seed,
                 context.on_step,
+                scaled=backbone.dtype == torch.float16,
+                on_skip=context.on_skip,
             )
     except BaseException:
         predictor.close()
@@ -51,16 +62,32 @@ class AdapterPredictor:
         self.trainable_parameters = adapters.num_parameters()
         self.loss: tuple[float, ...] = ()
 
-    def training_logits(self) -> Callable[[Tensor], Tensor]:
-        """Return logits(images).  Prompts are encoded at every step if the text tower is adapted."""
-        backbone, fixed = self.backbone, None
+    def frozen_rows(self, images: Images) -> Tensor:
+        """Encode images that always look the same to a frozen tower, once: (N, d)."""
+        backbone = self.backbone
+        with torch.no_grad():
+            return torch.cat([backbone.encode_images(backbone.preprocess(x)) for x in images.split(BATCH)])
+
+    def training_logits(
+        self, training: TrainingSpec | None = None, encode: Callable[[Tensor], Tensor] | None = None
+    ) -> Callable[[Tensor], Tensor]:
+        """Return logits(images).  Prompts are encoded at every step if the text tower is adapted, else once.
+
+        encode: images -> unit rows, by default the image tower with the settings of `training`.
+        """
+        backbone, training, fixed = self.backbone, training or TrainingSpec(), None
+        checkpoint = training.checkpointing
+        encode = encode or partial(backbone.encode_images, checkpoint=checkpoint)
+        prompts = backbone.pack(
+            self.tokens, share_prefix=training.share_prefix, class_chunk=training.class_chunk
+        )
+        classes = partial(backbone.encode_prompts, prompts, checkpoint=checkpoint)
         if "text" not in self.adapters.config.towers:
             with torch.no_grad():
-                fixed = backbone.encode_prompts(self.tokens)
+                fixed = classes()
 
         def logits(images: Tensor) -> Tensor:
-            classes = backbone.encode_prompts(self.tokens) if fixed is None else fixed
-            return backbone.logit_scale * backbone.encode_images(images) @ classes.T
+            return backbone.logit_scale * encode(images) @ (classes() if fixed is None else fixed).T
 
         return logits
 

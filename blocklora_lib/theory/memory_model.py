@@ -11,7 +11,7 @@ One block keeps, for T = N L tokens, width E, H heads, m adapters of width b on 
                      m b E + 3 m b E    the A side by side, the block diagonal of the Σ B_i
     attention        3 T E + T E + T H  q, k, v, the context, and the log-sum of each row of weights
     second norm      T E + 2 T
-    MLP              T M                the GELU's input (QuickGELU keeps a sigmoid beside it: 2 T M)
+    MLP              T M                the GELU's input
 
 A frozen projection keeps nothing: its input is needed for the gradient of its weight alone. In half
 precision q, k, v, the context and the MLP take 2 bytes a number; norms and adapters work on float32 copies of
@@ -47,7 +47,8 @@ def kept_bytes(
         block = _last_block_bytes if layer == tower.layers - 1 else _block_bytes
         kept += block(tower, config, sequences, length, layer > adapted[0], layer in adapted, size)
     rows = sequences * tower.width + 2 * sequences  # the norm of the pooled tokens
-    return kept + FLOAT * rows
+    order = INDEX * sequences if tower.kind == "text" else 0  # prompts lie sorted by length
+    return kept + FLOAT * rows + order
 
 
 def _block_bytes(
@@ -55,17 +56,15 @@ def _block_bytes(
 ) -> int:
     """A block that computes all tokens. deeper: its input has a gradient."""
     t, e = n * length, tower.width
-    together = [target for target in config.targets if target != "o"] if adapted else []
+    targets = config.targets if adapted else ()
     kept = FLOAT * (t * e + 2 * t) if deeper else 0
-    kept += _together_bytes(config, e, t, len(together), deeper) if together else 0
-    inner = bool(together) or deeper
+    kept += _together_bytes(config, e, t, targets, "qkv", deeper)
+    inner = deeper or bool({"q", "k", "v"} & set(targets))
     if inner:
         kept += size * 4 * t * e + FLOAT * t * tower.heads
-        if tower.kind == "text" and size != FLOAT:  # the causal mask, cast; in float32 it is the model's own
-            kept += size * length**2
-    if adapted and "o" in config.targets:
+    if "o" in targets:
         kept += _path_bytes(config, e, t, inner, x_kept=inner and size == FLOAT)
-    return kept + FLOAT * (t * e + 2 * t) + size * t * _gelu(tower)
+    return kept + FLOAT * (t * e + 2 * t) + size * t * tower.mlp_width
 
 
 def _last_block_bytes(
@@ -74,28 +73,27 @@ def _last_block_bytes(
     """One query and one output a sequence."""
     t, e = n * length, tower.width
     targets = config.targets if adapted else ()
-    kept = FLOAT * (t * e + 2 * t) + 2 * INDEX * n if deeper else 0  # norm; which token of which sequence
-    if "q" in targets:
-        kept += _path_bytes(config, e, n, deeper)
-    shared = False  # k and v see the same x, which is kept once
-    for target in ("k", "v"):
-        if target in targets:
-            kept += _path_bytes(config, e, t, deeper, x_kept=shared)
-            shared = size == FLOAT  # in half precision each adapter casts x for itself
+    kept = FLOAT * (t * e + 2 * t) + INDEX * n if deeper else 0  # norm; the rows of the pooled tokens
+    kept += _together_bytes(config, e, n, targets, "q", deeper)
+    kept += _together_bytes(config, e, t, targets, "kv", deeper)
     inner = deeper or bool({"q", "k", "v"} & set(targets))
     if inner:
-        mask = n * tower.heads * length if tower.kind == "text" else 0  # its row for each query
-        kept += size * (2 * n * e + 2 * t * e + mask) + FLOAT * n * tower.heads
+        kept += size * (2 * n * e + 2 * t * e) + FLOAT * n * tower.heads
     if "o" in targets:
         kept += _path_bytes(config, e, n, inner, x_kept=inner and size == FLOAT)
-    return kept + FLOAT * (n * e + 2 * n) + size * n * _gelu(tower)
+    return kept + FLOAT * (n * e + 2 * n) + size * n * tower.mlp_width
 
 
-def _together_bytes(config: AdapterConfig, e: int, t: float, m: int, x_needs_grad: bool) -> int:
-    """The m adapters of q, k, v as one path (`attention.add_updates`)."""
+def _together_bytes(
+    config: AdapterConfig, e: int, t: float, targets: tuple[str, ...], group: str, x_needs_grad: bool
+) -> int:
+    """The m adapters among a group of projections as one path (`attention.add_updates`)."""
+    m = len(set(group) & set(targets))
+    if not m:
+        return 0
     b, c, a = config.block_rank, shared_width(config, e), trains_a(config)
     hidden = a or x_needs_grad
-    kept = FLOAT * t * m * b + FLOAT * m * b * 3 * e * hidden
+    kept = FLOAT * t * m * b + FLOAT * m * b * len(group) * e * hidden
     if config.dropout:
         return kept + (FLOAT * (t * e + m * b * c) + noise_bytes(config, m * t * e)) * hidden
     return kept + FLOAT * (t * c * a + m * b * c * x_needs_grad)
@@ -116,10 +114,6 @@ def noise_bytes(config: AdapterConfig, numbers: float) -> int:
     """One byte a number, two where p is no multiple of 1/256, in whole words of eight bytes."""
     size = 1 if (config.dropout * 2**8).is_integer() else 2
     return -(-numbers * size // 8) * 8
-
-
-def _gelu(tower: Tower) -> int:
-    return tower.mlp_width * (2 if tower.quick_gelu else 1)
 
 
 def head_bytes(architecture: ClipArchitecture, images: int, classes: int) -> int:

@@ -9,10 +9,11 @@ adapted layer, f. For N sequences of L tokens (T = N L), width E, MLP width M, o
 and its backward costs the projections and the MLP again and the attention products twice. Layer f itself
 sends no gradient below: its q, k, v projections are not run backwards.
 
-`towers.py` runs less than a whole tower, and this is counted as run: text stops at the longest prompt, and
-the last block computes one query and one output a sequence. So are adapters "as executed": `attention.py`
-takes the m adapters of q, k, v together, their A side by side (T c m b) and their B as a block diagonal
-(T m b · 3 E), m times as wide as three separate products would need when m = 3.
+`towers.py` runs less than a whole tower, and this is counted as run: text stops at the end of each prompt
+(here prompts have one length; with several, the parts of each length add up), and the last block computes one
+query and one output a sequence. So are adapters "as executed": `attention.py` takes the m adapters of q, k, v
+together, their A side by side (T c m b) and their B as a block diagonal (T m b · 3 E), m times as wide as
+three separate products would need when m = 3; in the last block q apart, k and v together.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def _block(tower: Tower, n: int, length: int, targets: tuple[str, ...], layer: i
 
 
 def _last_block(tower: Tower, n: int, length: int, targets: tuple[str, ...], layer: int, first: int) -> Work:
-    """One query and one output a sequence; keys and values of all tokens, all three projected apart."""
+    """One query and one output a sequence; keys and values of all tokens."""
     t, e = n * length, tower.width
     query, keys_and_values, out = n * e * e, 2 * t * e * e, n * e * e
     mlp, product = 2 * n * e * tower.mlp_width, t * e  # a product of attention: one row of weights
@@ -85,10 +86,10 @@ def _last_block(tower: Tower, n: int, length: int, targets: tuple[str, ...], lay
         return Work(forward, 0)
     if layer > first:
         return Work(forward, query + keys_and_values + out + mlp + 4 * product)
-    q, k, v = (target in targets for target in "qkv")
-    inner = out if q or k or v else 0
-    # gradient of the weights if q or k asks for it, then of q, of k, of v: each its own product
-    return Work(forward, mlp + inner + product * ((q or k) + q + k + v))
+    q, kv = "q" in targets, bool({"k", "v"} & set(targets))
+    inner = out if q or kv else 0
+    # gradient of the weights of attention, then of q, and of k and v, which are one tensor
+    return Work(forward, mlp + inner + product * ((q or kv) + q + 2 * kv))
 
 
 def adapter_work(
@@ -101,8 +102,8 @@ def adapter_work(
 ) -> Work:
     """Multiply-adds of all adapters of a tower: what an adapted step costs more than a frozen one.
 
-    fused: as executed, q, k, v together wherever they are (not in the last block, whose one query stands
-    apart). fused=False is the algebra, each adapter for itself; only then has `order` a choice.
+    fused: as executed, neighbours among q, k, v together. fused=False is the algebra, each adapter for
+    itself; only then has `order` a choice.
     """
     if fused and order != "sum_first":
         raise ValueError(f"order={order!r} is not what the fused path computes; use fused=False with it")
@@ -111,11 +112,11 @@ def adapter_work(
     work = Work()
     for layer in adapted:
         deeper, last = layer > adapted[0], layer == tower.layers - 1
-        together = [target for target in config.targets if target != "o"] if fused and not last else []
-        if together:
-            work += _fused(config, tower.width, n * length, len(together), deeper)
-        for target in config.targets:
-            if target not in together:
+        for group, queries in projected_together(last) if fused else ():
+            if m := len(set(group) & set(config.targets)):
+                work += _fused(config, tower.width, n if queries else n * length, m, len(group), deeper)
+        for target in ("o",) if fused else "qkvo":
+            if target in config.targets:
                 rows = n if last and target in "qo" else n * length
                 # the context that o sees has a gradient as soon as q, k or v has an adapter
                 needs = deeper or (target == "o" and len(config.targets) > 1)
@@ -124,10 +125,18 @@ def adapter_work(
     return work
 
 
-def _fused(config: AdapterConfig, e: int, rows: int, m: int, x_needs_grad: bool) -> Work:
-    """h = x [A_q A_k A_v]: T c m b.  h times the block diagonal of the Σ B_i, m b x 3 E: T m b · 3 E."""
+def projected_together(last: bool) -> tuple[tuple[str, bool], ...]:
+    """Return the targets whose projections are one product, and whether only queries are projected."""
+    return (("q", True), ("kv", False)) if last else (("qkv", False),)
+
+
+def _fused(config: AdapterConfig, e: int, rows: int, m: int, parts: int, x_needs_grad: bool) -> Work:
+    """h = x [A_q A_k A_v]: T c m b.  h times the block diagonal of the Σ B_i, m b x 3 E: T m b · 3 E.
+
+    m: adapters; parts: projections side by side, of E each.
+    """
     b, c, a = config.block_rank, shared_width(config, e), trains_a(config)
-    down, up = rows * c * m * b, rows * m * b * 3 * e
+    down, up = rows * c * m * b, rows * m * b * parts * e
     return Work(down + up, up * (1 + (a or x_needs_grad)) + down * (a + x_needs_grad))
 
 
