@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from .data.download import dataset_folder, download, has_images, parts
+from .data.fake import local_manifest, make_fake
 from .data.layouts import Item
 from .data.problems import DataError, MissingData, Problem
 from .data.roots import data_root, find_folder, is_fake
@@ -102,10 +103,10 @@ def fake(
     dataset: Annotated[str, typer.Argument(help="Name, or all.")],
     root: Annotated[Path, typer.Option(help="Folder for the miniatures.")],
     convention: Annotated[str, typer.Option(help="Folder names: coop or clip_lora.")] = "coop",
+    classes: Annotated[int | None, typer.Option(help="Only the first so many classes [all].")] = None,
+    images: Annotated[int, typer.Option(help="Images a class and split.")] = 2,
 ) -> None:
     """Write a miniature of a dataset, exact in format: tiny images, true names."""
-    from .data.fake import make_fake
-
     if convention not in (choices := ("coop", "clip_lora")):
         raise UnknownName("convention", convention, choices)
     if dataset == "all":  # CLIP-LoRA has its own names for some sets only
@@ -116,7 +117,7 @@ def fake(
     if chosen[0].kind == "bundle":
         raise ValueError(f"{dataset} ships with the project; a miniature is of a set that does not")
     for manifest in chosen:
-        typer.echo(make_fake(manifest, root.expanduser(), convention))
+        typer.echo(make_fake(manifest, root.expanduser(), convention, images, classes))
 
 
 @data_app.command()
@@ -154,7 +155,7 @@ def draw(
 def _locate(dataset: str, root: Path) -> tuple[Manifest, Path]:
     """(manifest, folder) of a named set, or of one's own images: a path with a /, or a folder."""
     if dataset in manifest_names() or not ("/" in dataset or Path(dataset).is_dir()):
-        manifest = load_manifest(dataset)
+        manifest = local_manifest(dataset, root=root)
         return manifest, manifest.path if manifest.kind == "bundle" else find_folder(manifest, root)
     from .data.own import own_manifest
 
@@ -171,9 +172,9 @@ def _split(dataset: str, root: Path, split_file: Path | None) -> tuple[str, dict
     else:
         manifest, folder = _locate(dataset, root)
     if manifest.kind == "bundle":
-        raise ValueError(
-            f"{dataset} ships with the project as one file without image names; a run draws from it by itself"
-        )
+        from .datasets import Dataset
+
+        return manifest.name, Dataset(manifest).listing
     return manifest.name, split_items(manifest, folder, split_file)
 
 

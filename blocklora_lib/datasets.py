@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
+from collections.abc import Collection
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .data.layouts import items
+from .data.draws import bundle_items, split_items
+from .data.fake import local_manifest
+from .data.layouts import Item, items
+from .data.problems import DataError, command, remedy
 from .data.roots import data_root, find_folder, is_fake
 from .image_files import ImageFiles
-from .manifests import Manifest, load_manifest
+from .manifests import Manifest
 from .paths import MANIFESTS
 from .strict import UnknownName
 
@@ -30,12 +36,13 @@ class Dataset:
     def __init__(self, manifest: Manifest, root: Path | None = None) -> None:
         self.manifest, self.is_fake = manifest, False
         self._images: dict[str, Tensor | ImageFiles] = {}
+        self._faults: dict[tuple[Path, bool], str] = {}
         if manifest.kind == "bundle":
             self._encoded, self._labels = _read_bundle(manifest)
         else:
-            folder = find_folder(manifest, data_root(root))
-            self.is_fake = is_fake(folder)
-            self._encoded, self._labels = _read_folder(manifest, folder)
+            self._folder = find_folder(manifest, data_root(root))
+            self.is_fake = is_fake(self._folder)
+            self._encoded, self._labels = _read_folder(manifest, self._folder)
 
     @property
     def name(self) -> str:
@@ -64,6 +71,69 @@ class Dataset:
             self._images[split] = _decode(found, self.manifest) if bundled else ImageFiles(found)
         return self._images[split]
 
+    @cached_property
+    def listing(self) -> dict[str, list[Item]]:
+        """The train and val images as draws name them, in the order of `labels`."""
+        if self.manifest.kind == "external":
+            return split_items(self.manifest, self._folder)
+        return bundle_items({s: labels.tolist() for s, labels in self._labels.items()}, self.classes)
+
+    def unreadable(self, split: str, index: Tensor | None = None, thorough: bool = False) -> dict[int, str]:
+        """Which images of a split (of `index`, if given) cannot be read, and why.  Looked for once.
+
+        thorough: see ImageFiles.faults.  A bundle is whole, or it is refused when it is opened.
+        """
+        if self.manifest.kind == "bundle":
+            return {}
+        self._check_split(split)
+        paths = self._encoded[split]
+        wanted = range(len(paths)) if index is None else index.tolist()
+        new = list({paths[i]: None for i in wanted if (paths[i], thorough) not in self._faults})
+        for path, fault in zip(new, ImageFiles(new).faults(thorough), strict=True):
+            self._faults[path, thorough] = fault
+        found = {i: self._faults[paths[i], thorough] for i in sorted(set(wanted))}
+        return {i: fault for i, fault in found.items() if fault}
+
+    def path(self, split: str, number: int) -> str:
+        """An image's path in the folder of an external set, with /."""
+        return self._encoded[split][number].relative_to(self._folder).as_posix()
+
+    def refuse(self, split: str, faults: dict[int, str]) -> None:
+        """Name images that cannot be read, and what to do; DataError if there are any."""
+        if not faults:
+            return
+        (first, why), *others = ((self._encoded[split][i], fault) for i, fault in faults.items())
+        if others:
+            named = ", ".join(str(path) for path, _ in others[:3]) + (", ..." if len(others) > 3 else "")
+            why += f", and {len(others)} more {split} images of {self.name} cannot be read: {named}"
+        leave = "to leave such images out, say --skip-unreadable, or skip_unreadable: true in the profile"
+        raise DataError(first, why, f"{self._verify}; {leave}")
+
+    def without(self, split: str, gone: Collection[int]) -> Dataset:
+        """The same set without these images of a split; ValueError names a class that has none left."""
+        if not gone:
+            return self
+        keep = [i for i in range(len(self._encoded[split])) if i not in gone]
+        other = copy.copy(self)
+        other._encoded = self._encoded | {split: [self._encoded[split][i] for i in keep]}
+        other._labels = self._labels | {split: self._labels[split][keep]}
+        other._images = {s: images for s, images in self._images.items() if s != split}
+        self.refuse_empty(split, self._labels[split], other._labels[split])
+        return other
+
+    def refuse_empty(self, split: str, before: Tensor, after: Tensor) -> None:
+        """DataError if a class has images before unreadable ones are left out, and none after."""
+        if empty := sorted(set(before.tolist()) - set(after.tolist())):
+            names = ", ".join(repr(self.classes[label]) for label in empty)
+            what = f"has no {split} image left of class {names}: all that this run would use are unreadable"
+            raise DataError(self._folder, what, self._verify)
+
+    @property
+    def _verify(self) -> str:
+        if self.manifest.layout == "folder":
+            return remedy(self.manifest, self._folder)
+        return command("verify", self.name, self._folder)
+
     def _check_split(self, split: str) -> None:
         if split not in SPLITS:
             raise UnknownName("split", split, SPLITS)
@@ -74,7 +144,7 @@ class Dataset:
 
 def load_dataset(name: str, folder: Path = MANIFESTS, root: Path | None = None) -> Dataset:
     """Open the dataset of this manifest; an external one from its folder under root."""
-    return Dataset(load_manifest(name, folder), root)
+    return Dataset(local_manifest(name, folder, root), root)
 
 
 def _read_folder(manifest: Manifest, folder: Path) -> tuple[dict[str, list[Path]], dict[str, Tensor]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .backbones import Backbone
 from .datasets import Dataset
+from .image_files import ImageFiles, ahead
 from .runs import Count
 
 BATCH = 100  # images a forward pass; larger ones fall out of a CPU's cache
@@ -55,8 +56,10 @@ def _count(
     predictor: Predictor, backbone: Backbone, dataset: Dataset, images: Tensor, labels: Tensor
 ) -> Count:
     classifier = predictor.classifier(backbone.tokenize(dataset.prompts))
-    correct = 0
-    for pixels, truth in zip(images.split(BATCH), labels.split(BATCH), strict=True):
-        scores = predictor.logits(backbone.preprocess(pixels), classifier)
+    correct, inputs = 0, map(backbone.preprocess, images.split(BATCH))
+    if isinstance(images, ImageFiles):
+        inputs = ahead(inputs)  # the next files are read while a batch is classified
+    for pixels, truth in zip(inputs, labels.split(BATCH), strict=True):
+        scores = predictor.logits(pixels, classifier)
         correct += int((scores.argmax(-1).cpu() == truth.cpu()).sum())
     return Count(correct=correct, total=len(labels))

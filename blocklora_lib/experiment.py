@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 
 from .backbones import Backbone, load_backbone, resolve_device
+from .data.draws import Draw, find_draw, import_draw, make_draw
 from .data.roots import checksum as data_checksum
 from .datasets import Dataset, load_dataset
 from .evaluation import Predictor, evaluate, evaluate_images
-from .fewshot import draw
+from .fewshot import refuse_empty_classes
 from .methods import complete, get_method
 from .methods._context import Context
 from .paths import MANIFESTS
@@ -34,8 +35,10 @@ class Workbench:
     device: str | torch.device = "auto"
     manifests: Path = MANIFESTS
     root: Path | None = None  # where external datasets lie; None: $BLOCKLORA_DATA, or data/
+    draws: tuple[Path, ...] = ()  # files of draws that specs may name by their checksum
     _backbones: dict[BackboneSpec, Backbone] = field(default_factory=dict)
     _datasets: dict[str, Dataset] = field(default_factory=dict)
+    _drawn: dict[tuple, Draw] = field(default_factory=dict)
 
     def backbone(self, spec: BackboneSpec) -> Backbone:
         if spec not in self._backbones:
@@ -47,8 +50,13 @@ class Workbench:
             self._datasets[name] = load_dataset(name, self.manifests, self.root)
         return self._datasets[name]
 
-    def check(self, spec: RunSpec) -> None:
-        """Find bad input before any training: method, data, draw, splits.  No image is decoded."""
+    def check(self, spec: RunSpec) -> Inputs:
+        """Return the images that a run reads; find bad input before any training.
+
+        Looked at are method, data, draw, splits, and images that cannot be read: they are left out with
+        spec.skip_unreadable, which decodes every image; otherwise only files that look damaged are decoded,
+        and a DataError names them.
+        """
         complete(spec.method)
         checksum = data_checksum((self.dataset(name).manifest for name in spec.sets), self.root)
         if checksum != spec.data_checksum:
@@ -58,15 +66,91 @@ class Workbench:
             )
         for name in spec.evaluate_on:
             self.dataset(name).labels(spec.split)
-        if spec.shots:
-            self.draw(spec)
+        return self._inputs(spec)
 
-    def draw(self, spec: RunSpec) -> torch.Tensor:
-        """Indices of the few-shot images in the train split."""
+    def drawn(self, spec: RunSpec) -> Draw:
+        """The few-shot images of a spec that trains; methods share them."""
+        key = (spec.dataset, spec.shots, spec.seed, spec.draw, spec.draw_checksum)
+        if key not in self._drawn:
+            self._drawn[key] = self._draw(spec)
+        return self._drawn[key]
+
+    def _draw(self, spec: RunSpec) -> Draw:
         dataset = self.dataset(spec.dataset)
-        # CLIP-LoRA's code draws validation images first, so they move the draw of the training images
-        val = dataset.labels("val") if dataset.manifest.counts.get("val") else ()
-        return draw(dataset.labels("train"), spec.shots, spec.seed, spec.draw, dataset.classes, val)
+        if spec.draw == "imported":
+            drawn = find_draw(self.draws, spec.draw_checksum, dataset.listing, dataset.name)
+            _check_shots(drawn, spec)
+        else:
+            refuse_empty_classes(dataset.labels("train").tolist(), dataset.classes)
+            drawn = make_draw(dataset.name, dataset.listing, spec.shots, spec.seed, spec.draw)
+        refuse_empty_classes([label for _, label, _ in drawn.train], dataset.classes)
+        return drawn
+
+    def _inputs(self, spec: RunSpec) -> Inputs:
+        drawn, index, gone = None, None, {}
+        dataset = self.dataset(spec.dataset)
+        if spec.shots:
+            drawn = self.drawn(spec)
+            wanted = set(drawn.train)
+            number = {row: i for i, row in enumerate(dataset.listing["train"]) if row in wanted}
+            index = torch.tensor([number[row] for row in drawn.train])
+            faults = self._unreadable(spec, dataset, "train", index)
+            gone[dataset.name] = [dataset.path("train", i) for i in faults]
+            kept = index[[i not in faults for i in index.tolist()]]
+            labels = dataset.labels("train")
+            dataset.refuse_empty("train", labels[index], labels[kept])
+            index = kept
+        evaluated = []
+        for other in map(self.dataset, spec.evaluate_on):
+            faults = self._unreadable(spec, other, spec.split, None)
+            gone.setdefault(other.name, []).extend(other.path(spec.split, i) for i in faults)
+            evaluated.append(other.without(spec.split, faults))
+        unreadable = {name: tuple(sorted(paths)) for name, paths in gone.items() if paths}
+        return Inputs(index, drawn.checksum if drawn else "", tuple(evaluated), unreadable)
+
+    def _unreadable(
+        self, spec: RunSpec, dataset: Dataset, split: str, index: torch.Tensor | None
+    ) -> dict[int, str]:
+        faults = dataset.unreadable(split, index, thorough=spec.skip_unreadable)
+        if not spec.skip_unreadable:
+            dataset.refuse(split, faults)
+        return faults
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads: `index` of the few-shot images in the train split, and the sets as evaluated.
+
+    unreadable: images left out of either, by set, as paths in its folder.
+    """
+
+    index: torch.Tensor | None
+    draw_checksum: str
+    evaluated: tuple[Dataset, ...]
+    unreadable: dict[str, tuple[str, ...]]
+
+
+def with_draw(spec: RunSpec, file: Path, bench: Workbench) -> RunSpec:
+    """Return the spec that trains on the images of a draw's file; the bench remembers the file.
+
+    The seed seeds the rest as before.  Errors as `data.draws.import_draw`, and if the shots are not the
+    file's.
+    """
+    if not spec.shots:
+        raise ValueError(f"method {spec.method.name} does not train: it takes no draw; leave {file} out")
+    dataset = bench.dataset(spec.dataset)
+    drawn = import_draw(file, dataset.listing, dataset.name)
+    _check_shots(drawn, spec)
+    bench.draws = (*bench.draws, file)
+    return RunSpec.model_validate(spec.model_dump() | {"draw": "imported", "draw_checksum": drawn.checksum})
+
+
+def _check_shots(drawn: Draw, spec: RunSpec) -> None:
+    if drawn.shots != spec.shots:
+        raise ValueError(
+            f"the draw {drawn.checksum[:12]} of {drawn.dataset} has {drawn.shots} shots, the run "
+            f"{spec.shots}; say --shots {drawn.shots}, or give another draw"
+        )
 
 
 def execute(spec: RunSpec, bench: Workbench | None = None, on_step: OnStep | None = None) -> RunRecord:
@@ -75,12 +159,12 @@ def execute(spec: RunSpec, bench: Workbench | None = None, on_step: OnStep | Non
     spec = completed(spec)
     memory, seconds = PeakMemory(resolve_device(bench.device)), {}
     with _timed(seconds, "load"):
-        bench.check(spec)
+        inputs, overflows = bench.check(spec), []
         backbone, dataset = bench.backbone(spec.backbone), bench.dataset(spec.dataset)
-        context = _context(spec, bench, backbone, dataset, on_step)
-        for name in spec.evaluate_on:
-            bench.dataset(name).images(spec.split)
-    about = provenance(spec, backbone, dataset)
+        context = _context(spec, backbone, dataset, inputs.index, on_step, overflows.append)
+        for other in inputs.evaluated:
+            other.images(spec.split)
+    about = provenance(spec, backbone, dataset, inputs.evaluated)
     result, error, predictor = None, None, None
     try:
         with _deterministic(backbone.device):
@@ -88,7 +172,7 @@ def execute(spec: RunSpec, bench: Workbench | None = None, on_step: OnStep | Non
                 method = get_method(spec.method.name)
                 predictor = method(method.Settings.model_validate(dict(spec.method.settings))).fit(context)
             with _timed(seconds, "evaluate"):
-                result = _evaluate(spec, bench, backbone, dataset, context, predictor)
+                result = _evaluate(spec, backbone, dataset, inputs, context, predictor, overflows)
     except Exception as failure:  # the run failed, not the program: keep why, go on with the next
         error = _failure(failure)
     finally:
@@ -158,11 +242,15 @@ def pending(record: RunRecord | None, retry_failed: bool = False) -> bool:
 
 
 def _context(
-    spec: RunSpec, bench: Workbench, backbone: Backbone, dataset: Dataset, on_step: OnStep | None
+    spec: RunSpec,
+    backbone: Backbone,
+    dataset: Dataset,
+    index: torch.Tensor | None,
+    on_step: OnStep | None = None,
+    on_skip: Callable[[int], None] | None = None,
 ) -> Context:
     images = labels = None
-    if spec.shots:
-        index = bench.draw(spec)
+    if index is not None:
         images = backbone.resize(dataset.images("train")[index])
         labels = dataset.labels("train")[index].to(backbone.device)
     return Context(
@@ -174,26 +262,30 @@ def _context(
         shots=spec.shots,
         seed=spec.seed,
         on_step=on_step,
+        on_skip=on_skip,
     )
 
 
 def _evaluate(
     spec: RunSpec,
-    bench: Workbench,
     backbone: Backbone,
     dataset: Dataset,
+    inputs: Inputs,
     context: Context,
     predictor: Predictor,
+    overflows: Sequence[int],
 ) -> Result:
     train = None
     if context.images is not None:
         train = evaluate_images(predictor, backbone, dataset, context.images, context.labels)
-    sets = [bench.dataset(name) for name in spec.evaluate_on]
     return Result(
-        accuracy=evaluate(predictor, backbone, sets, spec.split),
+        accuracy=evaluate(predictor, backbone, inputs.evaluated, spec.split),
         train=train,
         loss=predictor.loss,
         trainable_parameters=predictor.trainable_parameters,
+        draw_checksum=inputs.draw_checksum,
+        unreadable=inputs.unreadable,
+        overflows=tuple(overflows),
     )
 
 

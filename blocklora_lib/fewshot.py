@@ -46,7 +46,7 @@ def draw(
     items = torch.as_tensor(labels).tolist()
     if shots < 1:
         raise ValueError(f"shots={shots}; a draw takes at least 1 image a class")
-    _refuse_empty_classes(items, classes)
+    refuse_empty_classes(items, classes)
     if how == "coop":
         return draw_coop(items, [], shots, seed)[0]
     if how == "clip_lora":
@@ -155,7 +155,8 @@ def _by_class(labels: Sequence[int]) -> dict[int, list[int]]:
     return groups
 
 
-def _refuse_empty_classes(labels: Sequence[int], classes: Sequence[str] | None) -> None:
+def refuse_empty_classes(labels: Sequence[int], classes: Sequence[str] | None) -> None:
+    """Name the classes without images in one sentence."""
     if not len(labels):
         raise ValueError(
             "no training images; a few-shot draw needs a set with a train split (variants have none)"

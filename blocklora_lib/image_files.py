@@ -1,5 +1,6 @@
 """Images in files: read when a view of them is needed, and viewed exactly as CLIP-LoRA views them.
 
+`ahead` reads the next batch while the last one is in use; all random numbers are drawn in order all the same.
 CLIP's own reading: PIL's bicubic on the original pixels, shorter side to the resolution, centre crop.
 Training: torchvision's RandomResizedCrop and flip, with boxes from an explicit generator.  Pixels stay
 0..255.
@@ -9,23 +10,26 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from .augment import RATIO, RECIPES
+from .data.verify import cut_short
 
 KEPT_BYTES = 4 * 2**30  # decoded few-shot images that stay in memory: 16 shots of a hundred classes fit
 WORKERS = min(8, os.cpu_count() or 1)  # PIL decodes and resizes without holding the interpreter
 
 Box = tuple[int, int, int, int]  # top, left, height, width
+T = TypeVar("T")
+_END = object()
 
 
 class ImageFiles:
@@ -76,13 +80,22 @@ class ImageFiles:
             plans.append((path, box, mirror and torch.rand(1, generator=generator).item() < 0.5))
         return self._stack(lambda plan: view(self._read_and_keep(plan[0]), self.size, *plan[1:]), plans)
 
+    def faults(self, thorough: bool) -> list[str]:
+        """Why each file cannot be read, '' for one that can.
+
+        thorough: decode every file; otherwise only those that do not end as a JPEG or PNG must, which finds
+        files that are missing, cut short or no images.
+        """
+        with ThreadPoolExecutor(WORKERS) as pool:
+            return list(pool.map(lambda path: fault(path) if thorough or cut_short(path) else "", self.paths))
+
     def _with(self, paths: list[Path]) -> ImageFiles:
         return ImageFiles(paths, self.size, self.device, self._kept)
 
     def _size(self, path: Path) -> tuple[int, int]:
         if path in self._kept:
             return self._kept[path].size
-        return read(path, header=True).size
+        return _open(path, lambda image: image.size)
 
     def _read_and_keep(self, path: Path) -> Image.Image:
         image = self._kept.get(path) or read(path)
@@ -95,16 +108,51 @@ class ImageFiles:
             return torch.stack(list(pool.map(look, plans))).to(self.device)
 
 
-def read(path: Path, header: bool = False) -> Image.Image:
-    """Return the image in RGB, or only its header; a file that cannot be read is named, with the way out."""
+def ahead(made: Iterable[T]) -> Generator[T]:
+    """Yield the same values in the same order, each made by a second thread while the one before is in use.
+
+    An error in making a value is raised where that value is asked for.  Close the iterator to leave early.
+    """
+    source = iter(made)
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, source, _END)
+        while (value := coming.result()) is not _END:
+            coming = pool.submit(next, source, _END)
+            yield value
+
+
+def read(path: Path) -> Image.Image:
+    """Return the image in RGB; a file that cannot be read is named, with the way out."""
+    return _open(path, lambda image: image.convert("RGB"))
+
+
+def fault(path: Path) -> str:
+    """Why the file cannot be read: 'is missing' or 'cannot be decoded (...)'; '' if it can."""
     try:
-        image = Image.open(path)
-        return image if header else image.convert("RGB")
+        read(path)
+    except UnreadableImage as error:
+        return error.why
+    return ""
+
+
+class UnreadableImage(ValueError):
+    """A file that is missing or does not decode."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        self.why = why
+        super().__init__(f"image {path} {why}; `blocklora data verify` finds all such files of its dataset")
+
+
+def _open(path: Path, look: Callable[[Image.Image], T]) -> T:
+    try:
+        with Image.open(path) as image:
+            return look(image)
     except FileNotFoundError:
-        what = "is missing"
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        what = f"cannot be decoded ({' '.join(str(error).split())})"
-    raise ValueError(f"image {path} {what}; `blocklora data verify` finds all such files of its dataset")
+        why = "is missing"
+    except Exception as error:  # Pillow raises many kinds on damaged files
+        text = " ".join(str(error).replace(str(path), "the file").split()) or type(error).__name__
+        why = f"cannot be decoded ({text})"
+    raise UnreadableImage(path, why)
 
 
 def centre(image: Image.Image, size: int) -> Tensor:

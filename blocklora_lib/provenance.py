@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import resource
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -23,13 +24,16 @@ from .runs import RunSpec
 _PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy")
 
 
-def provenance(spec: RunSpec, backbone: Backbone, dataset: Dataset) -> dict[str, Any]:
+def provenance(
+    spec: RunSpec, backbone: Backbone, dataset: Dataset, evaluated: Sequence[Dataset] = ()
+) -> dict[str, Any]:
     """Facts that do not name the run but help to explain it."""
     device = backbone.device
     return {
         "method_label": get_method(spec.method.name).label,
         "template": dataset.manifest.template,
-        "miniature": dataset.is_fake,  # made by `blocklora data fake`: a test of the machinery, no result
+        # made by `blocklora data fake`: a test of the machinery, no result
+        "miniature": any(d.is_fake for d in (dataset, *evaluated)),
         "resolution": backbone.resolution,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),

@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .grids import entries, expand
 from .paths import ROOT
-from .profiles import Profile, entries, expand
+from .profiles import Profile
 from .runs import RunStore
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def experiment_runs(
 
     `method` and `method_label` are the profile's names, so that one method with two settings is two methods.
     Records of earlier settings stay in the store and are left out.  A failed run has a record and no row.
-    Runs without a record raise MissingResults, unless `partial` asks for what there is.
+    Runs without a record raise MissingResults, unless `partial` asks for what there is; so do runs on
+    miniatures in a profile that stands beside published numbers.
     """
     if not partial:
         missing = [spec for spec in expand(profile, experiment) if not store.path(spec).is_file()]
@@ -49,6 +51,12 @@ def experiment_runs(
     names = entries(profile, experiment)
     frame = store.frame()
     frame = frame[frame["key"].isin(names)].reset_index(drop=True)
+    if profile.published and frame["miniature"].any():
+        raise MissingResults(
+            f"{frame[frame['miniature']]['key'].nunique()} runs of {experiment} in {store.folder} are of "
+            f"miniatures, but profile {profile.name} stands beside published numbers; set BLOCKLORA_DATA to "
+            "the real sets, or use a profile that is not published, such as paper-smoke"
+        )
     frame["method"] = [names[key].name for key in frame["key"]]
     labels = [names[key].label for key in frame["key"]]
     frame["method_label"] = [a or b for a, b in zip(labels, frame["method_label"], strict=True)]

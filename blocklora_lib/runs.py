@@ -42,10 +42,12 @@ _COLUMNS = [
     "total",
     "train_accuracy",
     "trainable_parameters",
+    "unreadable",
     "seconds_train",
     "seconds_total",
     "peak_memory_bytes",
     "status",
+    "miniature",
 ]
 
 
@@ -62,12 +64,21 @@ class Count(Strict):
 
 
 class Result(Strict):
-    """What the spec determines: on the same machine with the same threads, the same bits."""
+    """What the spec determines: on the same machine with the same threads, the same bits.
+
+    draw_checksum: of the images drawn, as `blocklora data draw` prints it; '' without training.
+    unreadable: the images of each set that the run left out, by path in the set's folder (see
+    RunSpec.skip_unreadable); they are in no count.  overflows: steps (from 1) whose update was left out
+    because a scaled float16 gradient overflowed.
+    """
 
     accuracy: dict[str, Count]
     train: Count | None  # on the few-shot images; None for a method without training
     loss: tuple[float, ...]  # one value a step
     trainable_parameters: int
+    draw_checksum: str = ""
+    unreadable: dict[str, tuple[str, ...]] = Field({})
+    overflows: tuple[int, ...] = ()
 
 
 class Cost(Strict):
@@ -130,6 +141,7 @@ class RunRecord(Strict):
             "seconds_total": sum(cost.seconds.values()) if cost else None,
             "peak_memory_bytes": cost.peak_memory_bytes if cost else None,
             "status": self.status,
+            "miniature": self.provenance.get("miniature", False),
         }
         training = spec.training.model_dump() if spec.training else {}
         for name, value in {**spec.method.settings, **training}.items():
@@ -144,10 +156,15 @@ class RunRecord(Strict):
                     "total": None,
                     "train_accuracy": None,
                     "trainable_parameters": None,
+                    "unreadable": None,
                 }
             ]
         train = self.result.train.accuracy if self.result.train else None
-        row |= {"train_accuracy": train, "trainable_parameters": self.result.trainable_parameters}
+        row |= {
+            "train_accuracy": train,
+            "trainable_parameters": self.result.trainable_parameters,
+            "unreadable": sum(map(len, self.result.unreadable.values())),  # images that the run left out
+        }
         return [
             row
             | {

@@ -47,6 +47,12 @@ class TrainingSpec(Strict):
     weight_decay: float = Field(1e-2, ge=0, allow_inf_nan=False)
     betas: tuple[float, float] = (0.9, 0.999)
     augment: Literal["clip_lora", "light", "none"] = "clip_lora"
+    # Encode what all prompts begin with once a step: with dropout another sample of the same distribution.
+    share_prefix: bool = False
+    # Memory for time: keep the input of each block alone and compute the block again in the backward pass ...
+    checkpointing: bool = False
+    # ... and encode so many classes at a time, each part again in the backward pass.
+    class_chunk: int | None = Field(None, ge=1)
     # Divergence: the mean loss of the last 20 steps exceeds this multiple of max(first loss, ln C).
     divergence_factor: float = Field(4.0, gt=1)
 
@@ -80,13 +86,16 @@ class RunSpec(Strict):
 
     `data_checksum` covers the images, class names and templates of the dataset and of every evaluated set.
     A method that needs no training has shots = 0, seed = 0 and neither draw nor training settings.
+    draw 'imported': the images that a file names (see data.draws); the spec holds the checksum of what is
+    drawn, not the file's place.  skip_unreadable: leave out images that are missing or do not decode.
     """
 
     dataset: str
     data_checksum: str
     shots: int = Field(ge=0)
     seed: int = Field(ge=0)
-    draw: Literal["nested", "coop", "clip_lora"] | None
+    draw: Literal["nested", "coop", "clip_lora", "imported"] | None
+    draw_checksum: str = Field("", pattern=r"^([0-9a-f]{64})?$")
     split: Literal["test", "val"] = (
         "test"  # 'val' is for choosing hyper-parameters: they never see the test images
     )
@@ -94,6 +103,7 @@ class RunSpec(Strict):
     method: MethodSpec
     training: TrainingSpec | None
     evaluate_on: tuple[str, ...] = Field(min_length=1)
+    skip_unreadable: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> RunSpec:
@@ -104,7 +114,13 @@ class RunSpec(Strict):
             )
         if self.shots > 0 and (self.draw is None or self.training is None):
             raise ValueError(
-                f"shots={self.shots} needs draw ('nested', 'coop' or 'clip_lora') and training settings"
+                f"shots={self.shots} needs draw ('nested', 'coop', 'clip_lora' or 'imported') and training "
+                "settings"
+            )
+        if (self.draw == "imported") != bool(self.draw_checksum):
+            raise ValueError(
+                f"draw={self.draw!r} with draw_checksum={self.draw_checksum!r}: an imported draw, and only "
+                "such a one, is named by its checksum; `blocklora data draw` prints it"
             )
         if len(set(self.evaluate_on)) != len(self.evaluate_on):
             raise ValueError(f"evaluate_on={self.evaluate_on} names a set twice; name each once")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .augment import augment
+from .image_files import ImageFiles, ahead
 from .seeding import generator, seeded_torch
 from .specs import TrainingSpec
 
@@ -34,18 +36,24 @@ def train(
     groups: list[dict],
     logits: Callable[[Tensor], Tensor],
     normalise: Callable[[Tensor], Tensor],
-    images: Tensor,
+    images: Tensor | ImageFiles,
     labels: Tensor,
     spec: TrainingSpec,
     shots: int,
     seed: int,
     on_step: Callable[[int, int, float], None] | None = None,
+    scaled: bool = False,
+    on_skip: Callable[[int], None] | None = None,
 ) -> tuple[float, ...]:
     """Minimise cross-entropy of logits(images) and return the loss of every step.
 
     groups: optimizer groups, each with its own lr and weight_decay, whose ratios to spec.lr the schedule
     keeps.
-    logits: normalised images (B, 3, H, W) -> (B, C).  images: (N, 3, H, W), pixels 0..255; labels: (N,).
+    logits: normalised images (B, 3, H, W) -> (B, C).  images: (N, 3, H, W), pixels 0..255, or files, of which
+    the next batch is read while a step computes; labels: (N,).
+    scaled: multiply the loss by a power of two, as CLIP-LoRA does, so that gradients do not vanish in a
+    float16 backbone.  A step whose gradients overflow then changes no parameter and halves the factor;
+    on_skip is told its number, and the schedule moves on.
     All randomness comes from `seed`: shuffling and augmentation by their own generators, dropout by torch's
     global one, whose state is given back.
     """
@@ -55,22 +63,30 @@ def train(
     )
     ratios = [group["lr"] / spec.lr for group in optimizer.param_groups]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    order = batches(len(images), spec.batch_size, generator(seed, "shuffle"))
-    views = generator(seed, "augmentation")
+    scaler = torch.amp.GradScaler(images.device.type, enabled=scaled)
+    shown = _shown(images, labels, spec, steps, seed)
     losses: list[float] = []
-    with seeded_torch(seed, "dropout", images.device):
-        for step in range(1, steps + 1):
+    overflows = 0  # steps in a row
+    with seeded_torch(seed, "dropout", images.device), closing(shown):
+        for step, (views, truth) in enumerate(shown, 1):
             lr = cosine_lr(step - 1, steps, spec.lr, spec.lr_min)
             for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
                 group["lr"] = lr * ratio
-            index = next(order).to(images.device)
-            scores = logits(normalise(augment(images[index], spec.augment, views)))
-            loss = F.cross_entropy(scores.float(), labels[index])
+            scores = logits(normalise(views))
+            loss = F.cross_entropy(scores.float(), truth)
             losses.append(loss.item())
             _watch(losses, steps, lr, spec, scores.shape[1])
             optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            factor = scaler.get_scale()
+            scaler.update()
+            overflows = overflows + 1 if scaler.get_scale() < factor else 0
+            if overflows and on_skip:
+                on_skip(step)
+            if overflows == _WINDOW:
+                reason = f"the gradients of {_WINDOW} steps in a row are not finite"
+                raise TrainingDiverged(step, steps, losses[-1], lr, reason)
             if on_step:
                 on_step(step, steps, losses[-1])
     if not all(torch.isfinite(p).all() for p in parameters):
@@ -87,6 +103,19 @@ def batches(n: int, batch_size: int, shuffle: torch.Generator) -> Iterator[Tenso
     """Yield index batches without end: a fresh permutation each epoch, whose last batch may be short."""
     while True:
         yield from torch.randperm(n, generator=shuffle).split(batch_size)
+
+
+def _shown(
+    images: Tensor | ImageFiles, labels: Tensor, spec: TrainingSpec, steps: int, seed: int
+) -> Generator[tuple[Tensor, Tensor]]:
+    """Yield each step's views (B, 3, H, W), pixels 0..255, float32, and labels (B,)."""
+    order = batches(len(images), spec.batch_size, generator(seed, "shuffle"))
+    randomness = generator(seed, "augmentation")
+    shown = (
+        (augment(images[index], spec.augment, randomness), labels[index])
+        for index in (next(order).to(images.device) for _ in range(steps))
+    )
+    return ahead(shown) if isinstance(images, ImageFiles) else shown
 
 
 def _watch(losses: list[float], steps: int, lr: float, spec: TrainingSpec, classes: int) -> None:

@@ -172,15 +172,13 @@ def test_ones_own_folder_is_checked_and_drawn_from(data, own):
 
 @pytest.mark.parametrize("convention", ["coop", "clip_lora"])
 def test_fake_all_writes_every_set_of_a_convention(data, root, convention, monkeypatch):
-    from blocklora_lib.data import fake
-
     made = []
 
-    def make(manifest, root, convention):
+    def make(manifest, root, convention, images, classes):
         made.append((manifest.name, convention))
         return root / manifest.folders[convention]
 
-    monkeypatch.setattr(fake, "make_fake", make)
+    monkeypatch.setattr(data_cli, "make_fake", make)
     code, out, _ = data("fake", "all", "--root", root, "--convention", convention)
     assert code == 0
     assert made == [(n, convention) for n, m in EXTERNAL.items() if convention in m.folders]
@@ -216,6 +214,15 @@ def test_draw_of_the_other_layouts(data, root, name):
     assert len(json.loads(out)["train"]) == manifest.num_classes
     folder = root / manifest.folders["coop"]
     assert all((folder / row[0]).is_file() for row in json.loads(out)["train"])
+
+
+def test_draw_of_a_bundled_set_names_images_by_their_number(data):
+    code, out, _ = data("draw", "fashion", "--shots", 2, "--draw", "nested")
+    assert code == 0
+    drawn = json.loads(out)
+    assert sorted(label for _, label, _ in drawn["train"]) == sorted(2 * list(range(10)))
+    assert all(path.startswith("train/") and path[6:].isdigit() for path, _, _ in drawn["train"])
+    assert drawn["checksum"] == rows_checksum(drawn["train"], [])
 
 
 def test_a_draw_is_written_and_checked(data, root, tmp_path):
@@ -270,7 +277,6 @@ def test_download_reports_what_came_and_what_did_not(data, root, monkeypatch):
         (["fake", "dtd", "--root", "x", "--convention", "cop"], "did you mean 'coop'"),
         (["verify", "dtd", "--decode", "some"], "unknown choice of --decode 'some'"),
         (["download", "fashion"], "nothing to download"),
-        (["draw", "fashion"], "ships with the project as one file"),
         (["draw", "dtd"], "is missing"),
         (["draw", "dtd", "--split-file", "gone.json"], "split file gone.json is missing"),
         (["draw", "./no such folder"], "is missing"),

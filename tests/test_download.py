@@ -220,3 +220,25 @@ def test_a_bundled_set_is_not_downloaded(tmp_path):
 
     with pytest.raises(ValueError, match="nothing to download"):
         download(load_manifest("fashion"), Path(tmp_path))
+
+
+@pytest.mark.usefixtures("found")
+def test_a_split_file_is_fetched_from_the_mirror_that_has_it(server, tmp_path, said):
+    server.files |= {"/wrong.json": b"[]", "/right.json": b"{}"}
+    links = [f"{server.url}/{name}.json" for name in ("gone", "wrong", "right", "never")]
+    page = "https://drive.google.com/uc?id=1"
+    sha256, blob = hashlib.sha256(b"{}").hexdigest(), hashlib.sha1(b"blob 2\0{}").hexdigest()
+    for checksum in ({"sha256": sha256}, {"git_sha1": blob}):
+        facts = {"name": "split_toys.json", "url": page, "mirrors": links} | checksum
+        asked = len(server.asked)
+        assert download(manifest(split_file=facts), tmp_path, said.append, settings=QUICK) == []
+        file = tmp_path / "toys" / "split_toys.json"
+        assert file.read_bytes() == b"{}"
+        assert [path for path, *_ in server.asked[asked:]] == ["/gone.json", "/wrong.json", "/right.json"]
+        file.unlink()
+    facts["mirrors"] = links[:2]
+    says = r"from .*/gone\.json: .*404.*; .*/wrong\.json has a wrong checksum.*; by hand: https://drive"
+    with pytest.raises(DownloadError, match=says):
+        download(manifest(split_file=facts), tmp_path, said.append, settings=QUICK)
+    assert not file.exists()
+    assert steps(manifest(split_file=facts | {"mirrors": []}), tmp_path)[0].startswith(f"Open {page}")

@@ -16,7 +16,8 @@ from conftest import edit_manifest, profile_facts, write_bundle
 
 from blocklora_lib import experiment
 from blocklora_lib.experiment import Workbench, execute, run_grid, run_or_load
-from blocklora_lib.profiles import Profile, expand, make_spec
+from blocklora_lib.grids import expand, make_spec
+from blocklora_lib.profiles import Profile
 from blocklora_lib.runs import MethodSpec, RunStore, TrainingSpec
 
 METHODS = ("zero_shot", "lora", "block_lora", "frozen_a")
@@ -106,7 +107,7 @@ def test_evaluation_counts_what_the_merged_model_says(spec, bench):
     backbone, dataset = bench.backbone(spec.backbone), bench.dataset("squares")
     method = get_method("block_lora")
     predictor = method(method.Settings(**spec.method.settings)).fit(
-        _context(spec, bench, backbone, dataset, None)
+        _context(spec, backbone, dataset, bench.check(spec).index)
     )
     try:
         with torch.no_grad():
@@ -145,6 +146,21 @@ def test_half_precision_backbones_train_float32_adapters(tiny_profile, manifests
     profile = tiny_profile.model_copy(update={"backbone": backbone})
     record = execute(make_spec(profile, "squares", "block_lora", 1, 1, manifests=manifests), bench)
     assert record.status == "done", record.error
+
+
+@pytest.mark.parametrize(("precision", "skipped"), [("fp16", (1, 2, 3)), ("bf16", ()), ("fp32", ())])
+def test_only_a_float16_backbone_is_scaled_and_the_record_counts_skipped_steps(
+    tiny_profile, manifests, bench, monkeypatch, precision, skipped
+):
+    scaler = torch.amp.GradScaler
+    huge = 2.0**80  # overflows float16 until it has been halved often enough
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *a, **kw: scaler(*a, init_scale=huge, **kw))
+    backbone = tiny_profile.backbone.model_copy(update={"precision": precision})
+    profile = tiny_profile.model_copy(update={"backbone": backbone})
+    record = execute(make_spec(profile, "squares", "lora", 1, 1, manifests=manifests), bench)
+    assert record.status == "done", record.error
+    assert len(record.result.loss) == 3
+    assert record.result.overflows == skipped
 
 
 def test_run_or_load_runs_once(spec, bench, tmp_path, monkeypatch):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import PurePosixPath
 
 import pytest
 from PIL import Image
 
-from blocklora_lib.data.fake import make_fake
+from blocklora_lib.data.fake import local_manifest, make_fake, with_classes
 from blocklora_lib.data.layouts import DataFolder, items
 from blocklora_lib.data.roots import find_folder, is_fake
 from blocklora_lib.data.verify import verify
@@ -81,6 +82,70 @@ def test_the_marker_states_counts_and_the_split_files_checksum(tmp_path):
     assert marker["split_sha256"] == hashlib.sha256(split).hexdigest()
     names = {name for entries in json.loads(split).values() for _, _, name in entries}
     assert "Annual Crop Land" in names  # CoOp's readable name, while the folder is AnnualCrop
+
+
+FEW = 2
+# The first two classes of each set by its own list, from the sets' papers and pages, not from the manifests.
+FIRST = {
+    "imagenet": ["tench", "goldfish"],
+    "imagenet_a": ["stingray", "goldfinch"],
+    "imagenet_r": ["goldfish", "great white shark"],
+    "eurosat": ["Annual Crop Land", "Forest"],
+    "dtd": ["banded", "blotchy"],
+    "food101": ["apple pie", "baby back ribs"],
+}
+
+
+@pytest.mark.parametrize("name", sorted(EXTERNAL))
+def test_a_miniature_of_few_classes_passes_verify_and_brings_its_own_manifest(tmp_path, name):
+    folder = make_fake(EXTERNAL[name], tmp_path, per_class=1, classes=FEW)
+    here = local_manifest(name, root=tmp_path)
+    assert verify(here, folder, decode="all") == []
+    assert list(here.classes[:FEW]) == FIRST.get(name, list(EXTERNAL[name].classes[:FEW]))
+    for split in here.splits:
+        found = items(here, folder, split)
+        assert [item.classname for item in found] == list(here.classes)
+        assert here.counts[split] == len(found) == len(here.classes)
+    if EXTERNAL[name].role == "target":
+        assert len(here.classes) == FEW
+    whole = make_fake(EXTERNAL[name], tmp_path / "whole", per_class=1)
+    places = [{PurePosixPath(path).parent for path in tree(made)} for made in (folder, whole)]
+    assert places[0] <= places[1]  # no folder that the real set does not have
+
+
+def test_variants_of_a_small_imagenet_are_still_parts_of_it():
+    small = {n: with_classes(m, FEW) for n, m in EXTERNAL.items() if m.role != "target"}
+    # the first two, and stingray (6), goldfinch (11) of A, great white shark (2) of R
+    assert small["imagenet"].classes == tuple(EXTERNAL["imagenet"].classes[i] for i in (0, 1, 2, 6, 11))
+    for name, variant in small.items():
+        if name != "imagenet":
+            assert variant.varies(small["imagenet"])
+    assert len(small["imagenet_a"].classes) == len(small["imagenet_r"].classes) == FEW
+    assert small["imagenetv2"].classes == small["imagenet_sketch"].classes == small["imagenet"].classes
+
+
+def test_more_classes_than_a_set_has_are_all_and_one_is_too_few():
+    assert with_classes(EXTERNAL["eurosat"], 99) == EXTERNAL["eurosat"]
+    assert with_classes(EXTERNAL["imagenet"], 1000) == EXTERNAL["imagenet"]
+    assert with_classes(EXTERNAL["imagenet_a"], 1000) == EXTERNAL["imagenet_a"]
+    with pytest.raises(ValueError, match="classes=1; a set has at least 2"):
+        with_classes(EXTERNAL["eurosat"], 1)
+
+
+def test_a_set_that_is_no_miniature_has_its_own_manifest(tmp_path):
+    assert local_manifest("eurosat", root=tmp_path) == EXTERNAL["eurosat"]  # missing
+    (tmp_path / "eurosat").mkdir()
+    assert local_manifest("eurosat", root=tmp_path) == EXTERNAL["eurosat"]  # there, and real
+    assert local_manifest("fashion", root=tmp_path) == load_manifest("fashion")
+
+
+def test_a_damaged_manifest_of_a_miniature_is_named(tmp_path):
+    folder = make_fake(EXTERNAL["dtd"], tmp_path, per_class=1, classes=FEW)
+    (folder / "FAKE_manifest.json").write_text('{"name": "dtd"')
+    with pytest.raises(
+        ValueError, match=r"FAKE_manifest\.json is not the manifest of a miniature.*next: rm -r "
+    ):
+        local_manifest("dtd", root=tmp_path)
 
 
 def test_a_miniature_is_the_same_in_every_run_and_replaces_an_earlier_one(tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import closing
+
 import numpy as np
 import pytest
 import torch
@@ -12,10 +15,12 @@ from blocklora_lib.data.fake import make_fake
 from blocklora_lib.data.roots import checksum
 from blocklora_lib.datasets import load_dataset
 from blocklora_lib.experiment import Workbench, run_or_load
-from blocklora_lib.image_files import ImageFiles, crop_box
+from blocklora_lib.grids import make_spec
+from blocklora_lib.image_files import ImageFiles, ahead, crop_box
 from blocklora_lib.manifests import load_manifest
-from blocklora_lib.profiles import Profile, make_spec
+from blocklora_lib.profiles import Profile
 from blocklora_lib.runs import RunStore
+from blocklora_lib.training import TrainingSpec, train
 
 BICUBIC = transforms.InterpolationMode.BICUBIC
 
@@ -89,6 +94,67 @@ def test_a_bad_file_is_named_with_the_way_out(photos, damage):
             ValueError, match=r"image .*1\.png (is missing|cannot be decoded).*blocklora data verify"
         ):
             look(ImageFiles(photos).at(16, "cpu"))
+
+
+def test_the_next_value_is_made_while_one_is_in_use_and_no_more():
+    made, threads = [threading.Event() for _ in range(4)], set()
+
+    def values():
+        for i, event in enumerate(made):
+            event.set()
+            threads.add(threading.current_thread())
+            yield i
+
+    with closing(ahead(values())) as shown:
+        assert next(shown) == 0
+        assert made[1].wait(10)
+        assert not made[2].is_set()
+        assert [next(shown), next(shown), next(shown)] == [1, 2, 3]
+        assert list(shown) == []
+    assert threading.current_thread() not in threads
+    with closing(ahead(values())) as shown:
+        next(shown)
+    assert list(ahead([])) == []
+
+
+def test_an_error_is_raised_where_its_value_is_asked_for():
+    shown = ahead(1 / x for x in (2, 1, 0, 1))
+    assert [next(shown), next(shown)] == [0.5, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(shown)
+
+
+def trained(paths, monkeypatch, reads_ahead: bool):
+    """(losses, weights) of a linear classifier of channel means with dropout, trained on files."""
+    from blocklora_lib import training
+
+    monkeypatch.setattr(training, "ahead", ahead if reads_ahead else lambda made: made)
+    weight = torch.nn.Parameter(torch.zeros(3, 3))
+    spec = TrainingSpec(steps_per_shot=12, batch_size=2, lr=0.1)
+    dropout = torch.nn.functional.dropout
+    losses = train(
+        [{"params": [weight], "lr": spec.lr, "weight_decay": 0.0}],
+        lambda x: dropout(x.mean((2, 3)), 0.25) @ weight.T,
+        lambda pixels: pixels / 255,
+        ImageFiles(paths, 16),
+        torch.arange(3),
+        spec,
+        1,
+        1,
+    )
+    return losses, weight.detach()
+
+
+def test_reading_ahead_changes_no_bit(photos, monkeypatch):
+    plain, early = (trained(photos, monkeypatch, reads_ahead) for reads_ahead in (False, True))
+    assert plain[0] == early[0]
+    assert torch.equal(plain[1], early[1])
+
+
+def test_a_bad_file_stops_training_by_name(photos, monkeypatch):
+    photos[2].write_text("no image")
+    with pytest.raises(ValueError, match=r"image .*2\.png cannot be decoded"):
+        trained(photos, monkeypatch, reads_ahead=True)
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from blocklora_lib.experiment import run_grid
-from blocklora_lib.profiles import Profile, expand
+from blocklora_lib.grids import expand
+from blocklora_lib.profiles import Profile
 from blocklora_lib.results import MissingResults, experiment_runs, notebook_table
 from blocklora_lib.runs import RunStore
 
@@ -29,7 +30,7 @@ def profile(tiny_profile):
 def here(monkeypatch, manifests):
     """The profile's sets are the synthetic ones."""
     monkeypatch.setattr("blocklora_lib.results.expand", lambda p, e: expand(p, e, manifests=manifests))
-    from blocklora_lib.profiles import entries
+    from blocklora_lib.grids import entries
 
     monkeypatch.setattr("blocklora_lib.results.entries", lambda p, e: entries(p, e, manifests))
 
@@ -64,3 +65,14 @@ def test_a_missing_table_is_named_with_the_notebook_that_makes_it(profile, tmp_p
     folder.mkdir(parents=True)
     (folder / "step.csv").write_text("form,ratio\nloop,2.5\n")
     assert notebook_table(profile, tmp_path, "03_complexity", "step")["ratio"].tolist() == [2.5]
+
+
+def test_miniatures_never_stand_beside_published_numbers(profile, here, bench, tmp_path, manifests):
+    store = RunStore(tmp_path / "runs")
+    first, *_ = list(run_grid(expand(profile, manifests=manifests), store, bench))
+    published = Profile.model_validate(profile.model_dump() | {"published": True})
+    assert len(experiment_runs(published, store)) == 2
+    store.save(first.model_copy(update={"provenance": first.provenance | {"miniature": True}}))
+    assert len(experiment_runs(profile, store)) == 2
+    with pytest.raises(MissingResults, match=r"1 runs of few_shot in .* are of miniatures"):
+        experiment_runs(published, store)

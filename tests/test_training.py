@@ -44,7 +44,7 @@ def problem(n: int = 24, classes: int = 3, seed: int = 0):
     return images, labels, weight
 
 
-def fit(spec: TrainingSpec, seed: int = 1, groups=None, logits=None, shots: int = 1):
+def fit(spec: TrainingSpec, seed: int = 1, groups=None, logits=None, shots: int = 1, **options):
     images, labels, weight = problem()
     losses = train(
         groups(weight)
@@ -57,6 +57,7 @@ def fit(spec: TrainingSpec, seed: int = 1, groups=None, logits=None, shots: int 
         spec,
         shots,
         seed,
+        **options,
     )
     return losses, weight.detach()
 
@@ -134,6 +135,100 @@ def test_a_parameter_that_is_not_finite_is_found_after_the_last_step():
     spec = TrainingSpec(steps_per_shot=1, lr=1e38, lr_min=0, weight_decay=10.0, augment="none")
     with pytest.raises(TrainingDiverged, match="a trained parameter is not finite"):
         fit(spec, groups=lambda w: [{"params": [w], "lr": 1e39, "weight_decay": 1.0}])
+
+
+def means(dtype):
+    """Logits from channel means through a frozen product in `dtype`, as a half-precision backbone has it."""
+
+    def logits(x, weight):
+        return (x.mean((2, 3)).to(dtype) @ weight.T.to(dtype)).float()
+
+    return logits
+
+
+class Overflowing(torch.autograd.Function):
+    """The identity, whose gradient is infinite at the steps named."""
+
+    @staticmethod
+    def forward(ctx, x, infinite):
+        ctx.infinite = infinite
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("inf") if ctx.infinite else gradient, None
+
+
+def overflowing(*steps):
+    """Logits whose backward pass overflows at these steps (from 1); keeps the weights seen at each step."""
+    seen = []
+
+    def logits(x, weight):
+        seen.append(weight.detach().clone())
+        return Overflowing.apply(x.mean((2, 3)) @ weight.T, len(seen) in steps)
+
+    return logits, seen
+
+
+def test_scaling_by_a_power_of_two_changes_no_bit():
+    spec = TrainingSpec(steps_per_shot=30, batch_size=7, lr=0.05)
+    for dtype in (torch.float32, torch.bfloat16):  # the same exponents: nothing underflows or overflows
+        plain, scaled = (fit(spec, logits=means(dtype), scaled=s) for s in (False, True))
+        assert plain[0] == scaled[0]
+        assert torch.equal(plain[1], scaled[1])
+
+
+def test_scaling_keeps_gradients_that_float16_would_lose():
+    def faint(x, weight):  # gradients of about 1e-9 pass through float16, whose least number is 6e-8
+        return (x.mean((2, 3)) @ weight.T).half().float() * 1e-8
+
+    spec = TrainingSpec(steps_per_shot=8, lr=0.05, weight_decay=0.0, augment="none")
+    lost, kept = (fit(spec, logits=faint, scaled=s)[1] for s in (False, True))
+    assert not lost.any()
+    assert kept.abs().max() > 0.01
+
+
+def test_an_overflow_skips_the_step_halves_the_factor_and_the_schedule_moves_on(monkeypatch):
+    factors, skipped, rates = [], [], []
+    scaler = torch.amp.GradScaler
+
+    class Recorded(scaler):
+        def update(self, new_scale=None):
+            super().update(new_scale)
+            factors.append(self.get_scale())
+
+    step = torch.optim.AdamW.step
+
+    def recorded(self, *given, **options):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *given, **options)
+
+    monkeypatch.setattr(torch.amp, "GradScaler", Recorded)
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+    spec = TrainingSpec(steps_per_shot=6, lr=0.05, augment="none")
+    logits, seen = overflowing(2, 3)
+    losses, _ = fit(spec, logits=logits, scaled=True, on_skip=skipped.append)
+    assert skipped == [2, 3]
+    assert len(losses) == 6
+    assert all(math.isfinite(loss) for loss in losses)
+    assert torch.equal(seen[1], seen[2])  # what steps 2 and 3 saw, and step 4: no update between
+    assert torch.equal(seen[1], seen[3])
+    assert not torch.equal(seen[3], seen[4])
+    assert factors == [2.0**16, 2.0**15, *[2.0**14] * 4]  # GradScaler's first factor is 2 to the 16
+    assert rates[-3:] == [cosine_lr(step, 6, 0.05, 1e-6) for step in (3, 4, 5)]
+
+
+def test_steps_skipped_are_divergence_only_if_they_never_end():
+    spec = TrainingSpec(steps_per_shot=60, lr=0.05, augment="none")
+    logits, _ = overflowing(*range(5, 24))  # 19 in a row
+    assert len(fit(spec, logits=logits, scaled=True)[0]) == 60
+    logits, _ = overflowing(*range(5, 61))
+    with pytest.raises(TrainingDiverged, match="the gradients of 20 steps in a row are not finite") as error:
+        fit(spec, logits=logits, scaled=True)
+    assert error.value.step == 24
+    logits, _ = overflowing(2)
+    with pytest.raises(TrainingDiverged, match="not finite"):  # nothing is skipped where nothing is scaled
+        fit(spec, logits=logits)
 
 
 def test_seeds_of_purposes_are_independent():

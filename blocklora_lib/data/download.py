@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from ..manifests import Archive, Manifest
+from ..manifests import Archive, Manifest, SplitFile
 from .archives import Limits, place, unpacked
-from .fetch import DownloadError, Say, Settings, fetch, is_direct, known_hash
+from .fetch import DownloadError, Say, Settings, fetch, git_sha1, is_direct, known_hash
 from .layouts import IMAGE_SUFFIXES
 from .roots import find_folder, is_fake
 
@@ -134,7 +134,7 @@ def steps(manifest: Manifest, root: Path) -> list[str]:
             todo.append(f"These links are gone; find copies of their files: {', '.join(gone)}")
         # the split file has a step of its own, with its link
         todo += [step for step in manifest.steps if not split or split.name not in step]
-    if split and not (folder / split.name).is_file() and not is_direct(split.url):
+    if split and not (folder / split.name).is_file() and not _links(split):
         link = f"Open {split.url} in a browser and save" if split.url else "Put"
         todo.append(f"{link} the split file as {folder / split.name}")
     if todo:
@@ -235,14 +235,28 @@ def _is_done(part: Part, folder: Path, store: Path) -> bool:
     return False
 
 
+def _links(split: SplitFile) -> list[str]:
+    """Where a program can fetch the split file: its link, then its mirrors."""
+    return [url for url in (split.url, *split.mirrors) if url and is_direct(url)]
+
+
 def _fetch_split_file(manifest: Manifest, folder: Path, say: Say, settings: Settings | None) -> list[str]:
-    """Fetch the split file if a program can; returns what went wrong."""
+    """Fetch the split file if a program can, from its links in turn; returns what went wrong."""
     split = manifest.split_file
-    if not split or not is_direct(split.url) or (folder / split.name).is_file():
+    if not split or (folder / split.name).is_file():
         return []
-    try:
-        say(f"fetching {split.url}")
-        fetch(split.url, folder / split.name, known_hash(split.sha256, split.md5), say, settings)
-    except DownloadError as error:
-        return [str(error)]
-    return []
+    file, failures = folder / split.name, []
+    for url in _links(split):
+        try:
+            say(f"fetching {url}")
+            fetch(url, file, known_hash(split.sha256, split.md5), say, settings)
+        except DownloadError as error:
+            failures.append(str(error))
+            continue
+        if split.git_sha1 in (None, git_sha1(file.read_bytes())):
+            return []
+        file.unlink()
+        failures.append(f"{split.name} from {url} has a wrong checksum (git's SHA-1); it was removed")
+    if failures and split.url and not is_direct(split.url):
+        failures.append(f"by hand: {split.url}")
+    return failures

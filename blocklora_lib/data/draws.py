@@ -36,6 +36,7 @@ class Draw(Strict):
     """The images that a few-shot run sees, in the order drawn; an image drawn twice stands twice.
 
     draw: coop, clip_lora, nested, or 'published' for a file in CoOp's form, which does not name its maker.
+    An image of a set that ships as one file is named by split and number: train/00012.
     seed: None where a published file does not tell it.
     """
 
@@ -172,6 +173,35 @@ def import_draw(path: Path, split: Mapping[str, Sequence[Item]], dataset: str = 
     if dataset and drawn.dataset != dataset:
         raise ValueError(f"{path} is a draw of {drawn.dataset}, not of {dataset}; give the draw of {dataset}")
     return drawn.model_copy(update={name: _match(path, name, getattr(drawn, name), split) for name in SPLITS})
+
+
+def find_draw(
+    files: Sequence[Path], checksum: str, split: Mapping[str, Sequence[Item]], dataset: str
+) -> Draw:
+    """Return the draw of this checksum, which one of the files holds; ValueError says what each holds."""
+    others = []
+    for file in files:
+        try:
+            drawn = import_draw(file, split, dataset)
+        except ValueError as error:  # the draw of another set, for one
+            others.append(str(error))
+            continue
+        if drawn.checksum == checksum:
+            return drawn
+        others.append(f"{file} holds {drawn.checksum[:12]}")
+    raise ValueError(
+        f"the draw {checksum[:12]} of {dataset} is in no file that was given "
+        f"({'; '.join(others) or 'none was'}); give its file with --draw"
+    )
+
+
+def bundle_items(labels: Mapping[str, Sequence[int]], classes: Sequence[str]) -> dict[str, list[Item]]:
+    """Return items of images that lie in one file, named by split and number.  labels: of each split."""
+    return {
+        split: [Item(f"{split}/{i:05d}", label, classes[label]) for i, label in enumerate(labels[split])]
+        for split in SPLITS
+        if split in labels
+    }
 
 
 def split_items(manifest: Manifest, folder: Path, split_file: Path | None = None) -> dict[str, list[Item]]:

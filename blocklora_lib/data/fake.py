@@ -1,4 +1,7 @@
-"""Format-exact miniatures of the sets: true folders, lists and class names, and a few tiny images a class."""
+"""Format-exact miniatures of the sets: true folders, lists and class names, and a few tiny images a class.
+
+A miniature may have few of the classes too; `local_manifest` is the manifest of what lies on this machine.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from ..manifests import Manifest
-from .problems import MARKER, DataError
-from .roots import Marker, is_fake
+from pydantic import ValidationError
 
+from ..manifests import Manifest, all_manifests, load_manifest
+from ..paths import MANIFESTS
+from ..strict import explain
+from .problems import MARKER, DataError
+from .roots import Marker, data_root, find_folder, is_fake
+
+FACTS = "FAKE_manifest.json"  # the miniature's own manifest: its classes and counts
 SIZE = 32  # pixels a side
 Row = tuple[str, int]  # path relative to the split's image folder, label
 
@@ -26,10 +34,14 @@ def make_fake(
     root: Path | str,
     convention: Literal["coop", "clip_lora"] = "coop",
     per_class: int = 2,
+    classes: int | None = None,
 ) -> Path:
     """Write a miniature of the set under `root` and return its folder; per_class images a class and split.
 
-    The folder holds FAKE.json (counts, checksum of the split file), so that it is never taken for the set.
+    classes: only so many, see `with_classes`.
+
+    The folder holds FAKE.json (counts, checksum of the split file), so that it is never taken for the set,
+    and the manifest of the miniature.
     Images are tiny, valid and the same in every run; a class has its own colour, so that training on them is
     more than noise.  The set's other annotation files are written too.  The folder appears when it is whole.
     An earlier miniature is replaced; DataError if anything else stands there.
@@ -44,6 +56,7 @@ def make_fake(
         raise ValueError(f"convention={convention!r}; the manifest of {manifest.name} knows {known}")
     if per_class < 1:
         raise ValueError(f"per_class={per_class}; a miniature has at least 1 image a class")
+    manifest = manifest if classes is None else with_classes(manifest, classes)
     target = root / manifest.folders[convention]
     if os.path.lexists(target) and not is_fake(target):
         what = f"is there and is no miniature: a miniature of {manifest.title} is not written over it"
@@ -67,6 +80,8 @@ def make_fake(
             other_counts={a.layout: _official(rows, "val" in a.counts) for a in manifest.alternatives},
             split_sha256=_sha256(work / manifest.split_file.name) if manifest.split_file else None,
         )
+        facts = manifest.model_copy(update={"counts": marker.counts, "counts_unverified": {}})
+        (work / FACTS).write_text(facts.model_dump_json(exclude_defaults=True), encoding="utf-8")
         (work / MARKER).write_text(marker.model_dump_json(indent=1) + "\n", encoding="utf-8")
         work.chmod(0o755)  # a temporary folder is the owner's alone
         if target.exists():
@@ -75,6 +90,50 @@ def make_fake(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target
+
+
+def with_classes(manifest: Manifest, classes: int) -> Manifest:
+    """Return the manifest with its first `classes` classes alone, or all where it has no more.
+
+    ImageNet keeps those of each of its variants too: A and R have 200 of its 1,000 classes, and stay parts of
+    it.  Variants with all of its classes go on having all.
+    """
+    if classes < 2:
+        raise ValueError(f"classes={classes}; a set has at least 2 classes")
+    chosen, indices = [*range(manifest.num_classes)[:classes]], ()
+    if manifest.role != "target":
+        source = manifest.variant_of or manifest.name
+        parts = [m.class_indices for m in all_manifests().values() if m.variant_of == source]
+        of_source = sorted({*range(classes), *(i for part in parts for i in part[:classes])})
+        indices = tuple(of_source.index(i) for i in manifest.class_indices[:classes])
+        chosen = chosen if indices else [i for i in of_source if i < manifest.num_classes]
+    lists = {
+        key: tuple(getattr(manifest, key)[i] for i in chosen)
+        for key in ("classes", "class_folders", "split_names")
+        if getattr(manifest, key)
+    }
+    return manifest.model_copy(update=lists | {"class_indices": indices})
+
+
+def local_manifest(name: str, folder: Path = MANIFESTS, root: Path | str | None = None) -> Manifest:
+    """Return the manifest of dataset `name` as it lies under root (see `data_root`).
+
+    A miniature brings its own, with its counts and classes; any other set has the one in `folder`.
+    """
+    manifest = load_manifest(name, folder)
+    if manifest.kind != "external":
+        return manifest
+    try:
+        own = find_folder(manifest, data_root(root)) / FACTS
+    except DataError:  # missing, or two that differ: told when the images are asked for
+        return manifest
+    if not own.is_file():
+        return manifest
+    try:
+        return Manifest.model_validate_json(own.read_bytes())
+    except ValidationError as error:
+        again = shlex.join(["rm", "-r", str(own.parent)])
+        raise DataError(own, f"is not the manifest of a miniature: {explain(error)}", again) from None
 
 
 def _image_folder(manifest: Manifest, split: str, convention: str) -> str:
@@ -187,9 +246,7 @@ def _write_companions(manifest: Manifest, work: Path) -> None:
 
 def _imagenet_names(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """All 1,000 folders and names: CoOp copies ImageNet's classnames.txt into its variants."""
-    from ..manifests import load_manifest
-
-    source = load_manifest(manifest.variant_of) if manifest.variant_of else manifest
+    source = load_manifest(manifest.variant_of or manifest.name)
     yield from zip(source.class_folders, source.classes, strict=True)
 
 

@@ -7,6 +7,7 @@ server without ranges answers with the whole file: then it starts over, and says
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -46,6 +47,11 @@ def is_direct(url: str | None) -> bool:
 def known_hash(sha256: str | None, md5: str | None) -> str | None:
     """pooch's way of writing the best checksum at hand, or None."""
     return f"sha256:{sha256}" if sha256 else f"md5:{md5}" if md5 else None
+
+
+def git_sha1(content: bytes) -> str:
+    """git's name for a file of this content: SHA-1 over a header and the content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def fetch(

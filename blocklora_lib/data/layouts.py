@@ -4,7 +4,7 @@ split_json     a fixed split in JSON, {"train": [[path, label, class name], ...]
 variant_lists  a text file a split, "image class name" a line, and one that lists the classes
 class_folders  a folder per class under each split's folder; labels follow the manifest's class_folders
 mat            MATLAB annotations: one vector of labels and one of splits, or a struct array a split
-folder         one's own images, a folder per class (see `own`)
+folder         one's own images, a folder per class (see `own_items`)
 
 The order of items is the file's own, so that draws repeat; folders are read in sorted order.  (CoOp and Dassl
 list ImageNet's folders as the file system gives them, so its ImageNet draws depend on the machine.)
@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import shlex
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -23,8 +24,12 @@ from typing import Any, NamedTuple
 from ..manifests import Manifest
 from ..strict import UnknownName, near
 from .problems import DataError, MissingData, remedy
+from .roots import is_fake
 
 SPLITS = ("train", "val", "test")
+# CoOp cuts a set without official splits 0.5 / 0.2 / 0.3 (datasets/dtd.py); what is left is train
+VAL, TEST = 0.2, 0.3
+HELP = "blocklora data verify --help"  # one's own images are mended by hand
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm".split())
 
 
@@ -58,15 +63,12 @@ def items(manifest: Manifest, folder: Path, split: str) -> list[Item]:
         raise MissingData(folder, f"is missing: no folder of {manifest.title}", remedy(manifest, folder))
     if split not in manifest.splits:
         return []
-    if manifest.layout == "folder":
-        from .own import own_items
-
-        return own_items(manifest, folder, split)
     reader = {
         "split_json": _split_json,
         "variant_lists": _variant_lists,
         "class_folders": class_folder_items,
         "mat": _mat,
+        "folder": own_items,
     }[manifest.layout]
     return list(reader(manifest, folder, split))
 
@@ -207,6 +209,26 @@ def class_folder_items(manifest: Manifest, folder: Path, split: str) -> Iterator
             yield Item(str(PurePosixPath(base) / name / image), label, classname)
 
 
+def own_items(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
+    """Items of one's own images, by class, then by file name; a set without splits is cut by its seed.
+
+    A class is cut by a stream of its own, seeded with the split seed and its folder's name: another class
+    more or less does not move its images.
+    """
+    if manifest.split_seed is None:
+        yield from class_folder_items(manifest, folder, split)
+        return
+    for label, (name, classname) in enumerate(zip(manifest.class_folders, manifest.classes, strict=True)):
+        images = class_images(folder / name, HELP)
+        if len(images) < 2:
+            what = f"has {len(images)} images; a class needs at least 2, one to train and one to test"
+            raise DataError(folder / name, what, HELP)
+        random.Random(f"{manifest.split_seed}/{name}").shuffle(images)
+        test, val = max(1, round(TEST * len(images))), round(VAL * len(images))
+        part = {"test": images[:test], "val": images[test : test + val], "train": images[test + val :]}[split]
+        yield from (Item(str(PurePosixPath(name) / image), label, classname) for image in sorted(part))
+
+
 def _mat(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
     base = image_folder(manifest, folder, split, listed=True)
     files = manifest.annotations
@@ -270,8 +292,6 @@ class DataFolder:
     @property
     def is_fake(self) -> bool:
         """Whether this is a miniature: what is measured on it is no result."""
-        from .roots import is_fake
-
         return is_fake(self.folder)
 
     @property

@@ -5,21 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import yaml
 from pydantic import ValidationError
 
 from ..manifests import Manifest
 from ..strict import explain
-from .layouts import SPLITS, Item, class_folder_items, class_images
+from .layouts import HELP, SPLITS, Item, class_images, own_items
 from .problems import DataError, MissingData
-
-# CoOp cuts a set without official splits 0.5 / 0.2 / 0.3 (datasets/dtd.py); what is left is train
-VAL, TEST = 0.2, 0.3
-HELP = "blocklora data verify --help"
 
 
 def own_manifest(path: Path | str, seed: int = 1, template: str = "a photo of a {}.") -> Manifest:
@@ -59,7 +54,7 @@ def own_manifest(path: Path | str, seed: int = 1, template: str = "a photo of a 
         )
     except ValidationError as error:
         raise DataError(folder, f"cannot be a dataset: {explain(error)}", HELP) from None
-    found = {split: own_items(manifest, folder, split) for split in manifest.splits}
+    found = {split: list(own_items(manifest, folder, split)) for split in manifest.splits}
     counts = {split: len(part) for split, part in found.items()}
     return manifest.model_copy(update={"counts": counts, "sha256": _digest(folder, found)})
 
@@ -81,27 +76,6 @@ def _digest(folder: Path, found: dict[str, list[Item]]) -> str:
         for item in part
     ]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-def own_items(manifest: Manifest, folder: Path, split: str) -> list[Item]:
-    """Return the items of a split, by class, then by file name; a set without splits is cut by its seed.
-
-    A class is cut by a stream of its own, seeded with the split seed and its folder's name: another class
-    more or less does not move its images.
-    """
-    if manifest.split_seed is None:
-        return list(class_folder_items(manifest, folder, split))
-    found = []
-    for label, (name, classname) in enumerate(zip(manifest.class_folders, manifest.classes, strict=True)):
-        images = class_images(folder / name, HELP)
-        if len(images) < 2:
-            what = f"has {len(images)} images; a class needs at least 2, one to train and one to test"
-            raise DataError(folder / name, what, HELP)
-        random.Random(f"{manifest.split_seed}/{name}").shuffle(images)
-        test, val = max(1, round(TEST * len(images))), round(VAL * len(images))
-        part = {"test": images[:test], "val": images[test : test + val], "train": images[test + val :]}[split]
-        found += [Item(str(PurePosixPath(name) / image), label, classname) for image in sorted(part)]
-    return found
 
 
 def _folders(place: Path) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..manifests import Manifest
+from .fetch import git_sha1
 from .layouts import Item, image_folder, items
 from .problems import MARKER, DataError, MissingData, Problem, remedy
 from .roots import Marker, find_folder, read_marker
@@ -68,11 +69,10 @@ def _checksum(manifest: Manifest, folder: Path, marker: Marker | None) -> Iterat
         expected = {"sha256": marker.split_sha256}
     else:
         expected = {key: getattr(split_file, key) for key in ("sha256", "md5", "git_sha1")}
-    blob = b"blob %d\0" % len(content)  # git's name for a file: SHA-1 over this header and the content
     found = {
         "sha256": hashlib.sha256(content).hexdigest(),
         "md5": hashlib.md5(content, usedforsecurity=False).hexdigest(),
-        "git_sha1": hashlib.sha1(blob + content, usedforsecurity=False).hexdigest(),
+        "git_sha1": git_sha1(content),
     }
     for key, value in expected.items():
         if value and found[key] != value:
@@ -136,7 +136,7 @@ def _images(
     sample = {i for places in _by_label(found).values() for i in (places[0], places[-1])}
     for index, item in enumerate(found):
         path = folder / item.path
-        if item.path in gone or not (decode == "all" or index in sample or _cut_short(path)):
+        if item.path in gone or not (decode == "all" or index in sample or cut_short(path)):
             continue
         if fault := _decode(path):
             damaged += 1
@@ -161,8 +161,11 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _cut_short(path: Path) -> bool:
-    """Whether the file has neither a JPEG's nor a PNG's end mark near its end; it may still be whole."""
+def cut_short(path: Path) -> bool:
+    """Whether a JPEG's or a PNG's end mark is missing near the file's end; the image may still be whole.
+
+    True for a file that is not there.
+    """
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 64))  # some writers pad the end

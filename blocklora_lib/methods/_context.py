@@ -27,3 +27,4 @@ class Context:
     shots: int
     seed: int
     on_step: Callable[[int, int, float], None] | None = None
+    on_skip: Callable[[int], None] | None = None  # see training.train
