@@ -11,7 +11,7 @@ from pathlib import Path
 
 from blocklora_lib.notebook import choose_notebooks, notebook_needs
 from blocklora_lib.paths import NOTEBOOKS as SOURCES, ROOT
-from blocklora_lib.profiles import load_profile, profile_path
+from blocklora_lib.profiles import load_profile, profile_files
 from blocklora_lib.progress import ALL, Monitor, digest, drop_stale_indexes, grid_groups, only_one
 
 if config.get("quiet"):  # errors, what the jobs say and the monitor's lines are enough for a person
@@ -32,7 +32,7 @@ except (ValueError, KeyError, OSError) as error:
 OUT = str(config.get("results") or f"results/{PROFILE.name}")
 BLOCKLORA = f"{shlex.quote(sys.executable)} -m blocklora_lib.cli"
 LIBRARY = digest([*(ROOT / "blocklora_lib").rglob("*.py"), *(ROOT / "blocklora_lib").rglob("*.j2"),
-                  profile_path(GIVEN)])  # a notebook and the report are made again when these change
+                  *profile_files(GIVEN)])  # a notebook and the report are made again when these change
 
 
 def index(experiment, dataset, method):

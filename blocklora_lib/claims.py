@@ -14,8 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from .grids import expand
 from .paths import NOTEBOOKS, PUBLISHED
-from .profiles import Profile, expand
+from .profiles import Profile
 from .results import MissingResults, experiment_runs, notebook_table
 from .runs import RunStore
 from .strict import UnknownName
@@ -59,8 +60,8 @@ class Evidence:
 
     @property
     def small_backbone(self) -> bool:
-        """Whether this profile runs no published checkpoint."""
-        return self.profile.backbone.pretrained in ("bundled", "none")
+        """Whether this profile's numbers may not stand beside published ones, as those of a small CLIP."""
+        return not self.profile.published
 
     def runs(self, experiment: str = "few_shot") -> DataFrame:
         """Finished runs, all there, or MissingResults."""

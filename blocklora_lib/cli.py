@@ -6,13 +6,16 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.core import TyperGroup
 
 from .data_cli import data_app
 from .strict import UnknownName
+
+if TYPE_CHECKING:
+    from .profiles import Profile
 
 
 class OneSentence(TyperGroup):
@@ -51,6 +54,10 @@ ThreadsOption = Annotated[
     ),
 ]
 RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Run failed specs again.")]
+SkipOption = Annotated[
+    bool,
+    typer.Option("--skip-unreadable", help="Leave out images that cannot be read [as the profile says]."),
+]
 
 
 app.add_typer(data_app, name="data")
@@ -62,17 +69,21 @@ def run(
     method: Annotated[str, typer.Option(help="Method, as the profile names it.")],
     shots: Annotated[int, typer.Option(help="Images a class.", min=0)] = 16,
     seed: Annotated[int, typer.Option(help="Seed of draw, start, shuffling and dropout.", min=0)] = 1,
+    draw: Annotated[
+        Path | None, typer.Option(help="Train on this draw's images: a file of `blocklora data draw`.")
+    ] = None,
     profile: ProfileOption = "pocket",
     results: ResultsOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = 1,
     retry_failed: RetryOption = False,
+    skip_unreadable: SkipOption = False,
 ) -> None:
     """Run one spec, or show its stored record."""
-    from .profiles import load_profile, make_spec
+    from .grids import make_spec
     from .runs import RunStore
 
-    settings = load_profile(profile)
+    settings = _profile(profile, skip_unreadable)
     store = RunStore((results or settings.results) / "runs")
     store.check_writable()
     bench = _workbench(device, threads)
@@ -84,8 +95,9 @@ def run(
         bench.manifests, bench.root = store.folder.parent / "manifests", Path(dataset).resolve().parent
         dataset = manifest.name
     spec = make_spec(settings, dataset, method, shots, seed, manifests=bench.manifests)
-    from .experiment import run_or_load
+    from .experiment import run_or_load, with_draw
 
+    spec = spec if draw is None else with_draw(spec, draw, bench)
     record = run_or_load(spec, store, bench, retry_failed)
     typer.echo(f"{spec}: {outcome(record)}")
     typer.echo(store.path(spec))
@@ -96,7 +108,7 @@ def run(
 @app.command()
 def grid(
     profile: ProfileOption = "pocket",
-    experiment: Annotated[str, typer.Option(help="Experiment of the profile.")] = "few_shot",
+    experiment: Annotated[str, typer.Option(help="Experiment of the profile, or all.")] = "few_shot",
     dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
     method: Annotated[str | None, typer.Option(help="Only this method.")] = None,
     list_only: Annotated[
@@ -110,14 +122,20 @@ def grid(
     results: ResultsOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = 1,
+    skip_unreadable: SkipOption = False,
 ) -> None:
-    """Run all specs of an experiment that have no record yet, one after another, in this process."""
-    from .profiles import expand, load_profile
+    """Run all specs of an experiment that have no record yet, one after another, in this process.
+
+    Of `--experiment all` each run counts once, though two experiments may share it.
+    """
+    from .grids import expand
     from .runs import RunStore
 
-    settings = load_profile(profile)
+    settings = _profile(profile, skip_unreadable)
     store = RunStore((results or settings.results) / "runs")
-    specs = expand(settings, experiment, dataset, method)
+    wanted = list(settings.experiments) if experiment == "all" else [experiment]
+    runs = {spec.key: spec for name in wanted for spec in expand(settings, name, dataset, method)}
+    specs = list(runs.values())
     if list_only:
         records = [store.load(spec) for spec in specs]
         for spec, record in zip(specs, records, strict=True):
@@ -209,9 +227,11 @@ def forecast(specs: list, tflops: float) -> str:
         cost = estimate(specs)
     except (UnknownName, FileNotFoundError) as error:  # a model or a set of one's own
         return f"no estimate of their cost: {error}"
+    hours = cost.hours(tflops)
+    hours = f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
     return (
         f"the missing ones: {cost.steps:,} steps, {cost.flops:.2g} floating-point operations, about "
-        f"{cost.hours(tflops):.2g} hours at {tflops:g} TFLOP/s (--tflops: what your device sustains), "
+        f"{hours} hours at {tflops:g} TFLOP/s (--tflops: what your device sustains), "
         f"at most {cost.peak_bytes / 2**30:.1f} GiB a step"
     )
 
@@ -256,6 +276,14 @@ class Progress:
 
 def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _profile(name: str, skip_unreadable: bool) -> Profile:
+    """The profile; its runs leave unreadable images out if it says so, or the command line does."""
+    from .profiles import load_profile
+
+    settings = load_profile(name)
+    return settings.model_copy(update={"skip_unreadable": skip_unreadable or settings.skip_unreadable})
 
 
 def _workbench(device: str, threads: int):

@@ -14,14 +14,15 @@ from pathlib import Path
 
 from .adapter_config import AdapterConfig
 from .architectures import ClipArchitecture, clip_architecture
-from .manifests import Manifest, load_manifest
+from .data.fake import local_manifest
+from .manifests import Manifest
 from .methods import get_method
 from .paths import MANIFESTS
 from .specs import BackboneSpec, RunSpec
 from .theory.memory_model import Variant, step_memory, total_bytes
 from .theory.tower_complexity import frozen_work, step_work, total_work
 
-PROMPT_TOKENS = 16  # of the longest prompt: start, 'a photo of a', some words, full stop, end
+PROMPT_TOKENS = 10  # of a prompt: start, 'a photo of a', a name of 2 or 3 tokens, full stop, end
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -46,7 +47,7 @@ class Estimate:
 def estimate(specs: Iterable[RunSpec], manifests: Path = MANIFESTS) -> Estimate:
     """Add up the runs.  A method without adapters costs its evaluation only; so does what is not modelled."""
     runs, steps, work, peak = 0, 0, 0, 0
-    sets = cache(lambda name: load_manifest(name, manifests))
+    sets = cache(lambda name: local_manifest(name, manifests))
     evaluation = cache(
         lambda backbone, name, split: _evaluation(clip_architecture(backbone), sets(name), split)
     )

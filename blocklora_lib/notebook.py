@@ -51,11 +51,14 @@ class NotebookFailed(RuntimeError):
 
 
 def profile_note(profile: Profile) -> str | None:
-    """Return the line that every figure of this profile carries; None if it runs a published checkpoint."""
-    if profile.backbone.pretrained not in ("bundled", "none"):
+    """Return the line that every figure of this profile carries; None if its numbers may stand beside
+    published ones.
+    """
+    if profile.published:
         return None
-    small = f"a small CLIP ({profile.backbone.name}) on small images"
-    return f"{profile.name} profile: {small}; not the paper's numbers"
+    name, pretrained = profile.backbone.name, profile.backbone.pretrained
+    known = {"bundled": f"a small CLIP ({name}) on small images", "none": f"{name} with random weights"}
+    return f"{profile.name} profile: {known.get(pretrained, name)}; not the paper's numbers"
 
 
 class Notebook:
@@ -111,7 +114,7 @@ class Notebook:
         """Note a claim with its verdict.
 
         kind 'structural': must hold, or `finish` raises.  'empirical': about what is seen on this profile.
-        'published': a published number, which only a profile with a published checkpoint may confirm.
+        'published': a published number, which only a profile that says `published: true` may confirm.
         """
         if kind not in VERDICTS:
             raise ValueError(f"kind={kind!r} of claim {id}; use one of {', '.join(VERDICTS)}")

@@ -1,13 +1,16 @@
 """Profiles: one YAML file says which datasets, methods, shots, seeds and training settings a reproduction
 uses.
 
-Profiles differ only in size; `expand` turns an experiment of a profile into the run specs that it asks for.
+Profiles differ only in size.  A profile may say `extends: <name>`: then it holds what differs from that one.
+`grids` turns an experiment of a profile into the run specs that it asks for.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +18,10 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .adapter_config import AdapterConfig
-from .data.roots import checksum as data_checksum
-from .manifests import Manifest, load_manifest, manifest_names
-from .methods import complete, get_method
-from .paths import MANIFESTS, PROFILES, RESULTS
-from .specs import BackboneSpec, MethodSpec, RunSpec, TrainingSpec
+from .methods import get_method
+from .paths import PROFILES, RESULTS
+from .specs import BackboneSpec, TrainingSpec
 from .strict import Strict, UnknownName, explain, near
-from .weights import with_checksum
 
 
 class MethodEntry(Strict):
@@ -101,8 +101,10 @@ class Experiment(Strict):
 class Profile(Strict):
     """What a reproduction runs on.  The source set is evaluated on its domain-shifted variants as well."""
 
-    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    name: str = Field(pattern=r"^[a-z0-9_]+(-[a-z0-9_]+)*$")
     description: str
+    # whether numbers of this profile may stand beside published ones: checkpoint, data, protocol are theirs
+    published: bool = False
     backbone: BackboneSpec
     source: str | None = None
     variants: tuple[str, ...] = ()
@@ -110,6 +112,7 @@ class Profile(Strict):
     shots: tuple[int, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(min_length=1)
     draw: Literal["nested", "coop", "clip_lora"] = "nested"
+    skip_unreadable: bool = False  # leave out images that are missing or do not decode; records name them
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
     training: TrainingSpec = TrainingSpec()
     experiments: dict[str, Experiment] = Field(min_length=1)
@@ -217,136 +220,80 @@ def profile_path(name: str | Path, folder: Path = PROFILES) -> Path:
 
 
 def load_profile(name: str | Path, folder: Path = PROFILES) -> Profile:
-    """Read the profile `name` of the profiles folder, or the YAML file at a path."""
-    path = profile_path(name, folder)
-    if not path.is_file():
-        raise UnknownName("profile", name, [p.stem for p in folder.glob("*.yaml")])
+    """Read the profile `name` of the profiles folder, or the YAML file at a path.
+
+    A profile that extends another is that one's facts with its own on top: mappings are merged key by key,
+    everything else, lists included, is replaced, and an experiment set to null is dropped.
+    """
+    chain = _chain(name, folder)
+    facts = functools.reduce(_merged, [own for _, own in reversed(chain)])
     try:
-        return Profile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return Profile.model_validate(facts)
     except ValidationError as error:
-        raise ValueError(f"{path}: {explain(error)}") from None
+        raise ValueError(f"{_origin(chain, error)}: {explain(error)}") from None
+
+
+def profile_files(name: str | Path, folder: Path = PROFILES) -> list[Path]:
+    """Return the files that a profile is made of: its own, then those that it extends."""
+    return [path for path, _ in _chain(name, folder)]
+
+
+def _chain(name: str | Path, folder: Path) -> list[tuple[Path, Any]]:
+    """(file, what it says) of the profile and of each one that it extends, the profile itself first."""
+    chain: list[tuple[Path, Any]] = []
+    base: str | Path | None = name
+    while base is not None:
+        path = profile_path(base, folder)
+        known = [p.stem for p in folder.glob("*.yaml")]
+        if not path.is_file() and not chain:
+            raise UnknownName("profile", base, known)
+        if not path.is_file():
+            raise ValueError(f"{chain[-1][0]}: extends: {UnknownName('profile', base, known)}")
+        if any(path.samefile(seen) for seen, _ in chain):
+            way = " -> ".join(p.stem for p in [*(seen for seen, _ in chain), path])
+            raise ValueError(f"{chain[-1][0]}: extends: {way} is a circle; let one of them stand by itself")
+        facts = _read(path)
+        base = None
+        if isinstance(facts, dict) and "extends" in facts:
+            base = facts.pop("extends")
+            if not isinstance(base, str):
+                raise ValueError(f"{path}: extends: {base!r} is no profile's name; {near(base, known)}")
+            if missing := [key for key in ("name", "description") if key not in facts]:
+                raise ValueError(
+                    f"{path}: {missing[0]} is missing: a profile that extends another has its own"
+                )
+            if base.endswith((".yaml", ".yml")):
+                base = path.parent / base  # a file beside this one
+        chain.append((path, facts))
+    return chain
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def check_manifests(profile: Profile, names: tuple[str, ...], manifests: Path = MANIFESTS) -> None:
-    """Say in one sentence which of these sets have no manifest."""
-    known = manifest_names(manifests)
-    if missing := [n for n in names if n not in known]:
-        raise FileNotFoundError(
-            f"profile {profile.name} names datasets without a manifest: {', '.join(missing)}; add "
-            f"data_manifests/<name>.yaml for each, or leave them out of the profile "
-            f"(bundled: {', '.join(known)})"
-        )
+def _merged(base: Any, own: Any, drop: bool = False) -> Any:
+    """`own` over `base`; drop: a null takes the key away (an experiment), elsewhere it is a value."""
+    if not (isinstance(base, dict) and isinstance(own, dict)):
+        return own
+    merged = base | {key: _merged(base.get(key), value, key == "experiments") for key, value in own.items()}
+    return {k: v for k, v in merged.items() if not (drop and v is None and k in base)}
 
 
-def make_spec(
-    profile: Profile,
-    dataset: str,
-    method: str,
-    shots: int,
-    seed: int,
-    split: Literal["test", "val"] = "test",
-    manifests: Path = MANIFESTS,
-) -> RunSpec:
-    """The complete spec of one run: every default of the method written out, data and backbone by checksum.
-
-    A method that needs no training ignores shots and seed: it is one run.
-    """
-    if dataset not in profile.datasets:
-        raise UnknownName("dataset", dataset, profile.datasets)
-    evaluated = {dataset: profile.evaluated(dataset)}
-    entry = profile.entry(method)
-    ((spec, _),) = _make_specs(profile, evaluated, (entry,), (shots,), (seed,), split, manifests).values()
-    return spec
-
-
-def entries(
-    profile: Profile, experiment: str = "few_shot", manifests: Path = MANIFESTS
-) -> dict[str, MethodEntry]:
-    """Return the method entry of every run of an experiment, by the key of the run's spec."""
-    return {key: entry for key, (_, entry) in _planned(profile, experiment, manifests=manifests).items()}
-
-
-def expand(
-    profile: Profile,
-    experiment: str = "few_shot",
-    dataset: str | None = None,
-    method: str | None = None,
-    split: Literal["test", "val"] = "test",
-    manifests: Path = MANIFESTS,
-) -> list[RunSpec]:
-    """All run specs of an experiment, each once, by dataset and method; filters keep one of them."""
-    return [spec for spec, _ in _planned(profile, experiment, dataset, method, split, manifests).values()]
-
-
-def _planned(
-    profile: Profile,
-    experiment: str,
-    dataset: str | None = None,
-    method: str | None = None,
-    split: Literal["test", "val"] = "test",
-    manifests: Path = MANIFESTS,
-) -> dict[str, tuple[RunSpec, MethodEntry]]:
-    chosen = profile.experiment(experiment)
-    datasets = profile.datasets_of(chosen)
-    methods = {entry.name: entry for entry in profile.methods_of(chosen)}
-    for value, known, what in ((dataset, datasets, "dataset"), (method, list(methods), "method")):
-        if value is not None and value not in known:
-            raise UnknownName(what, value, known)
-    evaluated = {d: profile.evaluated(d, chosen.evaluate_on) for d in ((dataset,) if dataset else datasets)}
-    shots, seeds = chosen.shots or profile.shots, chosen.seeds or profile.seeds
-    wanted = [methods[method]] if method else list(methods.values())
-    return _make_specs(profile, evaluated, wanted, shots, seeds, split, manifests)
-
-
-def _make_specs(
-    profile: Profile,
-    evaluated: Mapping[str, tuple[str, ...]],  # training set -> itself and what else it is evaluated on
-    methods: Sequence[MethodEntry],
-    shots: tuple[int, ...],
-    seeds: tuple[int, ...],
-    split: Literal["test", "val"],
-    folder: Path,
-) -> dict[str, tuple[RunSpec, MethodEntry]]:
-    check_manifests(profile, tuple(dict.fromkeys(itertools.chain(*evaluated.values()))), folder)
-    backbone = with_checksum(profile.backbone)
-    # by key: a method without training is one run, not shots x seeds
-    specs: dict[str, tuple[RunSpec, MethodEntry]] = {}
-    for dataset, names in evaluated.items():
-        manifests = [load_manifest(name, folder) for name in names]
-        _check_variants([m for m in manifests if m.name == dataset or m.name in profile.variants])
-        checksum = data_checksum(manifests)
-        for entry in methods:
-            trains = get_method(entry.registry_name).trains
-            try:
-                method = complete(MethodSpec(name=entry.registry_name, settings=entry.settings))
-            except ValidationError as error:
-                raise ValueError(f"settings of method {entry.name}: {explain(error)}") from None
-            for k in shots if trains else (0,):
-                for seed in seeds if trains else (0,):
-                    spec = RunSpec(
-                        dataset=dataset,
-                        data_checksum=checksum,
-                        shots=k,
-                        seed=seed,
-                        draw=profile.draw if trains else None,
-                        split=split,
-                        backbone=backbone,
-                        method=method,
-                        training=profile.training_of(entry) if trains else None,
-                        evaluate_on=tuple(m.name for m in manifests),
-                    )
-                    specs[spec.key] = spec, entry
-    return specs
-
-
-def _check_variants(manifests: list[Manifest]) -> None:
-    source, *variants = manifests
-    for variant in variants:
-        if not variant.varies(source):
-            raise ValueError(
-                f"{variant.name} is no variant of {source.name} (variant_of={variant.variant_of!r}, "
-                f"{len(variant.classes)} classes against {len(source.classes)}); "
-                "variants share the classes, in order"
-            )
+def _origin(chain: list[tuple[Path, Any]], error: ValidationError) -> Path:
+    """The file that says what the error is about: the first of the chain that holds the key."""
+    problem = error.errors()[0]
+    unknown = re.match(r"Value error, unknown key (.+?); ", problem["msg"])
+    for path, facts in chain:
+        value = facts
+        try:
+            for key in problem["loc"]:
+                value = value[key]
+        except (KeyError, IndexError, TypeError):
+            continue
+        if not unknown or unknown[1] in map(repr, value):
+            return path
+    return chain[0][0]

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TextIO
 
-from .profiles import Profile, expand
+from .grids import expand
+from .profiles import Profile
 
 ALL = "all"  # the group of all methods of a dataset
 

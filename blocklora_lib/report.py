@@ -26,7 +26,7 @@ from .manifests import load_manifest, manifest_names
 from .mathml import MathMLExporter, highlight_css, inline_mathml
 from .notebook import heading, notebook_names, profile_note, read_indexes
 from .paths import NOTEBOOKS, POCKET_MODEL, PROFILES
-from .profiles import Profile, load_profile
+from .profiles import Profile, load_profile, profile_files
 from .runs import RunRecord, RunStore
 
 KEY_FIGURE = ("00_overview", "key_figure")
@@ -210,5 +210,6 @@ def _manifests(profile: Profile) -> list[Any]:
 
 
 def _profile_yaml(profile: Profile) -> str:
-    path = PROFILES / f"{profile.name}.yaml"
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    if not (PROFILES / f"{profile.name}.yaml").is_file():
+        return ""
+    return "\n".join(path.read_text(encoding="utf-8") for path in profile_files(profile.name))

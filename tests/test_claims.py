@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 
 import pandas as pd
@@ -23,10 +24,11 @@ from blocklora_lib.claims import (
     verdict,
     write_into,
 )
+from blocklora_lib.grids import expand
 from blocklora_lib.judges import accuracy, costs, counts
 from blocklora_lib.paper_claims import CLAIMS
 from blocklora_lib.paths import NOTEBOOKS, RESULTS, ROOT
-from blocklora_lib.profiles import expand, load_profile
+from blocklora_lib.profiles import load_profile
 from blocklora_lib.results import MissingResults
 
 
@@ -198,8 +200,12 @@ def test_c6_needs_a_loop_that_is_no_faster_and_a_sum_that_is():
 
 def c7(low, high, weights=100, peak=1000):
     latency = pd.DataFrame([dict(form="merged", batch=8, ratio=1.0, ratio_low=low, ratio_high=high)])
-    rows = [dict(form="base", weights_bytes=100, peak_bytes=1000)]
-    memory = pd.DataFrame([*rows, dict(form="merged", weights_bytes=weights, peak_bytes=peak)])
+    rows = [dict(batch=b, form="base", weights_bytes=100, peak_bytes=1000 * b) for b in (1, 8)]
+    rows += [
+        dict(batch=b, form="merged", weights_bytes=weights, peak_bytes=p)
+        for b, p in ((1, 1000), (8, 8 * peak))
+    ]
+    memory = pd.DataFrame(rows)
     return Given(latency=latency, memory=memory)
 
 
@@ -332,6 +338,7 @@ def blocks(drop, parameters):
             rank=8,
             n_blocks=n,
             dataset=dataset,
+            evaluated_on=dataset,
             seed=seed,
             shots=4,
             accuracy=0.6 + 0.01 * seed - drop[n] + 0.003 * (n * seed % 3),
@@ -434,7 +441,7 @@ def test_c17_needs_a_corner_below_zero_shot_and_one_above():
         for seed in (1, 2)
     ]
     zero = synthetic_runs(sets=("fashion",), methods=("zero_shot",))
-    grid = pd.DataFrame(rows)
+    grid = pd.DataFrame(rows).assign(evaluated_on="fashion")
     assert accuracy.collapse(Given(collapse=grid, few_shot=zero)).holds
     assert accuracy.collapse(Given(collapse=grid.assign(accuracy=0.4), few_shot=zero)).holds is False
     diverged = grid[grid["lr"] < 0.1]  # a run that diverged has no accuracy, and is a collapse
@@ -466,10 +473,13 @@ def test_the_scoreboard_as_json_and_in_the_readme(tmp_path):
 
 
 def test_the_readme_shows_what_the_reference_run_says():
-    reference = RESULTS / "reference" / "pocket"
-    judged = judge(CLAIMS, Evidence(load_profile("pocket"), reference))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^README_PROFILE := ([a-z0-9_-]+)", makefile, re.M)
+    judged = judge(CLAIMS, Evidence(load_profile(shown), RESULTS / "reference" / shown))
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"{MARKERS[0]}\n{as_markdown(judged)}{MARKERS[1]}" in text, "say `make reference` again"
+    assert f"{MARKERS[0]}\n{as_markdown(judged)}{MARKERS[1]}" in text, (
+        "say `make reference` again, with this PROFILE"
+    )
     assert not [j.claim.id for j in judged if j.surprising]
 
 

@@ -13,7 +13,7 @@ import yaml
 from conftest import profile_facts
 from typer.testing import CliRunner
 
-from blocklora_lib import experiment, profiles
+from blocklora_lib import experiment, grids
 from blocklora_lib.cli import app, parameters
 
 ROOT = str(Path(__file__).parents[1])
@@ -24,9 +24,9 @@ def blocklora(tmp_path, tiny_clip, manifests, monkeypatch):
     """Call `blocklora ARGS` on the tiny profile and data; returns (exit code, stdout, stderr)."""
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(profile_facts(tiny_clip)))
-    make, expand = profiles.make_spec, profiles.expand
-    monkeypatch.setattr(profiles, "make_spec", lambda *a, **k: make(*a, **k | {"manifests": manifests}))
-    monkeypatch.setattr(profiles, "expand", lambda *a, **k: expand(*a, manifests=manifests, **k))
+    make, expand = grids.make_spec, grids.expand
+    monkeypatch.setattr(grids, "make_spec", lambda *a, **k: make(*a, **k | {"manifests": manifests}))
+    monkeypatch.setattr(grids, "expand", lambda *a, **k: expand(*a, manifests=manifests, **k))
     bench = experiment.Workbench
     monkeypatch.setattr(experiment, "Workbench", lambda device: bench(device, manifests))
 
@@ -70,6 +70,42 @@ def test_grid_lists_runs_resumes_and_shows_how_far_it_is(blocklora, tmp_path):
     assert (code, out.strip()) == (0, "4 of 4 runs are already done")
     code, out, _ = blocklora("grid", "--dataset", "dots", "--list")
     assert out.splitlines()[-1] == "4 done, 9 missing, 0 failed"
+
+
+def test_grid_counts_a_run_of_two_experiments_once(blocklora, tmp_path):
+    facts = yaml.safe_load((tmp_path / "tiny.yaml").read_text())
+    facts["experiments"]["again"] = {"methods": ["lora"], "shots": [2, 4]}  # 2 shots are few_shot's too
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(facts))
+    counts = {}
+    for name in ("few_shot", "again", "all"):
+        _, out, _ = blocklora("grid", "--experiment", name, "--list")
+        counts[name] = int(out.splitlines()[-1].split(" done, ")[1].split()[0])
+    assert counts == {"few_shot": 26, "again": 8, "all": 26 + 4}
+
+
+def test_a_run_trains_on_the_images_that_a_file_names(blocklora, tmp_path, manifests):
+    from blocklora_lib.data.draws import export_draw, make_draw
+    from blocklora_lib.datasets import load_dataset
+    from blocklora_lib.runs import RunStore
+
+    drawn = make_draw("dots", load_dataset("dots", manifests).listing, 1, 3, "nested")
+    export_draw(drawn, tmp_path / "draw.json")
+    words = ["run", "--dataset", "dots", "--method", "lora", "--draw", str(tmp_path / "draw.json")]
+    assert blocklora(*words, "--shots", "1")[0] == 0
+    (record,) = RunStore(tmp_path / "results" / "runs").records()
+    assert (record.spec.draw, record.spec.draw_checksum) == ("imported", drawn.checksum)
+    code, _, err = blocklora(*words, "--shots", "2")
+    assert (code, "has 1 shots, the run 2" in err) == (2, True)
+
+
+def test_runs_that_leave_unreadable_images_out_are_runs_of_their_own(blocklora, tmp_path):
+    from blocklora_lib.runs import RunStore
+
+    words = ["grid", "--dataset", "dots", "--method", "zero_shot"]
+    for more in ([], ["--skip-unreadable"]):
+        assert blocklora(*words, *more)[0] == 0
+    records = RunStore(tmp_path / "results" / "runs").records()
+    assert sorted(record.spec.skip_unreadable for record in records) == [False, True]
 
 
 def test_grid_with_failures_lists_them_and_exits_non_zero(blocklora, monkeypatch):

@@ -7,8 +7,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from blocklora_lib.data.fake import make_fake
 from blocklora_lib.estimate import PROMPT_TOKENS, estimate
-from blocklora_lib.profiles import expand, load_profile, make_spec
+from blocklora_lib.grids import expand, make_spec
+from blocklora_lib.manifests import load_manifest
+from blocklora_lib.profiles import load_profile
 
 POCKET = load_profile("pocket")
 
@@ -29,7 +32,7 @@ def test_a_run_is_its_steps_and_its_evaluated_images():
 def test_images_are_those_of_torchs_counter(bundled_clip):
     zero = estimate([make_spec(POCKET, "fashion", "zero_shot", 0, 0)])
     # with a gradient to compute PyTorch takes its plain kernels, which the counter knows
-    images = torch.randn(2, 3, 64, 64, requires_grad=True)
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64, requires_grad=True)
     counter = FlopCounterMode(display=False)
     with sdpa_kernel(SDPBackend.MATH), counter:
         bundled_clip.encode_images(images)
@@ -40,7 +43,9 @@ def test_images_are_those_of_torchs_counter(bundled_clip):
 def bundled_clip():
     from blocklora_lib.backbones import load_backbone
 
-    return load_backbone(POCKET.backbone, "cpu")
+    backbone = load_backbone(POCKET.backbone, "cpu")
+    backbone.model.double()  # in float32 frozen products go past the counter, to oneDNN
+    return backbone
 
 
 def test_the_papers_grid_can_be_estimated_without_its_images():
@@ -52,6 +57,17 @@ def test_the_papers_grid_can_be_estimated_without_its_images():
     assert 1 < cost.peak_bytes / 2**30 < 24
     assert cost.hours(10) == pytest.approx(2 * cost.hours(20))
     assert PROMPT_TOKENS <= 77
+
+
+def test_a_miniature_costs_what_its_own_classes_and_images_cost(tmp_path, monkeypatch):
+    smoke = load_profile("paper-smoke")
+    monkeypatch.setenv("BLOCKLORA_DATA", str(tmp_path))
+    (whole,) = expand(smoke, dataset="eurosat", method="zero_shot")
+    real = estimate([whole])
+    make_fake(load_manifest("eurosat"), tmp_path, per_class=3, classes=2)
+    (small,) = expand(smoke, dataset="eurosat", method="zero_shot")
+    assert small.data_checksum != whole.data_checksum
+    assert estimate([small]).flops == pytest.approx(real.flops * (2 * 3) / 8100)  # EuroSAT: 8,100 test images
 
 
 def test_a_rate_must_be_positive():

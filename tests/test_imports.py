@@ -23,7 +23,7 @@ def modules() -> dict[str, Path]:
 
 # Levels from the bottom; a module may import what stands on its own or a lower level.
 LEVELS = [
-    {"", "paths", "strict", "dropout", "adapter_config"},
+    {"", "paths", "strict", "dropout", "frozen", "packing", "adapter_config"},
     {"specs", "seeding", "adapters", "architectures", "complexity", "bounds", "manifests", "parameters"},
     {"runs", "statistics", "adapter_files", "attention", "sites", "weights"},
     {"fewshot", "augment", "image_files", "data"},
@@ -31,6 +31,7 @@ LEVELS = [
     {"backbones", "datasets"},
     {"training", "evaluation", "methods"},
     {"profiles", "provenance"},
+    {"grids"},
     {"experiment"},
 ]
 # Readers of records; they, and all that they import, do without torch at module level.
@@ -46,8 +47,11 @@ NO_TORCH = {
     "bounds",
     "statistics",
     "results",
+    "published",
+    "published_tables",
     "estimate",
     "profiles",
+    "grids",
     "weights",
     "paths",
     "strict",

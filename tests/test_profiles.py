@@ -8,16 +8,21 @@ from conftest import profile_facts
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blocklora_lib.grids import entries, expand, make_spec
 from blocklora_lib.manifests import manifest_names
 from blocklora_lib.paths import PROFILES
-from blocklora_lib.profiles import Profile, entries, expand, load_profile, make_spec
+from blocklora_lib.profiles import Profile, load_profile, profile_files
 from blocklora_lib.runs import TrainingSpec
 
 PROFILE_NAMES = sorted(p.stem for p in PROFILES.glob("*.yaml"))
 
 
-def test_the_three_profiles_are_there():
-    assert {"pocket", "paper", "smoke"} <= set(PROFILE_NAMES)
+def test_the_profiles_are_there():
+    assert {"pocket", "pocket-full", "paper", "paper-smoke", "smoke"} <= set(PROFILE_NAMES)
+
+
+def test_only_papers_numbers_stand_beside_published_ones():
+    assert {name for name in PROFILE_NAMES if load_profile(name).published} == {"paper"}
 
 
 @pytest.mark.parametrize("name", PROFILE_NAMES)
@@ -28,7 +33,7 @@ def test_committed_profiles_are_valid(name):
 
 
 def test_pocket_and_smoke_name_bundled_sets_only():
-    for name in ("pocket", "smoke"):
+    for name in ("pocket", "pocket-full", "smoke"):
         profile = load_profile(name)
         assert set(profile.datasets + profile.variants) <= set(manifest_names())
 
@@ -46,6 +51,31 @@ def test_paper_has_clip_loras_settings():
         augment="clip_lora",
     )
     assert training.steps(16) == 8000
+
+
+@pytest.mark.parametrize("name", ["pocket", "paper"])
+def test_blocks_are_counted_under_each_reading(name):
+    """The forms of notebook 08, as the issue lists them: r = 8 with n = 1, 2, 4, 8, and every reading."""
+    profile = load_profile(name)
+    settings = [entry.adapter_config() for entry in profile.methods_of(profile.experiment("blocks"))]
+    forms = {(config.reading, config.rank, config.n_blocks) for config in settings}
+    assert forms == {
+        (reading, rank, n)
+        for reading, rank in (("total_rank", 8), ("block_rank", 2), ("input", 2))
+        for n in (1, 2, 4, 8)
+    }
+
+
+def test_the_full_pocket_grid_holds_all_runs_of_pocket():
+    def specs(name, experiment):
+        return {spec.key for spec in expand(load_profile(name), experiment)}
+
+    for experiment in ("few_shot", "cross_dataset"):
+        assert specs("pocket", experiment) < specs("pocket-full", experiment)
+    full = load_profile("pocket-full")
+    assert full.shots == load_profile("paper").shots
+    assert full.training == load_profile("pocket").training
+    assert all(len(full.experiment(e).seeds or full.seeds) >= 3 for e in full.experiments)
 
 
 def test_the_paper_profile_names_its_836_runs_without_the_images():
@@ -319,4 +349,108 @@ def test_any_text_is_a_profile_or_one_sentence(tmp_path_factory, text):
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"any\.yaml") as error:
         load_profile(file)
+    assert "\n" not in str(error.value)
+
+
+BASE = """
+name: base
+description: what others extend
+backbone: {name: TinyCLIP-test, pretrained: none}
+source: squares
+variants: [noisy_squares]
+targets: [dots]
+shots: [1, 2]
+seeds: [1, 2]
+methods: [{name: zero_shot}, {name: lora, settings: {rank: 2}}]
+training: {lr: 1.0e-2, batch_size: 4}
+published: true
+experiments:
+  few_shot: {}
+  collapse: {shots: [1], seeds: [1]}
+"""
+HEAD = "name: child\ndescription: d\n"
+
+
+@pytest.fixture
+def family(tmp_path):
+    """Write profiles by name, base.yaml among them; returns the folder's loader."""
+
+    def write(**files):
+        for name, text in ({"base": BASE} | files).items():
+            (tmp_path / f"{name}.yaml").write_text(text)
+        return lambda name="child": load_profile(name, tmp_path)
+
+    return write
+
+
+def test_a_profile_that_extends_another_holds_what_differs(family):
+    child = "extends: base\n" + HEAD + (
+        "shots: [4]\nsource: null\nvariants: []\nmethods: [{name: lora, settings: {alpha: 4}}]\n"
+        "training: {lr: 0.5}\nexperiments: {collapse: {shots: [4]}, new: {}}\n"
+    )  # fmt: skip
+    load = family(child=child)
+    base, child = load("base"), load()
+    assert (child.name, child.description, child.shots, child.seeds) == ("child", "d", (4,), (1, 2))
+    assert (child.training.lr, child.training.batch_size) == (0.5, 4)  # mappings are merged
+    assert [m.settings for m in child.methods] == [{"alpha": 4}]  # lists are replaced, with all they hold
+    assert (child.source, child.variants) == (None, ())  # null is a value ...
+    assert set(child.experiments) == {"few_shot", "collapse", "new"}
+    assert (child.experiment("collapse").shots, child.experiment("collapse").seeds) == ((4,), (1,))
+    assert child.published
+    assert base.source == "squares"
+
+
+def test_an_experiment_set_to_null_is_dropped_and_a_grandparent_is_read(family):
+    load = family(
+        child="extends: base\n" + HEAD + "experiments: {collapse: null}\npublished: false",
+        last="extends: child.yaml\nname: last-one\ndescription: d\nseeds: [7]\n",
+    )
+    last = load("last")
+    assert (last.name, last.seeds, last.shots, last.published) == ("last-one", (7,), (1, 2), False)
+    assert set(last.experiments) == {"few_shot"}
+
+
+def test_the_files_of_a_profile_are_its_own_and_its_bases():
+    assert [path.name for path in profile_files("paper-smoke")] == ["paper-smoke.yaml", "paper.yaml"]
+    assert [path.name for path in profile_files("pocket")] == ["pocket.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (
+            dict(child="extends: bas\n" + HEAD),
+            r"child\.yaml: extends: unknown profile 'bas'; did you mean 'base'",
+        ),
+        (dict(child="extends: [base]\n" + HEAD), r"child\.yaml: extends: \['base'\] is no profile's name"),
+        (dict(child="extends: child\n" + HEAD), r"child\.yaml: extends: child -> child is a circle"),
+        (
+            dict(child="extends: other\n" + HEAD, other="extends: child\n" + HEAD),
+            r"other\.yaml: extends: child -> other -> child is a circle",
+        ),
+        (dict(child="extends: base\nname: child\n"), r"child\.yaml: description is missing: a profile that"),
+        (dict(child="extends: base\ndescription: d\n"), r"child\.yaml: name is missing"),
+        (
+            dict(child="extends: base\n" + HEAD + "shot: [1]"),
+            r"child\.yaml: unknown key 'shot'; did you mean",
+        ),
+        (
+            dict(child="extends: base\n" + HEAD, base=BASE + "rouns: 3"),  # the base's typo is the base's
+            r"base\.yaml: unknown key 'rouns'; did you mean 'rounds'",
+        ),
+        (
+            dict(child="extends: base\n" + HEAD + "experiments: {collapse: {shot: [1]}}"),
+            r"child\.yaml: experiments\.collapse: unknown key 'shot'",
+        ),
+        (
+            dict(child="extends: base\n" + HEAD, base=BASE.replace("lr: 1.0e-2", "lrr: 1")),
+            r"base\.yaml: training: unknown key 'lrr'",
+        ),
+        (dict(child="extends: base\n" + HEAD + "experiments: {colapse: null}"), r"child\.yaml: .*colapse"),
+        (dict(child="extends: base\n" + HEAD, base="shots: ["), r"base\.yaml is not valid YAML"),
+    ],
+)
+def test_what_is_wrong_with_an_extension_is_one_sentence_that_names_the_file(family, files, says):
+    with pytest.raises(ValueError, match=says) as error:
+        family(**files)()
     assert "\n" not in str(error.value)

@@ -11,8 +11,9 @@ import time
 
 import pytest
 
+from blocklora_lib.grids import expand
 from blocklora_lib.paths import PROFILES, ROOT
-from blocklora_lib.profiles import expand, load_profile
+from blocklora_lib.profiles import load_profile
 from blocklora_lib.progress import Monitor, clock, digest, drop_stale_indexes, grid_groups, only_one
 
 PROFILE = "smoke"
@@ -77,6 +78,18 @@ def test_a_profile_may_be_a_file_of_ones_own(tmp_path):
     done = snakemake(tmp_path, "--quiet", "host", profile="mine.yaml", notebooks="00_overview", quiet=1)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "results" / "mine" / "report.html").is_file()
+
+
+def test_a_profile_that_extends_another_is_made_again_when_that_one_changes(tmp_path):
+    (tmp_path / "base.yaml").write_text((PROFILES / f"{PROFILE}.yaml").read_text())
+    (tmp_path / "mine.yaml").write_text("extends: base.yaml\nname: my-own\ndescription: mine\n")
+    given = dict(profile="mine.yaml", notebooks="00_overview")
+    assert snakemake(tmp_path, "--quiet", "host", quiet=1, **given).returncode == 0
+    assert (tmp_path / "results" / "my-own" / "report.html").is_file()
+    assert "Nothing to be done" in snakemake(tmp_path, **given).stderr
+    with (tmp_path / "base.yaml").open("a") as file:
+        file.write("# a remark\n")
+    assert planned(snakemake(tmp_path, "--dry-run", **given)) == {"all": 1, "notebook": 1, "report": 1}
 
 
 def test_a_notebook_and_the_report_are_made_and_then_there_is_nothing_to_do(tmp_path):

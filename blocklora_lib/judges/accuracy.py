@@ -55,7 +55,7 @@ def published(e: Evidence, dataset: str, shots: int, method: str | None = None) 
 
 
 def reached(e: Evidence, dataset: str, shots: int) -> Interval | None:
-    """Return Block-LoRA's accuracy (%) over seeds, of a published checkpoint; None without such runs."""
+    """Return Block-LoRA's accuracy (%) over seeds, of a published profile; None without such runs."""
     if e.small_backbone or dataset not in e.profile.datasets:
         return None
     runs = e.runs()
@@ -113,6 +113,7 @@ def without_a(e: Evidence) -> Finding:
 
 def number_of_blocks(e: Evidence) -> Finding:
     runs, told, saves, hurts = e.runs("blocks"), [], True, {}
+    runs = runs[runs["evaluated_on"] == runs["dataset"]]  # a source's runs are evaluated on its variants too
     runs = runs.assign(n_blocks=runs["n_blocks"].astype(int))
     for reading, part in runs.groupby("reading"):
         table = 100 * part.pivot_table(index=["dataset", "seed"], columns="n_blocks", values="accuracy")
@@ -201,6 +202,7 @@ def sharing(e: Evidence) -> Finding:
 
 def collapse(e: Evidence) -> Finding:
     runs, zero = e.runs("collapse"), e.runs()
+    runs = runs[runs["evaluated_on"] == runs["dataset"]]
     table = 100 * runs.pivot_table(index="lr", columns="init_scale", values="accuracy")
     zero = 100 * zero[(zero["shots"] == 0) & zero["evaluated_on"].isin(runs["dataset"])]["accuracy"].mean()
     (rate, _), (worst_rate, worst_scale) = table.stack().idxmax(), table.stack().idxmin()
