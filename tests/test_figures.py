@@ -165,3 +165,12 @@ def test_legend_names_every_method_once(runs):
     (legend,) = accuracy_by_shots(runs).legends
     texts = [text.get_text() for text in legend.get_texts()]
     assert [t for t in texts if t in LABELS.values()] == ["Zero-shot", "LoRA", "Block-LoRA", "w/o A"]
+
+
+@pytest.mark.parametrize(("guess", "seen"), [(0.5, True), (0.1, False)])
+def test_chance_is_drawn_where_it_does_not_flatten_what_is_to_be_seen(runs, guess, seen):
+    chess = runs[runs["dataset"] == "chess"]
+    figure = accuracy_by_shots(chess.assign(accuracy=chess["accuracy"] + 0.5), chance={"chess": guess})
+    level = [line.get_ydata()[0] for line in figure.axes[0].get_lines() if len(set(line.get_ydata())) == 1]
+    assert (100 * guess in level) is seen  # means lie between 62 and 88
+    assert ("chance" in [text.get_text() for text in figure.legends[0].get_texts()]) is seen

@@ -8,11 +8,15 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from ..plotting import GREY, STYLE, TEXT_WIDTH, method_style, new_figure
-from .claim import READINGS
 
+READINGS = {
+    "total_rank": "r is the total rank",
+    "block_rank": "r is the rank of each block",
+    "input": "cut along the input",
+}
 COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -33,7 +37,7 @@ def blocks_and_parameters(rows: pd.DataFrame) -> Figure:
     readings = [reading for reading in READINGS if reading in set(rows["reading"])]
     sets = list(rows["dataset"].unique())
     with rc_context(dict(STYLE)):
-        figure = new_figure(max(0.62, 0.5 * len(readings)) * TEXT_WIDTH, 0.5 + 1.6 * len(sets))
+        figure = new_figure(min(1, max(0.62, 0.5 * len(readings))) * TEXT_WIDTH, 0.5 + 1.6 * len(sets))
         grid = figure.subplots(len(sets), len(readings), squeeze=False, sharex="col", sharey="row")
         for y, name in enumerate(sets):
             for x, reading in enumerate(readings):
@@ -192,6 +196,7 @@ def placement(rows: pd.DataFrame) -> Figure:
         left.set_ylim(-0.6, len(places) - 0.4)
         left.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
         right.xaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
+        right.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         left.set_xlabel("top-1 accuracy (%)")
         right.set_xlabel("trained parameters")
         figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(sets))

@@ -21,7 +21,10 @@ ZERO_SHOT_AT = 0.5  # where zero-shot stands on the log2 axis of shots: one octa
 
 
 def draw_shots(axes: Axes, rows: pd.DataFrame, chance: float | None = None) -> None:
-    """Draw mean and 95% band over shots for each method of `rows`, a part of few_shot_summary, in a panel."""
+    """Draw mean and 95% band over shots for each method of `rows`, a part of few_shot_summary, in a panel.
+
+    chance (%) is drawn where `shows_chance` says so: a line far below would flatten what is to be seen.
+    """
     shots = sorted(int(s) for s in rows["shots"].unique() if s > 0)
     for label in rows["method_label"].unique():
         part = rows[rows["method_label"] == label].sort_values("shots")
@@ -59,7 +62,7 @@ def draw_shots(axes: Axes, rows: pd.DataFrame, chance: float | None = None) -> N
             markeredgecolor="white",
             markeredgewidth=0.5,
         )
-    if chance is not None:
+    if chance is not None and shows_chance(rows, chance):
         axes.axhline(chance, color="#a6a6a6", linewidth=0.8, linestyle=(0, (1, 1.2)), zorder=1)
     axes.set_xscale("log", base=2)
     zero = (rows["shots"] == 0).any()
@@ -67,6 +70,11 @@ def draw_shots(axes: Axes, rows: pd.DataFrame, chance: float | None = None) -> N
     axes.set_xticks(ticks, (["0"] if zero else []) + [str(s) for s in shots])
     axes.set_xlim(min(ticks, default=1) / 1.25, max(ticks, default=1) * 1.2)
     axes.yaxis.get_major_locator().set_params(nbins=5, steps=[1, 2, 5, 10], integer=True)
+
+
+def shows_chance(rows: pd.DataFrame, chance: float) -> bool:
+    """Whether chance (%) lies no further below the means of `rows` than these lie apart."""
+    return rows["mean"].min() - chance <= rows["mean"].max() - rows["mean"].min()
 
 
 def method_handles(
@@ -110,7 +118,7 @@ def accuracy_by_shots(
     """The grid: one panel a set and their average; top-1 accuracy over shots, mean and 95% interval over
     seeds.
 
-    titles: dataset -> panel title.  chance: dataset -> accuracy of guessing, 0 to 1.
+    titles: dataset -> panel title.  chance: dataset -> accuracy of guessing, 0 to 1, drawn where it is near.
     """
     summary = few_shot_summary(runs)
     titles, chance = dict(titles or {}), dict(chance or {})
@@ -122,7 +130,8 @@ def accuracy_by_shots(
             chance[AVERAGE] = sum(chance[s] for s in sets[1:]) / len(sets[1:])
     columns = min(4, len(sets))
     lines = math.ceil(len(sets) / columns)
-    handles = method_handles(summary, chance=bool(chance))
+    near = [shows_chance(part, 100 * chance[s]) for s, part in summary.groupby("dataset") if s in chance]
+    handles = method_handles(summary, chance=any(near))
     legend_columns = math.ceil(len(handles) / math.ceil(len(handles) / min(6, 2 * columns)))
     height = 1.42 * lines + 0.25 + 0.19 * math.ceil(len(handles) / legend_columns)
     with rc_context(dict(STYLE)):

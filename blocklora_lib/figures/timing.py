@@ -18,6 +18,7 @@ FORM_STYLES = {
     "merged": MethodStyle("#1A1A1A", "D"),
     "merged_kept": MethodStyle("#E69F00", "P"),
 }
+OTHER_STEPS = {"clip_lora": ("#1A1A1A", "^", "CLIP-LoRA's code"), "peft": (GREY, "X", "peft in a plain loop")}
 LABELS = {"base_again": "base, a second copy", "merged_kept": "merged, W kept"}
 
 
@@ -90,32 +91,76 @@ def _handle(form: str) -> Line2D:
     )  # fmt: skip
 
 
-def memory(frame: pd.DataFrame) -> Figure:
-    """Draw the peak above the base's, and weights counted above the base's, by form.
+def steps_by_classes(frame: pd.DataFrame) -> Figure:
+    """Draw seconds of a training step, and its peak of memory where it was measured, over the classes.
 
-    frame: form, weights_bytes, peak_bytes, a row for each repeat. Every repeat is a marker of its own.
+    frame: classes, name, seconds_median, seconds_q1, seconds_q3 and, perhaps, peak_bytes, as
+    benchmarks/step.py writes them; several baselines give the same rows.
+    """
+    frame = frame.drop_duplicates(["classes", "name"]).sort_values("classes")
+    has_memory = "peak_bytes" in frame and frame["peak_bytes"].notna().any()
+    with rc_context(dict(STYLE)):
+        figure = new_figure(TEXT_WIDTH, 2.75)
+        panels = figure.subplots(1, 1 + has_memory, squeeze=False)[0]
+        for form, part in frame.groupby("name", sort=False):
+            colour, marker, label = _step_style(form)
+            look = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.0}
+            off = [part["seconds_median"] - part["seconds_q1"], part["seconds_q3"] - part["seconds_median"]]
+            panels[0].errorbar(
+                part["classes"], part["seconds_median"], yerr=off, label=label, elinewidth=1.2, **look
+            )
+            if has_memory:
+                panels[1].plot(part["classes"], part["peak_bytes"] / 2**30, **look)
+        classes = sorted(frame["classes"].unique())
+        for panel, quantity in zip(panels, ("s a step", "peak, GiB"), strict=False):
+            panel.set(xlabel="classes", ylabel=quantity, xscale="log", yscale="log")
+            panel.set_xticks(classes, [str(c) for c in classes])
+            low, high = panel.get_ylim()
+            ticks = [t * 10**e for e in range(-4, 5) for t in (1, 2, 5)]
+            ticks = [t for t in ticks if low <= t <= high]
+            panel.set_yticks(ticks, [f"{t:g}" for t in ticks])
+            panel.minorticks_off()
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return figure
+
+
+def steps_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return what `steps_by_classes` draws as a table, with the ratios of time and peak to each baseline."""
+    keys = ["classes", "name"]
+    shown = frame.drop_duplicates(keys)[[*keys, "seconds_median"]].reset_index(drop=True)
+    for baseline, part in frame.groupby("baseline", sort=False):
+        columns = {c: f"{c} to {baseline}" for c in ("ratio", "ratio_low", "ratio_high", "peak_ratio")}
+        kept = [*keys, *(c for c in columns if c in part)]
+        shown = shown.merge(part[kept].rename(columns=columns), on=keys, how="left")
+    return shown
+
+
+def _step_style(form: str) -> tuple[str, str, str]:
+    """Colour, marker and label of a form of benchmarks/step.py; ours have the method's colour."""
+    variant, _, kind = form.partition(" ")
+    if variant in OTHER_STEPS:
+        return OTHER_STEPS[variant]
+    markers = dict(zip(("independent", "shared_prefix", "checkpointing", "bf16"), "oDsv", strict=True))
+    method = kind or "block_lora"
+    name = {"block_lora": "Block-LoRA", "lora": "LoRA"}.get(method, method)
+    colour = method_style(method).colour
+    return colour, markers.get(variant, "P"), f"{name}, {variant.replace('_', ' ')}"
+
+
+def memory(frame: pd.DataFrame) -> Figure:
+    """Draw the peak above the base's, and weights counted above the base's, by form; a panel a batch size.
+
+    frame: batch, form, weights_bytes, peak_bytes, a row for each repeat. Every repeat is a marker of its own.
     """
     with rc_context(dict(STYLE)):
-        forms = list(dict.fromkeys(frame["form"]))
-        figure = new_figure(TEXT_WIDTH, 0.33 * len(forms) + 0.85)
-        panel = figure.subplots()
-        mib = 2.0**20
-        base = frame[frame["form"] == "base"]["peak_bytes"].median()
-        counted = frame.groupby("form")["weights_bytes"].first()
-        for y, form in enumerate(forms):
-            extra = (counted[form] - counted["base"]) / mib
-            panel.barh(y, extra, height=0.55, color="#d9d9d9", zorder=1)
-            peaks = (frame[frame["form"] == form]["peak_bytes"] - base) / mib
-            style = FORM_STYLES[form]
-            panel.plot(
-                peaks, [y] * len(peaks), linestyle="none", color=style.colour, marker=style.marker, zorder=3,
-                markerfacecolor="none", markersize=6,
-            )  # fmt: skip
-        panel.axvline(0, color=GREY, linewidth=0.8)
-        panel.set_yticks(range(len(forms)), [LABELS.get(form, form) for form in forms])
-        panel.invert_yaxis()
-        panel.grid(axis="y", visible=False)
-        panel.set_xlabel(f"MiB above the base (its peak: {base / mib:.1f} MiB)")
+        forms, batches = list(dict.fromkeys(frame["form"])), sorted(frame["batch"].unique())
+        figure = new_figure(TEXT_WIDTH, 0.33 * len(forms) + 1.05)
+        panels = figure.subplots(1, len(batches), sharey=True, squeeze=False)[0]
+        for panel, batch in zip(panels, batches, strict=True):
+            _memory_at(panel, frame[frame["batch"] == batch], forms)
+            panel.set_title("1 image at once" if batch == 1 else f"{batch} images at once")
+        panels[0].set_yticks(range(len(forms)), [LABELS.get(form, form) for form in forms])
+        panels[0].invert_yaxis()
         handles = [
             Line2D([], [], color="#d9d9d9", linewidth=6, label="weights, counted"),
             Line2D([], [], color=GREY, marker="o", markerfacecolor="none", linestyle="none",
@@ -123,3 +168,20 @@ def memory(frame: pd.DataFrame) -> Figure:
         ]  # fmt: skip
         figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return figure
+
+
+def _memory_at(panel: Axes, frame: pd.DataFrame, forms: list[str]) -> None:
+    mib = 2.0**20
+    base = frame[frame["form"] == "base"]["peak_bytes"].median()
+    counted = frame.groupby("form")["weights_bytes"].first()
+    for y, form in enumerate(forms):
+        panel.barh(y, (counted[form] - counted["base"]) / mib, height=0.55, color="#d9d9d9", zorder=1)
+        peaks = (frame[frame["form"] == form]["peak_bytes"] - base) / mib
+        style = FORM_STYLES[form]
+        panel.plot(
+            peaks, [y] * len(peaks), linestyle="none", color=style.colour, marker=style.marker, zorder=3,
+            markerfacecolor="none", markersize=6,
+        )  # fmt: skip
+    panel.axvline(0, color=GREY, linewidth=0.8)
+    panel.grid(axis="y", visible=False)
+    panel.set_xlabel(f"MiB above the base's {base / mib:.1f}")

@@ -10,7 +10,6 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from ..plotting import GREY, STYLE, TEXT_WIDTH, method_style, new_figure
@@ -180,47 +179,44 @@ def robustness(summary: pd.DataFrame, source: str) -> pd.DataFrame:
 def robustness_plane(rows: pd.DataFrame) -> Figure:
     """Draw mean accuracy on the variants against accuracy on the source, a path over shots for each method.
 
-    rows: method, method_label, shots, source, variants (%), of `robustness`.
+    rows: method, method_label, shots, source, variants (%), of `robustness`.  Markers grow with the shots:
+    methods end close together, where numbers beside the points would cover each other.
     """
+    counts = sorted(int(k) for k in rows["shots"].unique() if k > 0)
+    sizes = {k: 3.0 + 5.0 * i / max(1, len(counts) - 1) for i, k in enumerate(counts)}
     with rc_context(dict(STYLE)):
-        figure = new_figure(0.68 * TEXT_WIDTH, 3.0)
+        figure = new_figure(0.8 * TEXT_WIDTH, 3.2)
         axes = figure.subplots()
         zero = rows[rows["shots"] == 0]
         start = (zero["source"].iloc[0], zero["variants"].iloc[0]) if len(zero) else None
+        handles = []
         for method, label in rows[["method", "method_label"]].drop_duplicates().itertuples(index=False):
             part, style = rows[rows["method"] == method].sort_values("shots"), method_style(method)
+            look = dict(color=style.colour, marker=style.marker, label=label)
             if (part["shots"] == 0).all():
-                axes.plot(*start, style.marker, color=style.colour, markersize=8, label=label, zorder=4)
+                handles += axes.plot(*start, linestyle="none", markersize=8, zorder=4, **look)
                 continue
-            axes.plot(
-                part["source"],
-                part["variants"],
-                style.line,
-                marker=style.marker,
-                color=style.colour,
-                label=label,
-                zorder=3,
-            )
+            # its points may lie on Block-LoRA's, which must stay in sight
+            face = "none" if method == "lora_plus" else style.colour
+            axes.plot(part["source"], part["variants"], style.line, color=style.colour, linewidth=1, zorder=3)
             for row in part.itertuples():
-                axes.annotate(
-                    str(row.shots),
-                    (row.source, row.variants),
-                    xytext=(3, 3),
-                    color=style.colour,
-                    textcoords="offset points",
-                    fontsize=7,
-                    path_effects=[withStroke(linewidth=1.8, foreground="white")],
-                    zorder=5,
-                )
-        axes.margins(0.12)
+                size = dict(markersize=sizes[row.shots], markerfacecolor=face)
+                axes.plot(row.source, row.variants, zorder=3, **look, **size)
+            handles.append(Line2D([], [], linestyle=style.line, markersize=4.5, markerfacecolor=face, **look))
+        axes.margins(0.08)
         if start:
             dashes, text = (0, (3, 2)), "same share kept as zero-shot"
-            axes.axline(
-                start, slope=start[1] / start[0], color=GREY, linewidth=0.8, linestyle=dashes, label=text
-            )
+            look = dict(color=GREY, linewidth=0.8, linestyle=dashes, label=text)
+            handles.append(axes.axline(start, slope=start[1] / start[0], **look))
+        dot = dict(color="#8c8c8c", marker="o", linestyle="none")
+        handles += [Line2D([], [], markersize=sizes[k], label=_shots(k), **dot) for k in counts]
         axes.set_xlabel("accuracy on the source (%)")
         axes.set_ylabel("mean accuracy on its variants (%)")
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
-        figure.legend(loc="outside right upper", handlelength=2)
+            axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+        figure.legend(handles=handles, loc="outside right upper", handlelength=2)
     return figure
+
+
+def _shots(k: int) -> str:
+    return f"{k} shot" if k == 1 else f"{k} shots"

@@ -117,24 +117,27 @@ def inference(
 
 def inference_memory(
     spec: BackboneSpec,
-    batch: int,
+    batches: Sequence[int],
     forms: Sequence[str] = MEMORY_FORMS,
     config: AdapterConfig = DEFAULT,
     device: str = "cpu",
     repeats: int = 1,
 ) -> pd.DataFrame:
-    """Return form, repeat, batch, weights_bytes, prepared_bytes, peak_bytes; a fresh process for each row.
+    """Return model, batch, form, repeat, weights_bytes, prepared_bytes, peak_bytes; a fresh process a row.
 
     weights_bytes is counted, not measured: every number that the model holds in that form.
     """
+    if not batches:
+        raise ValueError("no batch size to measure; give at least one, as [1, 8]")
     weights = weight_bytes(spec, forms, config)
-    facts = [(i, form) for i in range(1, repeats + 1) for form in forms]
-    shared = {"spec": spec.model_dump(), "batch": batch, "config": config.model_dump()}
-    found = peak_memories(f"{__name__}:prepare_inference", [shared | {"form": f} for _, f in facts], device)
+    cases = [(batch, form, i) for batch in batches for form in forms for i in range(1, repeats + 1)]
+    shared = {"spec": spec.model_dump(), "config": config.model_dump()}
+    work = f"{__name__}:prepare_inference"
+    found = peak_memories(work, [shared | {"batch": batch, "form": form} for batch, form, _ in cases], device)
     return pd.DataFrame(
-        {"model": spec.name, "form": form, "repeat": i, "batch": batch, "weights_bytes": weights[form]}
+        {"model": spec.name, "batch": batch, "form": form, "repeat": i, "weights_bytes": weights[form]}
         | asdict(memory)
-        for (i, form), memory in zip(facts, found, strict=True)
+        for (batch, form, i), memory in zip(cases, found, strict=True)
     )
 
 
