@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     frame = adapter_path(points, rounds=given.rounds, device=device, dropout=given.dropout, on_round=bar)
     show_ratios(frame, ["rank", "n_blocks", "form"])
     print("Baseline: LoRA of rank r. 'frozen_linear' is the frozen product that the adapter stands beside.")
-    write(frame, given, device)
+    write("adapter_path", frame, given, device)
 
 
 if __name__ == "__main__":

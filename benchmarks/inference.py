@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     for row in frame[frame["form"] == "merged"].to_dict("records"):
         shown = "shown" if equivalent(row, given.margin) else "not shown"
         print(f"batch {row['batch']}: merged costs what the base costs, within {given.margin:.0%}: {shown}")
-    write(frame, given, device)
+    write("inference", frame, given, device)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
     spec, where = spec_of(given.model), str(device)
     print("inference: a process for each form ...")
     frames = [
-        inference_memory(spec, given.batch, device=where, repeats=given.repeats).assign(what="inference")
+        inference_memory(spec, [given.batch], device=where, repeats=given.repeats).assign(what="inference")
     ]
     if given.forms:
         print("training: a process for each form ...")
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
         "\nweights: counted. prepared: measured before the work, with the code that libraries loaded.\n"
         "peak: the highest within it. Compare forms: the code is in all of them."
     )
-    write(frame, given, device)
+    write("memory", frame, given, device)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
         columns = ["form", "share", "share_low", "share_high", "resolved", "speedup_limit"]
         print(f"\nThe adapter path's share of a step\n{share[columns].round(3).to_string(index=False)}")
         print("share: (step - step without adapters) / step. No saving on the path can exceed it.")
-    write(frame, given, device)
+    write("training_step", frame, given, device)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import clip_lora_reference as reference
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from blocklora_lib.adapters import Adapter
 from blocklora_lib.backbones import load_backbone
+from blocklora_lib.measure import clip_lora as reference
 from blocklora_lib.methods import get_method
 from blocklora_lib.methods._context import Context
 from blocklora_lib.seeding import generator

@@ -15,6 +15,7 @@ import torch
 from blocklora_lib.adapters import AdapterConfig, AdapterError
 from blocklora_lib.backbones import BackboneSpec, load_backbone
 from blocklora_lib.figures.timing import latency, memory
+from blocklora_lib.measure import inference_measurements
 from blocklora_lib.measure.cost_measurements import (
     FORMS,
     FROZEN,
@@ -33,14 +34,16 @@ from blocklora_lib.measure.inference_measurements import (
     ALL_FORMS,
     in_form,
     inference,
+    inference_memory,
     inference_outputs,
     weight_bytes,
 )
-from blocklora_lib.measure.peak_memory import MeasurementFailed, peak_memories
+from blocklora_lib.measure.peak_memory import MeasurementFailed, Memory, peak_memories
 from blocklora_lib.strict import UnknownName
+from blocklora_lib.towers import TextTower
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "plain_peft_loop")
 RATIO_COLUMNS = {
     *("seconds_median", "seconds_q1", "seconds_q3", "ratio", "ratio_q1", "ratio_q3", "resolved", "baseline")
 }
@@ -96,6 +99,13 @@ def test_twins_share_numbers_and_nothing_else(backbone):
     assert torch.equal(backbone.encode_images(images), expected)
     assert all(torch.equal(numbers(backbone)[name], tensor) for name, tensor in before.items())
     assert not any(hasattr(p, "_trained_before_adapters") for p in backbone.parameters())
+
+
+@pytest.mark.parametrize("form", STEP_FORMS)
+def test_every_form_runs_on_the_same_towers(backbone, form):
+    """Otherwise a comparison of adapters would be one of padded prompts with packed ones."""
+    step = TrainingStep(backbone, form, random_images(backbone, 2), made_up_prompts(3))
+    assert TextTower(step.backbone.model).can_pack
 
 
 @pytest.mark.parametrize(
@@ -250,8 +260,34 @@ def test_a_failing_work_is_reported_in_one_sentence(module):
 
 
 def test_memory_is_drawn_against_the_base():
-    rows = [(f, i, 100 + k, 2000 + 10 * k + i) for k, f in enumerate(ALL_FORMS[:4]) for i in (1, 2)]
-    assert memory(pd.DataFrame(rows, columns=["form", "repeat", "weights_bytes", "peak_bytes"])).axes
+    rows = [
+        (batch, form, i, 100 + k, 2000 * batch + 10 * k + i)
+        for batch in (1, 8)
+        for k, form in enumerate(ALL_FORMS[:4])
+        for i in (1, 2)
+    ]
+    columns = ["batch", "form", "repeat", "weights_bytes", "peak_bytes"]
+    panels = memory(pd.DataFrame(rows, columns=columns)).axes
+    assert [panel.get_title() for panel in panels] == ["1 image at once", "8 images at once"]
+    for panel in panels:  # at each batch size above the base of that batch size, whose two peaks are 1 apart
+        (merged,) = [line for line in panel.get_lines() if list(line.get_ydata()) == [2, 2]]
+        assert merged.get_xdata() * 2**20 == pytest.approx([19.5, 20.5])
+
+
+def test_memory_is_measured_at_each_batch_size(tiny_clip, monkeypatch):
+    asked = []
+
+    def measured(work, arguments, device):
+        asked.extend((one["batch"], one["form"]) for one in arguments)
+        return [Memory(10 * one["batch"], 100 * one["batch"]) for one in arguments]
+
+    monkeypatch.setattr(inference_measurements, "peak_memories", measured)
+    spec = BackboneSpec(name=tiny_clip, pretrained="none")
+    frame = inference_memory(spec, [1, 4], ("base", "merged"), repeats=2)
+    assert asked == [(1, "base")] * 2 + [(1, "merged")] * 2 + [(4, "base")] * 2 + [(4, "merged")] * 2
+    assert (frame["peak_bytes"] == 100 * frame["batch"]).all()
+    with pytest.raises(ValueError, match="no batch size to measure"):
+        inference_memory(spec, [])
 
 
 # scripts
@@ -311,17 +347,17 @@ def test_scripts_explain_themselves(name, capsys):
     assert "--output" in capsys.readouterr().out
 
 
-def test_the_readme_names_every_script_and_only_options_that_exist():
+def test_the_readme_names_every_script_and_only_options_that_exist(capsys):
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
-    commands = re.findall(r"benchmarks/(\w+)\.py([^\n#]*)", readme)
+    commands = re.findall(r"benchmarks/(\w+)\.py([^\n#`]*)", readme)
     assert SCRIPTS
     assert {name for name, _ in commands} == set(SCRIPTS)
     for name, options in commands:
-        source = (FOLDER / f"{name}.py").read_text() + (
-            FOLDER.parent / "blocklora_lib" / "measure" / "benchmark_output.py"
-        ).read_text()
-        for option in re.findall(r"--\w+", options):
-            assert f'"{option}"' in source, f"{name} has no {option}"
+        with pytest.raises(SystemExit):
+            load_script(name).main(["--help"])
+        known = re.findall(r"--[\w-]+", capsys.readouterr().out)
+        for option in re.findall(r"--[\w-]+", options):
+            assert option in known, f"{name} has no {option}"
 
 
 def test_bad_input_ends_a_script_with_a_sentence():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import clip_lora_reference as reference
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +11,7 @@ from torch import Tensor
 import blocklora_lib.dropout
 from blocklora_lib.adapter_config import AdapterConfig
 from blocklora_lib.inject import attach
+from blocklora_lib.measure import clip_lora as reference
 from blocklora_lib.methods._adapter_training import AdapterPredictor
 from blocklora_lib.seeding import generator
 

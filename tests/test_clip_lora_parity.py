@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 
-import clip_lora_reference as reference
 import numpy as np
 import pytest
 import torch
@@ -33,6 +32,7 @@ from torchvision.transforms import RandomResizedCrop
 import blocklora_lib.training
 from blocklora_lib.augment import random_boxes
 from blocklora_lib.evaluation import evaluate_images
+from blocklora_lib.measure import clip_lora as reference
 from blocklora_lib.methods._adapter_training import AdapterPredictor
 from blocklora_lib.seeding import generator
 from blocklora_lib.specs import TrainingSpec

@@ -9,6 +9,7 @@ import nbformat
 import pytest
 
 from blocklora_lib.experiment import Workbench, run_grid
+from blocklora_lib.grids import expand
 from blocklora_lib.notebook import (
     FIELDS,
     NotebookFailed,
@@ -20,7 +21,7 @@ from blocklora_lib.notebook import (
 )
 from blocklora_lib.parameters import known_parameters
 from blocklora_lib.paths import NOTEBOOKS
-from blocklora_lib.profiles import expand, load_profile
+from blocklora_lib.profiles import load_profile
 from blocklora_lib.runs import RunStore
 
 NAMES = notebook_names()  # fails if the folder holds none

@@ -1,4 +1,8 @@
-"""What the scripts in benchmarks/ share: options, progress, a table with spread, CSV and JSON on disk."""
+"""What the scripts in benchmarks/ share: options, progress, a table with spread, CSV and JSON on disk.
+
+A record is <stem>.json: benchmark (the script's name), date, revision, conditions (machine, threads,
+torch), options, rows. Records that the notebooks show lie in results/reference/benchmarks.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from ..backbones import Backbone, BackboneSpec, load_backbone, resolve_device
+from ..provenance import _git_revision
 from ..weights import POCKET
 from .timing import conditions, verdict
 
@@ -83,8 +89,16 @@ def show_ratios(frame: pd.DataFrame, keys: Sequence[str]) -> None:
     for baseline in dict.fromkeys(frame["baseline"]):
         part = frame["baseline"] == baseline
         table = shown[part].assign(ratio=[ratio_text(row) for row in frame[part].to_dict("records")])
-        print(f"\nagainst {baseline!r}\n{table.to_string(index=False)}")
+        print(f"\nagainst {baseline!r}\n\n{markdown(table)}")
     print(f"\n{LEGEND}")
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """Return the frame as a Markdown table, padded so that it reads well in a terminal too."""
+    cells = [[str(column) for column in frame], *([str(v) for v in row] for row in frame.to_numpy())]
+    widths = [max(len(row[i]) for row in cells) for i in range(frame.shape[1])]
+    lines = ["| " + " | ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
 def ratio_text(row: dict[str, Any]) -> str:
@@ -98,18 +112,28 @@ def ratio_text(row: dict[str, Any]) -> str:
     return f"{row['ratio']:.2f}x [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}], not resolved"
 
 
-def write(frame: pd.DataFrame, arguments: argparse.Namespace, device: torch.device) -> None:
-    """Write <output>.csv and, with the conditions and options, <output>.json."""
+def write(
+    benchmark: str,
+    frame: pd.DataFrame,
+    arguments: argparse.Namespace,
+    device: torch.device,
+    **more: pd.DataFrame,
+) -> None:
+    """Write <output>.csv and the record <output>.json; more: further tables of the record, by name."""
     if arguments.output is None:
         return
     stem = arguments.output.with_suffix("")
     stem.parent.mkdir(parents=True, exist_ok=True)
     frame.to_csv(stem.with_suffix(".csv"), index=False, lineterminator="\n")
     facts = {
+        "benchmark": benchmark,
+        "date": date.today().isoformat(),
+        "revision": _git_revision(),
         "conditions": conditions(device),
         "options": {key: str(value) for key, value in vars(arguments).items() if key != "output"},
-        "rows": json.loads(frame.to_json(orient="records")),
     }
+    for name, table in ({"rows": frame} | more).items():
+        facts[name] = json.loads(table.to_json(orient="records", double_precision=15))
     stem.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     print(f"written: {stem}.csv, {stem}.json")
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from ..adapter_config import AdapterError
 from ..adapters import Adapter, BlockLoRA, InputBlockLoRA, LoRA, make_adapter
-from ..attention import AdaptedMultiheadAttention
+from ..attention import AdaptedMultiheadAttention, project
 from ..inject import AdapterSet
 from ..strict import UnknownName
 
@@ -88,8 +88,17 @@ class LoopedOnceInputBlockLoRA(LoopedInputBlockLoRA):
 class SeparateAttention(AdaptedMultiheadAttention):
     """Adapted attention with q, k and v projected one by one, each followed by its adapter's own forward."""
 
+    def project_qkv(self, x: Tensor, targets: str = "qkv") -> Tensor:
+        """Return the projections named, side by side.  x: (..., E) -> (..., m E); targets: of "qkv"."""
+        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        parts = dict(zip("qkv", zip(self.in_proj_weight.chunk(3), biases, strict=True), strict=True))
+        adapters = {t: self.adapters[t] for t in targets if t in self.adapters}
+        return torch.cat([project(x, *parts[t], adapters.get(t)) for t in targets], -1)
+
     def _in_projection(self, query: Tensor, key: Tensor, value: Tensor, self_attention: bool) -> list[Tensor]:
-        return super()._in_projection(query, key, value, self_attention=False)
+        """Return q, k, v of all heads.  (N, L, E) -> three times (N, H, L, D)."""
+        projected = (self.project_qkv(x, t) for x, t in zip((query, key, value), "qkv", strict=True))
+        return [x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in projected]
 
 
 FORMS: Mapping[str, tuple[type[Adapter], ...]] = MappingProxyType(

@@ -1,8 +1,11 @@
-"""CLIP-LoRA's computation written once more, for tests: nothing here uses the library.
+"""CLIP-LoRA's computation written once more, for tests and benchmarks: nothing here uses the library.
 
-After MaxZanella/CLIP-LoRA at 358f0d7: lora.py (the loop), loralib/layers.py (the adapter), clip/model.py
-(the towers, openai's), main.py and clip/clip.py (the transforms), utils.py (accuracy).  Where its code goes
-another way than this:
+After MaxZanella/CLIP-LoRA at 358f0d7: lora.py (the loop), loralib/layers.py (the adapter and its attention),
+clip/model.py (the towers, openai's), main.py and clip/clip.py (the transforms), utils.py (accuracy).  It
+computes in the released code's way, so that it can stand in for it on the clock too: all 77 positions of
+every class at every step, tokens before sequences (L, N, E), q, k and v as three products with three
+dropout masks, B A formed and multiplied by whenever dropout is on, attention by
+`scaled_dot_product_attention`. Where the code goes another way than this:
 
 precision   There, frozen products and adapters run in float16 under autocast, features and logits stay in
             float16, and GradScaler scales the loss and drops steps whose gradients overflow (the schedule
@@ -89,8 +92,7 @@ class Block(nn.Module):
             .view(n, self.heads, length, -1)
             for name in "qkv"
         )
-        scores = q @ k.transpose(-2, -1) / math.sqrt(width // self.heads)
-        out = (scores if mask is None else scores + mask).softmax(-1) @ v
+        out = F.scaled_dot_product_attention(q, k, v, mask)
         out = out.permute(2, 0, 1, 3).reshape(length, n, width)
         return F.linear(out, self.state["attn.out_proj.weight"], self.state["attn.out_proj.bias"])
 

@@ -1,0 +1,92 @@
+"""LoRA by the `peft` library in a plain loop: what a user would write instead.  Prints one line of JSON.
+
+The same images, steps, batches, augmentation and optimizer as a run of a profile, and the same evaluation.
+Data, draw and augmentation are the library's, so that both see the same; the model, the adapters and the
+loop are open_clip's, peft's and torch's own. All prompts are encoded at every step, over the whole context.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import torch
+import torch.nn.functional as F
+
+from blocklora_lib.augment import augment
+from blocklora_lib.backbones import load_backbone
+from blocklora_lib.datasets import load_dataset
+from blocklora_lib.fewshot import draw
+from blocklora_lib.measure.peft_lora import cosines, with_peft
+from blocklora_lib.profiles import load_profile
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--profile", default="pocket")
+    parser.add_argument("--dataset", default="fashion")
+    parser.add_argument("--shots", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rank", type=int, default=2)
+    parser.add_argument("--dropout", type=float, default=0.25)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(given.seed)
+    random = torch.Generator().manual_seed(given.seed)
+    profile = load_profile(given.profile)
+    training = profile.training
+
+    # data and model
+    dataset, backbone = load_dataset(given.dataset), load_backbone(profile.backbone, "cpu")
+    train_labels = dataset.labels("train")
+    val = dataset.labels("val") if dataset.manifest.counts.get("val") else ()
+    index = draw(train_labels, given.shots, given.seed, profile.draw, dataset.classes, val)
+    images, labels = backbone.resize(dataset.images("train")[index]), train_labels[index]
+    tokens, scale = backbone.tokenize(dataset.prompts), backbone.logit_scale
+    model = with_peft(backbone.model, given.rank, given.dropout)
+
+    # training
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, training.lr, betas=training.betas, weight_decay=training.weight_decay
+    )
+    steps = training.steps(given.shots)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=training.lr_min)
+    model.train()
+    taken = 0
+    while taken < steps:
+        for batch in torch.randperm(len(images), generator=random).split(training.batch_size):
+            if taken == steps:
+                break
+            views = backbone.normalise(augment(images[batch], training.augment, random))
+            loss = F.cross_entropy(scale * cosines(model, views, tokens), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            taken += 1
+
+    # evaluation: adapters merged, prompts encoded once; on the images of training too, as a run does
+    model = model.merge_and_unload().eval()
+    with torch.inference_mode():
+        classes = F.normalize(model.encode_text(tokens), dim=-1)
+
+        def accuracy(pixels: torch.Tensor, truth: torch.Tensor) -> float:
+            correct = 0
+            for part, answers in zip(pixels.split(100), truth.split(100), strict=True):
+                features = F.normalize(model.encode_image(backbone.preprocess(part)), dim=-1)
+                correct += int(((features @ classes.T).argmax(-1) == answers).sum())
+            return correct / len(truth)
+
+        found = {
+            "accuracy": accuracy(dataset.images("test"), dataset.labels("test")),
+            "train_accuracy": accuracy(images, labels),
+            "steps": taken,
+            "trainable_parameters": sum(p.numel() for p in parameters),
+        }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

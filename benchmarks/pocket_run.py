@@ -1,0 +1,97 @@
+"""Time a whole run of Block-LoRA, the start included, beside the same run by peft in a plain loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from blocklora_lib.measure.benchmark_output import (
+    LEGEND,
+    markdown,
+    options,
+    progress,
+    ratio_text,
+    run,
+    start,
+    write,
+)
+from blocklora_lib.measure.timing import paired_times, ratios
+from blocklora_lib.runs import Count
+
+HERE = Path(__file__).resolve().parent
+LIBRARY = "from blocklora_lib.cli import app; app()"  # what the command `blocklora` runs
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = options(__doc__, model=None, rounds=7)
+    parser.add_argument("--profile", default="pocket", help="whose training settings both take")
+    parser.add_argument("--dataset", default="fashion", help="a bundled set")
+    parser.add_argument("--shots", type=int, default=16, help="images a class")
+    parser.add_argument("--seed", type=int, default=1, help="of draw and training")
+    parser.add_argument("--methods", nargs="+", default=["block_lora", "lora"],
+                        help="of ours, as the profile names them; peft's is LoRA")  # fmt: skip
+    parser.add_argument("--delay", type=float, default=0.0,
+                        help="seconds to add to peft's run, to see what a difference looks like")  # fmt: skip
+    given = parser.parse_args(arguments)
+    if find_spec("peft") is None:
+        raise RuntimeError("peft is not installed, and there is nothing to compare with; pip install peft")
+    device, accuracies = start(given), {}
+    common = ["--profile", given.profile, "--dataset", given.dataset, "--shots", str(given.shots),
+              "--seed", str(given.seed), "--threads", str(given.threads)]  # fmt: skip
+
+    def ours(method: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:  # a stored record would be shown, not run
+            more = ["--method", method, "--results", folder, "--device", "cpu"]
+            path = output([sys.executable, "-c", LIBRARY, "run", *common, *more], given.threads)
+            record = json.loads(Path(path).read_text(encoding="utf-8"))
+            accuracies[method] = Count(**record["result"]["accuracy"][given.dataset]).accuracy
+
+    def theirs() -> None:
+        time.sleep(given.delay)
+        line = output([sys.executable, str(HERE / "plain_peft_loop.py"), *common], given.threads)
+        accuracies["peft"] = json.loads(line)["accuracy"]
+
+    functions = {method: partial(ours, method) for method in given.methods} | {"peft": theirs}
+    bar = progress(given.rounds, "whole runs")
+    times = paired_times(functions, given.rounds, warmup=1, min_seconds=0, on_round=bar)
+    frame = ratios(times, "peft")
+    frame["accuracy"] = [accuracies[name] for name in frame["name"]]
+    frame.insert(0, "dataset", given.dataset)
+    frame.insert(1, "shots", given.shots)
+    show(frame)
+    write("pocket_run", frame, given, device, times=times)
+
+
+def output(command: list[str], threads: int) -> str:
+    """Run a process and return the last line that it prints."""
+    threads_of = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(HERE.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | threads_of)
+    if done.returncode:
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise RuntimeError(f"{Path(command[1]).name} {' '.join(command[3:])} failed: {last}")
+    return done.stdout.strip().rpartition("\n")[2]
+
+
+def show(frame) -> None:
+    shown = frame[["dataset", "shots", "name"]].copy()
+    shown["s a run"] = frame["seconds_median"].map("{:.3g}".format)
+    shown["time / peft"] = [ratio_text(row) for row in frame.to_dict("records")]
+    shown["accuracy"] = frame["accuracy"].map("{:.1%}".format)
+    print(f"\n{markdown(shown)}\n\n{LEGEND}")
+    for row in frame.to_dict("records"):
+        if row["resolved"]:
+            fast = [1 / row[c] for c in ("ratio", "ratio_high", "ratio_low")]
+            print(
+                "{}: {:.2f} [{:.2f}, {:.2f}] times as fast as peft, whole process".format(row["name"], *fast)
+            )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,86 @@
+"""How time and peak memory of our training step grow: with classes, images, rank, blocks and threads."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from blocklora_lib.measure.benchmark_output import (
+    markdown,
+    options,
+    progress,
+    run,
+    spec_of,
+    start,
+    write,
+)  # fmt: skip
+from blocklora_lib.measure.growth import AXES, axis_times, memory_line, points, time_line
+from blocklora_lib.measure.step_costs import step_memory
+from blocklora_lib.measure.step_variants import OURS, Size, load
+from blocklora_lib.measure.timing import quartiles
+
+DEFAULTS = {"classes": [25, 100, 200], "images": [2, 4, 8], "rank": [2, 8, 32], "blocks": [1, 2, 4, 8],
+            "threads": [1, 2]}  # fmt: skip
+MEMORY_AXES = ("classes", "images")  # of the others, memory hardly knows
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = options(__doc__, "ViT-B-16-quickgelu", rounds=6)
+    for axis in AXES:
+        parser.add_argument(f"--by-{axis}", type=int, nargs="*", default=DEFAULTS[axis],
+                            help="values; none: leave this growth out")  # fmt: skip
+    parser.add_argument("--classes", type=int, default=50, help="while something else grows")
+    parser.add_argument("--batch", type=int, default=4, help="images, while something else grows")
+    parser.add_argument("--rank", type=int, default=2, help="r, while something else grows")
+    parser.add_argument("--blocks", type=int, default=2, help="n, while something else grows")
+    parser.add_argument("--variants", nargs="+", default=["independent"], choices=OURS, help="of our step")
+    parser.add_argument("--no-memory", action="store_true", help="leave the peaks of memory out")
+    given = parser.parse_args(arguments)
+    device, spec = start(given), spec_of(given.model)
+    base = Size(given.classes, given.batch, "block_lora", given.rank, given.blocks)
+    backbones, rows, lines = load(spec, given.variants, device), [], []
+    for variant in given.variants:
+        for axis in AXES:
+            sizes = points(axis, getattr(given, f"by_{axis}"), base)
+            if len(sizes) < 2:
+                continue
+            bar = progress(given.rounds, f"{variant}, {axis}")
+            times = axis_times(backbones, variant, axis, sizes, given.rounds, bar)
+            facts = {"variant": variant, "axis": axis}
+            found = {v: quartiles(part["seconds"], "seconds_median", "seconds")
+                     for v, part in times.groupby("name", sort=False)}  # fmt: skip
+            if axis != "threads":
+                lines.append(facts | {"quantity": "seconds"} | time_line(times))
+            if axis in MEMORY_AXES and not given.no_memory:
+                peaks = step_memory(spec, {v: (variant, size) for v, size in sizes.items()}, str(device))
+                peaks = peaks.set_index("name")["peak_bytes"]
+                lines.append(facts | {"quantity": "bytes"} | memory_line(list(peaks.index), list(peaks)))
+                found = {v: row | {"peak_bytes": int(peaks[v])} for v, row in found.items()}
+            rows += [facts | {"value": v} | row for v, row in found.items()]
+    if not rows:
+        raise ValueError("nothing to grow: give at least two values to one of the --by options")
+    show(frame := pd.DataFrame(rows), fitted := pd.DataFrame(lines))
+    write("scaling", frame, given, device, lines=fitted)
+
+
+def show(frame: pd.DataFrame, lines: pd.DataFrame) -> None:
+    shown = frame[["variant", "axis", "value"]].copy()
+    shown["ms a step"] = (1e3 * frame["seconds_median"]).map("{:.4g}".format)
+    if "peak_bytes" in frame:
+        shown["peak MiB"] = [f"{b / 2**20:.1f}" if b == b else "" for b in frame["peak_bytes"]]
+    print(f"\n{markdown(shown)}")
+    if lines.empty:
+        return
+    one = {"classes": "class", "images": "image", "rank": "unit of rank", "blocks": "block"}
+    told = []
+    for row in lines.to_dict("records"):
+        unit, scale = ("ms", 1e3) if row["quantity"] == "seconds" else ("MiB", 2**-20)
+        slope, low, high = (scale * row[f"slope{end}"] for end in ("", "_low", "_high"))
+        told.append({"variant": row["variant"], "growth": f"{unit} a {one[row['axis']]}",
+                     "slope": f"{slope:.3g}", "95% interval": f"[{low:.3g}, {high:.3g}]",
+                     "off the line": f"{row['residual']:.1%}"})  # fmt: skip
+    print(f"\n{markdown(pd.DataFrame(told))}")
+    print("\n'off the line': largest distance from it, as a share of the largest value.")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,86 @@
+"""Time and peak memory of a training step: ours, CLIP-LoRA's computation, and peft's LoRA."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from blocklora_lib.measure.benchmark_output import (
+    markdown,
+    options,
+    progress,
+    ratio_text,
+    run,
+    spec_of,
+    start,
+    write,
+)  # fmt: skip
+from blocklora_lib.measure.step_costs import (
+    GIB,
+    compare,
+    forms_of,
+    free_memory,
+    missing,
+    rows_with,
+    step_memory,
+    step_times,
+)  # fmt: skip
+from blocklora_lib.measure.step_variants import OTHERS, VARIANTS, Size, load
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = options(__doc__, "ViT-B-16-quickgelu", rounds=6)
+    parser.add_argument("--classes", type=int, nargs="+", default=[100], help="ImageNet's first so many")
+    parser.add_argument("--batch", type=int, default=8, help="images in every step")
+    parser.add_argument("--variants", nargs="+", default=["independent", "shared_prefix", *OTHERS],
+                        choices=VARIANTS, help="what to compare")  # fmt: skip
+    parser.add_argument("--adapters", nargs="+", default=["block_lora"], choices=("block_lora", "lora"),
+                        help="adapter of our variants; other code's is LoRA")  # fmt: skip
+    parser.add_argument("--rank", type=int, default=2, help="r")
+    parser.add_argument("--blocks", type=int, default=2, help="n of Block-LoRA")
+    parser.add_argument("--dropout", type=float, default=0.25, help="on the adapters' input")
+    parser.add_argument("--class-chunk", type=int, default=None, help="classes at a time, in our variants")
+    parser.add_argument("--no-memory", action="store_true", help="leave the peaks of memory out")
+    parser.add_argument("--delay", nargs=2, action="append", default=[], metavar=("FORM", "SECONDS"),
+                        help="make a form slower, to see what a difference looks like")  # fmt: skip
+    given = parser.parse_args(arguments)
+    device, frames = start(given), []
+    spec = spec_of(given.model)
+    backbones = load(spec, given.variants, device)
+    for classes in given.classes:
+        size = Size(classes, given.batch, "block_lora", given.rank, given.blocks, given.dropout,
+                    given.class_chunk)  # fmt: skip
+        reasons = {v: missing(v, given.model, size, free_memory()) for v in given.variants}
+        for reason in filter(None, reasons.values()):
+            print(f"left out: {reason}")
+        forms = forms_of([v for v in given.variants if not reasons[v]], given.adapters, size)
+        if not forms:
+            continue
+        bar = progress(given.rounds, f"{classes} classes")
+        delays = {form: float(seconds) for form, seconds in given.delay if form in forms}
+        times = step_times(backbones, forms, given.rounds, delays, bar)
+        memory = None if given.no_memory else step_memory(spec, forms, str(device))
+        baselines = [form for form in OTHERS if form in forms] or list(forms)[:1]
+        facts = {"model": given.model, "classes": classes, "batch": given.batch}
+        frames.append(rows_with(compare(times, memory, baselines), facts))
+        show(frames[-1])
+    if not frames:
+        raise ValueError("every variant was left out; give others by --variants, or fewer --classes")
+    write("step", pd.concat(frames, ignore_index=True), given, device)
+
+
+def show(frame: pd.DataFrame) -> None:
+    """Print one class count: a line a form, its ratio to each baseline."""
+    first = frame[frame["baseline"] == frame["baseline"].iloc[0]]
+    shown = first[["classes", "name"]].copy()
+    shown["s a step"] = first["seconds_median"].map("{:.3g}".format)
+    for baseline, part in frame.groupby("baseline", sort=False):
+        shown[f"time / {baseline}"] = [ratio_text(row) for row in part.to_dict("records")]
+        if "peak_bytes" in frame:
+            shown[f"peak / {baseline}"] = part["peak_ratio"].map("{:.2f}".format).to_numpy()
+    if "peak_bytes" in frame:
+        shown["peak GiB"] = (first["peak_bytes"] / GIB).map("{:.2f}".format)
+    print(f"\n{markdown(shown)}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,56 @@
+"""Records of benchmarks: JSON files, as the scripts in benchmarks/ write them.  No torch.
+
+A record: benchmark (the script), date, revision, conditions (machine, threads, torch), options, rows, and
+what further tables the script adds.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..paths import RESULTS
+
+BENCHMARKS = RESULTS / "reference" / "benchmarks"  # the committed ones
+FIELDS = ("benchmark", "date", "conditions", "options", "rows")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run of a benchmark."""
+
+    path: Path
+    facts: dict[str, Any]
+
+    def frame(self, table: str = "rows") -> pd.DataFrame:
+        return pd.DataFrame(self.facts[table])
+
+    @property
+    def where(self) -> str:
+        """On which machine and when, in words."""
+        seen = self.facts["conditions"]
+        machine = seen["processor"] if seen["device"] == "cpu" else seen["device"]
+        return f"{machine}, {seen['threads']} threads, torch {seen['torch']}, {self.facts['date']}"
+
+
+def read_records(benchmark: str, folder: Path = BENCHMARKS) -> list[Record]:
+    """Return the records of a benchmark in a folder, by file name; none if there is no folder."""
+    records = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            lacking = [field for field in FIELDS if field not in facts]
+        except (ValueError, TypeError):
+            facts, lacking = {}, list(FIELDS)
+        if lacking:
+            raise ValueError(
+                f"{path} is no record of a benchmark: it lacks {', '.join(lacking)}; write it anew by "
+                "--output of a script in benchmarks/, or take it out of the folder"
+            )
+        if facts["benchmark"] == benchmark:
+            records.append(Record(path, facts))
+    return records
