@@ -11,14 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from conftest import edit_manifest, profile_facts, write_bundle
 
 from blocklora_lib import experiment
+from blocklora_lib.backbones import Backbone
 from blocklora_lib.experiment import Workbench, execute, run_grid, run_or_load
 from blocklora_lib.grids import expand, make_spec
 from blocklora_lib.profiles import Profile
 from blocklora_lib.runs import MethodSpec, RunStore, TrainingSpec
+from blocklora_lib.seeding import generator
+from blocklora_lib.training import batches
 
 METHODS = ("zero_shot", "lora", "block_lora", "frozen_a")
 
@@ -262,3 +266,31 @@ def test_a_profile_file_and_its_model_give_the_same_keys(tiny_profile, manifests
     path.write_text(yaml.safe_dump(profile_facts(tiny_profile.backbone.name)))
     keys = [[s.key for s in expand(p, manifests=manifests)] for p in (tiny_profile, load_profile(path))]
     assert keys[0] == keys[1]
+
+
+def test_a_frozen_image_tower_sees_images_that_stay_the_same_once(spec, bench, monkeypatch):
+    """Text alone is adapted and views are not drawn: the loss is that of open_clip's features."""
+    text_only = spec.method.model_copy(update={"settings": spec.method.settings | {"towers": ("text",)}})
+    training = spec.training.model_copy(update={"augment": "none", "batch_size": 4})
+    spec = spec.model_copy(update={"method": text_only, "training": training})
+    seen = []
+
+    def encode(self, images, **how):
+        seen.append(len(images))
+        return encode_images(self, images, **how)
+
+    encode_images = Backbone.encode_images
+    monkeypatch.setattr(Backbone, "encode_images", encode)
+    result = execute(spec, bench).result
+    dataset, backbone = bench.dataset("squares"), bench.backbone(spec.backbone)
+    index = bench.check(spec).index
+    assert seen == [6, 6, 12, 9]  # once before training, then both evaluated sets and the training images
+    images = backbone.preprocess(dataset.images("train")[index])
+    with torch.no_grad():
+        rows = F.normalize(backbone.model.encode_image(images), dim=-1)
+        classes = F.normalize(backbone.model.encode_text(backbone.tokenize(dataset.prompts)), dim=-1)
+    batch = next(batches(6, 4, generator(spec.seed, "shuffle")))
+    logits = backbone.logit_scale * rows[batch] @ classes.T  # at the start B = 0
+    expected = F.cross_entropy(logits, dataset.labels("train")[index][batch])
+    assert result.loss[0] == pytest.approx(expected.item(), abs=1e-4)
+    assert len(set(result.loss)) > 1
