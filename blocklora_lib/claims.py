@@ -26,8 +26,14 @@ if TYPE_CHECKING:
 
 Kind = Literal["structural", "empirical"]
 Scope = Literal["arithmetic", "constructed", "modelled", "measured", "published", "nothing"]
-Verdict = Literal["confirmed", "contradicted", "confirmed on pocket only", "not run"]
-VERDICTS: tuple[Verdict, ...] = ("confirmed", "confirmed on pocket only", "contradicted", "not run")
+Verdict = Literal["confirmed", "contradicted", "confirmed on pocket only", "not resolved", "not run"]
+VERDICTS: tuple[Verdict, ...] = (
+    "confirmed",
+    "confirmed on pocket only",
+    "contradicted",
+    "not resolved",
+    "not run",
+)
 SCOPES: dict[Scope, str] = {
     "arithmetic": "arithmetic and counts",
     "constructed": "a constructed task, without a backbone",
@@ -40,14 +46,16 @@ SCOPES: dict[Scope, str] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """holds: True, False, or None where nothing was run; evidence: one or two sentences with the numbers.
+    """holds: True, False, or None where nothing was run, or where what was run is `undecided`.
 
+    evidence: one or two sentences with the numbers.  undecided: the interval allows both answers.
     scope says what the evidence is: a measurement on a small backbone confirms for that backbone only.
     """
 
     holds: bool | None
     evidence: str
     scope: Scope = "measured"
+    undecided: bool = False
 
 
 class Evidence:
@@ -128,13 +136,14 @@ class Judged:
     @property
     def surprising(self) -> bool:
         """A structural claim whose verdict, if there is one, is not what its proof says."""
-        return self.claim.expected is not None and self.verdict not in (self.claim.expected, "not run")
+        decided = self.finding.holds is not None
+        return self.claim.expected is not None and decided and self.verdict != self.claim.expected
 
 
 def verdict(finding: Finding, small_backbone: bool) -> Verdict:
     """What the finding amounts to."""
     if finding.holds is None:
-        return "not run"
+        return "not resolved" if finding.undecided else "not run"
     if not finding.holds:
         return "contradicted"
     return "confirmed on pocket only" if finding.scope == "measured" and small_backbone else "confirmed"

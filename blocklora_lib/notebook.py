@@ -109,9 +109,15 @@ class Notebook:
         _display_html(f"<div class='export'><b>Table.</b> {caption}{html}</div>")
 
     def claim(
-        self, id: str, statement: str, holds: bool | None, evidence: str, kind: Kind = "structural"
+        self,
+        id: str,
+        statement: str,
+        holds: bool | None,
+        evidence: str,
+        kind: Kind = "structural",
+        undecided: bool = False,
     ) -> None:
-        """Note a claim with its verdict.
+        """Note a claim with its verdict.  holds None: not run, or, if `undecided`, run and not resolved.
 
         kind 'structural': must hold, or `finish` raises.  'empirical': about what is seen on this profile.
         'published': a published number, which only a profile that says `published: true` may confirm.
@@ -127,7 +133,7 @@ class Notebook:
                 "statement": statement,
                 "kind": kind,
                 "holds": holds,
-                "verdict": VERDICTS[kind][holds],
+                "verdict": "not resolved" if holds is None and undecided else VERDICTS[kind][holds],
                 "evidence": str(evidence),
             }
         )

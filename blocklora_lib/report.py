@@ -32,7 +32,8 @@ from .runs import RunRecord, RunStore
 KEY_FIGURE = ("00_overview", "key_figure")
 SCOREBOARD = "12_claims"  # the notebook that writes claims.json
 BADGES = {"confirmed": "good", "confirmed on pocket only": "good", "contradicted": "bad"}
-BADGES |= {"holds": "good", "reproduced": "good", "fails": "bad", "not reproduced": "bad", "not run": "none"}
+BADGES |= {"holds": "good", "reproduced": "good", "fails": "bad", "not reproduced": "bad"}
+BADGES |= {"not resolved": "none", "not run": "none"}
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "papermill", "snakemake")
 
 

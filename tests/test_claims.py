@@ -362,6 +362,10 @@ def test_c12_needs_a_loss_at_many_blocks_and_fewer_parameters():
     assert accuracy.number_of_blocks(blocks(falling, shared)).holds
     assert accuracy.number_of_blocks(blocks(dict.fromkeys(falling, 0.0), shared)).holds is False
     assert accuracy.number_of_blocks(blocks(falling, lambda reading, n: 256 * n)).holds is False
+    noisy = blocks(falling, shared).frames["blocks"]
+    noisy = noisy.assign(accuracy=noisy["accuracy"] + 0.2 * (noisy["seed"] - 2) * (noisy["n_blocks"] == 8))
+    found = accuracy.number_of_blocks(Given(blocks=noisy))
+    assert (found.holds, verdict(found, small_backbone=True)) == (None, "not resolved")
 
 
 def test_one_run_of_each_decides_nothing():

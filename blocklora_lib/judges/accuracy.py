@@ -131,9 +131,12 @@ def number_of_blocks(e: Evidence) -> Finding:
         )
     sets = " and ".join(sorted(runs["dataset"].unique()))
     total = hurts.get("total_rank")
+    seen = total is not None and not math.isnan(total.low)
+    undecided = seen and saves and total.low <= 0 < total.high
     return Finding(
-        None if total is None or math.isnan(total.low) else saves and total.low > 0,
+        saves and total.low > 0 if seen and not undecided else None,
         f"{'. '.join(told)}. {sets}, {runs['seed'].nunique()} seeds, {shots_of(runs['shots'].iloc[0])}.",
+        undecided=undecided,
     )
 
 
