@@ -90,10 +90,15 @@ class Notebook:
         """
         return experiment_runs(self.profile, self.store, experiment, partial)
 
-    def figure(self, figure: Figure, name: str, data: pd.DataFrame, caption: str) -> None:
-        """Save the figure as PDF, PNG and the CSV that it plots, and show it with its caption."""
+    def figure(
+        self, figure: Figure, name: str, data: pd.DataFrame, caption: str, note: str | None = None
+    ) -> None:
+        """Save the figure as PDF, PNG and the CSV that it plots, and show it with its caption.
+
+        note: the line below it, where it shows something else than this profile's results.
+        """
         stem = self.folder / "figures" / self.name / name
-        files = save_figure(figure, stem, self.note)
+        files = save_figure(figure, stem, note or self.note)
         files.append(self._csv(data, stem))
         self._add("figures", name, caption, files, width=round(float(figure.get_size_inches()[0]), 3))
         _display_figure(files[1], figure.get_size_inches()[0], caption)

@@ -100,7 +100,7 @@ def steps_by_classes(frame: pd.DataFrame) -> Figure:
     frame = frame.drop_duplicates(["classes", "name"]).sort_values("classes")
     has_memory = "peak_bytes" in frame and frame["peak_bytes"].notna().any()
     with rc_context(dict(STYLE)):
-        figure = new_figure(TEXT_WIDTH, 2.75)
+        figure = new_figure(TEXT_WIDTH, 2.9)
         panels = figure.subplots(1, 1 + has_memory, squeeze=False)[0]
         for form, part in frame.groupby("name", sort=False):
             colour, marker, label = _step_style(form)
@@ -120,7 +120,7 @@ def steps_by_classes(frame: pd.DataFrame) -> Figure:
             ticks = [t for t in ticks if low <= t <= high]
             panel.set_yticks(ticks, [f"{t:g}" for t in ticks])
             panel.minorticks_off()
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
