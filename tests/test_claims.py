@@ -360,7 +360,8 @@ def shared(reading, n):
 def test_c12_needs_a_loss_at_many_blocks_and_fewer_parameters():
     falling = {1: 0.0, 2: 0.0, 4: 0.02, 8: 0.1}
     assert accuracy.number_of_blocks(blocks(falling, shared)).holds
-    assert accuracy.number_of_blocks(blocks(dict.fromkeys(falling, 0.0), shared)).holds is False
+    rising = {n: -loss for n, loss in falling.items()}
+    assert accuracy.number_of_blocks(blocks(rising, shared)).holds is False
     assert accuracy.number_of_blocks(blocks(falling, lambda reading, n: 256 * n)).holds is False
     noisy = blocks(falling, shared).frames["blocks"]
     noisy = noisy.assign(accuracy=noisy["accuracy"] + 0.2 * (noisy["seed"] - 2) * (noisy["n_blocks"] == 8))
