@@ -29,6 +29,7 @@ from blocklora_lib.manifests import all_manifests
 from blocklora_lib.notebook import read_indexes, run_notebook
 from blocklora_lib.paths import PROFILES, ROOT
 from blocklora_lib.profiles import load_profile
+from blocklora_lib.report import write_report
 from blocklora_lib.runs import RunStore
 
 NAME = "paper-smoke"
@@ -194,3 +195,9 @@ def test_the_notebook_runs_on_it(results, name):
     assert index["figures"]
     assert {claim["verdict"] for claim in index["claims"] if claim["kind"] == "structural"} == {"holds"}
     assert {claim["verdict"] for claim in index["claims"] if claim["kind"] == "published"} <= {"not run"}
+
+
+def test_the_report_is_written_of_it(results):
+    """Whichever notebooks have run by then."""
+    text = write_report(NAME, results).read_text(encoding="utf-8")
+    assert all(manifest.title in text for manifest in all_manifests().values() if manifest.kind == "external")
