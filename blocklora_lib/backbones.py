@@ -127,14 +127,7 @@ class Backbone(nn.Module):
         tower = TextTower(self.model)
         return tuple(tower.pack(part, share_prefix) for part in tokens.split(class_chunk or len(tokens)))
 
-    def encode_prompts(
-        self,
-        prompts: Tensor | Prompts,
-        *,
-        share_prefix: bool = False,
-        checkpoint: bool = False,
-        class_chunk: int | None = None,
-    ) -> Tensor:
+    def encode_prompts(self, prompts: Tensor | Prompts, *, checkpoint: bool = False) -> Tensor:
         """Token ids (C, context length), or what `pack` made of them -> unit rows (C, d), float32.
 
         checkpoint: as `towers` has it.
@@ -142,7 +135,7 @@ class Backbone(nn.Module):
         from .towers import TextTower
 
         if isinstance(prompts, Tensor):
-            prompts = self.pack(prompts, share_prefix=share_prefix, class_chunk=class_chunk)
+            prompts = self.pack(prompts)
         encode = partial(TextTower(self.model).encode, checkpointing=checkpoint)
         if len(prompts) > 1:
             encode = partial(recomputed, encode, use_reentrant=False)

@@ -8,7 +8,6 @@ and in other number formats the product is `F.linear`.
 from __future__ import annotations
 
 import torch
-from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -26,14 +25,14 @@ def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     return product.view(*x.shape[:-1], len(weight))
 
 
-def frozen_mlp(mlp: nn.Sequential, x: Tensor) -> Tensor:
+def frozen_mlp(mlp: nn.Sequential, x: Tensor, quick: bool = False) -> Tensor:
     """Return a transformer's MLP of x, c_proj(GELU(c_fc(x))).  x: (T, E) -> (T, E).
 
+    quick: its GELU is OpenAI's stand-in x σ(1.702 x).
     Frozen, it keeps the GELU's input alone, which is all that its backward needs.
     """
     up, gelu, down = mlp
     plain = type(up) is type(down) is nn.Linear and _all_frozen(up.weight, up.bias, down.weight, down.bias)
-    quick = type(gelu) is QuickGELU
     if not plain or not (quick or (type(gelu) is nn.GELU and gelu.approximate == "none")):
         return mlp(x)
     parts = x, up.weight, up.bias, down.weight, down.bias, quick

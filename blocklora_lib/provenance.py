@@ -37,7 +37,7 @@ def provenance(
         "resolution": backbone.resolution,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
-        "git_revision": _git_revision(),
+        "git_revision": git_revision(),
         "versions": {"python": platform.python_version(), "blocklora": __version__, **_versions()},
     }
 
@@ -54,7 +54,7 @@ def _versions() -> dict[str, str]:
 
 
 @cache
-def _git_revision() -> str:
+def git_revision() -> str:
     """The commit, with '+' when tracked files differ from it; '' outside a git checkout."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     try:

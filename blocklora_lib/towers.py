@@ -12,7 +12,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from open_clip.transformer import ResidualAttentionBlock, Transformer, VisionTransformer
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock, Transformer, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -97,7 +97,7 @@ def _block(block: ResidualAttentionBlock, x: Tensor, layout: Layout) -> Tensor:
     heads = block.attn.num_heads
     q, k, v = qkv_projection(block.attn, block.ln_1(x)).unflatten(-1, (3, heads, -1)).unbind(1)
     x = x + block.ls_1(output_projection(block.attn, attend(q, k, v, layout)))
-    return x + block.ls_2(frozen_mlp(block.mlp, block.ln_2(x)))
+    return x + block.ls_2(_mlp(block, x))
 
 
 def _last_block(block: ResidualAttentionBlock, x: Tensor, pooled: Tensor, layout: Layout) -> Tensor:
@@ -106,7 +106,11 @@ def _last_block(block: ResidualAttentionBlock, x: Tensor, pooled: Tensor, layout
     q = qkv_projection(block.attn, normed[pooled], "q").unflatten(-1, (heads, -1))
     k, v = qkv_projection(block.attn, normed, "kv").unflatten(-1, (2, heads, -1)).unbind(1)
     x = x[pooled] + block.ls_1(output_projection(block.attn, attend(q, k, v, layout)))
-    return x + block.ls_2(frozen_mlp(block.mlp, block.ln_2(x)))
+    return x + block.ls_2(_mlp(block, x))
+
+
+def _mlp(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
+    return frozen_mlp(block.mlp, block.ln_2(x), quick=type(block.mlp.gelu) is QuickGELU)
 
 
 def _reads_class_token(visual: nn.Module) -> bool:

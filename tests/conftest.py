@@ -146,6 +146,33 @@ def profile_facts(backbone: str) -> dict:
 
 
 @pytest.fixture
+def eurosat(tmp_path, monkeypatch) -> Path:
+    """A miniature of EuroSAT, three images a class and split, where external sets are looked for."""
+    from blocklora_lib.data.fake import make_fake
+    from blocklora_lib.manifests import load_manifest
+
+    monkeypatch.setenv("BLOCKLORA_DATA", str(tmp_path / "data"))
+    return make_fake(load_manifest("eurosat"), tmp_path / "data", per_class=3)
+
+
+def eurosat_profile(backbone: str, **changes) -> Profile:
+    """A profile of one set on disk."""
+    facts = {
+        "name": "external",
+        "description": "one set on disk",
+        "backbone": {"name": backbone, "pretrained": "none"},
+        "targets": ["eurosat"],
+        "shots": [2],
+        "seeds": [1],
+        "draw": "coop",
+        "methods": [{"name": "lora"}, {"name": "zero_shot"}],
+        "training": {"steps_per_shot": 2, "batch_size": 8, "lr": 1e-2},
+        "experiments": {"few_shot": {}},
+    }
+    return Profile.model_validate(facts | changes)
+
+
+@pytest.fixture
 def tiny_profile(tiny_clip) -> Profile:
     return Profile.model_validate(profile_facts(tiny_clip))
 

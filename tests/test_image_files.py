@@ -8,17 +8,16 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
+from conftest import eurosat_profile
 from PIL import Image
 from torchvision import transforms
 
-from blocklora_lib.data.fake import make_fake
 from blocklora_lib.data.roots import checksum
 from blocklora_lib.datasets import load_dataset
 from blocklora_lib.experiment import Workbench, run_or_load
 from blocklora_lib.grids import make_spec
 from blocklora_lib.image_files import ImageFiles, ahead, crop_box
 from blocklora_lib.manifests import load_manifest
-from blocklora_lib.profiles import Profile
 from blocklora_lib.runs import RunStore
 from blocklora_lib.training import TrainingSpec, train
 
@@ -157,38 +156,21 @@ def test_a_bad_file_stops_training_by_name(photos, monkeypatch):
         trained(photos, monkeypatch, reads_ahead=True)
 
 
-@pytest.fixture
-def miniature(tmp_path, monkeypatch):
-    """A miniature of EuroSAT, where external sets are looked for."""
-    monkeypatch.setenv("BLOCKLORA_DATA", str(tmp_path / "data"))
-    make_fake(load_manifest("eurosat"), tmp_path / "data", per_class=3)
-    return tmp_path
-
-
-def test_a_miniature_runs_from_file_to_record(miniature, tiny_clip):
-    facts = {
-        "name": "external",
-        "description": "one set on disk",
-        "backbone": {"name": tiny_clip, "pretrained": "none"},
-        "targets": ["eurosat"],
-        "shots": [1],
-        "seeds": [1],
-        "draw": "clip_lora",
-        "methods": [{"name": "block_lora"}],
-        "training": {"steps_per_shot": 2, "batch_size": 4, "lr": 1e-2},
-        "experiments": {"few_shot": {}},
-    }
-    spec = make_spec(Profile.model_validate(facts), "eurosat", "block_lora", 1, 1)
-    store, bench = RunStore(miniature / "runs"), Workbench("cpu")
+def test_a_miniature_runs_from_file_to_record(eurosat, tmp_path, tiny_clip):
+    changes = dict(shots=[1], draw="clip_lora", methods=[{"name": "block_lora"}])
+    training = {"steps_per_shot": 2, "batch_size": 4, "lr": 1e-2}
+    profile = eurosat_profile(tiny_clip, training=training, **changes)
+    spec = make_spec(profile, "eurosat", "block_lora", 1, 1)
+    store, bench = RunStore(tmp_path / "runs"), Workbench("cpu")
     record = run_or_load(spec, store, bench)
     assert record.status == "done", record.error
     assert record.provenance["miniature"] is True
     assert record.result.accuracy["eurosat"].total == len(load_dataset("eurosat").labels("test"))
-    again = run_or_load(spec, RunStore(miniature / "again"), Workbench("cpu"))
+    again = run_or_load(spec, RunStore(tmp_path / "again"), Workbench("cpu"))
     assert again.result == record.result  # threads decode, generators decide
 
 
-def test_a_result_on_a_miniature_is_never_taken_for_a_real_one(miniature, monkeypatch, tmp_path):
+def test_a_result_on_a_miniature_is_never_taken_for_a_real_one(eurosat, monkeypatch, tmp_path):
     manifests = [load_manifest("eurosat")]
     fake = checksum(manifests)
     monkeypatch.setenv("BLOCKLORA_DATA", str(tmp_path / "elsewhere"))

@@ -7,37 +7,21 @@ import shutil
 
 import pytest
 import torch
+from conftest import eurosat_profile
 from typer.testing import CliRunner
 
 from blocklora_lib.cli import app
 from blocklora_lib.data.draws import export_draw, make_draw, rows_checksum
-from blocklora_lib.data.fake import make_fake
 from blocklora_lib.experiment import Workbench, execute, run_or_load, with_draw
 from blocklora_lib.fewshot import draw
 from blocklora_lib.grids import make_spec
-from blocklora_lib.manifests import load_manifest
-from blocklora_lib.profiles import Profile
 from blocklora_lib.runs import RunSpec, RunStore
 
 
 @pytest.fixture
-def spec(tmp_path, monkeypatch, tiny_clip) -> RunSpec:
+def spec(eurosat, tiny_clip) -> RunSpec:
     """Two shots of a miniature of EuroSAT, three images a class."""
-    monkeypatch.setenv("BLOCKLORA_DATA", str(tmp_path / "data"))
-    make_fake(load_manifest("eurosat"), tmp_path / "data", per_class=3)
-    facts = {
-        "name": "external",
-        "description": "one set on disk",
-        "backbone": {"name": tiny_clip, "pretrained": "none"},
-        "targets": ["eurosat"],
-        "shots": [2],
-        "seeds": [1],
-        "draw": "coop",
-        "methods": [{"name": "lora"}, {"name": "zero_shot"}],
-        "training": {"steps_per_shot": 2, "batch_size": 8, "lr": 1e-2},
-        "experiments": {"few_shot": {}},
-    }
-    return make_spec(Profile.model_validate(facts), "eurosat", "lora", 2, 1)
+    return make_spec(eurosat_profile(tiny_clip), "eurosat", "lora", 2, 1)
 
 
 @pytest.fixture

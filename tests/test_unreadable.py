@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import eurosat_profile
 
-from blocklora_lib.data.fake import make_fake
 from blocklora_lib.datasets import load_dataset
 from blocklora_lib.experiment import Workbench, execute
 from blocklora_lib.grids import make_spec
-from blocklora_lib.manifests import load_manifest
-from blocklora_lib.profiles import Profile
 from blocklora_lib.runs import MethodSpec, RunRecord, RunSpec, RunStore
 
 
@@ -35,27 +33,14 @@ DAMAGES = [Path.unlink, truncate, write_text]
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
-    """A miniature of EuroSAT, three images a class and split, where external sets are looked for."""
-    monkeypatch.setenv("BLOCKLORA_DATA", str(tmp_path / "data"))
-    return make_fake(load_manifest("eurosat"), tmp_path / "data", per_class=3)
+def folder(eurosat) -> Path:
+    """The set that is damaged."""
+    return eurosat
 
 
 @pytest.fixture
-def spec(folder, tiny_clip) -> RunSpec:
-    facts = {
-        "name": "external",
-        "description": "one set on disk",
-        "backbone": {"name": tiny_clip, "pretrained": "none"},
-        "targets": ["eurosat"],
-        "shots": [2],
-        "seeds": [1],
-        "draw": "coop",
-        "methods": [{"name": "lora"}],
-        "training": {"steps_per_shot": 2, "batch_size": 8, "lr": 1e-2},
-        "experiments": {"few_shot": {}},
-    }
-    return make_spec(Profile.model_validate(facts), "eurosat", "lora", 2, 1)
+def spec(eurosat, tiny_clip) -> RunSpec:
+    return make_spec(eurosat_profile(tiny_clip), "eurosat", "lora", 2, 1)
 
 
 def skipping(spec: RunSpec) -> RunSpec:

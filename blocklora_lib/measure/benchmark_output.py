@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from ..backbones import Backbone, BackboneSpec, load_backbone, resolve_device
-from ..provenance import _git_revision
+from ..provenance import git_revision
 from ..weights import POCKET
 from .timing import conditions, verdict
 
@@ -128,7 +128,7 @@ def write(
     facts = {
         "benchmark": benchmark,
         "date": date.today().isoformat(),
-        "revision": _git_revision(),
+        "revision": git_revision(),
         "conditions": conditions(device),
         "options": {key: str(value) for key, value in vars(arguments).items() if key != "output"},
     }

@@ -96,9 +96,7 @@ class SeparateAttention(AdaptedMultiheadAttention):
         return torch.cat([project(x, *parts[t], adapters.get(t)) for t in targets], -1)
 
     def _in_projection(self, query: Tensor, key: Tensor, value: Tensor, self_attention: bool) -> list[Tensor]:
-        """Return q, k, v of all heads.  (N, L, E) -> three times (N, H, L, D)."""
-        projected = (self.project_qkv(x, t) for x, t in zip((query, key, value), "qkv", strict=True))
-        return [x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in projected]
+        return super()._in_projection(query, key, value, self_attention=False)
 
 
 FORMS: Mapping[str, tuple[type[Adapter], ...]] = MappingProxyType(

@@ -17,11 +17,11 @@ from ..backbones import Backbone
 from ..specs import BackboneSpec
 from ..strict import UnknownName
 from ..theory import memory_model
+from ..theory.memory_model import GIB
 from .peak_memory import peak_memories
 from .step_variants import OTHERS, VARIANTS, Delayed, Size, make_step, precision
 from .timing import paired_times, ratios
 
-GIB = 2**30
 RESERVE = 0.9  # of the memory that is free now: the rest is for what the closed form does not know
 
 

@@ -49,7 +49,7 @@ class Work:
 def frozen_work(tower: Tower, config: AdapterConfig, sequences: int, tokens: int | None = None) -> Work:
     """Multiply-adds of the frozen weights and of attention, backward down to the first adapted layer.
 
-    tokens: of a sequence as run, at most tower.tokens (text stops at its longest prompt).
+    tokens: of a sequence as run, at most tower.tokens (a prompt stops at its end of text).
     """
     n, length, e = sequences, _length(tower, tokens), tower.width
     adapted = tower.adapted_layers(config)
@@ -157,7 +157,7 @@ def step_work(
 ) -> dict[str, Work]:
     """Return the parts of one training step: vision, text, vision adapters, text adapters, logits.
 
-    text_tokens: length of the longest prompt. A text tower without adapters is encoded before training and
+    text_tokens: of a prompt. A text tower without adapters is encoded before training and
     costs a step nothing.
     """
     parts: dict[str, Work] = {}
