@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     model = with_peft(backbone.model, given.rank, given.dropout)
 
     # training
+    start = time.perf_counter()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, training.lr, betas=training.betas, weight_decay=training.weight_decay
@@ -67,6 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
             schedule.step()
             taken += 1
 
+    train_seconds = time.perf_counter() - start
+
     # evaluation: adapters merged, prompts encoded once; on the images of training too, as a run does
     model = model.merge_and_unload().eval()
     with torch.inference_mode():
@@ -83,6 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
             "accuracy": accuracy(dataset.images("test"), dataset.labels("test")),
             "train_accuracy": accuracy(images, labels),
             "steps": taken,
+            "train_seconds": train_seconds,
             "trainable_parameters": sum(p.numel() for p in parameters),
         }
     print(json.dumps(found))

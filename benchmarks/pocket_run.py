@@ -1,4 +1,8 @@
-"""Time a whole run of Block-LoRA, the start included, beside the same run by peft in a plain loop."""
+"""Time a whole run of Block-LoRA, the start included, beside the same run by peft in a plain loop.
+
+Of either process the seconds of its training steps are taken apart from the rest, which is the start of
+Python, torch and open_clip, data, model and evaluation: short runs are mostly that.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+
+import pandas as pd
 
 from blocklora_lib.measure.benchmark_output import (
     LEGEND,
@@ -42,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if find_spec("peft") is None:
         raise RuntimeError("peft is not installed, and there is nothing to compare with; pip install peft")
-    device, accuracies = start(given), {}
+    device, accuracies, trained = start(given), {}, defaultdict(list)  # seconds of training, run by run
     common = ["--profile", given.profile, "--dataset", given.dataset, "--shots", str(given.shots),
               "--seed", str(given.seed), "--threads", str(given.threads)]  # fmt: skip
 
@@ -51,18 +58,23 @@ def main(arguments: list[str] | None = None) -> None:
             more = ["--method", method, "--results", folder, "--device", "cpu"]
             path = output([sys.executable, "-c", LIBRARY, "run", *common, *more], given.threads)
             record = json.loads(Path(path).read_text(encoding="utf-8"))
-            accuracies[method] = Count(**record["result"]["accuracy"][given.dataset]).accuracy
+        accuracies[method] = Count(**record["result"]["accuracy"][given.dataset]).accuracy
+        trained[method].append(record["cost"]["seconds"]["train"])
 
     def theirs() -> None:
         time.sleep(given.delay)
         line = output([sys.executable, str(HERE / "plain_peft_loop.py"), *common], given.threads)
-        accuracies["peft"] = json.loads(line)["accuracy"]
+        found = json.loads(line)
+        accuracies["peft"] = found["accuracy"]
+        trained["peft"].append(found["train_seconds"])
 
     functions = {method: partial(ours, method) for method in given.methods} | {"peft": theirs}
     bar = progress(given.rounds, "whole runs")
-    times = paired_times(functions, given.rounds, warmup=1, min_seconds=0, on_round=bar)
-    frame = ratios(times, "peft")
-    frame["accuracy"] = [accuracies[name] for name in frame["name"]]
+    whole = paired_times(functions, given.rounds, warmup=1, min_seconds=0, on_round=bar)
+    training = whole.assign(seconds=[trained[row.name][row.round] for row in whole.itertuples(index=False)])
+    times = pd.concat([whole.assign(part="process"), training.assign(part="training")], ignore_index=True)
+    frame = pd.concat([ratios(part, "peft").assign(part=name) for name, part in times.groupby("part")])
+    frame["accuracy"] = frame["name"].map(accuracies)
     frame.insert(0, "dataset", given.dataset)
     frame.insert(1, "shots", given.shots)
     show(frame)
@@ -79,18 +91,15 @@ def output(command: list[str], threads: int) -> str:
     return done.stdout.strip().rpartition("\n")[2]
 
 
-def show(frame) -> None:
-    shown = frame[["dataset", "shots", "name"]].copy()
+def show(frame: pd.DataFrame) -> None:
+    shown = frame[["dataset", "shots", "part", "name"]].copy()
     shown["s a run"] = frame["seconds_median"].map("{:.3g}".format)
     shown["time / peft"] = [ratio_text(row) for row in frame.to_dict("records")]
     shown["accuracy"] = frame["accuracy"].map("{:.1%}".format)
     print(f"\n{markdown(shown)}\n\n{LEGEND}")
-    for row in frame.to_dict("records"):
-        if row["resolved"]:
-            fast = [1 / row[c] for c in ("ratio", "ratio_high", "ratio_low")]
-            print(
-                "{}: {:.2f} [{:.2f}, {:.2f}] times as fast as peft, whole process".format(row["name"], *fast)
-            )
+    for row in frame[frame["resolved"]].to_dict("records"):
+        fast = [1 / row[c] for c in ("ratio", "ratio_high", "ratio_low")]
+        print("{}: {:.2f} [{:.2f}, {:.2f}] times as fast as peft, {}".format(row["name"], *fast, row["part"]))
 
 
 if __name__ == "__main__":

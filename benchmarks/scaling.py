@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from blocklora_lib.figures.benchmark import growth_table
 from blocklora_lib.measure.benchmark_output import (
     markdown,
     options,
@@ -70,15 +71,12 @@ def show(frame: pd.DataFrame, lines: pd.DataFrame) -> None:
     print(f"\n{markdown(shown)}")
     if lines.empty:
         return
-    one = {"classes": "class", "images": "image", "rank": "unit of rank", "blocks": "block"}
-    told = []
-    for row in lines.to_dict("records"):
-        unit, scale = ("ms", 1e3) if row["quantity"] == "seconds" else ("MiB", 2**-20)
-        slope, low, high = (scale * row[f"slope{end}"] for end in ("", "_low", "_high"))
-        told.append({"variant": row["variant"], "growth": f"{unit} a {one[row['axis']]}",
-                     "slope": f"{slope:.3g}", "95% interval": f"[{low:.3g}, {high:.3g}]",
-                     "off the line": f"{row['residual']:.1%}"})  # fmt: skip
-    print(f"\n{markdown(pd.DataFrame(told))}")
+    told = growth_table(lines)
+    ends = zip(told.pop("low"), told.pop("high"), strict=True)
+    told.insert(3, "95% interval", [f"[{low:.3g}, {high:.3g}]" for low, high in ends])
+    told["slope"] = told["slope"].map("{:.3g}".format)
+    told["off the line"] = told["off the line"].map("{:.1%}".format)
+    print(f"\n{markdown(told)}")
     print("\n'off the line': largest distance from it, as a share of the largest value.")
 
 

@@ -20,7 +20,7 @@ from test_benchmarks import load_script
 from blocklora_lib.adapter_config import AdapterConfig
 from blocklora_lib.architectures import clip_architecture
 from blocklora_lib.backbones import BackboneSpec
-from blocklora_lib.figures.timing import steps_by_classes
+from blocklora_lib.figures.benchmark import growth_lines, growth_table, steps_by_classes
 from blocklora_lib.measure import clip_lora, growth, step_costs, step_variants
 from blocklora_lib.measure.products import GROUPS, Product, roofline, squares, step_products
 from blocklora_lib.measure.records import FIELDS, read_records
@@ -284,6 +284,24 @@ def test_scaling_writes_points_and_lines(quick, tmp_path):
     )
     assert set(lines["axis"]) == {"classes", "images", "rank", "blocks"}
     assert {"slope", "slope_low", "slope_high", "residual"} <= set(lines)
+    assert len(growth_lines(rows, lines).axes) == 5
+    growths = ["ms a class", "ms an image", "ms a unit of rank", "ms a block"]
+    assert list(growth_table(lines)["growth"]) == growths
+
+
+def test_growth_is_drawn_with_its_slope():
+    seconds = {classes: 1 + 0.02 * classes for classes in (10, 20, 40)}
+    rows = pd.DataFrame({"axis": "classes", "value": seconds.keys(), "seconds_median": seconds.values()})
+    rows = rows.assign(seconds_q1=rows["seconds_median"] - 0.1, seconds_q3=rows["seconds_median"] + 0.1)
+    threads = pd.DataFrame([{**rows.iloc[0], "axis": "threads", "value": v} for v in (1, 2)])
+    times = [(i, classes, s) for i in range(6) for classes, s in seconds.items()]
+    times = pd.DataFrame(times, columns=["round", "name", "seconds"])
+    line = {"variant": "independent", "axis": "classes", "quantity": "seconds"} | growth.time_line(times)
+    left, right = growth_lines(pd.concat([rows, threads]), pd.DataFrame([line])).axes
+    assert left.get_title() == "+20 ms a class"
+    x, y = left.lines[-1].get_data()
+    assert list(y) == pytest.approx([1 + 0.02 * v for v in x])
+    assert not right.get_title()
 
 
 def test_roofline_writes_shares_and_products(quick, tmp_path):
@@ -303,18 +321,28 @@ def test_pocket_run_compares_whole_processes(monkeypatch, tmp_path, capsys):
     def output(command, threads):
         commands.append(command)
         if "run" not in command:
-            return json.dumps({"accuracy": 0.5})
+            return json.dumps({"accuracy": 0.5, "train_seconds": 1.0 + len(commands)})
         path = Path(command[command.index("--results") + 1]) / "record.json"
-        path.write_text(json.dumps({"result": {"accuracy": {"fashion": {"correct": 3, "total": 4}}}}))
+        result = {"accuracy": {"fashion": {"correct": 3, "total": 4}}}
+        path.write_text(json.dumps({"result": result, "cost": {"seconds": {"train": 0.5}}}))
         return str(path)
 
     monkeypatch.setattr(module, "output", output)
     module.main(["--rounds", "6", "--methods", "block_lora", "--delay", "0.02", "--threads", "1",
                  "--output", str(tmp_path / "pocket_run")])  # fmt: skip
-    rows = pd.read_csv(tmp_path / "pocket_run.csv").set_index("name")
-    assert rows["accuracy"].to_dict() == {"block_lora": 0.75, "peft": 0.5}
-    assert rows.loc["block_lora", "ratio"] < 1
-    assert "times as fast as peft" in capsys.readouterr().out
+    rows = pd.read_csv(tmp_path / "pocket_run.csv").set_index(["part", "name"])
+    assert set(rows["accuracy"].items()) == {
+        ((part, name), found)
+        for part in ("process", "training")
+        for name, found in (("block_lora", 0.75), ("peft", 0.5))
+    }
+    assert (rows.xs("block_lora", level="name")["ratio"] < 1).all()
+    assert "times as fast as peft, process" in capsys.readouterr().out
+    # what each process says of itself, the warm-up left out: ours is the same number in every run
+    assert rows.loc[("training", "block_lora"), "seconds_median"] == 0.5
+    told = pd.DataFrame(json.loads((tmp_path / "pocket_run.json").read_text())["times"])
+    told = told[(told["part"] == "training") & (told["name"] == "peft")].set_index("round")["seconds"]
+    assert list(told) == [1 + i for i, command in enumerate(commands, 1) if "run" not in command][1:]
     shared = ["--profile", "pocket", "--dataset", "fashion", "--shots", "16", "--seed", "1", "--threads", "1"]
     assert all(any(c[i : i + len(shared)] == shared for i in range(len(c))) for c in commands)
 

@@ -18,7 +18,6 @@ FORM_STYLES = {
     "merged": MethodStyle("#1A1A1A", "D"),
     "merged_kept": MethodStyle("#E69F00", "P"),
 }
-OTHER_STEPS = {"clip_lora": ("#1A1A1A", "^", "CLIP-LoRA's code"), "peft": (GREY, "X", "peft in a plain loop")}
 LABELS = {"base_again": "base, a second copy", "merged_kept": "merged, W kept"}
 
 
@@ -89,62 +88,6 @@ def _handle(form: str) -> Line2D:
         [], [], color=style.colour, marker=style.marker, linestyle="none", markersize=5,
         label=LABELS.get(form, form),
     )  # fmt: skip
-
-
-def steps_by_classes(frame: pd.DataFrame) -> Figure:
-    """Draw seconds of a training step, and its peak of memory where it was measured, over the classes.
-
-    frame: classes, name, seconds_median, seconds_q1, seconds_q3 and, perhaps, peak_bytes, as
-    benchmarks/step.py writes them; several baselines give the same rows.
-    """
-    frame = frame.drop_duplicates(["classes", "name"]).sort_values("classes")
-    has_memory = "peak_bytes" in frame and frame["peak_bytes"].notna().any()
-    with rc_context(dict(STYLE)):
-        figure = new_figure(TEXT_WIDTH, 2.9)
-        panels = figure.subplots(1, 1 + has_memory, squeeze=False)[0]
-        for form, part in frame.groupby("name", sort=False):
-            colour, marker, label = _step_style(form)
-            look = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.0}
-            off = [part["seconds_median"] - part["seconds_q1"], part["seconds_q3"] - part["seconds_median"]]
-            panels[0].errorbar(
-                part["classes"], part["seconds_median"], yerr=off, label=label, elinewidth=1.2, **look
-            )
-            if has_memory:
-                panels[1].plot(part["classes"], part["peak_bytes"] / 2**30, **look)
-        classes = sorted(frame["classes"].unique())
-        for panel, quantity in zip(panels, ("s a step", "peak, GiB"), strict=False):
-            panel.set(xlabel="classes", ylabel=quantity, xscale="log", yscale="log")
-            panel.set_xticks(classes, [str(c) for c in classes])
-            low, high = panel.get_ylim()
-            ticks = [t * 10**e for e in range(-4, 5) for t in (1, 2, 5)]
-            ticks = [t for t in ticks if low <= t <= high]
-            panel.set_yticks(ticks, [f"{t:g}" for t in ticks])
-            panel.minorticks_off()
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    return figure
-
-
-def steps_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return what `steps_by_classes` draws as a table, with the ratios of time and peak to each baseline."""
-    keys = ["classes", "name"]
-    shown = frame.drop_duplicates(keys)[[*keys, "seconds_median"]].reset_index(drop=True)
-    for baseline, part in frame.groupby("baseline", sort=False):
-        columns = {c: f"{c} to {baseline}" for c in ("ratio", "ratio_low", "ratio_high", "peak_ratio")}
-        kept = [*keys, *(c for c in columns if c in part)]
-        shown = shown.merge(part[kept].rename(columns=columns), on=keys, how="left")
-    return shown
-
-
-def _step_style(form: str) -> tuple[str, str, str]:
-    """Colour, marker and label of a form of benchmarks/step.py; ours have the method's colour."""
-    variant, _, kind = form.partition(" ")
-    if variant in OTHER_STEPS:
-        return OTHER_STEPS[variant]
-    markers = dict(zip(("independent", "shared_prefix", "checkpointing", "bf16"), "oDsv", strict=True))
-    method = kind or "block_lora"
-    name = {"block_lora": "Block-LoRA", "lora": "LoRA"}.get(method, method)
-    colour = method_style(method).colour
-    return colour, markers.get(variant, "P"), f"{name}, {variant.replace('_', ' ')}"
 
 
 def memory(frame: pd.DataFrame) -> Figure:
