@@ -171,7 +171,7 @@ def _read_bundle(manifest: Manifest) -> tuple[dict[str, list[bytes]], dict[str, 
             f"image file {path} is damaged: its SHA-256 starts {digest[:12]}, the manifest of "
             f"{manifest.name} says {manifest.sha256[:12]}; restore it from git"
         )
-    table = pq.read_table(pa.BufferReader(content), columns=_COLUMNS)
+    table = pq.ParquetFile(pa.BufferReader(content)).read(columns=_COLUMNS)
     encoded: dict[str, list[bytes]] = {split: [] for split in SPLITS}
     labels: dict[str, list[int]] = {split: [] for split in SPLITS}
     for image, label, split in zip(*(table[c].to_pylist() for c in _COLUMNS), strict=True):
