@@ -16,8 +16,9 @@ import torch.nn.functional as F
 
 from blocklora_lib.augment import augment
 from blocklora_lib.backbones import load_backbone
-from blocklora_lib.datasets import load_dataset
+from blocklora_lib.datasets import Dataset, load_dataset
 from blocklora_lib.fewshot import draw
+from blocklora_lib.grids import make_spec
 from blocklora_lib.measure.peft_lora import cosines, with_peft
 from blocklora_lib.profiles import load_profile
 
@@ -40,6 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     # data and model
     dataset, backbone = load_dataset(given.dataset), load_backbone(profile.backbone, "cpu")
+    spec = make_spec(profile, given.dataset, "lora", given.shots, given.seed)
+    evaluated = [dataset if name == dataset.name else load_dataset(name) for name in spec.evaluate_on]
     train_labels = dataset.labels("train")
     val = dataset.labels("val") if dataset.manifest.counts.get("val") else ()
     index = draw(train_labels, given.shots, given.seed, profile.draw, dataset.classes, val)
@@ -71,12 +74,12 @@ def main(arguments: list[str] | None = None) -> None:
 
     train_seconds = time.perf_counter() - start
 
-    # evaluation: adapters merged, prompts encoded once; on the images of training too, as a run does
+    # evaluation: adapters merged, prompts encoded once; on the sets of a run, and on what it trained on
     model = model.merge_and_unload().eval()
     with torch.inference_mode():
-        classes = F.normalize(model.encode_text(tokens), dim=-1)
 
-        def accuracy(pixels: torch.Tensor, truth: torch.Tensor) -> float:
+        def accuracy(shown: Dataset, pixels: torch.Tensor, truth: torch.Tensor) -> float:
+            classes = F.normalize(model.encode_text(backbone.tokenize(shown.prompts)), dim=-1)
             correct = 0
             for part, answers in zip(pixels.split(100), truth.split(100), strict=True):
                 features = F.normalize(model.encode_image(backbone.preprocess(part)), dim=-1)
@@ -84,8 +87,8 @@ def main(arguments: list[str] | None = None) -> None:
             return correct / len(truth)
 
         found = {
-            "accuracy": accuracy(dataset.images("test"), dataset.labels("test")),
-            "train_accuracy": accuracy(images, labels),
+            "accuracy": {s.name: accuracy(s, s.images("test"), s.labels("test")) for s in evaluated},
+            "train_accuracy": accuracy(dataset, images, labels),
             "steps": taken,
             "train_seconds": train_seconds,
             "trainable_parameters": sum(p.numel() for p in parameters),

@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
         time.sleep(given.delay)
         line = output([sys.executable, str(HERE / "plain_peft_loop.py"), *common], given.threads)
         found = json.loads(line)
-        accuracies["peft"] = found["accuracy"]
+        accuracies["peft"] = found["accuracy"][given.dataset]
         trained["peft"].append(found["train_seconds"])
 
     functions = {method: partial(ours, method) for method in given.methods} | {"peft": theirs}

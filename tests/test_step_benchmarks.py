@@ -321,7 +321,7 @@ def test_pocket_run_compares_whole_processes(monkeypatch, tmp_path, capsys):
     def output(command, threads):
         commands.append(command)
         if "run" not in command:
-            return json.dumps({"accuracy": 0.5, "train_seconds": 1.0 + len(commands)})
+            return json.dumps({"accuracy": {"fashion": 0.5}, "train_seconds": 1.0 + len(commands)})
         path = Path(command[command.index("--results") + 1]) / "record.json"
         result = {"accuracy": {"fashion": {"correct": 3, "total": 4}}}
         path.write_text(json.dumps({"result": result, "cost": {"seconds": {"train": 0.5}}}))
@@ -352,7 +352,8 @@ def test_the_plain_loop_trains_as_a_run_does(capsys):
     found = json.loads(capsys.readouterr().out.strip().rpartition("\n")[2])
     assert found["steps"] == 3
     assert found["trainable_parameters"] == 13824  # LoRA of r = 2 on q, k, v of both towers
-    assert 0 <= found["accuracy"] <= 1
+    assert set(found["accuracy"]) == {"chess"}
+    assert 0 <= found["accuracy"]["chess"] <= 1
 
 
 def test_a_file_that_is_no_record_is_refused(tmp_path):
