@@ -71,12 +71,7 @@ def show(frame: pd.DataFrame, lines: pd.DataFrame) -> None:
     print(f"\n{markdown(shown)}")
     if lines.empty:
         return
-    told = growth_table(lines)
-    ends = zip(told.pop("low"), told.pop("high"), strict=True)
-    told.insert(3, "95% interval", [f"[{low:.3g}, {high:.3g}]" for low, high in ends])
-    told["slope"] = told["slope"].map("{:.3g}".format)
-    told["off the line"] = told["off the line"].map("{:.1%}".format)
-    print(f"\n{markdown(told)}")
+    print(f"\n{markdown(growth_table(lines))}")
     print("\n'off the line': largest distance from it, as a share of the largest value.")
 
 

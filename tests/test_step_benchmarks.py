@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from test_benchmarks import load_script
 from blocklora_lib.adapter_config import AdapterConfig
 from blocklora_lib.architectures import clip_architecture
 from blocklora_lib.backbones import BackboneSpec
-from blocklora_lib.figures.benchmark import growth_lines, growth_table, steps_by_classes
+from blocklora_lib.figures.benchmark import growth_lines, growth_table, steps_by_classes, steps_table
 from blocklora_lib.measure import clip_lora, growth, step_costs, step_variants
 from blocklora_lib.measure.products import GROUPS, Product, roofline, squares, step_products
 from blocklora_lib.measure.records import FIELDS, read_records
@@ -254,6 +255,27 @@ def test_step_reports_a_delayed_baseline_as_slower(quick, tmp_path, capsys):
     assert steps_by_classes(record.frame()).axes
 
 
+def test_the_table_of_steps_holds_ratios_to_every_baseline():
+    columns = ["name", "baseline", "seconds_median", "ratio", "ratio_low", "ratio_high"]
+    rows = [
+        ("ours", "other", 2.0, 0.5, 0.4, 0.6),
+        ("other", "other", 4.0, 1.0, 1.0, 1.0),
+        ("ours", "third", 2.0, 2.0, math.nan, math.nan),
+    ]
+    rows = pd.DataFrame(rows, columns=columns).assign(classes=10, peak_ratio=math.nan)
+    rows["peak_bytes"] = 2**29 * rows["seconds_median"]
+    assert steps_table(rows).to_dict("list") == {
+        "classes": [10, 10],
+        "name": ["ours", "other"],
+        "s a step": ["2", "4"],
+        "peak GiB": ["1.00", "2.00"],
+        "time / other": ["0.5 [0.4, 0.6]", "-"],
+        "peak / other": ["-", "-"],
+        "time / third": ["2", "-"],
+        "peak / third": ["-", "-"],
+    }
+
+
 def test_step_measures_peaks_and_leaves_out_what_does_not_fit(quick, tmp_path, capsys, monkeypatch):
     module = load_script("step")
     monkeypatch.setattr(module, "missing", lambda v, *_: "no room for peft" if v == "peft" else None)
@@ -277,8 +299,9 @@ def test_scaling_writes_points_and_lines(quick, tmp_path):
     chosen = (
         "--model {tiny} --by-classes 2 3 4 --by-images 1 2 --by-rank 2 4 --by-blocks 1 2 --by-threads 1 2"
     )
-    facts = script("scaling", chosen + " --classes 2 --batch 1 --rounds 3 --no-memory", quick, tmp_path)
-    rows, lines = pd.DataFrame(facts["rows"]), pd.DataFrame(facts["lines"])
+    script("scaling", chosen + " --classes 2 --batch 1 --rounds 3 --no-memory", quick, tmp_path)
+    (record,) = read_records("scaling", tmp_path)
+    rows, lines = record.frame(), record.frame("lines")
     assert rows.groupby("axis")["value"].count().to_dict() == dict(
         classes=3, images=2, rank=2, blocks=2, threads=2
     )
@@ -298,10 +321,12 @@ def test_growth_is_drawn_with_its_slope():
     times = pd.DataFrame(times, columns=["round", "name", "seconds"])
     line = {"variant": "independent", "axis": "classes", "quantity": "seconds"} | growth.time_line(times)
     left, right = growth_lines(pd.concat([rows, threads]), pd.DataFrame([line])).axes
-    assert left.get_title() == "+20 ms a class"
+    assert left.get_title() == "20 ms a class"
     x, y = left.lines[-1].get_data()
     assert list(y) == pytest.approx([1 + 0.02 * v for v in x])
     assert not right.get_title()
+    (unsure,) = growth_lines(rows, pd.DataFrame([line | {"slope_low": -1e-3}])).axes
+    assert unsure.get_title() == "slope not resolved"
 
 
 def test_roofline_writes_shares_and_products(quick, tmp_path):

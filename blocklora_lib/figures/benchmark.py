@@ -47,14 +47,28 @@ def steps_by_classes(frame: pd.DataFrame) -> Figure:
 
 
 def steps_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return what `steps_by_classes` draws as a table, with the ratios of time and peak to each baseline."""
+    """Return what `steps_by_classes` draws as a table, with the ratios of time and peak to each baseline.
+
+    Ratios of time carry the 95% interval of their median; '-' where nothing was measured.
+    """
     keys = ["classes", "name"]
-    shown = frame.drop_duplicates(keys)[[*keys, "seconds_median"]].reset_index(drop=True)
+    shown = frame.drop_duplicates(keys)[keys].reset_index(drop=True)
+    first = frame.drop_duplicates(keys)
+    shown["s a step"] = [f"{s:.3g}" for s in first["seconds_median"]]
+    if "peak_bytes" in frame:
+        shown["peak GiB"] = [f"{b / 2**30:.2f}" if b == b else "-" for b in first["peak_bytes"]]
     for baseline, part in frame.groupby("baseline", sort=False):
-        columns = {c: f"{c} to {baseline}" for c in ("ratio", "ratio_low", "ratio_high", "peak_ratio")}
-        kept = [*keys, *(c for c in columns if c in part)]
-        shown = shown.merge(part[kept].rename(columns=columns), on=keys, how="left")
-    return shown
+        rows = part[part["name"] != baseline]
+        told = rows[keys].assign(**{f"time / {baseline}": [_ratio(row) for row in rows.to_dict("records")]})
+        if "peak_ratio" in rows:
+            told[f"peak / {baseline}"] = [f"{r:.3g}" if r == r else "-" for r in rows["peak_ratio"]]
+        shown = shown.merge(told, on=keys, how="left")
+    return shown.fillna("-")
+
+
+def _ratio(row: dict) -> str:
+    interval = f" [{row['ratio_low']:.3g}, {row['ratio_high']:.3g}]"
+    return f"{row['ratio']:.3g}" + (interval if row["ratio_low"] == row["ratio_low"] else "")
 
 
 def _step_style(form: str) -> tuple[str, str, str]:
@@ -73,7 +87,8 @@ def growth_lines(rows: pd.DataFrame, lines: pd.DataFrame) -> Figure:
     """Draw seconds of a step over what grows, a panel each, with the fitted line and its slope.
 
     rows: axis, value, seconds_median, seconds_q1, seconds_q3; lines: axis, quantity, slope (seconds a unit),
-    intercept; both of one variant, as benchmarks/scaling.py writes them. Threads get no line.
+    slope_low, slope_high, intercept; both of one variant, as benchmarks/scaling.py writes them. A slope whose
+    interval holds 0 is not resolved; threads get no line.
     """
     axes, fitted = list(dict.fromkeys(rows["axis"])), lines[lines["quantity"] == "seconds"].set_index("axis")
     with rc_context(dict(STYLE)):
@@ -90,24 +105,29 @@ def growth_lines(rows: pd.DataFrame, lines: pd.DataFrame) -> Figure:
                     ends, line["intercept"] + line["slope"] * ends, color=GREY, linewidth=0.8, zorder=1
                 )
                 panel.set_xlim(low, high)
-                panel.set_title(f"{1e3 * line['slope']:+.2g} ms {ONE[axis]}")
+                panel.set_title(_slope(line, axis))
         panels[0].set(ylabel="s a step", ylim=(0, None))
     return figure
 
 
-def growth_table(lines: pd.DataFrame) -> pd.DataFrame:
-    """Return the slopes of `lines` in ms and MiB, with their 95% intervals.
+def _slope(line: pd.Series, axis: str) -> str:
+    if line["slope_low"] > 0 or line["slope_high"] < 0:
+        return f"{float(f'{1e3 * line.slope:.2g}'):g} ms {ONE[axis]}"
+    return "slope not resolved"
 
-    Columns: variant, growth, slope, low, high and 'off the line', the largest distance from it as a share of
-    the largest value.
+
+def growth_table(lines: pd.DataFrame) -> pd.DataFrame:
+    """Return the slopes of `lines` in words, in ms and MiB, with their 95% intervals.
+
+    Columns: variant, growth, slope, 95% interval and 'off the line', the largest distance from it as a share
+    of the largest value.
     """
     shown = []
     for row in lines.to_dict("records"):
         unit, scale = ("ms", 1e3) if row["quantity"] == "seconds" else ("MiB", 2**-20)
-        low, high = scale * row["slope_low"], scale * row["slope_high"]
-        shown.append({"variant": row["variant"], "growth": f"{unit} {ONE[row['axis']]}",
-                      "slope": scale * row["slope"], "low": low, "high": high,
-                      "off the line": row["residual"]})  # fmt: skip
+        slope, low, high = (f"{scale * row[f'slope{end}']:.3g}" for end in ("", "_low", "_high"))
+        told = {"variant": row["variant"], "growth": f"{unit} {ONE[row['axis']]}", "slope": slope}
+        shown.append(told | {"95% interval": f"[{low}, {high}]", "off the line": f"{row['residual']:.1%}"})
     return pd.DataFrame(shown)
 
 

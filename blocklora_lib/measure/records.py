@@ -27,7 +27,8 @@ class Record:
     facts: dict[str, Any]
 
     def frame(self, table: str = "rows") -> pd.DataFrame:
-        return pd.DataFrame(self.facts[table])
+        """Return one of its tables; what JSON calls null is nan."""
+        return pd.DataFrame(self.facts[table]).fillna(float("nan")).infer_objects()
 
     @property
     def where(self) -> str:
