@@ -63,7 +63,7 @@ def steps_table(frame: pd.DataFrame) -> pd.DataFrame:
         if "peak_ratio" in rows:
             told[f"peak / {baseline}"] = [f"{r:.3g}" if r == r else "-" for r in rows["peak_ratio"]]
         shown = shown.merge(told, on=keys, how="left")
-    return shown.fillna("-")
+    return shown.fillna("-").sort_values("classes", kind="stable", ignore_index=True)
 
 
 def _ratio(row: dict) -> str:
