@@ -1,7 +1,7 @@
 """Time a whole run of Block-LoRA, the start included, beside the same run by peft in a plain loop.
 
-Of either process the seconds of its training steps are taken apart from the rest, which is the start of
-Python, torch and open_clip, data, model and evaluation: short runs are mostly that.
+Of either process the seconds of its training steps are taken apart from the rest. A process that only imports
+torch and open_clip, and ends, runs beside them: no run can take less.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from blocklora_lib.runs import Count
 
 HERE = Path(__file__).resolve().parent
 LIBRARY = "from blocklora_lib.cli import app; app()"  # what the command `blocklora` runs
+START = "from blocklora_lib.cli import load_libraries; load_libraries()"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -68,10 +69,14 @@ def main(arguments: list[str] | None = None) -> None:
         accuracies["peft"] = found["accuracy"][given.dataset]
         trained["peft"].append(found["train_seconds"])
 
-    functions = {method: partial(ours, method) for method in given.methods} | {"peft": theirs}
+    functions = {method: partial(ours, method) for method in given.methods}
+    functions["imports alone"] = partial(output, [sys.executable, "-c", START], given.threads)
+    functions["peft"] = theirs
     bar = progress(given.rounds, "whole runs")
     whole = paired_times(functions, given.rounds, warmup=1, min_seconds=0, on_round=bar)
-    training = whole.assign(seconds=[trained[row.name][row.round] for row in whole.itertuples(index=False)])
+    training = whole[whole["name"].isin(trained)]
+    seconds = [trained[name][i] for i, name in zip(training["round"], training["name"], strict=True)]
+    training = training.assign(seconds=seconds)
     times = pd.concat([whole.assign(part="process"), training.assign(part="training")], ignore_index=True)
     frame = pd.concat([ratios(part, "peft").assign(part=name) for name, part in times.groupby("part")])
     frame["accuracy"] = frame["name"].map(accuracies)
@@ -95,7 +100,7 @@ def show(frame: pd.DataFrame) -> None:
     shown = frame[["dataset", "shots", "part", "name"]].copy()
     shown["s a run"] = frame["seconds_median"].map("{:.3g}".format)
     shown["time / peft"] = [ratio_text(row) for row in frame.to_dict("records")]
-    shown["accuracy"] = frame["accuracy"].map("{:.1%}".format)
+    shown["accuracy"] = ["" if a != a else f"{a:.1%}" for a in frame["accuracy"]]
     print(f"\n{markdown(shown)}\n\n{LEGEND}")
     for row in frame[frame["resolved"]].to_dict("records"):
         fast = [1 / row[c] for c in ("ratio", "ratio_high", "ratio_low")]

@@ -289,7 +289,7 @@ def _profile(name: str, skip_unreadable: bool) -> Profile:
 
 def _workbench(device: str, threads: int):
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    _load_libraries()
+    load_libraries()
     import torch
 
     from .experiment import Workbench
@@ -298,7 +298,7 @@ def _workbench(device: str, threads: int):
     return Workbench(device)
 
 
-def _load_libraries() -> None:
+def load_libraries() -> None:
     """Import torch and open_clip with no garbage collected, then or later, of what they make.
 
     That is 700,000 objects, all of which stay. Going through them over and over, while they load, at each
