@@ -243,6 +243,13 @@ def test_a_frozen_product_is_a_linear_layer(shape):
     assert torch.allclose(x.grad, y.grad, rtol=1e-4)
 
 
+def test_without_onednn_the_product_is_torchs_own(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", None)  # as where torch was built without it
+    x, weight, bias = torch.randn(3, 5), torch.randn(9, 5), torch.randn(9)
+    assert torch.equal(frozen_linear(x, weight, bias), F.linear(x, weight, bias))
+
+
 def test_a_weight_that_trains_gets_its_gradient():
     weight, bias = torch.randn(9, 5, requires_grad=True), torch.randn(9)
     frozen_linear(torch.ones(2, 5), weight, bias).sum().backward()
