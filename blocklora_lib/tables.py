@@ -119,6 +119,11 @@ def with_interval(mean: float, low: float, high: float, digits: int = 1) -> str:
     return f"{mean:.{digits}f} ± {(high - low) / 2:.{digits}f}"
 
 
+def shots_of(k: int) -> str:
+    """Write a number of shots."""
+    return f"{k} shot" if k == 1 else f"{k} shots"
+
+
 def escape_latex(text: object) -> str:
     """Return text with LaTeX's special characters escaped."""
     special = {

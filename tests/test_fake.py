@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from blocklora_lib.data.fake import local_manifest, make_fake, with_classes
-from blocklora_lib.data.layouts import DataFolder, items
+from blocklora_lib.data.layouts import items
 from blocklora_lib.data.roots import find_folder, is_fake
 from blocklora_lib.data.verify import verify
 from blocklora_lib.manifests import all_manifests, load_manifest
@@ -55,7 +55,6 @@ def test_a_miniature_of_every_set_passes_verify(tmp_path, name, convention):
     assert folder == tmp_path / manifest.folders[convention] == find_folder(manifest, tmp_path)
     assert verify(manifest, folder, decode="all") == []
     assert is_fake(folder)
-    assert DataFolder(manifest, folder).is_fake
     for split in manifest.splits:
         found = items(manifest, folder, split)
         assert [item.label for item in found] == list(range(manifest.num_classes))

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from blocklora_lib.data.layouts import DataFolder, Item, image_folder, items
+from blocklora_lib.data.layouts import Item, image_folder, items
 from blocklora_lib.data.own import own_manifest
 from blocklora_lib.data.problems import DataError, MissingData
 from blocklora_lib.data.roots import data_root, find_folder, is_fake, read_marker
@@ -174,17 +174,6 @@ def test_variant_lists_split_a_line_at_its_first_space(tmp_path):
         items(manifest, tmp_path, "train")
 
 
-def test_the_checksum_covers_order_labels_and_fakeness(tmp_path):
-    manifest = split_set(tmp_path)
-    before = DataFolder(manifest, tmp_path).checksum
-    assert DataFolder(manifest, tmp_path).checksum == before
-    split_set(tmp_path, SPLIT | {"train": SPLIT["train"][::-1]})
-    assert DataFolder(manifest, tmp_path).checksum != before
-    split_set(tmp_path)
-    (tmp_path / "FAKE.json").write_text("{}")
-    assert DataFolder(manifest, tmp_path).checksum != before
-
-
 def test_class_folders_follow_the_manifests_order_not_the_alphabets(tmp_path):
     manifest = load_manifest("imagenetv2")
     base = "imagenetv2-matched-frequency-format-val"
@@ -250,7 +239,7 @@ def test_ones_own_folder_per_class_is_a_dataset(tmp_path):
     assert len(set.union(*paths)) == sum(map(len, paths)) == 20
     assert verify(manifest, folder, "all") == []
     assert find_folder(manifest, tmp_path) == folder
-    assert not DataFolder(manifest, folder).is_fake
+    assert not is_fake(folder)
 
     expected = [f"{i}.png" for i in range(10)]  # the cut, stated again: shuffle by the class's own stream
     random.Random("7/saw").shuffle(expected)

@@ -12,7 +12,6 @@ list ImageNet's folders as the file system gives them, so its ImageNet draws dep
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -24,7 +23,6 @@ from typing import Any, NamedTuple
 from ..manifests import Manifest
 from ..strict import UnknownName, near
 from .problems import DataError, MissingData, remedy
-from .roots import is_fake
 
 SPLITS = ("train", "val", "test")
 # CoOp cuts a set without official splits 0.5 / 0.2 / 0.3 (datasets/dtd.py); what is left is train
@@ -274,29 +272,3 @@ def _load_mat(manifest: Manifest, folder: Path, name: str, key: str) -> Any:
     if key not in found:
         raise DataError(path, f"has no variable {key!r}", again)
     return found[key].reshape(-1)
-
-
-class DataFolder:
-    """A dataset on disk, as a run uses it: manifest, folder, and the items of each split, read once."""
-
-    def __init__(self, manifest: Manifest, folder: Path) -> None:
-        self.manifest, self.folder = manifest, Path(folder)
-        self._items: dict[str, list[Item]] = {}
-
-    def items(self, split: str) -> list[Item]:
-        """See `items`."""
-        if split not in self._items:
-            self._items[split] = items(self.manifest, self.folder, split)
-        return self._items[split]
-
-    @property
-    def is_fake(self) -> bool:
-        """Whether this is a miniature: what is measured on it is no result."""
-        return is_fake(self.folder)
-
-    @property
-    def checksum(self) -> str:
-        """Digest of what a run can see: the splits' paths and labels in order, and whether it is fake."""
-        seen = {split: [item[:2] for item in self.items(split)] for split in self.manifest.splits}
-        text = json.dumps([self.is_fake, seen], separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()

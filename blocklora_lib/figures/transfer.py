@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..plotting import GREY, STYLE, TEXT_WIDTH, method_style, new_figure
 from ..statistics import mean_interval, paired_difference
-from ..tables import AVERAGE, few_shot_summary, in_method_order
+from ..tables import AVERAGE, few_shot_summary, in_method_order, shots_of
 from .few_shot import draw_shots, method_handles
 
 
@@ -209,14 +209,10 @@ def robustness_plane(rows: pd.DataFrame) -> Figure:
             look = dict(color=GREY, linewidth=0.8, linestyle=dashes, label=text)
             handles.append(axes.axline(start, slope=start[1] / start[0], **look))
         dot = dict(color="#8c8c8c", marker="o", linestyle="none")
-        handles += [Line2D([], [], markersize=sizes[k], label=_shots(k), **dot) for k in counts]
+        handles += [Line2D([], [], markersize=sizes[k], label=shots_of(k), **dot) for k in counts]
         axes.set_xlabel("accuracy on the source (%)")
         axes.set_ylabel("mean accuracy on its variants (%)")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
         figure.legend(handles=handles, loc="outside right upper", handlelength=2)
     return figure
-
-
-def _shots(k: int) -> str:
-    return f"{k} shot" if k == 1 else f"{k} shots"

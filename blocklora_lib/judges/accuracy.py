@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..claims import Evidence, Finding
 from ..results import MissingResults
 from ..statistics import Interval, PairedDifference, mean_interval, paired_difference
+from ..tables import shots_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -34,11 +35,6 @@ def differences(runs: DataFrame, a: str, b: str, shots: int) -> PairedDifference
 def points(d: PairedDifference) -> str:
     """Write a difference with its interval."""
     return f"{d.mean:+.1f} points [{d.low:+.1f}, {d.high:+.1f}]"
-
-
-def shots_of(k: int) -> str:
-    """Write a number of shots."""
-    return f"{k} shot" if k == 1 else f"{k} shots"
 
 
 def trained_shots(runs: DataFrame) -> list[int]:
