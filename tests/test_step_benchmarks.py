@@ -21,7 +21,13 @@ from test_benchmarks import load_script
 from blocklora_lib.adapter_config import AdapterConfig
 from blocklora_lib.architectures import clip_architecture
 from blocklora_lib.backbones import BackboneSpec
-from blocklora_lib.figures.benchmark import growth_lines, growth_table, steps_by_classes, steps_table
+from blocklora_lib.figures.benchmark import (
+    growth_lines,
+    growth_table,
+    roofline_table,
+    steps_by_classes,
+    steps_table,
+)
 from blocklora_lib.measure import clip_lora, growth, step_costs, step_variants
 from blocklora_lib.measure.products import GROUPS, Product, roofline, squares, step_products
 from blocklora_lib.measure.records import FIELDS, read_records
@@ -337,6 +343,10 @@ def test_roofline_writes_shares_and_products(quick, tmp_path):
     assert set(rows["variant"]) == {"independent", "shared_prefix"}
     assert (rows["share"] > 0).all()
     assert set(products["group"]) == {*GROUPS, "square"}
+    (record,) = read_records("roofline", tmp_path)
+    table = roofline_table(record.frame())
+    assert table["GFLOP/s in a step"].tolist() == rows["step_rate"].tolist()
+    assert table["share"].tolist() == rows["share"].tolist()
 
 
 def test_pocket_run_compares_whole_processes(monkeypatch, tmp_path, capsys):

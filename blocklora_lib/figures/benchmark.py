@@ -11,6 +11,17 @@ from ..plotting import GREY, STYLE, TEXT_WIDTH, method_style, new_figure
 
 OTHER_STEPS = {"clip_lora": ("#1A1A1A", "^", "CLIP-LoRA's code"), "peft": (GREY, "X", "peft in a plain loop")}
 ONE = {"classes": "a class", "images": "an image", "rank": "a unit of rank", "blocks": "a block"}
+ROOFLINE = {
+    "classes": "classes",
+    "variant": "variant",
+    "products": "products",
+    "gflop": "GFLOP",
+    "step_rate": "GFLOP/s in a step",
+    "alone_rate": "alone",
+    "share": "share",
+    "share_low": "at least",
+    "share_high": "at most",
+}
 
 
 def steps_by_classes(frame: pd.DataFrame) -> Figure:
@@ -129,6 +140,11 @@ def growth_table(lines: pd.DataFrame) -> pd.DataFrame:
         told = {"variant": row["variant"], "growth": f"{unit} {ONE[row['axis']]}", "slope": slope}
         shown.append(told | {"95% interval": f"[{low}, {high}]", "off the line": f"{row['residual']:.1%}"})
     return pd.DataFrame(shown)
+
+
+def roofline_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of benchmarks/roofline.py with columns in words: rates in GFLOP/s, shares of 1."""
+    return frame[[*ROOFLINE]].rename(columns=ROOFLINE)
 
 
 def _growth(panel: Axes, rows: pd.DataFrame) -> None:
