@@ -121,6 +121,17 @@ def growth_lines(rows: pd.DataFrame, lines: pd.DataFrame) -> Figure:
     return figure
 
 
+def _growth(panel: Axes, rows: pd.DataFrame) -> None:
+    median = rows["seconds_median"]
+    off = [median - rows["seconds_q1"], rows["seconds_q3"] - median]
+    style = method_style("block_lora")
+    panel.errorbar(
+        rows["value"], median, yerr=off, color=style.colour, marker=style.marker, linestyle="none",
+        elinewidth=1.2, markersize=4, zorder=3,
+    )  # fmt: skip
+    panel.set_xticks(rows["value"])
+
+
 def _slope(line: pd.Series, axis: str) -> str:
     if line["slope_low"] > 0 or line["slope_high"] < 0:
         return f"{float(f'{1e3 * line.slope:.2g}'):g} ms {ONE[axis]}"
@@ -145,14 +156,3 @@ def growth_table(lines: pd.DataFrame) -> pd.DataFrame:
 def roofline_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of benchmarks/roofline.py with columns in words: rates in GFLOP/s, shares of 1."""
     return frame[[*ROOFLINE]].rename(columns=ROOFLINE)
-
-
-def _growth(panel: Axes, rows: pd.DataFrame) -> None:
-    median = rows["seconds_median"]
-    off = [median - rows["seconds_q1"], rows["seconds_q3"] - median]
-    style = method_style("block_lora")
-    panel.errorbar(
-        rows["value"], median, yerr=off, color=style.colour, marker=style.marker, linestyle="none",
-        elinewidth=1.2, markersize=4, zorder=3,
-    )  # fmt: skip
-    panel.set_xticks(rows["value"])
