@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.transforms import Bbox
 
 TEXT_WIDTH = 6.75  # inches: NeurIPS 5.5, ICML 6.75, ECCV 4.8; scaled down, 8 pt stays above 5.5 pt
@@ -123,6 +125,18 @@ def save_figure(figure: Figure, stem: Path, note: str | None = None) -> list[Pat
         figure.savefig(paths[0], bbox_inches=box, metadata={"CreationDate": None})
         figure.savefig(paths[1], bbox_inches=box, metadata={"Software": None})
     return paths
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """Mark a logarithmic axis, once its data are drawn, at 1, 2 and 5 of every decade, in plain numbers.
+
+    Where it spans too little for two of them, marks are even.
+    """
+    low, high = axis.get_view_interval()
+    narrow = high < 5 * low
+    axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]) if narrow else LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.minorticks_off()
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:

@@ -10,7 +10,16 @@ from PIL import Image, ImageChops, ImageStat
 from synthetic import LABELS, synthetic_runs
 
 from blocklora_lib.figures.few_shot import accuracy_by_shots, gain_by_dataset, gains, key_figure
-from blocklora_lib.plotting import METHOD_STYLES, STYLE, TEXT_WIDTH, method_style, save_figure, spread
+from blocklora_lib.plotting import (
+    METHOD_STYLES,
+    STYLE,
+    TEXT_WIDTH,
+    method_style,
+    new_figure,
+    plain_log_ticks,
+    save_figure,
+    spread,
+)
 
 SETS = ("chess", "flags", "letters", "photos")
 FIGURES = [accuracy_by_shots, gain_by_dataset, key_figure]
@@ -174,3 +183,20 @@ def test_chance_is_drawn_where_it_does_not_flatten_what_is_to_be_seen(runs, gues
     level = [line.get_ydata()[0] for line in figure.axes[0].get_lines() if len(set(line.get_ydata())) == 1]
     assert (100 * guess in level) is seen  # means lie between 62 and 88
     assert ("chance" in [text.get_text() for text in figure.legends[0].get_texts()]) is seen
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ((1.5, 60), ["2", "5", "10", "20", "50"]),
+        ((0.18, 1.7), ["0.2", "0.5", "1"]),
+        ((88, 112), ["90", "100", "110"]),
+    ],
+)
+def test_a_logarithmic_axis_has_plain_marks_however_narrow(ends, expected):
+    panel = new_figure().subplots()
+    panel.set(yscale="log", ylim=ends)
+    plain_log_ticks(panel.yaxis)
+    texts = dict(zip(panel.get_yticks(), (t.get_text() for t in panel.get_yticklabels()), strict=True))
+    shown = [text for value, text in texts.items() if ends[0] <= value <= ends[1]]
+    assert shown == expected

@@ -7,7 +7,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..plotting import GREY, STYLE, TEXT_WIDTH, method_style, new_figure
+from ..plotting import GREY, STYLE, TEXT_WIDTH, method_style, new_figure, plain_log_ticks
 
 OTHER_STEPS = {"clip_lora": ("#1A1A1A", "^", "CLIP-LoRA's code"), "peft": (GREY, "X", "peft in a plain loop")}
 ONE = {"classes": "a class", "images": "an image", "rank": "a unit of rank", "blocks": "a block"}
@@ -48,11 +48,8 @@ def steps_by_classes(frame: pd.DataFrame) -> Figure:
         for panel, quantity in zip(panels, ("s a step", "peak, GiB"), strict=False):
             panel.set(xlabel="classes", ylabel=quantity, xscale="log", yscale="log")
             panel.set_xticks(classes, [str(c) for c in classes])
-            low, high = panel.get_ylim()
-            ticks = [t * 10**e for e in range(-4, 5) for t in (1, 2, 5)]
-            ticks = [t for t in ticks if low <= t <= high]
-            panel.set_yticks(ticks, [f"{t:g}" for t in ticks])
-            panel.minorticks_off()
+            panel.xaxis.minorticks_off()
+            plain_log_ticks(panel.yaxis)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 

@@ -12,6 +12,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
 
 from ..plotting import GREY, METHOD_STYLES, STYLE, TEXT_WIDTH, method_style, new_figure
+from ..tables import shots_of
 
 FORM_LABELS = {"lora": "LoRA", "block_lora": "Block-LoRA", "frozen_a": "w/o A", "collapsed": "collapsed"}
 VACUOUS = "#f3dcd0"  # a light vermilion: above 1 a bound on an error says nothing
@@ -77,7 +78,7 @@ def bound_over_samples(frame: pd.DataFrame) -> Figure:
             last = part[part["shots"] == part["shots"].max()].drop_duplicates("dataset")
             panel.plot(last["samples"], [0.115] * len(last), "|", color="#333333", markersize=8, zorder=4)
             panel.annotate(
-                f"data sets at {last['shots'].iloc[0]} shots", (last["samples"].max(), 0.115), (6, 0),
+                f"data sets at {shots_of(last['shots'].iloc[0])}", (last["samples"].max(), 0.115), (6, 0),
                 textcoords="offset points", va="center", fontsize=8,
             )  # fmt: skip
             panel.text(

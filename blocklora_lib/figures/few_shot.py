@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 
 from ..plotting import GREY, STYLE, TEXT_WIDTH, method_style, new_figure, spread
 from ..statistics import mean_interval
-from ..tables import AVERAGE, check_runs, few_shot_summary, in_method_order
+from ..tables import AVERAGE, check_runs, few_shot_summary, in_method_order, shots_of
 
 ZERO_SHOT_AT = 0.5  # where zero-shot stands on the log2 axis of shots: one octave left of 1 shot
 
@@ -240,7 +240,7 @@ def draw_gains(axes: Axes, rows: pd.DataFrame, titles: Mapping[str, str]) -> Non
     axes.set_ylim(-0.5, len(order) - 0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
-    axes.set_xlabel(f"Gain over zero-shot at {int(rows['shots'].iloc[0])} shots (points)")
+    axes.set_xlabel(f"Gain over zero-shot at {shots_of(int(rows['shots'].iloc[0]))} (points)")
 
 
 def gain_by_dataset(

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..plotting import GREY, STYLE, TEXT_WIDTH, MethodStyle, method_style, new_figure
+from ..plotting import GREY, STYLE, TEXT_WIDTH, MethodStyle, method_style, new_figure, plain_log_ticks
 
 # base and merged are weights alone; beside them stands the method's own colour
 FORM_STYLES = {
@@ -41,11 +41,8 @@ def latency(frame: pd.DataFrame, margin: float) -> Figure:
         batches = sorted(frame["batch"].unique())
         left.set(xlabel="images at once", ylabel="ms an image", xscale="log", yscale="log")
         left.set_xticks(batches, [str(b) for b in batches])
-        low, high = frame["seconds_q1"] / frame["batch"] * 1e3, frame["seconds_q3"] / frame["batch"] * 1e3
-        ticks = [t * 10**e for e in range(-3, 5) for t in (1, 2, 5)]
-        ticks = [t for t in ticks if low.min() / 1.3 <= t <= high.max() * 1.3]
-        left.set_yticks(ticks, [f"{t:g}" for t in ticks])
-        left.minorticks_off()
+        left.xaxis.minorticks_off()
+        plain_log_ticks(left.yaxis)
         right.set(xlabel="images at once", ylabel="time / time of the base")
         right.set_xticks(range(len(batches)), [str(b) for b in batches])
         right.set_xlim(-0.5, len(batches) - 0.5)
