@@ -44,9 +44,11 @@ SETTINGS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["TinyCLIP", "ViT-B-16-quickgelu"])
+@pytest.fixture(scope="module", params=["TinyCLIP", "PocketCLIP", "ViT-B-16-quickgelu"])
 def backbone(request, tiny_clip, tmp_path_factory):
-    """The tiny CLIP, and ViT-B/16's shape with two layers a tower and a smaller image."""
+    """The tiny CLIP; PocketCLIP, whose weights are trained; ViT-B/16's shape, two layers, a smaller image."""
+    if request.param == "PocketCLIP":
+        return load_backbone(BackboneSpec(name=request.param, pretrained="bundled"), "cpu")
     if request.param == "TinyCLIP":
         return load_backbone(BackboneSpec(name=tiny_clip, pretrained="none"), "cpu")
     return shallow(request.param, tmp_path_factory.mktemp("shallow"))
@@ -79,7 +81,8 @@ def adapted(backbone):
 
 
 def step(backbone, adapters, tokens, encode_images, encode_prompts):
-    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    side, random = backbone.resolution, torch.Generator().manual_seed(1)
+    images = torch.randn(3, 3, side, side, generator=random)
     labels = torch.arange(3) % len(tokens)
     logits = 100 * encode_images(images) @ encode_prompts(tokens).T
     loss = F.cross_entropy(logits, labels)
@@ -185,7 +188,7 @@ def test_a_tower_without_causal_mask_is_not_packed(backbone):
 
 
 def test_images_without_a_gradient_keep_nothing(backbone):
-    images = torch.randn(2, 3, 32, 32)
+    images = torch.randn(2, 3, backbone.resolution, backbone.resolution)
     assert kept_bytes(lambda: encode_images(backbone.model, images), backbone.model) == 0
 
 
