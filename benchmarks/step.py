@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from blocklora_lib.figures.benchmark import steps_table
 from blocklora_lib.measure.benchmark_output import (
     markdown,
     options,
@@ -15,7 +16,6 @@ from blocklora_lib.measure.benchmark_output import (
     write,
 )  # fmt: skip
 from blocklora_lib.measure.step_costs import (
-    GIB,
     compare,
     forms_of,
     free_memory,
@@ -62,24 +62,10 @@ def main(arguments: list[str] | None = None) -> None:
         baselines = [form for form in OTHERS if form in forms] or list(forms)[:1]
         facts = {"model": given.model, "classes": classes, "batch": given.batch}
         frames.append(rows_with(compare(times, memory, baselines), facts))
-        show(frames[-1])
+        print(f"\n{markdown(steps_table(frames[-1], ratio_text))}")
     if not frames:
         raise ValueError("every variant was left out; give others by --variants, or fewer --classes")
     write("step", pd.concat(frames, ignore_index=True), given, device)
-
-
-def show(frame: pd.DataFrame) -> None:
-    """Print one class count: a line a form, its ratio to each baseline."""
-    first = frame[frame["baseline"] == frame["baseline"].iloc[0]]
-    shown = first[["classes", "name"]].copy()
-    shown["s a step"] = first["seconds_median"].map("{:.3g}".format)
-    for baseline, part in frame.groupby("baseline", sort=False):
-        shown[f"time / {baseline}"] = [ratio_text(row) for row in part.to_dict("records")]
-        if "peak_bytes" in frame:
-            shown[f"peak / {baseline}"] = part["peak_ratio"].map("{:.2f}".format).to_numpy()
-    if "peak_bytes" in frame:
-        shown["peak GiB"] = (first["peak_bytes"] / GIB).map("{:.2f}".format)
-    print(f"\n{markdown(shown)}")
 
 
 if __name__ == "__main__":

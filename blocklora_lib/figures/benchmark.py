@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -54,29 +56,30 @@ def steps_by_classes(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def steps_table(frame: pd.DataFrame) -> pd.DataFrame:
+def _ratio(row: dict) -> str:
+    interval = f" [{row['ratio_low']:.3g}, {row['ratio_high']:.3g}]"
+    return f"{row['ratio']:.3g}" + (interval if row["ratio_low"] == row["ratio_low"] else "")
+
+
+def steps_table(frame: pd.DataFrame, ratio: Callable[[dict], str] = _ratio) -> pd.DataFrame:
     """Return what `steps_by_classes` draws as a table, with the ratios of time and peak to each baseline.
 
-    Ratios of time carry the 95% interval of their median; '-' where nothing was measured.
+    ratio: how to write a row's ratio of times; by default with the 95% interval of its median. '-' where
+    nothing was measured.
     """
     keys = ["classes", "name"]
-    shown = frame.drop_duplicates(keys)[keys].reset_index(drop=True)
-    first = frame.drop_duplicates(keys)
+    first = frame.drop_duplicates(keys, ignore_index=True)
+    shown = first[keys].copy()
     shown["s a step"] = [f"{s:.3g}" for s in first["seconds_median"]]
     if "peak_bytes" in frame:
         shown["peak GiB"] = [f"{b / 2**30:.2f}" if b == b else "-" for b in first["peak_bytes"]]
     for baseline, part in frame.groupby("baseline", sort=False):
         rows = part[part["name"] != baseline]
-        told = rows[keys].assign(**{f"time / {baseline}": [_ratio(row) for row in rows.to_dict("records")]})
+        told = rows[keys].assign(**{f"time / {baseline}": [ratio(row) for row in rows.to_dict("records")]})
         if "peak_ratio" in rows:
             told[f"peak / {baseline}"] = [f"{r:.3g}" if r == r else "-" for r in rows["peak_ratio"]]
         shown = shown.merge(told, on=keys, how="left")
     return shown.fillna("-").sort_values("classes", kind="stable", ignore_index=True)
-
-
-def _ratio(row: dict) -> str:
-    interval = f" [{row['ratio_low']:.3g}, {row['ratio_high']:.3g}]"
-    return f"{row['ratio']:.3g}" + (interval if row["ratio_low"] == row["ratio_low"] else "")
 
 
 def _step_style(form: str) -> tuple[str, str, str]:
