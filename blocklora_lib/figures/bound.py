@@ -176,7 +176,7 @@ def gap_against_bound(frame: pd.DataFrame) -> Figure:
                     markeredgecolor="black", markeredgewidth=0.9, markersize=7.5, zorder=4,
                 )  # fmt: skip
             panel.axhline(0, color="#a6a6a6", linewidth=0.8)
-            panel.set(title=f"{k} shot{'s' if k > 1 else ''}", xscale="log", xlabel="bound on the gap")
+            panel.set(title=shots_of(k), xscale="log", xlabel="bound on the gap")
             low, high = part["bound"].min() / 1.4, part["bound"].max() * 1.4
             ticks = [
                 t for t in (0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200) if low <= t <= high

@@ -227,7 +227,7 @@ def control_is_the_same(e: Evidence) -> Finding:
         bool(apart.sum() <= 0.01 * answers),
         f"{int((apart == 0).sum())} of {len(pair)} accuracies are the same to the last answer; "
         f"{int(apart.sum())} of "
-        f"{answers:,} answers apart (float32 rounding); {points(d)} at {trained_shots(runs)[-1]} shots.",
+        f"{answers:,} answers apart (float32 rounding); {points(d)} at {shots_of(trained_shots(runs)[-1])}.",
     )
 
 
@@ -242,6 +242,6 @@ def width_is_what_counts(e: Evidence) -> Finding:
         None
         if math.isnan(between.low)
         else bool(block.mean < 0 and half.mean < 0 and between.low <= 0 <= between.high),
-        f"At {k} shots against LoRA of rank r: Block-LoRA {points(block)}, LoRA of rank r/n {points(half)}; "
-        f"Block-LoRA minus LoRA of rank r/n {points(between)}.",
+        f"At {shots_of(k)} against LoRA of rank r: Block-LoRA {points(block)}, "
+        f"LoRA of rank r/n {points(half)}; Block-LoRA minus LoRA of rank r/n {points(between)}.",
     )
