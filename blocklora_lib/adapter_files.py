@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .adapter_config import AdapterConfig, AdapterError
+from .files import write_whole
 
 FORMAT = "blocklora-adapter"
 FORMAT_VERSION = "1"
@@ -40,16 +40,12 @@ def write(path: str | Path, file: AdapterFile) -> None:
         "sites": json.dumps(file.sites),
         "extra": json.dumps(file.extra),
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(sorted_header(save(file.tensors, metadata=metadata)))
-        os.replace(temporary, path)
+        write_whole(path, sorted_header(save(file.tensors, metadata=metadata)))
     except OSError as error:
         raise AdapterError(
             f"cannot write the adapter file {path}: {error}; use a folder that exists and can be written"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read(path: str | Path) -> AdapterFile:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from .files import write_whole
 from .specs import BackboneSpec, MethodSpec, RunSpec, TrainingSpec
 from .strict import Strict, explain
 
@@ -203,16 +204,8 @@ class RunStore:
     def save(self, record: RunRecord) -> Path:
         """Write the record under a temporary name, then rename it."""
         path = self.path(record.spec)
-        temporary = self.folder / f".{record.key}.{os.getpid()}.tmp"
         self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(record.to_json())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, record.to_json())
         return path
 
     def load(self, spec: RunSpec) -> RunRecord | None:
