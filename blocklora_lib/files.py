@@ -17,7 +17,7 @@ TEXT_LIMIT = 64 * 2**20  # bytes of a text file that anyone here reads: records,
 
 
 def user_path(name: str | Path) -> Path:
-    """Return a path as a person means it: ~ is the home folder, and what is relative is of the working folder.
+    """Return a path as a person means it: ~ is the home folder, a relative one is of the working folder.
 
     Raises ValueError where `~name` names no user, or the text is empty or holds a NUL.
     """
@@ -38,7 +38,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     is drawn by the operating system, so that processes of several machines never share one.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=f".tmp{path.suffix}")
+    handle, name = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name[:100]}.", suffix=f".tmp{path.suffix}"
+    )
     os.close(handle)
     temporary = Path(name)
     try:
@@ -71,7 +73,7 @@ def read_bytes(path: str | Path, limit: int = TEXT_LIMIT) -> bytes:
             raise OSError(f"{path} is no regular file; put a file in its place")
         if status.st_size > limit:
             raise OSError(
-                f"{path} has {status.st_size:,} bytes, a file of its kind at most {limit:,}; is it another one?"
+                f"{path} has {status.st_size:,} bytes, one of its kind at most {limit:,}; is it another file?"
             )
         return file.read(limit + 1)[:limit]
 

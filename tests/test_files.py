@@ -35,9 +35,14 @@ def test_a_written_file_is_whole_readable_by_others_and_alone(tmp_path):
 
 def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
     path = write_whole(tmp_path / "a.csv", "old")
-    with pytest.raises(RuntimeError, match="half"), whole_file(path) as temporary:
-        temporary.write_text("new, but not all of it")
-        raise RuntimeError("half way")
+
+    def write_half():
+        with whole_file(path) as temporary:
+            temporary.write_text("new, but not all of it")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half"):
+        write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
