@@ -21,6 +21,7 @@ from .paths import POCKET_MODEL
 from .seeding import seeded_torch
 from .specs import BackboneSpec
 from .strict import UnknownName, near
+from .views import View
 from .weights import POCKET, weight_files, with_checksum
 
 __all__ = ["Backbone", "BackboneSpec", "load_backbone", "resolve_device", "with_checksum"]
@@ -37,19 +38,25 @@ class Backbone(nn.Module):
     def __init__(self, model: nn.Module, tokenizer: object, spec: BackboneSpec) -> None:
         super().__init__()
         from open_clip import get_model_preprocess_cfg
+        from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
         self.model = model.requires_grad_(False).eval()
         self.spec = spec
         self._tokenizer = tokenizer
-        cfg = get_model_preprocess_cfg(model)
-        size = cfg["size"]
-        self.resolution = int(size[0] if isinstance(size, (tuple, list)) else size)
-        self.register_buffer("image_mean", torch.tensor(cfg["mean"]).view(3, 1, 1), persistent=False)
-        self.register_buffer("image_std", torch.tensor(cfg["std"]).view(3, 1, 1), persistent=False)
+        config = merge_preprocess_dict(PreprocessCfg(), get_model_preprocess_cfg(model))
+        self.view = View.from_config(config)
+        self.register_buffer("image_mean", _per_channel(config["mean"]), persistent=False)
+        self.register_buffer("image_std", _per_channel(config["std"]), persistent=False)
 
     @property
     def device(self) -> torch.device:
         return self.image_mean.device
+
+    @property
+    def resolution(self) -> int | tuple[int, int]:
+        """Side of the square image that the model reads; of one that is no square (height, width)."""
+        height, width = self.view.size
+        return height if height == width else (height, width)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -72,20 +79,16 @@ class Backbone(nn.Module):
         return nullcontext()
 
     def resize(self, images: Tensor | ImageFiles) -> Tensor | ImageFiles:
-        """Pixels (B, 3, H, W), uint8, to (B, 3, resolution, resolution), float32, still 0..255.
+        """Pixels (B, 3, H, W), uint8, to what the model sees of them: (B, 3, *view.size), float32, 0..255.
 
-        Files stay files, to be viewed at the resolution.
+        Files stay files, to be viewed so.
         """
         if isinstance(images, ImageFiles):
-            return images.at(self.resolution, self.device)
-        x = images.to(self.device, torch.float32)
-        size = (self.resolution, self.resolution)
-        if x.shape[-2:] == size:
-            return x
-        return F.interpolate(x, size, mode="bicubic", antialias=True).clamp_(0, 255)
+            return images.at(self.view, self.device)
+        return self.view.fit(images.to(self.device, torch.float32))
 
     def preprocess(self, images: Tensor | ImageFiles) -> Tensor:
-        """Pixels (B, 3, H, W), uint8, or files, to normalised (B, 3, resolution, resolution), float32."""
+        """Pixels (B, 3, H, W), uint8, or files, to normalised (B, 3, *view.size), float32."""
         sized = self.resize(images)
         return self.normalise(sized.evaluation_views().float() if isinstance(sized, ImageFiles) else sized)
 
@@ -140,6 +143,11 @@ class Backbone(nn.Module):
         if len(prompts) > 1:
             encode = partial(recomputed, encode, use_reentrant=False)
         return F.normalize(torch.cat([encode(part) for part in prompts]).float(), dim=-1)
+
+
+def _per_channel(values: float | Sequence[float]) -> Tensor:
+    """(3, 1, 1) of three numbers, or of one for all channels."""
+    return torch.tensor(values, dtype=torch.float32).expand(3).reshape(3, 1, 1).clone()
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:

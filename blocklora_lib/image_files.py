@@ -1,9 +1,9 @@
-"""Images in files: read when a view of them is needed, and viewed exactly as CLIP-LoRA views them.
+"""Images in files: read when a view of them is needed, and viewed exactly as the backbone views them.
 
 `ahead` reads the next batch while the last one is in use; all random numbers are drawn in order all the same.
-CLIP's own reading: PIL's bicubic on the original pixels, shorter side to the resolution, centre crop.
-Training: torchvision's RandomResizedCrop and flip, with boxes from an explicit generator.  Pixels stay
-0..255.
+Evaluation: the backbone's own view of the original pixels by PIL; of CLIP, shorter side to the resolution by
+bicubic, centre crop.  Training: torchvision's RandomResizedCrop and flip, with boxes from an explicit
+generator, as CLIP-LoRA does it.  Pixels stay 0..255.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as TF
+from torchvision.transforms.functional import pil_to_tensor
 
 from .augment import RATIO, RECIPES
 from .data.verify import cut_short
+from .views import Box, View
 
 KEPT_BYTES = 4 * 2**30  # decoded few-shot images that stay in memory: 16 shots of a hundred classes fit
 WORKERS = min(8, os.cpu_count() or 1)  # PIL decodes and resizes without holding the interpreter
 
-Box = tuple[int, int, int, int]  # top, left, height, width
 T = TypeVar("T")
 _END = object()
 
@@ -35,18 +34,19 @@ _END = object()
 class ImageFiles:
     """A sequence of image files that stands where a tensor of pixels could: len, [indices], split, device.
 
-    `at` sets the size of views and their device.  What `training_views` has decoded is kept, up to
-    KEPT_BYTES, for this sequence and all parts of it.
+    `at` sets the view and the device (a number: CLIP's view at that size).  What `training_views` has decoded
+    is kept, up to KEPT_BYTES, for this sequence and all parts of it.
     """
 
     def __init__(
         self,
         paths: Sequence[Path],
-        size: int = 224,
+        view: View | int = 224,
         device: torch.device | str = "cpu",
         kept: dict[Path, Image.Image] | None = None,
     ) -> None:
-        self.paths, self.size, self.device = list(paths), size, torch.device(device)
+        self.paths, self.device = list(paths), torch.device(device)
+        self.view = View.square(view) if isinstance(view, int) else view
         self._kept: dict[Path, Image.Image] = {} if kept is None else kept
 
     def __len__(self) -> int:
@@ -60,25 +60,25 @@ class ImageFiles:
         for start in range(0, len(self), n):
             yield self._with(self.paths[start : start + n])
 
-    def at(self, size: int, device: torch.device | str) -> ImageFiles:
-        """The same files, viewed at size x size on a device."""
-        return ImageFiles(self.paths, size, device, self._kept)
+    def at(self, view: View | int, device: torch.device | str) -> ImageFiles:
+        """The same files, viewed so, on a device."""
+        return ImageFiles(self.paths, view, device, self._kept)
 
     def evaluation_views(self) -> Tensor:
-        """Return CLIP's Resize(size, bicubic) and CenterCrop(size): (N, 3, size, size), uint8."""
-        return self._stack(lambda path: centre(read(path), self.size), self.paths)
+        """Return what the backbone sees of each image: (N, 3, height, width), uint8."""
+        return self._stack(lambda path: self._fit(path, read(path)), self.paths)
 
     def training_views(self, how: str, generator: torch.Generator) -> Tensor:
-        """Return a random view of each image: (N, 3, size, size), uint8.  how: as in `augment`."""
+        """Return a random view of each image: (N, 3, height, width), uint8.  how: as in `augment`."""
         if how == "none":
-            return self._stack(lambda path: centre(self._read_and_keep(path), self.size), self.paths)
+            return self._stack(lambda path: self._fit(path, self._read_and_keep(path)), self.paths)
         smallest, mirror = RECIPES[how]
         plans = []  # all random numbers are drawn here, in order; threads only follow
         for path in self.paths:
             width, height = self._size(path)
             box = crop_box(height, width, smallest, generator)
             plans.append((path, box, mirror and torch.rand(1, generator=generator).item() < 0.5))
-        return self._stack(lambda plan: view(self._read_and_keep(plan[0]), self.size, *plan[1:]), plans)
+        return self._stack(lambda plan: self._crop(*plan), plans)
 
     def faults(self, thorough: bool) -> list[str]:
         """Why each file cannot be read, '' for one that can.
@@ -90,7 +90,19 @@ class ImageFiles:
             return list(pool.map(lambda path: fault(path) if thorough or cut_short(path) else "", self.paths))
 
     def _with(self, paths: list[Path]) -> ImageFiles:
-        return ImageFiles(paths, self.size, self.device, self._kept)
+        return ImageFiles(paths, self.view, self.device, self._kept)
+
+    def _fit(self, path: Path, image: Image.Image) -> Tensor:
+        try:
+            return pil_to_tensor(self.view.fit(image))
+        except ValueError as error:  # such as a side of no pixel at all
+            raise ValueError(
+                f"image {path} of {image.width} x {image.height} pixels cannot be viewed at "
+                f"{self.view.size[1]} x {self.view.size[0]} ({error}); crop it or leave it out"
+            ) from None
+
+    def _crop(self, path: Path, box: Box, mirror: bool) -> Tensor:
+        return pil_to_tensor(self.view.crop(self._read_and_keep(path), box, mirror))
 
     def _size(self, path: Path) -> tuple[int, int]:
         if path in self._kept:
@@ -153,17 +165,6 @@ def _open(path: Path, look: Callable[[Image.Image], T]) -> T:
         text = " ".join(str(error).replace(str(path), "the file").split()) or type(error).__name__
         why = f"cannot be decoded ({text})"
     raise UnreadableImage(path, why)
-
-
-def centre(image: Image.Image, size: int) -> Tensor:
-    """The shorter side to `size` by PIL's bicubic, then the middle: (3, size, size), uint8."""
-    return TF.pil_to_tensor(TF.center_crop(TF.resize(image, size, InterpolationMode.BICUBIC), [size, size]))
-
-
-def view(image: Image.Image, size: int, box: Box, mirror: bool) -> Tensor:
-    """A box of the image by PIL's bicubic, mirrored or not: (3, size, size), uint8."""
-    cut = TF.resized_crop(image, *box, [size, size], InterpolationMode.BICUBIC)
-    return TF.pil_to_tensor(TF.hflip(cut) if mirror else cut)
 
 
 def crop_box(height: int, width: int, smallest: float, generator: torch.Generator) -> Box:

@@ -26,7 +26,7 @@ LEVELS = [
     {"", "paths", "strict", "files", "dropout", "frozen", "packing", "adapter_config"},
     {"specs", "seeding", "adapters", "architectures", "complexity", "bounds", "manifests", "parameters"},
     {"runs", "statistics", "adapter_files", "attention", "sites", "weights"},
-    {"fewshot", "augment", "image_files", "data"},
+    {"fewshot", "augment", "views", "image_files", "data"},
     {"inject", "towers"},
     {"backbones", "datasets"},
     {"training", "evaluation", "methods"},

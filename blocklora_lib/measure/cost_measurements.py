@@ -227,7 +227,7 @@ def made_up_prompts(classes: int) -> list[str]:
 
 def random_images(backbone: Backbone, batch: int) -> Tensor:
     """Return normalised images of noise: (batch, 3, resolution, resolution). Content costs nothing."""
-    size = (batch, 3, backbone.resolution, backbone.resolution)
+    size = (batch, 3, *backbone.view.size)
     return torch.randn(size, generator=generator(1, "images")).to(backbone.device)
 
 
