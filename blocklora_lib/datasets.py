@@ -68,7 +68,8 @@ class Dataset:
         if split not in self._images:
             found = self._encoded[split]
             bundled = self.manifest.kind == "bundle"
-            self._images[split] = _decode(found, self.manifest) if bundled else ImageFiles(found)
+            files = ImageFiles(found, loading=self.manifest.image_loading)
+            self._images[split] = _decode(found, self.manifest) if bundled else files
         return self._images[split]
 
     @cached_property

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 TEXT_LIMIT = 64 * 2**20  # bytes of a text file that anyone here reads: records, manifests, lists, indexes
 
@@ -60,20 +61,27 @@ def write_whole(path: str | Path, content: str | bytes) -> Path:
     return Path(path)
 
 
-def read_bytes(path: str | Path, limit: int = TEXT_LIMIT) -> bytes:
-    """Return what a regular file of at most `limit` bytes holds.
+@contextmanager
+def regular_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a regular file for reading.
 
     Raises OSError for anything else: a folder, a pipe (which would wait for ever), a device (without end).
     """
     # without O_NONBLOCK, opening a pipe that nobody writes to never returns
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path} is no regular file; put a file in its place")
     with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"{path} is no regular file; put a file in its place")
-        if status.st_size > limit:
+        yield file
+
+
+def read_bytes(path: str | Path, limit: int = TEXT_LIMIT) -> bytes:
+    """Return what a regular file of at most `limit` bytes holds; OSError as `regular_file`."""
+    with regular_file(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > limit:
             raise OSError(
-                f"{path} has {status.st_size:,} bytes, one of its kind at most {limit:,}; is it another file?"
+                f"{path} has {size:,} bytes, one of its kind at most {limit:,}; is it another file?"
             )
         return file.read(limit + 1)[:limit]
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from .augment import RATIO, RECIPES
-from .data.verify import cut_short
+from .data.decoding import Loading, fault, image_size, read
 from .views import Box, View
 
 KEPT_BYTES = 4 * 2**30  # decoded few-shot images that stay in memory: 16 shots of a hundred classes fit
@@ -34,8 +34,8 @@ _END = object()
 class ImageFiles:
     """A sequence of image files that stands where a tensor of pixels could: len, [indices], split, device.
 
-    `at` sets the view and the device (a number: CLIP's view at that size).  What `training_views` has decoded
-    is kept, up to KEPT_BYTES, for this sequence and all parts of it.
+    `at` sets the view and the device (a number: CLIP's view at that size); loading: see `data.decoding`.
+    What `training_views` has decoded is kept, up to KEPT_BYTES, for this sequence and all parts of it.
     """
 
     def __init__(
@@ -44,8 +44,9 @@ class ImageFiles:
         view: View | int = 224,
         device: torch.device | str = "cpu",
         kept: dict[Path, Image.Image] | None = None,
+        loading: Loading = "as_clip",
     ) -> None:
-        self.paths, self.device = list(paths), torch.device(device)
+        self.paths, self.device, self.loading = list(paths), torch.device(device), loading
         self.view = View.square(view) if isinstance(view, int) else view
         self._kept: dict[Path, Image.Image] = {} if kept is None else kept
 
@@ -62,11 +63,11 @@ class ImageFiles:
 
     def at(self, view: View | int, device: torch.device | str) -> ImageFiles:
         """The same files, viewed so, on a device."""
-        return ImageFiles(self.paths, view, device, self._kept)
+        return ImageFiles(self.paths, view, device, self._kept, self.loading)
 
     def evaluation_views(self) -> Tensor:
         """Return what the backbone sees of each image: (N, 3, height, width), uint8."""
-        return self._stack(lambda path: self._fit(path, read(path)), self.paths)
+        return self._stack(lambda path: self._fit(path, read(path, self.loading)), self.paths)
 
     def training_views(self, how: str, generator: torch.Generator) -> Tensor:
         """Return a random view of each image: (N, 3, height, width), uint8.  how: as in `augment`."""
@@ -83,14 +84,14 @@ class ImageFiles:
     def faults(self, thorough: bool) -> list[str]:
         """Why each file cannot be read, '' for one that can.
 
-        thorough: decode every file; otherwise only those that do not end as a JPEG or PNG must, which finds
-        files that are missing, cut short or no images.
+        thorough: decode every file; otherwise read all heads, and decode files that do not end as a JPEG or
+        PNG must: this finds those that are missing, cut short, no images, too large or of unsure values.
         """
         with ThreadPoolExecutor(WORKERS) as pool:
-            return list(pool.map(lambda path: fault(path) if thorough or cut_short(path) else "", self.paths))
+            return list(pool.map(lambda path: fault(path, thorough), self.paths))
 
     def _with(self, paths: list[Path]) -> ImageFiles:
-        return ImageFiles(paths, self.view, self.device, self._kept)
+        return ImageFiles(paths, self.view, self.device, self._kept, self.loading)
 
     def _fit(self, path: Path, image: Image.Image) -> Tensor:
         try:
@@ -107,10 +108,10 @@ class ImageFiles:
     def _size(self, path: Path) -> tuple[int, int]:
         if path in self._kept:
             return self._kept[path].size
-        return _open(path, lambda image: image.size)
+        return image_size(path, self.loading)
 
     def _read_and_keep(self, path: Path) -> Image.Image:
-        image = self._kept.get(path) or read(path)
+        image = self._kept.get(path) or read(path, self.loading)
         if path not in self._kept and 3 * image.width * image.height * (len(self._kept) + 1) <= KEPT_BYTES:
             self._kept[path] = image  # as if all were as large as this one: a bound on memory, not an account
         return image
@@ -131,40 +132,6 @@ def ahead(made: Iterable[T]) -> Generator[T]:
         while (value := coming.result()) is not _END:
             coming = pool.submit(next, source, _END)
             yield value
-
-
-def read(path: Path) -> Image.Image:
-    """Return the image in RGB; a file that cannot be read is named, with the way out."""
-    return _open(path, lambda image: image.convert("RGB"))
-
-
-def fault(path: Path) -> str:
-    """Why the file cannot be read: 'is missing' or 'cannot be decoded (...)'; '' if it can."""
-    try:
-        read(path)
-    except UnreadableImage as error:
-        return error.why
-    return ""
-
-
-class UnreadableImage(ValueError):
-    """A file that is missing or does not decode."""
-
-    def __init__(self, path: Path, why: str) -> None:
-        self.why = why
-        super().__init__(f"image {path} {why}; `blocklora data verify` finds all such files of its dataset")
-
-
-def _open(path: Path, look: Callable[[Image.Image], T]) -> T:
-    try:
-        with Image.open(path) as image:
-            return look(image)
-    except FileNotFoundError:
-        why = "is missing"
-    except Exception as error:  # Pillow raises many kinds on damaged files
-        text = " ".join(str(error).replace(str(path), "the file").split()) or type(error).__name__
-        why = f"cannot be decoded ({text})"
-    raise UnreadableImage(path, why)
 
 
 def crop_box(height: int, width: int, smallest: float, generator: torch.Generator) -> Box:

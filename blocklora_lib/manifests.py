@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, ValidationError, model_validator
 
+from .files import read_text
 from .paths import MANIFESTS, ROOT
 from .strict import Strict, UnknownName, explain
 
@@ -150,6 +151,7 @@ class Manifest(Strict):
     image_names: dict[Split, str] = Field({})  # as in the real archives; `data fake` names its images so
     companions: tuple[RelativePath, ...] = ()  # files that CoOp's own code asks for, and ours does not
     split_seed: int | None = None  # layout folder without train/ and test/: the seed of the split
+    image_loading: Literal["as_clip", "upright"] = "as_clip"  # how files become pixels: see data.decoding
 
     @model_validator(mode="after")
     def _check(self) -> Manifest:
@@ -253,7 +255,7 @@ class Manifest(Strict):
 def read_manifest(path: Path) -> Manifest:
     """Read and validate one manifest file."""
     try:
-        manifest = Manifest.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        manifest = Manifest.model_validate(yaml.safe_load(read_text(path)))
     except ValidationError as error:
         raise ValueError(f"{path}: {explain(error)}; correct the file, then run: {LIST}") from None
     except yaml.YAMLError as error:
@@ -294,6 +296,11 @@ def all_manifests(folder: Path = MANIFESTS) -> dict[str, Manifest]:
 
 
 def data_checksum(manifests: Iterable[Manifest]) -> str:
-    """Digest of what a run sees of these sets: image file, class names and template, in this order."""
-    seen = [[m.name, m.sha256, list(m.classes), m.template] for m in manifests]
+    """Digest of what a run sees of these sets: image file, class names, template and, where it is not CLIP's,
+    the way of looking at files, in this order."""
+    seen = [[m.name, m.sha256, list(m.classes), m.template, *_other_loading(m)] for m in manifests]
     return hashlib.sha256(json.dumps(seen, separators=(",", ":")).encode()).hexdigest()
+
+
+def _other_loading(manifest: Manifest) -> list[str]:
+    return [] if manifest.image_loading == "as_clip" else [manifest.image_loading]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import eurosat_profile
+from PIL import Image
 
 from blocklora_lib.datasets import load_dataset
 from blocklora_lib.experiment import Workbench, execute
@@ -24,9 +25,11 @@ def write_text(path: Path) -> None:
 
 
 def damage_inside(path: Path) -> None:
-    """The end mark stays where it was: only a whole decode finds it."""
-    content = path.read_bytes()
-    path.write_bytes(b"\xff\xd8" + bytes(len(content) - 4) + b"\xff\xd9")
+    """Head and end stay as they were: only a whole decode finds it."""
+    Image.effect_noise((64, 64), 50).save(path, "PNG")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
 
 
 DAMAGES = [Path.unlink, truncate, write_text]

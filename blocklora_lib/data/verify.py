@@ -27,8 +27,9 @@ def verify(
     """Return what is wrong with the dataset in `folder`; an empty list is a clean bill.  Writes nothing.
 
     Every listed image must exist.  decode: 'all' decodes each one; 'sample' decodes the first and the last of
-    each class and split, and every file that does not end as a JPEG or PNG must, which finds files cut short;
-    'none' looks at no pixels.  A miniature (FAKE.json) is held against the counts that it states.
+    each class and split, reads the head of all, and decodes those that do not end as a JPEG or PNG must,
+    which finds files cut short; 'none' looks at no pixels.  A miniature (FAKE.json) is held against the
+    counts that it states.
     """
     if decode not in ("sample", "all", "none"):
         raise ValueError(f"decode={decode!r}; use 'sample', 'all' or 'none'")
@@ -132,18 +133,20 @@ def _images(
         yield Problem(str(folder / missing[0]), f"is missing{more}", again)
     if decode == "none":
         return
+    from .decoding import fault
+
     gone, damaged = set(missing), 0
     sample = {i for places in _by_label(found).values() for i in (places[0], places[-1])}
     for index, item in enumerate(found):
         path = folder / item.path
-        if item.path in gone or not (decode == "all" or index in sample or cut_short(path)):
+        if item.path in gone:
             continue
-        if fault := _decode(path):
+        if why := fault(path, thorough=decode == "all" or index in sample):
             damaged += 1
             if damaged <= NAMED:
-                yield Problem(str(path), f"does not decode: {fault}", again)
+                yield Problem(str(path), why, again)
     if damaged > NAMED:
-        what = f"holds {damaged - NAMED} more {split} images that do not decode"
+        what = f"holds {damaged - NAMED} more {split} images that cannot be read"
         yield Problem(str(folder), what, again)
 
 
@@ -159,34 +162,6 @@ def _is_file(path: Path) -> bool:
         return stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):  # a name that no file can have
         return False
-
-
-def cut_short(path: Path) -> bool:
-    """Whether a JPEG's or a PNG's end mark is missing near the file's end; the image may still be whole.
-
-    True for a file that is not there.
-    """
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 64))  # some writers pad the end
-            tail = file.read()
-    except OSError:
-        return True
-    return b"\xff\xd9" not in tail and b"IEND" not in tail
-
-
-def _decode(path: Path) -> str:
-    """Return why the image cannot be decoded to RGB, or an empty string."""
-    from PIL import Image
-
-    try:
-        if not path.stat().st_size:
-            return "the file is empty"
-        with Image.open(path) as image:
-            image.convert("RGB")
-    except Exception as error:  # Pillow raises many kinds on damaged files
-        return str(error).replace(str(path), "the file") or type(error).__name__
-    return ""
 
 
 def _links(folder: Path) -> Iterator[Problem]:
