@@ -9,11 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, ValidationError, model_validator
 
-from .files import read_text
 from .paths import MANIFESTS, ROOT
+from .plain_data import read_yaml, to_yaml
 from .strict import Strict, UnknownName, explain
 
 Split = Literal["train", "val", "test"]
@@ -255,12 +254,11 @@ class Manifest(Strict):
 def read_manifest(path: Path) -> Manifest:
     """Read and validate one manifest file."""
     try:
-        manifest = Manifest.model_validate(yaml.safe_load(read_text(path)))
+        manifest = Manifest.model_validate(read_yaml(path))
     except ValidationError as error:
         raise ValueError(f"{path}: {explain(error)}; correct the file, then run: {LIST}") from None
-    except yaml.YAMLError as error:
-        what = " ".join(str(error).split())
-        raise ValueError(f"{path} is not valid YAML: {what}; correct the file, then run: {LIST}") from None
+    except ValueError as error:
+        raise ValueError(f"{error}; correct the file, then run: {LIST}") from None
     if manifest.name != path.stem:
         raise ValueError(
             f"{path}: name={manifest.name!r} differs from the file's name; rename one of the two"
@@ -271,7 +269,7 @@ def read_manifest(path: Path) -> Manifest:
 def manifest_yaml(manifest: Manifest) -> str:
     """Return the text of a manifest file; what stands at its default is left out."""
     facts = manifest.model_dump(mode="json", exclude_defaults=True)
-    return yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=110)
+    return to_yaml(facts)
 
 
 def manifest_names(folder: Path = MANIFESTS) -> tuple[str, ...]:

@@ -9,19 +9,26 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .adapter_config import AdapterConfig
+from .files import user_path
 from .methods import get_method
 from .paths import PROFILES, RESULTS
+from .plain_data import read_yaml
 from .specs import BackboneSpec, TrainingSpec
 from .strict import Strict, UnknownName, explain, near
+
+MOST_RUNS = 100_000  # of an experiment; a grid is counted before it is written out
+MOST_SEED = 2**63 - 1  # what tables and other programs can hold
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
+Shots = Annotated[int, Field(ge=1, le=10**6)]  # images a class
 
 
 class MethodEntry(Strict):
@@ -31,7 +38,7 @@ class MethodEntry(Strict):
     profile with several settings; `label` is what figures and tables call it.
     """
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_,=+.-]*$")  # a part of files' names
     method: str = ""
     label: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -83,10 +90,26 @@ class Experiment(Strict):
 
     datasets: tuple[str, ...] | None = None
     methods: tuple[str, ...] | None = None
-    shots: tuple[int, ...] | None = None
-    seeds: tuple[int, ...] | None = None
+    shots: tuple[Shots, ...] | None = Field(None, min_length=1)
+    seeds: tuple[Seed, ...] | None = Field(None, min_length=1)
     evaluate_on: Literal["own", "targets"] = "own"
     vary: tuple[dict[str, tuple[Any, ...]], ...] = ()
+
+    @field_validator("vary")
+    @classmethod
+    def _something_to_vary(cls, vary: tuple[dict[str, tuple[Any, ...]], ...]) -> Any:
+        for grid in vary:
+            for key, values in grid.items() or {"": ()}.items():
+                if not values:
+                    raise ValueError(f"vary lists no values{f' of {key}' if key else ''}; list one or more")
+                if any(value in values[:i] for i, value in enumerate(values[:1000])):
+                    raise ValueError(f"vary lists a value of {key} twice: {list(values)}; list each once")
+        return vary
+
+    @property
+    def combinations(self) -> int:
+        """How many entries stand for one, counted without writing them out."""
+        return sum(math.prod(map(len, grid.values())) for grid in self.vary) or 1
 
     def variations(self, entry: MethodEntry) -> tuple[MethodEntry, ...]:
         """The entries that stand for `entry` in this experiment: itself, or one for each combination."""
@@ -109,15 +132,15 @@ class Profile(Strict):
     source: str | None = None
     variants: tuple[str, ...] = ()
     targets: tuple[str, ...] = Field(min_length=1)
-    shots: tuple[int, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field(min_length=1)
+    shots: tuple[Shots, ...] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = Field(min_length=1)
     draw: Literal["nested", "coop", "clip_lora"] = "nested"
     skip_unreadable: bool = False  # leave out images that are missing or do not decode; records name them
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
     training: TrainingSpec = TrainingSpec()
-    experiments: dict[str, Experiment] = Field(min_length=1)
+    experiments: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], Experiment] = Field(min_length=1)
     # samples of each function in a paired timing
-    rounds: int = Field(11, ge=3)
+    rounds: int = Field(11, ge=3, le=10_000)
     # what one process of the engine runs: one method on a dataset, or, where runs are short, all of them
     job: Literal["dataset", "method"] = "method"
 
@@ -131,17 +154,21 @@ class Profile(Strict):
             )
         return methods
 
+    @field_validator("methods", "experiments")
+    @classmethod
+    def _none_is_called_all(cls, named: Any) -> Any:
+        names = named if isinstance(named, dict) else [entry.name for entry in named]
+        if "all" in names:
+            raise ValueError("'all' means every one of them on the command line; choose another name")
+        return named
+
     @model_validator(mode="after")
     def _check(self) -> Profile:
         if self.variants and self.source is None:
             raise ValueError(
                 f"variants={list(self.variants)} need the source set that they vary; give source: ..."
             )
-        for number, what in ((self.shots, "shots"), (self.seeds, "seeds")):
-            if min(number) < (1 if what == "shots" else 0) or len(set(number)) != len(number):
-                raise ValueError(
-                    f"{what}={list(number)} must be different whole numbers, shots from 1, seeds from 0"
-                )
+        self._check_numbers("", self)
         for key, experiment in self.experiments.items():
             for name in experiment.datasets or ():
                 if name not in self.datasets:
@@ -150,11 +177,8 @@ class Profile(Strict):
                     )
             for name in experiment.methods or ():
                 self.entry(name)
-            for shots in experiment.shots or ():
-                if shots < 1:
-                    raise ValueError(
-                        f"experiments.{key}: shots={shots}; a run trains on at least 1 image a class"
-                    )
+            self._check_numbers(f"experiments.{key}: ", experiment)
+            self._check_runs(key, experiment)
             if experiment.evaluate_on == "targets" and self.source is None:
                 raise ValueError(
                     f"experiments.{key}: evaluate_on=targets needs a source set to train on; give source: ..."
@@ -167,6 +191,29 @@ class Profile(Strict):
             for entry in self.methods_of(experiment):
                 self.training_of(entry)
         return self
+
+    @staticmethod
+    def _check_numbers(where: str, given: Profile | Experiment) -> None:
+        for what, number in (("shots", given.shots), ("seeds", given.seeds)):
+            if number and len(set(number)) != len(number):
+                twice = next(n for i, n in enumerate(number) if n in number[:i])
+                raise ValueError(f"{where}{what} lists {twice} twice; {what} are different whole numbers")
+
+    def _check_runs(self, key: str, experiment: Experiment) -> None:
+        """Count the runs of an experiment before any list of them is made."""
+        counts = {
+            "datasets": len(self.datasets_of(experiment)),
+            "methods": len(experiment.methods or self.methods),
+            "variations": experiment.combinations,
+            "shots": len(experiment.shots or self.shots),
+            "seeds": len(experiment.seeds or self.seeds),
+        }
+        if (runs := math.prod(counts.values())) > MOST_RUNS:
+            product = " x ".join(f"{number:,} {what}" for what, number in counts.items())
+            raise ValueError(
+                f"experiments.{key}: {product} are {runs:,} runs, at most {MOST_RUNS:,} can be asked for; "
+                "list fewer values, or make several experiments"
+            )
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -216,7 +263,23 @@ class Profile(Strict):
 
 def profile_path(name: str | Path, folder: Path = PROFILES) -> Path:
     """The file of profile `name`: one of the profiles folder, or a path that ends in .yaml or .yml."""
-    return Path(name) if str(name).endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if is_file_name(name):
+        return user_path(name)
+    if not re.fullmatch(r"[\w.-]+", str(name)):
+        raise ValueError(
+            f"{str(name)!r} is no profile's name; name a profile of the project ({_known(folder)}), or give "
+            "the path of a file that ends in .yaml or .yml"
+        )
+    return folder / f"{name}.yaml"
+
+
+def is_file_name(profile: str | Path) -> bool:
+    """Whether a profile is named by the path of its file."""
+    return str(profile).endswith((".yaml", ".yml"))
+
+
+def _known(folder: Path) -> str:
+    return ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
 
 
 def load_profile(name: str | Path, folder: Path = PROFILES) -> Profile:
@@ -238,23 +301,28 @@ def profile_files(name: str | Path, folder: Path = PROFILES) -> list[Path]:
     return [path for path, _ in _chain(name, folder)]
 
 
-def _chain(name: str | Path, folder: Path) -> list[tuple[Path, Any]]:
+def _chain(name: str | Path, folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """(file, what it says) of the profile and of each one that it extends, the profile itself first."""
-    chain: list[tuple[Path, Any]] = []
+    chain: list[tuple[Path, dict[str, Any]]] = []
     base: str | Path | None = name
     while base is not None:
         path = profile_path(base, folder)
         known = [p.stem for p in folder.glob("*.yaml")]
-        if not path.is_file() and not chain:
-            raise UnknownName("profile", base, known)
-        if not path.is_file():
-            raise ValueError(f"{chain[-1][0]}: extends: {UnknownName('profile', base, known)}")
+        if not path.exists():
+            wrong = UnknownName("profile", base, known)
+            if is_file_name(base):
+                wrong = FileNotFoundError(
+                    f"profile {path} is missing; name a file, or one of {_known(folder)}"
+                )
+            if chain:
+                wrong = ValueError(f"{chain[-1][0]}: extends: {wrong}")
+            raise wrong
         if any(path.samefile(seen) for seen, _ in chain):
             way = " -> ".join(p.stem for p in [*(seen for seen, _ in chain), path])
             raise ValueError(f"{chain[-1][0]}: extends: {way} is a circle; let one of them stand by itself")
-        facts = _read(path)
+        facts = read_yaml(path)
         base = None
-        if isinstance(facts, dict) and "extends" in facts:
+        if "extends" in facts:
             base = facts.pop("extends")
             if not isinstance(base, str):
                 raise ValueError(f"{path}: extends: {base!r} is no profile's name; {near(base, known)}")
@@ -262,17 +330,10 @@ def _chain(name: str | Path, folder: Path) -> list[tuple[Path, Any]]:
                 raise ValueError(
                     f"{path}: {missing[0]} is missing: a profile that extends another has its own"
                 )
-            if base.endswith((".yaml", ".yml")):
-                base = path.parent / base  # a file beside this one
+            if is_file_name(base):
+                base = path.parent / Path(base).expanduser()  # a file beside this one
         chain.append((path, facts))
     return chain
-
-
-def _read(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def _merged(base: Any, own: Any, drop: bool = False) -> Any:
@@ -283,7 +344,7 @@ def _merged(base: Any, own: Any, drop: bool = False) -> Any:
     return {k: v for k, v in merged.items() if not (drop and v is None and k in base)}
 
 
-def _origin(chain: list[tuple[Path, Any]], error: ValidationError) -> Path:
+def _origin(chain: list[tuple[Path, dict[str, Any]]], error: ValidationError) -> Path:
     """The file that says what the error is about: the first of the chain that holds the key."""
     problem = error.errors()[0]
     unknown = re.match(r"Value error, unknown key (.+?); ", problem["msg"])

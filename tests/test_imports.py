@@ -11,7 +11,7 @@ import pytest
 import blocklora_lib
 
 PACKAGE = Path(blocklora_lib.__file__).parent
-FREE = {"", "paths", "strict", "files"}  # the package, its folders, errors and files: allowed everywhere
+FREE = {"", "paths", "strict", "files", "plain_data"}  # folders, errors, files and their text: everywhere
 
 
 def modules() -> dict[str, Path]:
@@ -23,7 +23,7 @@ def modules() -> dict[str, Path]:
 
 # Levels from the bottom; a module may import what stands on its own or a lower level.
 LEVELS = [
-    {"", "paths", "strict", "files", "dropout", "frozen", "packing", "adapter_config"},
+    {"", "paths", "strict", "files", "plain_data", "dropout", "frozen", "packing", "adapter_config"},
     {"specs", "seeding", "adapters", "architectures", "complexity", "bounds", "manifests", "parameters"},
     {"runs", "statistics", "adapter_files", "attention", "sites", "weights"},
     {"fewshot", "augment", "views", "image_files", "data"},
@@ -55,6 +55,7 @@ NO_TORCH = {
     "weights",
     "paths",
     "files",
+    "plain_data",
     "strict",
     "figures",
     "tables",

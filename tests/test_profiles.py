@@ -280,9 +280,21 @@ def change(path: str, value):
             ["blocklora"],
             "unknown method .*'blocklora'; did you mean 'block_lora'",
         ),
-        ("experiments.few_shot.shots", [0], "shots=0"),
-        ("shots", [0, 1], "shots from 1"),
-        ("seeds", [1, 1], "must be different"),
+        ("experiments.few_shot.shots", [0], r"experiments.few_shot.shots.0: .*greater than or equal to 1"),
+        ("shots", [0, 1], r"shots.0: .*greater than or equal to 1"),
+        ("seeds", [1, 1], "seeds lists 1 twice"),
+        ("seeds", [-1], r"seeds.0: .*greater than or equal to 0"),
+        ("seeds", [2**63], r"seeds.0: .*less than or equal to 9223372036854775807"),
+        ("shots", [10**30], r"shots.0: .*less than or equal to 1000000"),
+        ("rounds", 10**9, "rounds: .*less than or equal to 10000"),
+        ("experiments.few_shot.seeds", [], "experiments.few_shot.seeds: .*at least 1"),
+        ("experiments.few_shot.vary", [{"settings.alpha": []}], "no values of settings.alpha"),
+        ("experiments.few_shot.vary", [{}], "no values"),
+        ("experiments.few_shot.vary", [{"settings.alpha": [1.0, 2.0, 1.0]}], "settings.alpha twice"),
+        ("experiments", {"a b": {}}, "experiments.a b"),
+        ("experiments", {"all": {}}, "'all' means every one"),
+        ("methods.1.name", "../lora", "methods.1.name"),
+        ("methods.1.name", "all", "'all' means every one"),
         ("shots", [1.5], "shots"),
         ("methods.1.name", "zero_shot", "zero_shot stands twice"),
         ("methods.1.training", {"lrr": 1}, "training of method lora: unknown key 'lrr'; did you mean 'lr'"),
@@ -454,3 +466,77 @@ def test_what_is_wrong_with_an_extension_is_one_sentence_that_names_the_file(fam
     with pytest.raises(ValueError, match=says) as error:
         family(**files)()
     assert "\n" not in str(error.value)
+
+
+def test_a_grid_too_large_is_counted_not_written_out(tmp_path, tiny_clip):
+    facts = profile_facts(tiny_clip)
+    values = {f"training.k{i}": list(range(100)) for i in range(6)}
+    facts["experiments"]["few_shot"]["vary"] = [values]
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(facts))
+    # 2 datasets, 4 methods, 100^6 variations, 2 shots, 2 seeds
+    with pytest.raises(
+        ValueError, match=r"experiments\.few_shot: .* are 32,000,000,000,000 runs, at most 100,000"
+    ):
+        load_profile(file)
+
+
+def test_ten_thousand_seeds_are_counted_too(tmp_path, tiny_clip):
+    facts = profile_facts(tiny_clip) | {"seeds": list(range(10_000))}
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(facts))
+    with pytest.raises(ValueError, match="10,000 seeds are 160,000 runs"):
+        load_profile(file)
+
+
+def test_a_file_is_named_as_a_person_names_it(tmp_path, monkeypatch, tiny_clip):
+    place = tmp_path / "a b" / "pröfile's $HOME"
+    place.mkdir(parents=True)
+    (place / "my own;.yaml").write_text(yaml.safe_dump(profile_facts(tiny_clip)))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(place)
+    for name in (
+        "my own;.yaml",
+        "./my own;.yaml",
+        "~/a b/pröfile's $HOME/my own;.yaml",
+        "../" + place.name + "/my own;.yaml",
+    ):
+        assert load_profile(name).name == "tiny"
+        assert profile_files(name) == [place / "my own;.yaml"]
+    (place / "child.yaml").write_text(
+        "extends: ~/a b/pröfile's $HOME/my own;.yaml\nname: child\ndescription: d\n"
+    )
+    assert load_profile("child.yaml").name == "child"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("../profiles/pocket", "no profile's name"),
+        ("pocket/", "no profile's name"),
+        ("", "no profile's name"),
+        ("a\0b", "no profile's name"),
+        ("~/missing.yaml", r"missing\.yaml is missing; name a file, or one of .*pocket"),
+        ("~nobody-at-all/x.yaml", "not known here"),
+    ],
+)
+def test_what_names_no_profile_is_said(name, says):
+    with pytest.raises((ValueError, OSError), match=says):
+        load_profile(name)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (b"- a\n- b\n", "holds a list"),
+        (b"name: a\nname: b\n", "line 2, column 1: the key 'name' stands twice"),
+        (b"\xff\xfen\0a\0", "is not UTF-8"),
+        (b"name: a\n---\nname: b\n", "single document"),
+    ],
+)
+def test_a_file_that_is_no_profile_is_said_in_a_sentence(tmp_path, content, says):
+    (tmp_path / "mine.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"mine\.yaml") as error:
+        load_profile(tmp_path / "mine.yaml")
+    assert says in str(error.value)
