@@ -1,20 +1,18 @@
 """`nn.MultiheadAttention` and `nn.Linear` with adapters: what the forward of an adapted module computes.
 
 A module is adapted in place: its class changes to the adapted one and back, so the object, its parameters,
-their names and every hook on it stay what they were. Code that reads `in_proj_weight` or `out_proj` finds the
-frozen weights.
+their names and every hook on it stay what they were. Code that reads its weights finds W + ΔW (`adapted.py`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.hooks import RemovableHandle
 
+from .adapted import Adapted, read_as_used, stored
 from .adapter_config import AdapterError
 from .adapters import Adapter, without_autocast
 from .dropout import dropped_projection, sum_blocks
@@ -32,47 +30,41 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None, adapter: Adapter | N
     return base if adapter is None else (base + adapter.update(x)).to(base.dtype)
 
 
-class AdaptedLinear(nn.Linear):
+class AdaptedLinear(Adapted, nn.Linear):
     """`nn.Linear` plus one adapter."""
 
-    adapters: nn.ModuleDict  # {"weight": Adapter}
+    weight = read_as_used("weight")
 
     def forward(self, input: Tensor) -> Tensor:
-        return project(input, self.weight, self.bias, self.adapters["weight"])
+        if not isinstance(self, Adapted):  # someone kept this method beyond detach()
+            return nn.Linear.forward(self, input)
+        if self.merged:
+            refuse_training(self)
+            return frozen_linear(input, stored(self, "weight"), self.bias)
+        return self.product(input, self.bias)
 
-    def adapted_weights(self) -> Iterator[tuple[Adapter, nn.Parameter, slice]]:
-        """Yield each adapter with the parameter, and its rows, that ΔW is added to when merged."""
-        yield self.adapters["weight"], self.weight, slice(None)
-
-
-class MergedLinear(AdaptedLinear):
-    """`nn.Linear` whose weight holds W + ΔW."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self.training and torch.is_grad_enabled():
-            raise AdapterError(MERGED_IN_TRAINING)
-        return frozen_linear(input, self.weight, self.bias)
+    def product(self, input: Tensor, bias: Tensor | None) -> Tensor:
+        """Return x (W + ΔW)ᵀ + bias, not merged."""
+        self.reach()
+        (adapter,) = self.adapters.values()
+        return project(input, stored(self, "weight"), bias, adapter)
 
 
-class AdaptedMultiheadAttention(nn.MultiheadAttention):
+class AdaptedMultiheadAttention(Adapted, nn.MultiheadAttention):
     """`nn.MultiheadAttention` with adapters on some of q, k, v and o; arguments and results are PyTorch's
-    own.
+    own.  Merged, it is PyTorch's own forward, fused paths included.
 
     E = embed_dim, H heads of width D = E/H, N sequences of L queries and S keys.
     """
 
     adapters: nn.ModuleDict  # keys among "q", "k", "v", "o"
+    in_proj_weight = read_as_used("in_proj_weight")
+    q_proj_weight = read_as_used("q_proj_weight")
+    k_proj_weight = read_as_used("k_proj_weight")
+    v_proj_weight = read_as_used("v_proj_weight")
 
-    def adapted_weights(self) -> Iterator[tuple[Adapter, nn.Parameter, slice]]:
-        """Yield each adapter with the parameter, and its rows, that ΔW is added to when merged."""
-        for target, adapter in self.adapters.items():
-            if target == "o":
-                yield adapter, self.out_proj.weight, slice(None)
-            elif self.in_proj_weight is None:
-                yield adapter, getattr(self, f"{target}_proj_weight"), slice(None)
-            else:
-                first = "qkv".index(target) * self.embed_dim
-                yield adapter, self.in_proj_weight, slice(first, first + self.embed_dim)
+    def holders(self) -> list[Adapted]:
+        return [self, self.out_proj] if isinstance(self.out_proj, Adapted) else [self]
 
     def forward(
         self,
@@ -85,6 +77,12 @@ class AdaptedMultiheadAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
+        if not isinstance(self, Adapted) or self.merged:
+            refuse_training(self)
+            return nn.MultiheadAttention.forward(
+                self, query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights,
+                is_causal,
+            )  # fmt: skip
         if query.is_nested:
             raise AdapterError(
                 "adapted attention takes padded tensors; build TransformerEncoder with "
@@ -123,6 +121,9 @@ class AdaptedMultiheadAttention(nn.MultiheadAttention):
 
     def active(self, targets: str) -> list[Adapter | None]:
         """Return the adapter of each target, None where there is none to compute."""
+        if self.merged:
+            return [None] * len(targets)
+        self.reach()
         return [self.adapters[t] if t in self.adapters else None for t in targets]  # noqa: SIM401 (ModuleDict)
 
     def project_qkv(self, x: Tensor, targets: str = "qkv") -> Tensor:
@@ -132,38 +133,33 @@ class AdaptedMultiheadAttention(nn.MultiheadAttention):
 
     def _in_projection(self, query: Tensor, key: Tensor, value: Tensor, self_attention: bool) -> list[Tensor]:
         """Return q, k, v of all heads, adapters included.  (N, L, E) -> three times (N, H, L, D)."""
-        if self_attention and self.in_proj_weight is not None:
+        weight = stored(self, "in_proj_weight")
+        if self_attention and weight is not None:
             projected = self.project_qkv(query).unflatten(-1, (3, self.embed_dim)).unbind(-2)
         else:
-            if self.in_proj_weight is not None:
-                weights = self.in_proj_weight.chunk(3)
+            if weight is not None:
+                weights = weight.chunk(3)
             else:
-                weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+                weights = tuple(stored(self, f"{target}_proj_weight") for target in "qkv")
             biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
             inputs = (query, key, value)
             projected = map(project, inputs, weights, biases, self.active("qkv"))
         return [x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in projected]
 
 
-class MergedMultiheadAttention(AdaptedMultiheadAttention):
-    """`nn.MultiheadAttention` whose weights hold W + ΔW: PyTorch's own forward, fused paths included."""
-
-    def active(self, targets: str) -> list[Adapter | None]:
-        """None: the updates are in the weights."""
-        return [None] * len(targets)
-
-    def forward(self, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
-        if self.training and torch.is_grad_enabled():
-            raise AdapterError(MERGED_IN_TRAINING)
-        return nn.MultiheadAttention.forward(self, *args, **kwargs)
+def refuse_training(module: nn.Module) -> None:
+    """Refuse a training forward of merged weights, which would train nothing."""
+    if isinstance(module, Adapted) and module.training and torch.is_grad_enabled():
+        raise AdapterError(MERGED_IN_TRAINING)
 
 
 def can_project(attention: nn.Module) -> bool:
     """Whether `qkv_projection`, attention and `output_projection` are what this module's forward does."""
-    merged = isinstance(attention, MergedMultiheadAttention)
+    adapted = isinstance(attention, AdaptedMultiheadAttention)
+    merged = adapted and attention.merged
     return (
-        (type(attention) is nn.MultiheadAttention or isinstance(attention, AdaptedMultiheadAttention))
-        and attention.in_proj_weight is not None
+        (type(attention) is nn.MultiheadAttention or adapted)
+        and stored(attention, "in_proj_weight") is not None
         and attention.bias_k is None
         and not attention.add_zero_attn
         and not (attention.training and (merged or attention.dropout > 0))
@@ -185,14 +181,14 @@ def frozen_qkv(attention: nn.MultiheadAttention, x: Tensor, targets: str) -> Ten
     first, e = "qkv".index(targets), attention.embed_dim
     rows = slice(first * e, (first + len(targets)) * e)
     bias = None if attention.in_proj_bias is None else attention.in_proj_bias[rows]
-    return frozen_linear(x, attention.in_proj_weight[rows], bias)
+    return frozen_linear(x, stored(attention, "in_proj_weight")[rows], bias)
 
 
 def output_projection(attention: nn.MultiheadAttention, context: Tensor) -> Tensor:
     """Return the o projection, its adapter included.  context: (..., E) -> (..., E)."""
     adapted = isinstance(attention, AdaptedMultiheadAttention)
     (adapter,) = attention.active("o") if adapted else (None,)
-    return project(context, attention.out_proj.weight, attention.out_proj.bias, adapter)
+    return project(context, stored(attention.out_proj, "weight"), attention.out_proj.bias, adapter)
 
 
 def add_updates(base: Tensor, x: Tensor, adapters: list[Adapter | None]) -> Tensor:
@@ -268,40 +264,3 @@ def attention_with_weights(
     weights = F.softmax(scores if mask is None else scores + mask, dim=-1)
     weights = F.dropout(weights, dropout_p, training=dropout_p > 0)
     return weights @ v, weights
-
-
-class NestedTensorsOff:
-    """`nn.TransformerEncoder` turns padded input to nested tensors for its fused kernel; not while this
-    holds."""
-
-    def __init__(self, encoder: nn.TransformerEncoder):
-        self.encoder, self.before = encoder, encoder.use_nested_tensor
-        encoder.use_nested_tensor = False
-
-    def remove(self) -> None:
-        self.encoder.use_nested_tensor = self.before
-
-
-def bar_fused_encoders(
-    model: nn.Module, adapted: list[nn.Module]
-) -> list[RemovableHandle | NestedTensorsOff]:
-    """Keep nn.TransformerEncoderLayer from passing the adapters by; returns handles that lift the bar.
-
-    In eval it hands its weights to one fused kernel and calls no submodule. A forward hook on a submodule is
-    PyTorch's own condition for not doing so.
-    """
-    bars: list[RemovableHandle | NestedTensorsOff] = []
-    for module in model.modules():
-        if not isinstance(module, nn.TransformerEncoderLayer | nn.TransformerEncoder):
-            continue
-        within = set(module.modules())
-        inside = [m for m in adapted if m in within]
-        if inside and isinstance(module, nn.TransformerEncoder):
-            bars.append(NestedTensorsOff(module))
-        elif inside:
-            bars.append(inside[0].register_forward_pre_hook(do_nothing))
-    return bars
-
-
-def do_nothing(module: nn.Module, args: tuple) -> None:
-    return None

@@ -78,27 +78,12 @@ def no_attention(tower: str, prefix: str, module: nn.Module) -> str:
     )
 
 
-def check_attention(name: str, module: nn.MultiheadAttention) -> None:
-    """Refuse an attention module whose forward an adapter would not reach."""
-    label = f"{name or 'the model'} ({type(module).__name__})"
-    if hasattr(module, "adapters"):
-        raise AdapterError(f"{label} has adapters already; detach() them first")
-    if type(module).forward is not nn.MultiheadAttention.forward:
-        raise AdapterError(
-            f"{label} has a forward of its own, which would pass the adapters by; use nn.MultiheadAttention"
-        )
-    if module.bias_k is not None or module.bias_v is not None or module.add_zero_attn:
-        raise AdapterError(
-            f"{label} uses add_bias_kv or add_zero_attn, which adapters do not support; build it without"
-        )
-
-
 def linear_sites(model: nn.Module, names: str | re.Pattern | Iterable[str | re.Pattern]) -> NamedModules:
     """Return the linear layers, in the model's order, that any name, glob or compiled pattern matches."""
     patterns = [names] if isinstance(names, str | re.Pattern) else list(names)
     if not patterns:
         raise AdapterError("no name given; give names or globs of nn.Linear layers")
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     linear = {name: m for name, m in modules.items() if isinstance(m, nn.Linear)}
     chosen: set[str] = set()
     for pattern in patterns:
@@ -106,30 +91,16 @@ def linear_sites(model: nn.Module, names: str | re.Pattern | Iterable[str | re.P
         if not matched:
             raise AdapterError(nothing_matched(pattern, modules, list(linear)))
         chosen |= matched
-    sites = [(name, m) for name, m in linear.items() if name in chosen]
-    for name, module in sites:
-        check_linear(name, module, modules.get(parent(name)))
-    return sites
-
-
-def check_linear(name: str, module: nn.Linear, owner: nn.Module | None = None) -> None:
-    """Refuse a linear layer whose forward an adapter would not reach."""
-    label = f"{name or 'the model'} ({type(module).__name__})"
-    if hasattr(module, "adapters"):
-        raise AdapterError(f"{label} has an adapter already; detach() it first")
-    if isinstance(owner, nn.MultiheadAttention):
-        raise AdapterError(
-            f"{label} is the output projection of an nn.MultiheadAttention, which reads its weight and never "
-            "calls it; use attach with targets=('o',)"
-        )
-    if type(owner).__name__ == "AttentionPool2d":  # CLIP's ResNet passes the weights to a function
-        raise AdapterError(
-            f"{label} belongs to an AttentionPool2d, which reads its weight and never calls it; leave it out"
-        )
-    if type(module).forward is not nn.Linear.forward:
-        raise AdapterError(
-            f"{label} has a forward of its own, which would pass the adapter by; use a plain nn.Linear"
-        )
+    for name in chosen:
+        if isinstance(modules.get(parent(name)), nn.MultiheadAttention):
+            raise AdapterError(
+                f"{name} ({type(linear[name]).__name__}) is the output projection of an "
+                "nn.MultiheadAttention, which reads its weight and never calls it; "
+                "use attach with targets=('o',)"
+            )
+    # a layer that stands at two places gets one adapter, under its first name
+    ids = {id(linear[name]) for name in chosen}
+    return [(name, m) for name, m in model.named_modules() if id(m) in ids]
 
 
 def matches(pattern: str | re.Pattern, name: str) -> bool:
@@ -144,6 +115,11 @@ def nothing_matched(pattern: str | re.Pattern, modules: dict[str, nn.Module], li
         return f"{shown!r} matches {found}, but no nn.Linear layer; name linear layers"
     near = difflib.get_close_matches(shown, linear, n=3, cutoff=0.0) or ["none: the model has no nn.Linear"]
     return f"{shown!r} matches no nn.Linear layer of {len(linear)}; near names: {', '.join(near)}"
+
+
+def few(names: list[str]) -> str:
+    """Name the first three and count the rest."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def join(*parts: str) -> str:

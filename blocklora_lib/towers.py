@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from .attention import can_project, output_projection, qkv_projection
 from .frozen import frozen_mlp
 from .packing import Layout, PackedPrompts, attend, pack
+from .surroundings import is_guard
 
 
 def encode_images(model: nn.Module, images: Tensor, checkpointing: bool = False) -> Tensor:
@@ -134,9 +135,7 @@ def _blocks_are_plain(transformer: nn.Module | None) -> bool:
 
 
 def _is_hooked(module: nn.Module) -> bool:
+    forward = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
     return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
+        not all(is_guard(hook) for hook in forward) or module._backward_hooks or module._backward_pre_hooks
     )

@@ -156,7 +156,7 @@ def test_choosing_a_form_draws_no_random_number():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_merging_puts_the_library_attention_back_and_the_values_stay():
+def test_a_form_stays_through_merging_and_the_values_too():
     layer, adapters = attention_with("lora")
     x = torch.randn(3, 5, 16, dtype=torch.float64)
     replace_forms(adapters, "dense")
@@ -166,7 +166,8 @@ def test_merging_puts_the_library_attention_back_and_the_values_stay():
     with pytest.raises(AdapterError, match=r"merged.*unmerge\(\) before form='dense'"):
         replace_forms(adapters, "dense")
     adapters.unmerge()
-    assert type(layer) is AdaptedMultiheadAttention
+    assert type(layer) is SeparateAttention
+    torch.testing.assert_close(layer(x, x, x)[0], before, atol=ATOL, rtol=ATOL)
 
 
 @pytest.mark.parametrize(

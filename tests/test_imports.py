@@ -25,7 +25,8 @@ def modules() -> dict[str, Path]:
 LEVELS = [
     {"", "paths", "strict", "files", "plain_data", "dropout", "frozen", "packing", "adapter_config"},
     {"specs", "seeding", "adapters", "architectures", "complexity", "bounds", "manifests", "parameters"},
-    {"runs", "statistics", "adapter_files", "attention", "sites", "weights"},
+    {"runs", "statistics", "adapter_files", "adapted", "attention", "sites", "weights"},
+    {"checks", "surroundings", "fitting"},
     {"fewshot", "augment", "views", "image_files", "data"},
     {"inject", "towers"},
     {"backbones", "datasets"},

@@ -434,9 +434,11 @@ def tied() -> nn.Module:
         ),
         (
             lambda: attach_linear(
-                clip(layers=(1, 1, 1, 1), width=8, head_width=8), "*.attnpool.*_proj", CONFIG
+                clip(layers=(1, 1, 1, 1), width=8, head_width=8),
+                "*.attnpool.*_proj",
+                CONFIG.model_copy(update={"dropout": 0.25}),
             ),
-            ["AttentionPool2d", "never calls it"],
+            ["AttentionPool2d", "never calls it", "dropout=0"],
         ),
     ],
 )

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..adapted import stored
 from ..adapter_config import AdapterError
 from ..adapters import Adapter, BlockLoRA, InputBlockLoRA, LoRA, make_adapter
 from ..attention import AdaptedMultiheadAttention, project
@@ -91,7 +92,9 @@ class SeparateAttention(AdaptedMultiheadAttention):
     def project_qkv(self, x: Tensor, targets: str = "qkv") -> Tensor:
         """Return the projections named, side by side.  x: (..., E) -> (..., m E); targets: of "qkv"."""
         biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        parts = dict(zip("qkv", zip(self.in_proj_weight.chunk(3), biases, strict=True), strict=True))
+        parts = dict(
+            zip("qkv", zip(stored(self, "in_proj_weight").chunk(3), biases, strict=True), strict=True)
+        )
         adapters = {t: self.adapters[t] for t in targets if t in self.adapters}
         return torch.cat([project(x, *parts[t], adapters.get(t)) for t in targets], -1)
 
@@ -135,8 +138,7 @@ def form_class(adapter: Adapter, form: str) -> type[Adapter]:
 def replace_forms(adapters: AdapterSet, form: str) -> AdapterSet:
     """Let attached adapters compute in this form, with attention to match; 'fused' gives ours back.
 
-    Parameters stay the same objects. `merge` and `unmerge` put the library's own attention back, so choose
-    the form again after them.
+    Parameters stay the same objects, and the form stays chosen through `merge` and `unmerge`.
     """
     if adapters.merged:
         raise AdapterError(f"the adapters are merged and compute nothing; unmerge() before form={form!r}")
@@ -149,7 +151,7 @@ def replace_forms(adapters: AdapterSet, form: str) -> AdapterSet:
     ]
     for adapter, chosen in zip(adapters.adapters.values(), classes, strict=True):
         adapter.__class__ = chosen
-    for _, module, _ in adapters._sites:
+    for _, module in adapters.sites:
         if isinstance(module, nn.MultiheadAttention):
             module.__class__ = AdaptedMultiheadAttention if fused else SeparateAttention
     return adapters

@@ -167,7 +167,7 @@ def weight_bytes(
         model = twin(backbone)
         _, adapters = in_form(model, form, config)
         tensors = [*model.parameters(), *model.buffers()]
-        tensors += [w for _, w in adapters._originals] if adapters else []
+        tensors += adapters.originals() if adapters else []
         found[form] = sum(t.nbytes for t in tensors)
     return found
 
