@@ -117,9 +117,9 @@ def nothing_matched(pattern: str | re.Pattern, modules: dict[str, nn.Module], li
     return f"{shown!r} matches no nn.Linear layer of {len(linear)}; near names: {', '.join(near)}"
 
 
-def few(names: list[str]) -> str:
-    """Name the first three and count the rest."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def few(names: list[str], most: int = 6) -> str:
+    """Name the first few and count the rest."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def join(*parts: str) -> str:
