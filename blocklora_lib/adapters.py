@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from .adapter_config import AdapterConfig, AdapterError
 from .dropout import dropped_projection, sum_blocks
+from .eager import without_autocast
 
 
 class Adapter(nn.Module):
@@ -64,8 +65,9 @@ class Adapter(nn.Module):
         down, up = self.factors()
         x = x.to(down.dtype)
         if self.training and self.dropout > 0:
-            hidden = dropped_projection(x.reshape(-1, self.d_in), down[None], self.dropout, self.input_blocks)
-            hidden = hidden.view(*x.shape[:-1], -1)
+            rows = x.reshape(-1, self.d_in)
+            hidden = dropped_projection(rows, down[None], self.dropout, self.input_blocks)
+            hidden = hidden.view(*x.shape[:-1], len(down))
         else:
             hidden = nn.functional.linear(sum_blocks(x, self.input_blocks), down)
         return nn.functional.linear(hidden * self.scale, up)
@@ -95,7 +97,7 @@ class LoRA(Adapter):
     ):
         super().__init__(config, d_in, d_out)
         self.A = nn.Parameter(draw_a(config, config.block_rank, d_in, d_in, generator))
-        self.B = nn.Parameter(torch.zeros(d_out, config.block_rank))
+        self.B = nn.Parameter(self.A.new_zeros(d_out, config.block_rank))
 
     def factors(self) -> tuple[Tensor, Tensor]:
         return self.A, self.B
@@ -131,7 +133,7 @@ class BlockLoRA(Adapter):
     ):
         super().__init__(config, d_in, d_out)
         self.A_s = nn.Parameter(draw_a(config, config.block_rank, d_in, d_in, generator))
-        self.B = nn.Parameter(torch.zeros(config.n_blocks, d_out, config.block_rank))
+        self.B = nn.Parameter(self.A_s.new_zeros(config.n_blocks, d_out, config.block_rank))
 
     def factors(self) -> tuple[Tensor, Tensor]:
         return self.A_s, self.B.sum(0)
@@ -162,7 +164,7 @@ class InputBlockLoRA(Adapter):
             )
         # fan-in stays d_in: A has d_in rows, and n times as many inputs reach each row of A_s
         self.A_s = nn.Parameter(draw_a(config, config.rank, d_in // self.input_blocks, d_in, generator))
-        self.B = nn.Parameter(torch.zeros(d_out, config.rank))
+        self.B = nn.Parameter(self.A_s.new_zeros(d_out, config.rank))
 
     def factors(self) -> tuple[Tensor, Tensor]:
         return self.A_s, self.B
@@ -210,14 +212,6 @@ def draw_a(
     gain = nn.init.calculate_gain("leaky_relu", math.sqrt(5))
     bound = config.init_scale * math.sqrt(3.0) * (gain / math.sqrt(fan_in))
     return a.uniform_(-bound, bound, generator=generator)
-
-
-def without_autocast(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Call function(x) with autocast off, so that the adapter's products keep the adapter's precision."""
-    if not torch.is_autocast_enabled(x.device.type):
-        return function(x)
-    with torch.autocast(x.device.type, enabled=False):
-        return function(x)
 
 
 def make_adapter(

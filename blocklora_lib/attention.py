@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from .adapted import Adapted, read_as_used, stored
 from .adapter_config import AdapterError
-from .adapters import Adapter, without_autocast
+from .adapters import Adapter
 from .dropout import dropped_projection, sum_blocks
+from .eager import plain_eager, without_autocast
 from .frozen import frozen_linear
 
 MERGED_IN_TRAINING = (
@@ -217,7 +218,8 @@ def _add_updates(base: Tensor, x: Tensor, adapters: list[Adapter | None]) -> Ten
     up = torch.block_diag(*(nothing if adapter is None else factors[adapter][1].T for adapter in adapters))
     total = base.reshape(-1, base.shape[-1]).to(torch.promote_types(base.dtype, up.dtype))
     # in place: autograd needs the result of the frozen product nowhere
-    total.addmm_(hidden.to(total.dtype), up.to(total.dtype), alpha=first.scale)
+    add = total.addmm_ if plain_eager(total) else total.addmm
+    total = add(hidden.to(total.dtype), up.to(total.dtype), alpha=first.scale)
     return total.view_as(base).to(base.dtype)
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from .eager import plain_eager
 
 
 def dropped_projection(x: Tensor, downs: Tensor, p: float, input_blocks: int = 1) -> Tensor:
@@ -17,8 +19,11 @@ def dropped_projection(x: Tensor, downs: Tensor, p: float, input_blocks: int = 1
     x: (T, d_in), downs: (m, b, d_in/n) -> (m, T, b). With n = input_blocks > 1 the masked x = [x_1 .. x_n] is
     summed over its blocks first. p is rounded to a multiple of 1/256, or 1/65536 where that is not exact; the
     scale 1/(1 - p) uses the rounded p, so the expectation stays exact. The draw uses torch's global
-    generator, which training seeds.
+    generator, which training seeds.  Where `plain_eager` says no, the masks are `F.dropout`'s.
     """
+    if not plain_eager(x):
+        masked = F.dropout(x.expand(len(downs), *x.shape), p)
+        return torch.bmm(sum_blocks(masked, input_blocks), downs.mT)
     noise, threshold, p = draw_noise((len(downs), *x.shape), p, x.device)
     return DroppedProjection.apply(x, downs, noise, threshold, input_blocks) / (1 - p)
 
@@ -49,23 +54,25 @@ class DroppedProjection(torch.autograd.Function):
         return torch.bmm(sum_blocks(masked, n), downs.mT)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         x, downs, noise = ctx.saved_tensors
-        masks = x.new_empty(noise.shape)  # one buffer for both products
+        in_place = plain_eager(grad) and not torch.is_grad_enabled()
+        buffer = x.new_empty(noise.shape) if in_place else None  # one for both products
         grad_x = grad_downs = None
         if ctx.needs_input_grad[1]:  # dA_j = Σ_i (x ∘ M_j)_iᵀ dh_j
-            masked = mask(noise, ctx.threshold, out=masks).mul_(x)
+            masks = mask(noise, ctx.threshold, out=buffer)
+            masked = masks.mul_(x) if in_place else masks * x
             grad_downs = torch.bmm(grad.mT, sum_blocks(masked, ctx.n))
         if ctx.needs_input_grad[0]:  # dx = Σ_j M_j ∘ [dh_j A_jᵀ, .., dh_j A_jᵀ]
-            mask(noise, ctx.threshold, out=masks)
-            masks.unflatten(-1, (ctx.n, -1)).mul_(torch.bmm(grad, downs).unsqueeze(-2))
-            grad_x = masks.sum(0)
+            masks = mask(noise, ctx.threshold, out=buffer).unflatten(-1, (ctx.n, -1))
+            grad_blocks = torch.bmm(grad, downs).unsqueeze(-2)
+            masked = masks.mul_(grad_blocks) if in_place else masks * grad_blocks
+            grad_x = masked.flatten(-2).sum(0)
         return grad_x, grad_downs, None, None, None
 
 
-def mask(noise: Tensor, threshold: int, out: Tensor) -> Tensor:
-    """Write 1 where a number is kept, else 0; comparing straight into floats is the fast way."""
+def mask(noise: Tensor, threshold: int, out: Tensor | None = None) -> Tensor:
+    """Return True where a number is kept; comparing straight into the floats of `out` is the fast way."""
     return torch.ge(noise, threshold, out=out)
 
 

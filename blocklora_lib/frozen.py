@@ -1,16 +1,17 @@
 """Products with frozen weights: the bulk of a step, so the place where the fastest kernel pays.
 
 On a CPU, float32 products go to oneDNN by the operator that torch's own compiler uses for them: on processors
-for which MKL, the library behind `F.linear`, leaves AVX-512 unused, that is twice as fast.  On other devices
-and in other number formats the product is `F.linear`.
+for which MKL, the library behind `F.linear`, leaves AVX-512 unused, that is twice as fast.  On other devices,
+in other number formats and wherever `plain_eager` says no, the product is `F.linear`.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from .eager import plain_eager
 
 
 def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -18,10 +19,10 @@ def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 
     Weights that do want a gradient get it, by `F.linear`.
     """
-    if not _all_frozen(weight, bias):
+    if not (_all_frozen(weight, bias) and _onednn_serves(x, weight, bias)):
         return F.linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
-    product = _FrozenLinear.apply(rows, weight, bias) if _wants_grad(x) else _product(rows, weight, bias)
+    product = _FrozenLinear.apply(rows, weight, bias) if _wants_grad(x) else _onednn(rows, weight, bias)
     return product.view(*x.shape[:-1], len(weight))
 
 
@@ -32,56 +33,62 @@ def frozen_mlp(mlp: nn.Sequential, x: Tensor, quick: bool = False) -> Tensor:
     Frozen, it keeps the GELU's input alone, which is all that its backward needs.
     """
     up, gelu, down = mlp
-    plain = type(up) is type(down) is nn.Linear and _all_frozen(up.weight, up.bias, down.weight, down.bias)
-    if not plain or not (quick or (type(gelu) is nn.GELU and gelu.approximate == "none")):
+    known_gelu = quick or (type(gelu) is nn.GELU and gelu.approximate == "none")
+    frozen = type(up) is type(down) is nn.Linear and _all_frozen(up.weight, up.bias, down.weight, down.bias)
+    if not (frozen and known_gelu and plain_eager(x)):
         return mlp(x)
     parts = x, up.weight, up.bias, down.weight, down.bias, quick
     if _wants_grad(x):
-        return _FrozenMLP.apply(*parts)
+        return _FrozenMLP.apply(*parts)[0]
     hidden = _gelu(_gelu_input(*parts[:3], quick), quick, inplace=True)
-    return _product(hidden, down.weight, down.bias)
+    return frozen_linear(hidden, down.weight, down.bias)
 
 
 class _FrozenLinear(torch.autograd.Function):
-    """y = x Wᵀ + b;  ∂L/∂x = g W."""
+    """y = x Wᵀ + b;  ∂L/∂x = g W, again a frozen product, so that it can be differentiated in turn."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        return _product(x, weight, bias)
+        return _onednn(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
-        return _product(grad, weight.t()), None, None
+        return frozen_linear(grad, weight.t()), None, None
 
 
 class _FrozenMLP(torch.autograd.Function):
-    """u = x Uᵀ + b, y = gelu(u) Vᵀ + c;  ∂L/∂x = (g V ∘ gelu'(u)) U."""
+    """u = x Uᵀ + b, y = gelu(u) Vᵀ + c;  ∂L/∂x = (g V ∘ gelu'(u)) U.
+
+    u is an output too: what backward reads must be one for backward to be differentiated in turn.
+    """
 
     @staticmethod
-    def forward(ctx, x: Tensor, up: Tensor, b: Tensor, down: Tensor, c: Tensor, quick: bool) -> Tensor:
+    def forward(
+        ctx, x: Tensor, up: Tensor, b: Tensor, down: Tensor, c: Tensor, quick: bool
+    ) -> tuple[Tensor, Tensor]:
         u = _gelu_input(x, up, b, quick)
         ctx.save_for_backward(u, up, down)
         ctx.quick = quick
-        return _product(_gelu(u, quick), down, c)
+        ctx.set_materialize_grads(False)  # of u, unless differentiated twice
+        return frozen_linear(_gelu(u, quick), down, c), u
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx, grad: Tensor | None, grad_u: Tensor | None) -> tuple[Tensor | None, ...]:
         u, up, down = ctx.saved_tensors
-        g = _product(grad, down.t())  # (T, 4 E): the largest tensor of a step, so changed in place
-        if ctx.quick:
-            torch.ops.aten.silu_backward.grad_input(g, u, grad_input=g)
-        else:
-            torch.ops.aten.gelu_backward.grad_input(g, u, grad_input=g)
-        return _product(g, up.t()), None, None, None, None, None
+        if grad_u is not None and ctx.quick:
+            grad_u = 1.702 * grad_u
+        g = grad_u
+        if grad is not None:
+            g = _gelu_backward(frozen_linear(grad, down.t()), u, ctx.quick)
+            g = g if grad_u is None else g + grad_u
+        return None if g is None else frozen_linear(g, up.t()), None, None, None, None, None
 
 
-def _gelu_input(x: Tensor, up: Tensor, b: Tensor, quick: bool) -> Tensor:
+def _gelu_input(x: Tensor, up: Tensor, b: Tensor | None, quick: bool) -> Tensor:
     """x Uᵀ + b; for OpenAI's stand-in for GELU, x σ(1.702 x) = silu(1.702 x) / 1.702, times 1.702."""
-    u = _product(x, up, b)
+    u = frozen_linear(x, up, b)
     return u.mul_(1.702) if quick else u
 
 
@@ -91,11 +98,34 @@ def _gelu(u: Tensor, quick: bool, inplace: bool = False) -> Tensor:
     return torch.ops.aten.gelu_(u) if inplace else F.gelu(u)
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
-    if onednn and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32:
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return F.linear(x, weight, bias)
+def _gelu_backward(g: Tensor, u: Tensor, quick: bool) -> Tensor:
+    """g ∘ gelu'(u).  g: (T, 4 E), the largest tensor of a step, so changed in place where that can be."""
+    backward = torch.ops.aten.silu_backward if quick else torch.ops.aten.gelu_backward
+    if plain_eager(g) and not torch.is_grad_enabled():
+        return backward.grad_input(g, u, grad_input=g)
+    return backward(g.to(u.dtype), u)
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def _onednn_serves(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether oneDNN's product is `F.linear`'s; what does not fit together is left to that to refuse."""
+    return (
+        torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+        and all(t is None or _is_plain_float32(t) for t in (x, weight, bias))
+        and x.shape[-1:] == weight.shape[1:]
+        and (bias is None or bias.shape == weight.shape[:1])
+        and x.numel() > 0
+        and plain_eager(x)
+    )
+
+
+def _is_plain_float32(t: Tensor) -> bool:
+    usual = type(t) in (Tensor, nn.Parameter) and t.layout is torch.strided
+    return usual and t.dtype == torch.float32 and t.device.type == "cpu"
 
 
 def _all_frozen(*weights: Tensor | None) -> bool:

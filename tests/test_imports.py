@@ -23,7 +23,8 @@ def modules() -> dict[str, Path]:
 
 # Levels from the bottom; a module may import what stands on its own or a lower level.
 LEVELS = [
-    {"", "paths", "strict", "files", "plain_data", "dropout", "frozen", "packing", "adapter_config"},
+    {"", "paths", "strict", "files", "plain_data"},
+    {"eager", "dropout", "frozen", "packing", "adapter_config"},
     {"specs", "seeding", "adapters", "architectures", "complexity", "bounds", "manifests", "parameters"},
     {"runs", "statistics", "adapter_files", "adapted", "attention", "sites", "weights"},
     {"checks", "surroundings", "fitting"},
@@ -70,7 +71,7 @@ NO_TORCH = {
 } | {name for name in modules() if name.startswith("figures")}
 # Bottom modules that may know only these of ours.
 ONLY = {
-    "adapters": {"adapter_config", "dropout"},
+    "adapters": {"adapter_config", "dropout", "eager"},
     "adapter_config": set(),
     "complexity": {"adapter_config"},
     "bounds": {"adapter_config", "complexity"},

@@ -1,0 +1,38 @@
+"""Where kernels and derivatives of our own may stand in for PyTorch's: in plain eager code.
+
+They save time and memory in a training step.  Whoever asks PyTorch for more (tracing, compiling, a transform
+of torch.func, forward-mode derivatives, autocast) gets PyTorch's own operators, which know all that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def plain_eager(x: Tensor) -> bool:
+    """Whether a product of x is computed at once, in its own number format, and differentiated backward."""
+    return not (
+        torch.compiler.is_compiling()  # torch.export too
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()  # torch.func, is_grads_batched
+        or forward_ad._current_level >= 0
+        or autocasts(x)
+    )
+
+
+def autocasts(x: Tensor) -> bool:
+    """Whether torch.autocast is on where x lies; "meta", for one, has none."""
+    kind = x.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def without_autocast(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Call function(x) with autocast off, so that the adapter's products keep the adapter's precision."""
+    if not autocasts(x):
+        return function(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return function(x)

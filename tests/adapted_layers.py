@@ -1,0 +1,106 @@
+"""Small adapted layers, and the same written out in PyTorch: a frozen layer plus an explicit x ΔWᵀ."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blocklora_lib.adapter_config import AdapterConfig
+from blocklora_lib.inject import AdapterSet, attach, attach_linear
+
+KINDS = {
+    "lora": dict(kind="lora", rank=2),
+    "total_rank": dict(kind="block_lora", rank=4, n_blocks=2),
+    "block_rank": dict(kind="block_lora", rank=2, n_blocks=2, reading="block_rank"),
+    "input": dict(kind="block_lora", rank=2, n_blocks=2, reading="input"),
+    "frozen_a": dict(kind="frozen_a", rank=4, n_blocks=2),
+    "collapsed": dict(kind="collapsed", rank=4, n_blocks=2),
+}
+E, L, S, N = 8, 3, 4, 2
+
+
+class SelfAttention(nn.Module):
+    """One attention layer over (N, L, E)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = nn.MultiheadAttention(E, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attn(x, x, x)[0]
+
+
+class CrossAttention(SelfAttention):
+    """Its keys and values are another tensor: the queries, one row further."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        other = x.roll(1, -2)
+        return self.attn(x, other, other)[0]
+
+
+class Layer(nn.Module):
+    """One linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(E, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x)
+
+
+LAYERS = {"self": SelfAttention, "cross": CrossAttention, "linear": Layer}
+
+
+def adapt(model: nn.Module, kind: str = "total_rank", dropout: float = 0.0, dtype=None) -> AdapterSet:
+    """Put adapters on every layer, their B not zero; they compute in float32 unless dtype says otherwise."""
+    settings = dict(KINDS[kind], targets=("q", "k", "v", "o"), dropout=dropout)
+    generator = torch.Generator().manual_seed(0)
+    adapters = (
+        attach_linear(model, "fc", AdapterConfig(**settings), generator)
+        if isinstance(model, Layer)
+        else attach(model, AdapterConfig(**settings), generator)
+    )
+    for i, adapter in enumerate(adapters.adapters.values()):
+        adapter.B.data.normal_(std=0.3, generator=torch.Generator().manual_seed(i))
+    if dtype is not None:
+        for adapter in adapters.adapters.values():
+            adapter.to(dtype)
+    return adapters
+
+
+def build(layer: str, kind: str = "total_rank", dropout: float = 0.0, dtype=torch.float32):
+    """Return (model, adapters); dtype is that of the frozen weights, and float64 that of the adapters too."""
+    torch.manual_seed(0)
+    model = LAYERS[layer]().to(dtype)
+    return model, adapt(model, kind, dropout, torch.float64 if dtype == torch.float64 else None)
+
+
+def inputs(dtype=torch.float32, *, batch: int = N, grad: bool = False) -> Tensor:
+    x = torch.randn(batch, L, E, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    return x.to(dtype).requires_grad_(grad)
+
+
+def restated(model: nn.Module, x: Tensor) -> Tensor:
+    """What `model(x)` has to be, without dropout, in operators of PyTorch that everyone knows."""
+    if isinstance(model, Layer):
+        return _linear(x, model.fc.weight, model.fc.bias, model.fc.adapters["weight"])
+    attn, other = model.attn, x.roll(1, -2) if isinstance(model, CrossAttention) else x
+    parts = zip(
+        (x, other, other), attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3), "qkv", strict=True
+    )
+    q, k, v = (
+        _linear(part, weight, bias, attn.adapters[target]).unflatten(-1, (2, E // 2)).transpose(-2, -3)
+        for part, weight, bias, target in parts
+    )
+    weights = (q @ k.mT / (E // 2) ** 0.5).softmax(-1)
+    context = (weights.to(v.dtype) @ v).transpose(-2, -3).flatten(-2)
+    return _linear(context, attn.out_proj.weight, attn.out_proj.bias, attn.adapters["o"])
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor, adapter: nn.Module) -> Tensor:
+    base = F.linear(x, weight, bias)
+    with torch.autocast("cpu", enabled=False):  # an adapter keeps its number format
+        delta = adapter.delta_weight()
+        return (base + F.linear(x.to(delta.dtype), delta)).to(base.dtype)
