@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from .data_cli import data_app
+from .files import user_path
 from .strict import UnknownName
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ class OneSentence(TyperGroup):
     """What the user did wrong is one sentence and exit code 2; BLOCKLORA_TRACEBACK=1 shows the rest."""
 
     def invoke(self, ctx):
+        for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to stop
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort):
@@ -79,6 +83,9 @@ def run(
     threads: ThreadsOption = 1,
     retry_failed: RetryOption = False,
     skip_unreadable: SkipOption = False,
+    image_loading: Annotated[
+        str, typer.Option(help="How your own images are looked at: upright, or as_clip (no EXIF, no alpha).")
+    ] = "upright",
 ) -> None:
     """Run one spec, or show its stored record."""
     from .grids import make_spec
@@ -90,10 +97,16 @@ def run(
     bench = _workbench(device, threads)
     if os.sep in dataset:  # a folder per class: one's own images
         from .data.own import write_own
+        from .data.own_images import look
 
-        manifest = write_own(dataset, store.folder.parent / "manifests")
+        if image_loading not in (known := ("upright", "as_clip")):
+            raise UnknownName("choice of --image-loading", image_loading, known)
+        folder = user_path(dataset).resolve()
+        manifest = write_own(folder, store.folder.parent / "manifests", image_loading=image_loading)
+        for note in look(folder).notes:
+            typer.echo(f"note: {note}", err=True)
         settings = settings.model_copy(update={"source": None, "variants": (), "targets": (manifest.name,)})
-        bench.manifests, bench.root = store.folder.parent / "manifests", Path(dataset).resolve().parent
+        bench.manifests, bench.root = store.folder.parent / "manifests", folder.parent
         dataset = manifest.name
     spec = make_spec(settings, dataset, method, shots, seed, manifests=bench.manifests)
     from .experiment import run_or_load, with_draw

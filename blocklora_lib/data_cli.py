@@ -14,6 +14,7 @@ from .data.fake import local_manifest, make_fake
 from .data.layouts import Item
 from .data.problems import DataError, MissingData, Problem
 from .data.roots import data_root, find_folder, is_fake
+from .files import user_path
 from .manifests import Manifest, all_manifests, load_manifest, manifest_names
 from .strict import UnknownName
 
@@ -69,12 +70,15 @@ def verify(
         )
     wrong = 0
     for name in names:
-        problems, note = _problems(name, here, decode)
+        problems, notes, kind = _problems(name, here, decode)
         for problem in problems:
             typer.echo(f"{name}: {problem}")
+        for note in notes:
+            typer.echo(f"{name}: note: {note}")
         wrong += bool(problems)
         if not problems:
-            typer.echo(f"{name}: nothing wrong{note}")
+            fine = "the images that it reads are whole; see the notes" if notes else "nothing wrong"
+            typer.echo(f"{name}: {fine}{kind}")
     if wrong:
         typer.echo(f"{wrong} of {len(names)} datasets have problems", err=True)
         raise typer.Exit(1)
@@ -159,7 +163,7 @@ def _locate(dataset: str, root: Path) -> tuple[Manifest, Path]:
         return manifest, manifest.path if manifest.kind == "bundle" else find_folder(manifest, root)
     from .data.own import own_manifest
 
-    folder = Path(dataset).expanduser()
+    folder = user_path(dataset).resolve()
     return own_manifest(folder), folder
 
 
@@ -192,17 +196,19 @@ def _present(root: Path) -> list[str]:
     return found
 
 
-def _problems(dataset: str, root: Path, decode: str) -> tuple[list[Problem], str]:
-    """(what is wrong, what to add where nothing is)."""
+def _problems(dataset: str, root: Path, decode: str) -> tuple[list[Problem], list[str], str]:
+    """(what is wrong, what one should know, what to add where nothing is wrong)."""
+    from .data.verify import notes
     from .data.verify import verify as verify_folder
 
     try:
         manifest, folder = _locate(dataset, root)
         if manifest.kind == "bundle":
-            return _bundle_problems(manifest), ""
-        return verify_folder(manifest, folder, decode), " (a miniature)" if is_fake(folder) else ""
+            return _bundle_problems(manifest), notes(manifest, folder), ""
+        kind = " (a miniature)" if is_fake(folder) else ""
+        return verify_folder(manifest, folder, decode), notes(manifest, folder), kind
     except DataError as error:
-        return [error.problem], ""
+        return [error.problem], [], ""
 
 
 def _bundle_problems(manifest: Manifest) -> list[Problem]:

@@ -52,6 +52,19 @@ def evaluate_images(
         return _count(predictor, backbone, dataset, images, labels)
 
 
+def same_prompts(backbone: Backbone, dataset: Dataset) -> list[list[str]]:
+    """Return the classes whose prompts are the same tokens, in groups: of each one alone is ever predicted.
+
+    A class alone in its group is one of whose name the tokenizer reads nothing.
+    """
+    empty = dataset.manifest.template.format("")
+    *rows, nothing = backbone.tokenize((*dataset.prompts, empty)).tolist()
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for tokens, name in zip(rows, dataset.classes, strict=True):
+        groups.setdefault(tuple(tokens), []).append(name)
+    return [names for tokens, names in groups.items() if len(names) > 1 or tokens == tuple(nothing)]
+
+
 def _count(
     predictor: Predictor, backbone: Backbone, dataset: Dataset, images: Tensor, labels: Tensor
 ) -> Count:

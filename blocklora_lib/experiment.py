@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from .backbones import Backbone, load_backbone, resolve_device
 from .data.draws import Draw, find_draw, import_draw, make_draw
 from .data.roots import checksum as data_checksum
 from .datasets import Dataset, load_dataset
-from .evaluation import Predictor, evaluate, evaluate_images
+from .evaluation import Predictor, evaluate, evaluate_images, same_prompts
 from .fewshot import refuse_empty_classes
 from .methods import complete, get_method
 from .methods._context import Context
@@ -39,6 +40,7 @@ class Workbench:
     _backbones: dict[BackboneSpec, Backbone] = field(default_factory=dict)
     _datasets: dict[str, Dataset] = field(default_factory=dict)
     _drawn: dict[tuple, Draw] = field(default_factory=dict)
+    _one_prompt: dict[tuple, list[list[str]]] = field(default_factory=dict)
 
     def backbone(self, spec: BackboneSpec) -> Backbone:
         if spec not in self._backbones:
@@ -64,9 +66,30 @@ class Workbench:
                 f"the data of {', '.join(spec.sets)} (checksum {checksum[:12]}) are not those of the spec "
                 f"({spec.data_checksum[:12]}); make the spec again from its profile, or restore the data"
             )
+        for name in spec.sets:
+            self._tell_apart(spec, self.dataset(name))
         for name in spec.evaluate_on:
             self.dataset(name).labels(spec.split)
         return self._inputs(spec)
+
+    def one_prompt(self, spec: RunSpec, name: str) -> list[list[str]]:
+        """The classes of a set that the spec's backbone cannot tell apart, as `same_prompts` groups them."""
+        key = (spec.backbone, name, self.dataset(name).prompts)
+        if key not in self._one_prompt:
+            self._one_prompt[key] = same_prompts(self.backbone(spec.backbone), self.dataset(name))
+        return self._one_prompt[key]
+
+    def _tell_apart(self, spec: RunSpec, dataset: Dataset) -> None:
+        """Refuse one's own classes of one prompt; of a published set, whose names are given, warn."""
+        for names in self.one_prompt(spec, dataset.name):
+            told = " and ".join(map(repr, names))
+            if len(names) == 1:
+                what = f"class {told} of {dataset.name} is no word to {spec.backbone.name}'s tokenizer"
+            else:
+                what = f"classes {told} of {dataset.name} have one prompt: only one of them is ever predicted"
+            if dataset.manifest.layout == "folder":
+                raise ValueError(f"{what}; give the class's folder another name")
+            warnings.warn(f"{what}; the record says so (provenance.one_prompt)", stacklevel=2)
 
     def drawn(self, spec: RunSpec) -> Draw:
         """The few-shot images of a spec that trains; methods share them."""
@@ -165,6 +188,8 @@ def execute(spec: RunSpec, bench: Workbench | None = None, on_step: OnStep | Non
         for other in inputs.evaluated:
             other.images(spec.split)
     about = provenance(spec, backbone, dataset, inputs.evaluated)
+    if one_prompt := {name: found for name in spec.sets if (found := bench.one_prompt(spec, name))}:
+        about["one_prompt"] = one_prompt
     result, error, predictor = None, None, None
     try:
         with _deterministic(backbone.device):

@@ -229,6 +229,14 @@ class Manifest(Strict):
         return tuple(self.template.format(name) for name in self.classes)
 
     @property
+    def alike(self) -> tuple[tuple[str, ...], ...]:
+        """Classes of one name, in capitals or not: one prompt for all, of which one is ever predicted."""
+        groups: dict[str, list[str]] = {}
+        for name in self.classes:
+            groups.setdefault(" ".join(name.lower().split()), []).append(name)
+        return tuple(tuple(names) for names in groups.values() if len(names) > 1)
+
+    @property
     def splits(self) -> tuple[Split, ...]:
         """Splits that the set has, of train, val and test."""
         return tuple(s for s in ("train", "val", "test") if s in (self.images or self.counts))

@@ -61,7 +61,10 @@ def test_other_images_are_another_dataset(pets, tmp_path):
         (lambda pets: [p.unlink() for p in (pets / "red_cat").iterdir()], "holds no images"),
         (lambda pets: (pets / "red_cat").rename(pets.parent / "red_cat"), "holds 1 class folders"),
         (lambda pets: pets.rename(pets.parent / "elsewhere"), "is missing: give a folder"),
-        (lambda pets: (pets / "train").mkdir(), "has train but needs both train and test"),
+        (
+            lambda pets: (pets / "train").mkdir(),
+            "train holds no images; fill the class or take its folder away",
+        ),
     ],
 )
 def test_a_folder_that_is_no_dataset_says_why(pets, tmp_path, damage, says):

@@ -20,14 +20,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from ..files import read_text
 from ..manifests import Manifest
 from ..strict import UnknownName, near
-from .problems import DataError, MissingData, remedy
+from .problems import DataError, MissingData, again, remedy
 
 SPLITS = ("train", "val", "test")
 # CoOp cuts a set without official splits 0.5 / 0.2 / 0.3 (datasets/dtd.py); what is left is train
 VAL, TEST = 0.2, 0.3
-HELP = "blocklora data verify --help"  # one's own images are mended by hand
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm".split())
 
 
@@ -102,10 +102,10 @@ def load_text(manifest: Manifest, folder: Path, name: str) -> str:
         what = f"is missing: {manifest.title} is read from it"
         raise MissingData(path, what, remedy(manifest, folder, with_images))
     try:
-        return path.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, OSError) as error:
+        return read_text(path)
+    except (ValueError, OSError) as error:
         again = remedy(manifest, folder, with_images or path)
-        raise DataError(path, f"cannot be read: {error}", again) from None
+        raise DataError(path, f"cannot be read: {str(error).replace(str(path), 'it')}", again) from None
 
 
 def under(base: str, path: str) -> str | None:
@@ -208,23 +208,27 @@ def class_folder_items(manifest: Manifest, folder: Path, split: str) -> Iterator
 
 
 def own_items(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
-    """Items of one's own images, by class, then by file name; a set without splits is cut by its seed.
+    """Items of one's own images, by class, then by path; a set without splits is cut by its seed.
 
     A class is cut by a stream of its own, seeded with the split seed and its folder's name: another class
     more or less does not move its images.
     """
-    if manifest.split_seed is None:
-        yield from class_folder_items(manifest, folder, split)
-        return
+    from .own_images import images
+
+    base = image_folder(manifest, folder, split)
     for label, (name, classname) in enumerate(zip(manifest.class_folders, manifest.classes, strict=True)):
-        images = class_images(folder / name, HELP)
-        if len(images) < 2:
-            what = f"has {len(images)} images; a class needs at least 2, one to train and one to test"
-            raise DataError(folder / name, what, HELP)
-        random.Random(f"{manifest.split_seed}/{name}").shuffle(images)
-        test, val = max(1, round(TEST * len(images))), round(VAL * len(images))
-        part = {"test": images[:test], "val": images[test : test + val], "train": images[test + val :]}[split]
-        yield from (Item(str(PurePosixPath(name) / image), label, classname) for image in sorted(part))
+        place = folder / base / name
+        found = images(place).paths if place.is_dir() else []
+        if manifest.split_seed is not None:
+            if len(found) < 2:
+                count = "1 image" if found else "no images"
+                what = f"has {count}; a class needs at least 2, one to train and one to test: add more to it"
+                raise DataError(place, what, again(folder))
+            random.Random(f"{manifest.split_seed}/{name}").shuffle(found)
+            test, val = max(1, round(TEST * len(found))), round(VAL * len(found))
+            parts = {"test": found[:test], "val": found[test : test + val], "train": found[test + val :]}
+            found = sorted(parts[split])
+        yield from (Item(str(PurePosixPath(base) / name / image), label, classname) for image in found)
 
 
 def _mat(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +21,7 @@ class Problem(NamedTuple):
     next_command: str
 
     def __str__(self) -> str:
-        return f"{self.file} {self.what}; next: {self.next_command}"
+        return f"{printable(self.file)} {self.what}; next: {self.next_command}"
 
 
 class DataError(ValueError):
@@ -32,6 +34,42 @@ class DataError(ValueError):
 
 class MissingData(DataError, FileNotFoundError):
     """A dataset, split file or folder that is not there."""
+
+
+def printable(name: str) -> str:
+    """Return a file's name as it can be printed in one line: bytes that are no text, line ends as \\x.."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c >= " " and c != "\x7f" else f"\\x{ord(c):02x}" for c in text)
+
+
+def shell(words: Sequence[str]) -> str:
+    """Return a command line that a shell reads as these words, names that are not text among them."""
+    return " ".join(map(_quoted, words))
+
+
+def again(folder: Path) -> str:
+    """The command that looks at a folder of one's own again, after it was mended by hand."""
+    return shell(["blocklora", "data", "verify", str(folder)])
+
+
+def move(old: Path, new: Path) -> str:
+    """The command that renames a file or a folder, and writes over none."""
+    return shell(["mv", "-n", str(old), str(new)])
+
+
+def move_away(folder: Path, path: Path) -> str:
+    """The command that moves a path out of the folder, beside it."""
+    return move(path, folder.with_name(f"{folder.name}.{path.name}"))
+
+
+def _quoted(word: str) -> str:
+    if word.isprintable():  # lone surrogates, that is, bytes that are not UTF-8, are not
+        return shlex.quote(word)
+    plain = "".join(
+        chr(byte) if 32 <= byte < 127 and chr(byte) not in "\\'" else f"\\x{byte:02x}"
+        for byte in os.fsencode(word)
+    )
+    return f"$'{plain}'"
 
 
 def command(verb: str, name: str, folder: Path, *options: str) -> str:
@@ -47,7 +85,7 @@ def remedy(manifest: Manifest, folder: Path, spoiled: Path | None = None, conven
     One's own images are not fetched: the command looks at them again, after they were mended by hand.
     """
     if manifest.layout == "folder":
-        return shlex.join(["blocklora", "data", "verify", str(folder)])
+        return again(folder)
     if (folder / MARKER).exists():
         names = {name: key for key, name in reversed(manifest.folders.items())}
         key = convention or names.get(folder.name, "coop")

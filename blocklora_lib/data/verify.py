@@ -11,13 +11,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from ..files import read_bytes
 from ..manifests import Manifest
 from .fetch import git_sha1
 from .layouts import Item, image_folder, items
 from .problems import MARKER, DataError, MissingData, Problem, remedy
 from .roots import Marker, find_folder, read_marker
 
-__all__ = ["Problem", "verify"]
+__all__ = ["Problem", "notes", "verify"]
 NAMED = 20  # at most so many damaged images are named one by one
 
 
@@ -61,11 +62,33 @@ def verify(
     return list(dict.fromkeys(problems))  # a missing split file is one problem, not one a split
 
 
+def notes(manifest: Manifest, folder: Path) -> list[str]:
+    """What is no fault and yet should be known: classes with one prompt; of one's own images, what is left
+    out, and files with several frames."""
+    told = [
+        f"classes {' and '.join(alike)} have one prompt, so that only one of them is ever predicted"
+        for alike in manifest.alike
+    ]
+    if manifest.layout != "folder":
+        return told
+    from .decoding import frames
+    from .own_images import look, some
+
+    told += look(folder).notes
+    listed = [item.path for split in manifest.splits for item in items(manifest, folder, split)]
+    moving = [path for path in listed if _is_file(folder / path) and frames(folder / path) > 1]
+    one, many = (
+        "file holds several frames and shows its first",
+        "files hold several frames and show their first",
+    )
+    return told + ([some(moving, one, many)] if moving else [])
+
+
 def _checksum(manifest: Manifest, folder: Path, marker: Marker | None) -> Iterator[Problem]:
     split_file = manifest.split_file
     if split_file is None or not (folder / split_file.name).is_file():
         return  # `items` names a missing file
-    content = (folder / split_file.name).read_bytes()
+    content = read_bytes(folder / split_file.name)
     if marker:
         expected = {"sha256": marker.split_sha256}
     else:
