@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,14 +13,15 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from .checkpoints import load_weights, read_checkpoint
 from .image_files import ImageFiles
 from .packing import PackedPrompts
-from .paths import POCKET_MODEL
 from .seeding import seeded_torch
 from .specs import BackboneSpec
-from .strict import UnknownName, near
+from .tags import obtain, open_clip_name, preprocessing, quiet, refuse_other_activation
+from .tokenizers import load_tokenizer, prompt_length, unavailable
 from .views import View
-from .weights import POCKET, weight_files, with_checksum
+from .weights import with_checksum
 
 __all__ = ["Backbone", "BackboneSpec", "load_backbone", "resolve_device", "with_checksum"]
 
@@ -30,18 +29,29 @@ Prompts = tuple[Tensor | PackedPrompts, ...]  # token ids, or packed; in chunks 
 
 
 class Backbone(nn.Module):
-    """An open_clip model with what few-shot methods need of it.  Its own weights are frozen."""
+    """An open_clip model with what few-shot methods need of it.  Its own weights are frozen.
+
+    weights: what a record says of them: the checkpoint's name, its SHA-256, and the digest of its tensors.
+    A bias on the logits (SigLIP's) is left out: it is the same for all classes, so that neither an answer nor
+    a gradient of the cross-entropy depends on it.
+    """
 
     image_mean: Tensor  # (3, 1, 1), of pixels in 0..1
     image_std: Tensor
 
-    def __init__(self, model: nn.Module, tokenizer: object, spec: BackboneSpec) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        spec: BackboneSpec,
+        weights: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__()
         from open_clip import get_model_preprocess_cfg
         from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
         self.model = model.requires_grad_(False).eval()
-        self.spec = spec
+        self.spec, self.weights = spec, dict(weights or {})
         self._tokenizer = tokenizer
         config = merge_preprocess_dict(PreprocessCfg(), get_model_preprocess_cfg(model))
         self.view = View.from_config(config)
@@ -67,7 +77,7 @@ class Backbone(nn.Module):
     @property
     def logit_scale(self) -> Tensor:
         """exp of the learnt log scale: logits = logit_scale * cosine."""
-        return self.model.logit_scale.detach().float().exp()
+        return self.model.logit_scale.detach().float().exp().reshape(())
 
     def training_kernels(self) -> AbstractContextManager[None]:
         """The attention kernels to train with.
@@ -107,14 +117,13 @@ class Backbone(nn.Module):
         """Prompts -> token ids (C, context length), int64.  A prompt that does not fit is an error, never
         cut."""
         tokens = self._tokenizer(list(prompts))
-        if hasattr(self._tokenizer, "encode") and hasattr(self._tokenizer, "eot_token_id"):
-            for prompt in prompts:
-                length = len(self._tokenizer.encode(prompt)) + 2  # start and end of text
-                if length > tokens.shape[1]:
-                    raise ValueError(
-                        f"prompt {prompt!r} has {length} tokens, the text tower of {self.spec.name} reads "
-                        f"{tokens.shape[1]}; shorten the class name or the template"
-                    )
+        for prompt in prompts:
+            length = prompt_length(self._tokenizer, prompt)
+            if length > tokens.shape[1]:
+                raise ValueError(
+                    f"prompt {prompt!r} has {length} tokens, the text tower of {self.spec.name} reads "
+                    f"{tokens.shape[1]}; shorten the class name or the template"
+                )
         return tokens.to(self.device)
 
     def pack(self, tokens: Tensor, *, share_prefix: bool = False, class_chunk: int | None = None) -> Prompts:
@@ -158,68 +167,42 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def load_backbone(spec: BackboneSpec, device: str | torch.device = "auto") -> Backbone:
-    """Build the model and load its weights by open_clip's own means; fp16 files are read into `precision`."""
+    """Build the model and load its weights; files of any number format are read into `precision`.
+
+    What was hashed is what is loaded: a file that changes meanwhile is refused.  Errors are one sentence:
+    ValueError for a name, a tag or a file that is not right, OSError for one that is not here.
+    """
+    device = resolve_device(device)
+    spec = with_checksum(spec)
+    name = open_clip_name(spec.name)
+    source = obtain(spec)
+    if source is None:
+        model = build(spec, preprocessing(spec, None))
+        return Backbone(model, load_tokenizer(name), spec).to(device)
+    checkpoint = read_checkpoint(source.checkpoint)
+    refuse_other_activation(spec, source, checkpoint.openai)
+    model = build(spec, preprocessing(spec, source, checkpoint.openai))
+    tensors = load_weights(model, checkpoint, spec.name)
+    if not source.unchanged() or (spec.checksum and source.sha256 != spec.checksum):
+        raise RuntimeError(f"{source.checkpoint} changed while it was read; start again when it is at rest")
+    weights = {"file": source.name, "sha256": source.sha256, "tensors": tensors}
+    return Backbone(model, load_tokenizer(name), spec, weights).to(device)
+
+
+def build(spec: BackboneSpec, preprocess: Mapping[str, Any]) -> nn.Module:
+    """Return the model with random weights, always the same ones; torch's global stream is left alone."""
     import open_clip
 
-    spec, files = with_checksum(spec), weight_files(spec)
-    name = _register(spec.name)
-    if name not in open_clip.list_models():
-        raise UnknownName("backbone", spec.name, [POCKET, *open_clip.list_models()])
-    if spec.pretrained == "none":
-        with seeded_torch(0, f"random weights/{spec.name}"), _quiet():
-            model = open_clip.create_model(name, precision=spec.precision)
-    else:
-        pretrained = str(files[-1]) if files else _tag(name, spec)
+    name = open_clip_name(spec.name)
+    with seeded_torch(0, f"random weights/{spec.name}"), quiet():  # they come later, or are asked for
         try:
-            model = open_clip.create_model(name, pretrained=pretrained, precision=spec.precision)
-        except (RuntimeError, OSError) as error:
-            raise RuntimeError(
-                f"weights {spec.pretrained!r} of backbone {spec.name} could not be loaded "
-                f"({' '.join(str(error).split())[:300]}); connect once so that open_clip can fetch them, "
-                "or set backbone.pretrained to the path of a checkpoint of this model"
-            ) from None
-    return Backbone(model, open_clip.get_tokenizer(name), spec).to(resolve_device(device))
-
-
-def _register(name: str) -> str:
-    """Return open_clip's name of the backbone; make PocketCLIP's config known to it first."""
-    import open_clip
-
-    if name != POCKET:
-        return name
-    config = POCKET_MODEL / "pocketclip.json"
-    if config.stem not in open_clip.list_models():
-        open_clip.add_model_config(config)
-    return config.stem
-
-
-def _tag(name: str, spec: BackboneSpec) -> str:
-    """Check that open_clip knows the tag, and that the fetched file is the one that the spec names."""
-    from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
-
-    config = get_pretrained_cfg(name, spec.pretrained)
-    if not config:
-        raise ValueError(
-            f"unknown weights {spec.pretrained!r} of backbone {spec.name}; "
-            f"{near(spec.pretrained, [*list_pretrained_tags_by_model(name), 'none'])}, or a checkpoint's path"
-        )
-    if spec.checksum:
-        digest = hashlib.sha256(Path(download_pretrained(config)).read_bytes()).hexdigest()
-        if digest != spec.checksum:
-            raise ValueError(
-                f"weights {spec.pretrained!r} of {spec.name} have SHA-256 {digest}, the spec says "
-                f"{spec.checksum}; fetch them again or correct backbone.checksum"
+            return open_clip.create_model(
+                name,
+                precision=spec.precision,
+                pretrained_text=False,  # else the base weights of a Hugging Face text tower are fetched
+                force_preprocess_cfg=dict(preprocess),
             )
-    return spec.pretrained
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """open_clip warns that weights are random; here that is what was asked for."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+        except MemoryError:
+            raise
+        except Exception as error:  # a package that is not installed, a config that is not here
+            raise unavailable("architecture", spec.name, error) from None

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from .data_cli import data_app
 from .files import user_path
 from .strict import UnknownName
+from .weights_cli import weights_app
 
 if TYPE_CHECKING:
     from .profiles import Profile
@@ -66,6 +67,7 @@ SkipOption = Annotated[
 
 
 app.add_typer(data_app, name="data")
+app.add_typer(weights_app, name="weights")
 
 
 @app.command()

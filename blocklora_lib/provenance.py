@@ -35,6 +35,7 @@ def provenance(
         # made by `blocklora data fake`: a test of the machinery, no result
         "miniature": any(d.is_fake for d in (dataset, *evaluated)),
         "resolution": backbone.resolution,
+        "weights": backbone.weights,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "git_revision": git_revision(),

@@ -25,13 +25,14 @@ Settings = Annotated[Any, BeforeValidator(FrozenDict), PlainSerializer(_thaw)]
 
 
 class BackboneSpec(Strict):
-    """Which CLIP.  `pretrained`: 'bundled' (the project's PocketCLIP), a tag of open_clip, a checkpoint's
-    path, or 'none' (random weights, always the same ones)."""
+    """Which CLIP.  `pretrained`: 'bundled' (the project's PocketCLIP), a tag of open_clip, the path of a
+    checkpoint or of a folder that holds one, or 'none' (random weights, always the same ones)."""
 
     name: str
     pretrained: str
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    # SHA-256 of the weights (and of PocketCLIP's config); '' only for a tag whose file is not known yet
+    # SHA-256 of the weights (before them the config beside the file); '' only for a tag, whose file the
+    # record's provenance names
     checksum: str = ""
 
 

@@ -20,11 +20,17 @@ class UnknownName(ValueError, KeyError):
 
 
 def near(name: object, known: Iterable[str]) -> str:
-    """Return "did you mean ...? Known: ...", the tail of every 'unknown name' sentence."""
+    """Return "did you mean ...? Known: ...", the tail of every 'unknown name' sentence.
+
+    Small and capital letters are alike here.  Of more than forty names only the near ones are said.
+    """
     known = sorted(known)
-    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-    guess = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
-    return f"{guess}Known: {', '.join(known) if known else 'none'}"
+    spelled = {text.casefold(): text for text in reversed(known)}
+    close = difflib.get_close_matches(str(name).casefold(), spelled, n=3, cutoff=0.5)
+    guess = f"did you mean {' or '.join(repr(spelled[c]) for c in close)}?" if close else ""
+    if guess and len(known) > 40:
+        return f"{guess} ({len(known)} are known)"
+    return f"{guess} Known: {', '.join(known) if known else 'none'}".strip()
 
 
 def explain(error: ValidationError) -> str:

@@ -1,14 +1,38 @@
-"""The files behind a backbone's weights and their checksum.  No torch: a grid is listed without it."""
+"""The files behind a backbone's weights and their checksum.  No torch: a grid is listed without it.
+
+`backbone.pretrained` is 'bundled', 'none', a tag of open_clip (see tags), or the path of a checkpoint or of a
+folder that holds one.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import re
+import stat
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
+from .files import user_path
 from .paths import POCKET_MODEL
 from .specs import BackboneSpec
 
 POCKET = "PocketCLIP"  # registered with open_clip under its config file's name
+CONFIG = "open_clip_config.json"  # beside a checkpoint: how its model looks at images
+ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+# Which of several checkpoints in a folder is meant; open_clip's own order.
+PREFERRED = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+)
+
+
+def is_path(pretrained: str) -> bool:
+    """Whether `pretrained` is a path: it has a character, such as / or an ending's dot, that no tag has."""
+    return re.fullmatch(r"[\w-]+", pretrained) is None
 
 
 def with_checksum(spec: BackboneSpec) -> BackboneSpec:
@@ -16,12 +40,14 @@ def with_checksum(spec: BackboneSpec) -> BackboneSpec:
     machine.
 
     Of a tag of open_clip only the profile can say the checksum; load_backbone compares it with what was
-    fetched.
+    fetched.  A tag gets open_clip's spelling: small letters and underscores.
     """
     files = weight_files(spec)
     if not files:
-        return spec
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+        if is_path(spec.pretrained) or spec.pretrained in ("bundled", "none"):
+            return spec
+        return spec.model_copy(update={"pretrained": spec.pretrained.lower().replace("-", "_")})
+    digest = _remembered(tuple(files), stamps(files))
     if spec.checksum and spec.checksum != digest:
         raise ValueError(
             f"weights of backbone {spec.name} ({files[-1]}) have SHA-256 {digest[:12]}.., the spec says "
@@ -31,7 +57,10 @@ def with_checksum(spec: BackboneSpec) -> BackboneSpec:
 
 
 def weight_files(spec: BackboneSpec) -> list[Path]:
-    """PocketCLIP's config, and the checkpoint unless open_clip fetches it by a tag."""
+    """The checkpoint, unless open_clip has it by a tag, and before it the config that stands beside it.
+
+    Raises OSError or ValueError, in a sentence, if the checkpoint is not there or is not one file.
+    """
     files = [POCKET_MODEL / "pocketclip.json"] if spec.name == POCKET else []
     if spec.pretrained == "bundled":
         if spec.name != POCKET:
@@ -39,12 +68,73 @@ def weight_files(spec: BackboneSpec) -> list[Path]:
                 f"backbone {spec.name} has no bundled weights; only {POCKET} is, others take a tag or path"
             )
         files.append(POCKET_MODEL / "pocketclip.safetensors")
-    elif "/" in spec.pretrained or Path(spec.pretrained).suffix in (".safetensors", ".pt", ".bin", ".pth"):
-        files.append(Path(spec.pretrained))
+    elif is_path(spec.pretrained):
+        path = _checkpoint(spec)
+        files += [path.with_name(CONFIG)] if path.with_name(CONFIG).is_file() else []
+        files.append(path)
     for path in files:
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"backbone checkpoint {path} of {spec.name} is missing; restore it, or set "
-                "backbone.pretrained to another checkpoint's path, a tag of open_clip or 'none' (random)"
-            )
+        _check(path, str(path), spec)
     return files
+
+
+def sha256(files: Sequence[Path]) -> str:
+    """SHA-256 of these files' bytes, one after another."""
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                hashlib.file_digest(file, lambda: digest)
+        except OSError as error:
+            raise OSError(f"{path} cannot be read ({error.strerror}); {_WAY_OUT}") from None
+    return digest.hexdigest()
+
+
+def stamps(files: Sequence[Path]) -> tuple[tuple[int, ...], ...]:
+    """What changes when a file does: device, inode, size, times of content and of inode, in nanoseconds."""
+    found = [os.stat(path) for path in files]
+    return tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in found)
+
+
+@lru_cache(maxsize=32)  # a grid is listed many times in a process, and a checkpoint has gigabytes
+def _remembered(files: tuple[Path, ...], _stamps: tuple) -> str:
+    return sha256(files)
+
+
+_WAY_OUT = (
+    "restore it, or set backbone.pretrained to another checkpoint's path, a tag of open_clip or 'none' "
+    "(random)"
+)
+
+
+def _checkpoint(spec: BackboneSpec) -> Path:
+    """The file that a path means: itself, or the checkpoint in a folder."""
+    path = user_path(spec.pretrained)
+    told = spec.pretrained if str(path) == spec.pretrained else f"{spec.pretrained} ({path})"
+    if not path.is_dir():
+        _check(path, told, spec)
+        return path
+    try:
+        found = sorted(p.name for p in path.iterdir() if p.suffix.lower() in ENDINGS and p.is_file())
+    except OSError as error:
+        raise OSError(f"folder {told} of {spec.name} cannot be read ({error.strerror}); {_WAY_OUT}") from None
+    chosen = next((name for name in PREFERRED if name in found), found[0] if len(found) == 1 else None)
+    if chosen is None:
+        what = f"several checkpoints ({', '.join(found)})" if found else "no checkpoint"
+        raise ValueError(
+            f"backbone.pretrained of {spec.name} is the folder {told}, which holds {what}; give the path of "
+            f"the file (it ends in {', '.join(ENDINGS)})"
+        )
+    return path / chosen
+
+
+def _check(path: Path, told: str, spec: BackboneSpec) -> None:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"backbone checkpoint {told} of {spec.name} is missing; {_WAY_OUT}") from None
+    except OSError as error:
+        raise OSError(
+            f"backbone checkpoint {told} of {spec.name} cannot be read ({error.strerror}); {_WAY_OUT}"
+        ) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"backbone checkpoint {told} of {spec.name} is no regular file; {_WAY_OUT}")

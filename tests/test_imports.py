@@ -30,6 +30,7 @@ LEVELS = [
     {"checks", "surroundings", "fitting"},
     {"fewshot", "augment", "views", "image_files", "data"},
     {"inject", "towers"},
+    {"checkpoints", "tokenizers", "tags"},
     {"backbones", "datasets"},
     {"training", "evaluation", "methods"},
     {"profiles", "provenance"},

@@ -1,0 +1,103 @@
+"""`blocklora weights`: which weights a profile's backbone has, fetch them, check a file.  Thin."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .weights import is_path, with_checksum
+
+if TYPE_CHECKING:
+    from .specs import BackboneSpec
+    from .tags import Source
+
+weights_app = typer.Typer(help="The weights of a profile's backbone.", no_args_is_help=True)
+
+ProfileOption = Annotated[str, typer.Option("--profile", "-P", help="Name of a profile, or a YAML file.")]
+
+
+@weights_app.command()
+def find(profile: ProfileOption = "pocket") -> None:
+    """Which file the backbone's weights are, where it lies, its checksum; without the network.
+
+    Ends with 1 if it is not here.
+    """
+    from .tags import locate, missing, network, ways
+    from .tokenizers import fetch_parts
+
+    stated, spec = _backbone(profile)
+    with network(False):
+        source = locate(spec)
+        if source is None and spec.pretrained != "none":
+            typer.echo(f"{missing(spec)}: {ways(spec)}", err=True)
+            raise typer.Exit(1)
+        fetch_parts(spec)
+    _tell(spec, source, stated)
+
+
+@weights_app.command()
+def fetch(profile: ProfileOption = "pocket") -> None:
+    """Fetch the weights, and what tokenizer and text tower need, by open_clip's own means; check them.
+
+    HF_HUB_OFFLINE=1 does not count here.  What is on this machine already is not fetched again.
+    """
+    from .tags import download, locate, network
+    from .tokenizers import fetch_parts
+
+    stated, spec = _backbone(profile)
+    with network(True):
+        source = locate(spec)
+        if source is None and spec.pretrained != "none":
+            source = download(spec, typer.echo)
+        fetch_parts(spec)
+    _tell(spec, source, stated)
+
+
+@weights_app.command()
+def check(
+    file: Annotated[str, typer.Argument(help="A checkpoint, or a folder that holds one.")],
+    model: Annotated[str, typer.Option(help="open_clip's name, such as ViT-B-16-quickgelu, or PocketCLIP.")],
+) -> None:
+    """Load a checkpoint into a model: what is missing, left over, NaN or of another model is said."""
+    from .backbones import load_backbone
+    from .specs import BackboneSpec
+    from .tags import locate
+
+    path = file if is_path(file) else os.path.join(".", file)  # here a word is a file, never a tag
+    spec = with_checksum(BackboneSpec(name=model, pretrained=path))
+    backbone = load_backbone(spec, "cpu")
+    _tell(spec, locate(spec), "")
+    _say("tensors", f"{backbone.weights['tensors']} (SHA-256 of their values, whatever the file's format)")
+    numbers = sum(p.numel() for p in backbone.model.parameters())
+    _say("loads", f"all {numbers:,} numbers of {model}, none of them NaN or infinite")
+
+
+def _backbone(profile: str) -> tuple[str, BackboneSpec]:
+    """(the checksum that the profile states, its backbone with the checksum of files that are here)."""
+    from .profiles import load_profile
+
+    spec = load_profile(profile).backbone
+    return spec.checksum, with_checksum(spec)
+
+
+def _tell(spec: BackboneSpec, source: Source | None, stated: str) -> None:
+    _say("backbone", f"{spec.name}, pretrained: {spec.pretrained}, precision: {spec.precision}")
+    if source is None:
+        return _say("weights", "random, always the same ones: there is no file")
+    for path in source.files:
+        _say("file", str(path))
+    _say("SHA-256", source.sha256)
+    if stated:
+        _say("", "as the profile says")
+    if source.stated:
+        _say("", f"as its publisher says{'' if len(source.stated) == 64 else f' ({source.stated}..)'}")
+    for model, tag in source.published:
+        _say("", f"the file that open_clip knows as {model}, pretrained: {tag}")
+    if not (stated or source.stated or source.published):
+        _say("", "nobody says what it should be; backbone.checksum in the profile would")
+
+
+def _say(what: str, text: str) -> None:
+    typer.echo(f"{what:10}{text}")
