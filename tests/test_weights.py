@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import shutil
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -68,10 +69,12 @@ def save_archive(model, path: Path) -> Path:
         model.__dict__.pop(name, None)  # here a plain number
         model.register_buffer(name, number)
     images, tokens = torch.zeros(1, 3, 32, 32), torch.ones(1, 16, dtype=torch.int64)
-    archive = torch.jit.trace(model, (images, tokens), check_trace=False)
-    for parameter in archive.parameters():
-        parameter.data = parameter.data.half()
-    torch.jit.save(archive, str(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch advises against this format, and OpenAI's files are of it
+        archive = torch.jit.trace(model, (images, tokens), check_trace=False)
+        for parameter in archive.parameters():
+            parameter.data = parameter.data.half()
+        torch.jit.save(archive, str(path))
     return path
 
 
