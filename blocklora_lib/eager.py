@@ -13,15 +13,19 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 
-def plain_eager(x: Tensor) -> bool:
-    """Whether a product of x is computed at once, in its own number format, and differentiated backward."""
+def is_eager() -> bool:
+    """Whether operators compute at once, and are differentiated backward if at all."""
     return not (
         torch.compiler.is_compiling()  # torch.export too
         or torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()  # torch.func, is_grads_batched
         or forward_ad._current_level >= 0
-        or autocasts(x)
     )
+
+
+def plain_eager(x: Tensor) -> bool:
+    """Whether, beyond that, products of x are computed in its own number format."""
+    return is_eager() and not autocasts(x)
 
 
 def autocasts(x: Tensor) -> bool:

@@ -32,6 +32,8 @@ def frozen_mlp(mlp: nn.Sequential, x: Tensor, quick: bool = False) -> Tensor:
     quick: its GELU is OpenAI's stand-in x σ(1.702 x).
     Frozen, it keeps the GELU's input alone, which is all that its backward needs.
     """
+    if len(mlp) != 3:
+        return mlp(x)
     up, gelu, down = mlp
     known_gelu = quick or (type(gelu) is nn.GELU and gelu.approximate == "none")
     frozen = type(up) is type(down) is nn.Linear and _all_frozen(up.weight, up.bias, down.weight, down.bias)

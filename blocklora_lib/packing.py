@@ -37,10 +37,12 @@ class Layout:
 class PackedPrompts:
     """Prompts up to their end-of-text token, the shortest first.
 
+    tokens: (C, context length), as they were given.
     ids, positions: (T,).  pooled: (C,), the row of each end-of-text token; places: (C,), where in that order
     the prompts stand as they were given.
     """
 
+    tokens: Tensor
     ids: Tensor
     positions: Tensor
     pooled: Tensor
@@ -63,6 +65,7 @@ def pack(tokens: Tensor, end: Tensor, share_prefix: bool = False) -> PackedPromp
     positions = torch.cat(rows).to(tokens.device)
     ends = torch.tensor([lengths[i] - prefix for i in order]).cumsum(0) + prefix - 1
     return PackedPrompts(
+        tokens=tokens,
         ids=tokens[torch.tensor(owners, device=tokens.device), positions],
         positions=positions,
         pooled=ends.to(tokens.device),
@@ -99,7 +102,8 @@ def _attend(
     q: Tensor, k: Tensor, v: Tensor, n: int, causal: bool, before: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
     """n sequences of one length; `before`: keys and values of the tokens that all of them begin with."""
-    q, k, v = (x.unflatten(0, (n, -1)).transpose(1, 2) for x in (q, k, v))  # (n, H, L, D)
+    # (n, H, L, D); n may be 0
+    q, k, v = (x.unflatten(0, (n, len(x) // max(n, 1))).transpose(1, 2) for x in (q, k, v))
     mask = None
     if before is not None:
         k, v = (

@@ -3,12 +3,13 @@
 Three savings, all exact.  A prompt ends with its end-of-text token: behind a causal mask no later token
 reaches it, so prompts are packed without padding.  The last block computes its output for the pooled token
 alone, since no other one is read.  Frozen weights get no gradient, and nothing does below the first adapted
-layer.  Where a model's structure does not allow this, or someone's hook would be passed by, open_clip's own
-forward is taken.
+layer.  Where a model's structure does not allow this, where someone changed what it runs (`untouched.py`),
+and while it is traced, compiled or transformed, open_clip's own forward is taken.
 """
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import can_project, output_projection, qkv_projection
+from .eager import is_eager
 from .frozen import frozen_mlp
 from .packing import Layout, PackedPrompts, attend, pack
-from .surroundings import is_guard
+from .untouched import has_own_encoders, untouched
 
 
 def encode_images(model: nn.Module, images: Tensor, checkpointing: bool = False) -> Tensor:
@@ -27,8 +29,11 @@ def encode_images(model: nn.Module, images: Tensor, checkpointing: bool = False)
 
     checkpointing: keep only the input of each block for the backward pass, and compute the block again there.
     """
+    if len(images) == 0:  # open_clip's own forward takes one at least; of none there is a gradient too, zero
+        return encode_images(model, images.new_zeros(1, *images.shape[1:]), checkpointing)[:0]
     visual = model.visual
-    if not (_reads_class_token(visual) and _blocks_are_plain(visual.transformer)):
+    plain = is_eager() and has_own_encoders(model) and _reads_class_token(visual) and untouched(visual)
+    if not (plain and _blocks_are_plain(visual.transformer)):
         return model.encode_image(images)
     x = visual._embeds(images)
     n, length, _ = x.shape
@@ -51,11 +56,27 @@ class TextTower:
     def can_pack(self) -> bool:
         """Whether what follows the end-of-text token cannot reach the pooled one, and blocks are plain."""
         return (
-            getattr(self.parts, "attn_mask", None) is not None  # causal
+            self._is_plain
+            and _is_causal(getattr(self.parts, "attn_mask", None))
             and getattr(self.parts, "cls_emb", None) is None
             and not getattr(self.parts, "use_pad_mask", False)
             and self.pool in ("argmax", "eos")  # pooled at the end of text
-            and _blocks_are_plain(getattr(self.parts, "transformer", None))
+        )
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether encode_text is nothing but what `encode` stands in for."""
+        parts, own = self.parts, dict(self.parts.named_children())
+        if parts is self.model:
+            own.pop("visual", None)  # CLIP holds the image tower beside the parts of its text tower
+            whole = own.values()
+        else:
+            whole = [parts]
+        return (
+            is_eager()
+            and has_own_encoders(self.model)
+            and _blocks_are_plain(own.get("transformer"))
+            and untouched(*whole)
         )
 
     def end_of_text(self, tokens: Tensor) -> Tensor:
@@ -65,14 +86,16 @@ class TextTower:
 
     def pack(self, tokens: Tensor, share_prefix: bool = False) -> Tensor | PackedPrompts:
         """Prepare token ids (C, context length) for `encode`, once for many calls."""
-        return pack(tokens, self.end_of_text(tokens), share_prefix) if self.can_pack else tokens
+        if len(tokens) == 0 or not self.can_pack:
+            return tokens
+        return pack(tokens, self.end_of_text(tokens), share_prefix)
 
     def encode(self, prompts: Tensor | PackedPrompts, checkpointing: bool = False) -> Tensor:
         """model.encode_text: token ids (C, context length), or packed prompts -> (C, d)."""
         if isinstance(prompts, Tensor):
             prompts = self.pack(prompts)
-        if isinstance(prompts, Tensor):
-            return self.model.encode_text(prompts)
+        if isinstance(prompts, Tensor) or not self._is_plain:  # no more, it may be
+            return self.model.encode_text(prompts if isinstance(prompts, Tensor) else prompts.tokens)
         parts, dtype = self.parts, self.parts.transformer.get_cast_dtype()
         x = parts.token_embedding(prompts.ids).to(dtype)
         x = x + parts.positional_embedding[prompts.positions].to(dtype)
@@ -111,7 +134,7 @@ def _last_block(block: ResidualAttentionBlock, x: Tensor, pooled: Tensor, layout
 
 
 def _mlp(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
-    return frozen_mlp(block.mlp, block.ln_2(x), quick=type(block.mlp.gelu) is QuickGELU)
+    return frozen_mlp(block.mlp, block.ln_2(x), quick=any(type(part) is QuickGELU for part in block.mlp))
 
 
 def _reads_class_token(visual: nn.Module) -> bool:
@@ -127,15 +150,15 @@ def _blocks_are_plain(transformer: nn.Module | None) -> bool:
     return (
         isinstance(transformer, Transformer)
         and not transformer.grad_checkpointing
-        and all(type(block) is ResidualAttentionBlock for block in transformer.resblocks)
+        and len(transformer.resblocks) > 0
+        and all(isinstance(block, ResidualAttentionBlock) for block in transformer.resblocks)
         and not any(hasattr(block, "ln_1_kv") for block in transformer.resblocks)
         and all(can_project(block.attn) for block in transformer.resblocks)
-        and not any(_is_hooked(module) for module in transformer.modules())
     )
 
 
-def _is_hooked(module: nn.Module) -> bool:
-    forward = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    return bool(
-        not all(is_guard(hook) for hook in forward) or module._backward_hooks or module._backward_pre_hooks
-    )
+def _is_causal(mask: Tensor | None) -> bool:
+    """Whether a mask of scores bars what comes later and nothing else."""
+    if mask is None or mask.is_meta:
+        return mask is not None
+    return torch.equal(mask, torch.full_like(mask, -math.inf).triu(1))

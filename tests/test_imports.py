@@ -29,7 +29,7 @@ LEVELS = [
     {"runs", "statistics", "adapter_files", "adapted", "attention", "sites", "weights"},
     {"checks", "surroundings", "fitting"},
     {"fewshot", "augment", "views", "image_files", "data"},
-    {"inject", "towers"},
+    {"inject", "untouched", "towers"},
     {"checkpoints", "tokenizers", "tags"},
     {"backbones", "datasets"},
     {"training", "evaluation", "methods"},
