@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -55,8 +55,8 @@ class Backbone(nn.Module):
         self._tokenizer = tokenizer
         config = merge_preprocess_dict(PreprocessCfg(), get_model_preprocess_cfg(model))
         self.view = View.from_config(config)
-        self.register_buffer("image_mean", _per_channel(config["mean"]), persistent=False)
-        self.register_buffer("image_std", _per_channel(config["std"]), persistent=False)
+        self.register_buffer("image_mean", _per_channel("mean", config), persistent=False)
+        self.register_buffer("image_std", _per_channel("std", config), persistent=False)
 
     @property
     def device(self) -> torch.device:
@@ -154,9 +154,18 @@ class Backbone(nn.Module):
         return F.normalize(torch.cat([encode(part) for part in prompts]).float(), dim=-1)
 
 
-def _per_channel(values: float | Sequence[float]) -> Tensor:
-    """(3, 1, 1) of three numbers, or of one for all channels."""
-    return torch.tensor(values, dtype=torch.float32).expand(3).reshape(3, 1, 1).clone()
+def _per_channel(what: Literal["mean", "std"], config: Mapping[str, Any]) -> Tensor:
+    """(3, 1, 1) of three numbers, or of one for all channels; ValueError for what are no such."""
+    try:
+        values = torch.tensor(config[what], dtype=torch.float32).expand(3).reshape(3, 1, 1).clone()
+    except (TypeError, ValueError, RuntimeError):
+        values = torch.tensor(torch.nan)
+    if not values.isfinite().all() or (what == "std" and not (values > 0).all()):
+        raise ValueError(
+            f"the backbone's preprocessing has {what}={config[what]!r}; give three finite numbers, or one"
+            + (", above 0" if what == "std" else "")
+        )
+    return values
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:

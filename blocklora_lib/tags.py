@@ -32,6 +32,7 @@ from .strict import UnknownName, near
 from .weights import CONFIG, POCKET, is_path, sha256, stamps, weight_files
 
 FOLDER = "BLOCKLORA_WEIGHTS"  # a folder of one's own for files that were fetched by hand
+_PREPROCESSING = ("mean", "std", "interpolation", "resize_mode", "fill_color")  # the size is the model's
 OPENAI_CACHE = "~/.cache/clip"  # where OpenAI's code, and open_clip's for addresses, keep downloads
 
 
@@ -234,16 +235,15 @@ def preprocessing(spec: BackboneSpec, source: Source | None, openai: bool = Fals
     openai: the checkpoint has the marks of OpenAI's own files.
     """
     model = open_clip_name(spec.name)
-    if source is not None and source.files[0].name == CONFIG:
-        return _beside(source.files[0]).get("preprocess_cfg", {})
+    if source is not None and (told := _beside(source, "preprocess_cfg")):
+        return {key: told[key] for key in _PREPROCESSING if key in told}
     tags = [spec.pretrained] if get_pretrained_cfg(model, spec.pretrained) else []
     configs = [get_pretrained_cfg(model, tag) for tag in tags]
     if not configs and source is not None:
         configs = [get_pretrained_cfg(*pair) for pair in source.published]
     if not configs:
         configs = [get_pretrained_cfg(model, tag) for tag in list_pretrained_tags_by_model(model)]
-    keys = ("mean", "std", "interpolation", "resize_mode")
-    found = [{key: config.get(key) for key in keys} for config in configs]
+    found = [{key: config.get(key) for key in _PREPROCESSING} for config in configs]
     found = [config for i, config in enumerate(found) if config not in found[:i]]
     if len(found) > 1 and source is not None and not openai:
         raise ValueError(
@@ -262,17 +262,17 @@ def refuse_other_activation(spec: BackboneSpec, source: Source, openai: bool) ->
     model = open_clip_name(spec.name)
     config = get_pretrained_cfg(model, spec.pretrained)
     known = [config] if config else [get_pretrained_cfg(*pair) for pair in source.published]
-    if source.files[0].name == CONFIG:
-        known.append(_beside(source.files[0]).get("model_cfg", {}))
+    known += [told] if (told := _beside(source, "model_cfg")) else []
     trained = [bool(config.get("quick_gelu")) for config in known] + ([True] if openai else [])
     quick = bool(open_clip.get_model_config(model).get("quick_gelu"))
     if trained and quick not in trained:
         other = f"{model}-quickgelu" if not quick else model.removesuffix("-quickgelu")
         way = f"use {other}" if other in open_clip.list_models() else "open_clip has no such model by name"
         words = ("QuickGELU", "GELU") if not quick else ("GELU", "QuickGELU")
+        says = f" ({source.files[0]} says so)" if told else ""
         raise ValueError(
-            f"the weights {source.name} were trained with {words[0]}, and backbone {spec.name} computes "
-            f"{words[1]}: every number would be wrong; {way}"
+            f"the weights {source.name} were trained with {words[0]}{says}, and backbone {spec.name} "
+            f"computes {words[1]}: every number would be wrong; {way}"
         )
 
 
@@ -338,14 +338,19 @@ def _blob(cached: Sequence[Path]) -> str:
     return name if re.fullmatch(r"[0-9a-f]{64}", name) else ""
 
 
-def _beside(config: Path) -> dict[str, Any]:
+def _beside(source: Source, part: str) -> dict[str, Any]:
+    """A part of the config beside the checkpoint; {} without one."""
+    config = source.files[0]
+    if config.name != CONFIG:
+        return {}
     try:
         facts = json.loads(read_text(config))
     except ValueError as error:
         raise ValueError(f"{config} is no JSON ({error}); restore it, or take it away") from None
-    if not isinstance(facts, dict):
+    found = facts.get(part, {}) if isinstance(facts, dict) else None
+    if not isinstance(found, dict):
         raise ValueError(f"{config} holds no settings; restore it, or take it away")
-    return facts
+    return found
 
 
 def _short(error: Exception) -> str:

@@ -85,7 +85,7 @@ CHANGES = [
     dict(draw="imported", draw_checksum="ef" * 32),
     dict(skip_unreadable=True),
     dict(split="val"),
-    dict(backbone=BackboneSpec(name="PocketCLIP", pretrained="none", checksum="12")),
+    dict(backbone=BackboneSpec(name="PocketCLIP", pretrained="none", checksum="12" * 32)),
     dict(backbone=BackboneSpec(name="PocketCLIP", pretrained="none", precision="bf16")),
     dict(method=MethodSpec(name="lora", settings={"rank": 2, "n_blocks": 2, "targets": ["q", "k"]})),
     dict(method=MethodSpec(name="block_lora", settings={"rank": 4, "n_blocks": 2, "targets": ["q", "k"]})),

@@ -398,6 +398,18 @@ def test_a_rewritten_file_has_another_checksum_in_the_same_process(quick, model,
     assert with_checksum(spec).checksum == hashlib.sha256(content).hexdigest() != first
 
 
+@pytest.mark.parametrize("given", ["5806e77c", "0" * 63, "x" * 64, " "])
+def test_a_checksum_that_is_none_is_refused(given):
+    with pytest.raises(ValueError, match="is no SHA-256: give all 64 digits"):
+        BackboneSpec(name="PocketCLIP", pretrained="bundled", checksum=given)
+
+
+def test_a_checksum_may_be_written_in_capitals():
+    bundled = with_checksum(BackboneSpec(name="PocketCLIP", pretrained="bundled"))
+    capitals = BackboneSpec(name="PocketCLIP", pretrained="bundled", checksum=bundled.checksum.upper())
+    assert with_checksum(capitals) == bundled
+
+
 # --- how the model sees images
 
 
@@ -422,14 +434,30 @@ def test_a_checkpoint_is_seen_as_its_architectures_tags_say(quick, model, tmp_pa
     ):
         load_backbone(spec, "cpu")
     config = tmp_path / "open_clip_config.json"
-    config.write_text(json.dumps({"model_cfg": {"quick_gelu": True}, "preprocess_cfg": SQUASH}))
+    about = {"model_cfg": {"quick_gelu": True}, "preprocess_cfg": SQUASH | {"size": 336}}
+    config.write_text(json.dumps(about))  # the size is the model's own
+    assert load_backbone(spec, "cpu").resolution == 32
     assert load_backbone(spec, "cpu").view.resize_mode == "squash"
     both = hashlib.sha256(config.read_bytes() + path.read_bytes()).hexdigest()
     assert with_checksum(spec).checksum == both  # it decides over results
-    config.write_text(json.dumps({"model_cfg": {}, "preprocess_cfg": SQUASH}))
-    with pytest.raises(ValueError, match=r"were trained with GELU, and backbone .* computes QuickGELU"):
+    config.write_text(json.dumps({"model_cfg": {"embed_dim": 16}, "preprocess_cfg": SQUASH}))
+    with pytest.raises(ValueError, match=r"were trained with GELU \(.*config.json says so\), .* QuickGELU"):
         load_backbone(spec, "cpu")
-    for bad, says in (("{", "is no JSON"), ("[1]", "holds no settings")):
+    for bad, says in (
+        ("{", "is no JSON"),
+        ("[1]", "holds no settings"),
+        ('{"preprocess_cfg": [1]}', "holds no settings"),
+        (
+            '{"preprocess_cfg": {"std": [1, 1, 0]}}',
+            r"std=\[1, 1, 0\]; give three finite numbers, or one, above 0",
+        ),
+        ('{"preprocess_cfg": {"mean": [1, 1]}}', r"mean=\[1, 1\]; give three finite numbers, or one"),
+        ('{"preprocess_cfg": {"mean": "x"}}', "mean='x'; give three finite numbers"),
+        (
+            '{"preprocess_cfg": {"resize_mode": "zoom"}}',
+            "resize_mode='zoom'; known: shortest, longest, squash",
+        ),
+    ):
         config.write_text(bad)
         with pytest.raises(ValueError, match=says):
             load_backbone(spec, "cpu")
