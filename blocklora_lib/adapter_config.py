@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 TARGETS = ("q", "k", "v", "o")
 TOWERS = ("vision", "text")
+MOST = 2**16  # of rank and of blocks: wider than any layer, and small enough to list what divides it
 
 
 class AdapterError(ValueError):
@@ -36,14 +37,14 @@ class AdapterConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["lora", "block_lora", "frozen_a", "collapsed"] = "block_lora"
-    rank: int = Field(default=2, ge=1)
-    n_blocks: int = Field(default=1, ge=1)
+    rank: int = Field(default=2, ge=1, le=MOST)
+    n_blocks: int = Field(default=1, ge=1, le=MOST)
     reading: Literal["total_rank", "block_rank", "input"] = "total_rank"
-    alpha: float = Field(default=1.0, gt=0)
+    alpha: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     scaling: Literal["sqrt_rank", "rank"] = "sqrt_rank"
-    dropout: float = Field(default=0.25, ge=0, lt=1)
+    dropout: float = Field(default=0.25, ge=0, lt=1, allow_inf_nan=False)
     init: Literal["kaiming", "normal"] = "kaiming"
-    init_scale: float = Field(default=1.0, gt=0)
+    init_scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     targets: tuple[str, ...] = ("q", "k", "v")
     towers: tuple[str, ...] = TOWERS
     layers: Literal["all"] | tuple[int, ...] = "all"
@@ -87,7 +88,7 @@ class AdapterConfig(BaseModel):
                 "use reading='total_rank' or 'block_rank', or kind='block_lora'"
             )
         if self.reading == "total_rank" and r % n:
-            fits = ", ".join(str(m) for m in range(1, r + 1) if r % m == 0)
+            fits = ", ".join(str(m) for m in range(1, r + 1) if r % m == 0)  # at most 100: r <= MOST
             raise ValueError(
                 f"rank={r} cannot be cut into n_blocks={n} equal blocks; use n_blocks in ({fits}), or a rank "
                 f"that is a multiple of {n}, or reading='block_rank' (every block has width {r}) or 'input' "

@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from pydantic import ValidationError
+import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from .adapter_config import AdapterConfig, AdapterError
-from .files import write_whole
+from .files import user_path, write_whole
+from .plain_data import parse_json
+from .strict import explain
 
 FORMAT = "blocklora-adapter"
 FORMAT_VERSION = "1"
+FORMATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # halves are widened exactly
+SITES = TypeAdapter(dict[str, Literal["attention", "linear"]])
+EXTRA = TypeAdapter(dict[str, str])
 
 
 class AdapterFile(NamedTuple):
@@ -28,7 +34,8 @@ class AdapterFile(NamedTuple):
 
 def write(path: str | Path, file: AdapterFile) -> None:
     """Write to a temporary name and rename: a reader never sees half a file."""
-    path = Path(path)
+    path = user_path(path)
+    refuse_values(path, file.tensors, "train or attach them again before saving")
     for key, value in file.extra.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise AdapterError(f"extra holds {key!r}: {value!r}; keys and values must be strings")
@@ -50,7 +57,8 @@ def write(path: str | Path, file: AdapterFile) -> None:
 
 def read(path: str | Path) -> AdapterFile:
     """Read an adapter file, or say in one sentence why it is none."""
-    if not Path(path).is_file():
+    path = user_path(path)
+    if not path.is_file():
         raise AdapterError(f"there is no adapter file {path}")
     try:
         with safe_open(path, framework="pt") as opened:
@@ -71,16 +79,27 @@ def read(path: str | Path) -> AdapterFile:
             f"read it with version {metadata.get('library_version', 'unknown')} of the library"
         )
     try:
-        return AdapterFile(
-            AdapterConfig.model_validate_json(metadata["config"]),
-            json.loads(metadata["sites"]),
-            tensors,
-            json.loads(metadata["extra"]),
-        )
-    except (KeyError, ValueError, ValidationError) as error:
-        raise AdapterError(
-            f"the metadata of {path} are damaged ({error}); save the adapters again"
-        ) from error
+        facts = {
+            key: parse_json(metadata[key], f"the metadata {key}") for key in ("config", "sites", "extra")
+        }
+        config = AdapterConfig.model_validate(facts["config"])
+        sites, extra = SITES.validate_python(facts["sites"]), EXTRA.validate_python(facts["extra"])
+    except KeyError as error:
+        raise AdapterError(f"the metadata of {path} lack {error}; save the adapters again") from error
+    except ValueError as error:
+        why = explain(error) if isinstance(error, ValidationError) else error
+        raise AdapterError(f"the metadata of {path} are damaged ({why}); save the adapters again") from error
+    refuse_values(path, tensors, "save the adapters again")
+    return AdapterFile(config, sites, tensors, extra)
+
+
+def refuse_values(path: Path, tensors: dict[str, Tensor], way_out: str) -> None:
+    """Refuse numbers that are none, and number formats that adapters are not saved in."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FORMATS:
+            raise AdapterError(f"{name} of {path} is {tensor.dtype}, adapters are float32; {way_out}")
+        if not tensor.isfinite().all():
+            raise AdapterError(f"{name} of {path} holds values that are not finite; {way_out}")
 
 
 def sorted_header(data: bytes) -> bytes:

@@ -219,6 +219,7 @@ def make_adapter(
 ) -> Adapter:
     """Build the adapter that `config` describes for a projection d_in -> d_out. No generator: torch's global
     one."""
+    refuse_size(config, d_in, d_out)
     along_input = config.reading == "input"
     classes: dict[str, type[Adapter]] = {
         "lora": LoRA,
@@ -227,3 +228,14 @@ def make_adapter(
         "collapsed": CollapsedBlockLoRA,
     }
     return classes[config.kind](config, d_in, d_out, generator)
+
+
+def refuse_size(config: AdapterConfig, d_in: int, d_out: int) -> None:
+    """Refuse an adapter several times as large as the weight that it adapts, before memory is asked for."""
+    width, copies = config.block_rank, config.n_blocks if config.reading == "block_rank" else 1
+    numbers, most = width * (d_in + copies * d_out), max(4 * d_in * d_out, 2**20)
+    if numbers > most:
+        raise AdapterError(
+            f"rank={config.rank}, n_blocks={config.n_blocks} would be an adapter of {numbers:,} numbers "
+            f"for a weight of {d_out} x {d_in} = {d_in * d_out:,}; use a smaller rank or fewer blocks"
+        )

@@ -12,23 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .adapted import Adapted, read_as_used, stored
+from .adapted import Adapted, is_merged
 from .adapter_config import AdapterError
 from .adapters import Adapter
 from .dropout import dropped_projection, sum_blocks
 from .eager import plain_eager, without_autocast
 from .frozen import frozen_linear
+from .used_weight import adapted_product, project, reach, read_as_used, stored
 
 MERGED_IN_TRAINING = (
     "the adapters are merged, so training would reach neither them nor the frozen weights; "
     "call unmerge() before training, or model.eval() for inference"
 )
-
-
-def project(x: Tensor, weight: Tensor, bias: Tensor | None, adapter: Adapter | None) -> Tensor:
-    """Return x Wᵀ + b + x ΔWᵀ, summed in the adapter's precision.  x: (..., d_in) -> (..., d_out)."""
-    base = frozen_linear(x, weight, bias)
-    return base if adapter is None else (base + adapter.update(x)).to(base.dtype)
 
 
 class AdaptedLinear(Adapted, nn.Linear):
@@ -39,16 +34,10 @@ class AdaptedLinear(Adapted, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if not isinstance(self, Adapted):  # someone kept this method beyond detach()
             return nn.Linear.forward(self, input)
-        if self.merged:
+        if is_merged(self):
             refuse_training(self)
             return frozen_linear(input, stored(self, "weight"), self.bias)
-        return self.product(input, self.bias)
-
-    def product(self, input: Tensor, bias: Tensor | None) -> Tensor:
-        """Return x (W + ΔW)ᵀ + bias, not merged."""
-        self.reach()
-        (adapter,) = self.adapters.values()
-        return project(input, stored(self, "weight"), bias, adapter)
+        return adapted_product(self, input, self.bias)
 
 
 class AdaptedMultiheadAttention(Adapted, nn.MultiheadAttention):
@@ -64,9 +53,6 @@ class AdaptedMultiheadAttention(Adapted, nn.MultiheadAttention):
     k_proj_weight = read_as_used("k_proj_weight")
     v_proj_weight = read_as_used("v_proj_weight")
 
-    def holders(self) -> list[Adapted]:
-        return [self, self.out_proj] if isinstance(self.out_proj, Adapted) else [self]
-
     def forward(
         self,
         query: Tensor,
@@ -78,7 +64,7 @@ class AdaptedMultiheadAttention(Adapted, nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        if not isinstance(self, Adapted) or self.merged:
+        if not isinstance(self, Adapted) or is_merged(self):
             refuse_training(self)
             return nn.MultiheadAttention.forward(
                 self, query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights,
@@ -122,9 +108,9 @@ class AdaptedMultiheadAttention(Adapted, nn.MultiheadAttention):
 
     def active(self, targets: str) -> list[Adapter | None]:
         """Return the adapter of each target, None where there is none to compute."""
-        if self.merged:
+        if is_merged(self):
             return [None] * len(targets)
-        self.reach()
+        reach(self)
         return [self.adapters[t] if t in self.adapters else None for t in targets]  # noqa: SIM401 (ModuleDict)
 
     def project_qkv(self, x: Tensor, targets: str = "qkv") -> Tensor:
@@ -157,7 +143,7 @@ def refuse_training(module: nn.Module) -> None:
 def can_project(attention: nn.Module) -> bool:
     """Whether `qkv_projection`, attention and `output_projection` are what this module's forward does."""
     adapted = isinstance(attention, AdaptedMultiheadAttention)
-    merged = adapted and attention.merged
+    merged = adapted and is_merged(attention)
     return (
         (type(attention) is nn.MultiheadAttention or adapted)
         and stored(attention, "in_proj_weight") is not None

@@ -49,7 +49,7 @@ def check_forward(label: str, module: nn.Module, kind: type[nn.Module]) -> None:
     """Refuse a module that runs anything but `kind`'s own forward."""
     if isinstance(module, Adapted):
         raise AdapterError(f"{label} has adapters already; detach() them first")
-    for key in ("adapters", "attached"):
+    for key in NAMES:
         if hasattr(module, key):
             raise AdapterError(f"{label} has {key!r} of its own, a name that adapters need; rename it")
     if is_lazy_module(module):
@@ -71,6 +71,7 @@ def check_forward(label: str, module: nn.Module, kind: type[nn.Module]) -> None:
             )
 
 
+NAMES = ("adapters", "attached", "adapted_weights", "active", "project_qkv")  # of adapted modules
 TORCH_FILES = {f"torch.nn.modules.{name}" for name in ("module", "linear", "activation")}
 
 

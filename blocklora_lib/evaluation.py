@@ -17,6 +17,10 @@ from .runs import Count
 BATCH = 100  # images a forward pass; larger ones fall out of a CPU's cache
 
 
+class NotFinite(ValueError):
+    """Scores that say nothing: a run that gives them has failed."""
+
+
 class Predictor(Protocol):
     """What a method's `fit` returns: how to classify, in whatever way the method does it."""
 
@@ -69,10 +73,16 @@ def _count(
     predictor: Predictor, backbone: Backbone, dataset: Dataset, images: Tensor, labels: Tensor
 ) -> Count:
     classifier = predictor.classifier(backbone.tokenize(dataset.prompts))
-    correct, inputs = 0, map(backbone.preprocess, images.split(BATCH))
+    correct, seen, inputs = 0, 0, map(backbone.preprocess, images.split(BATCH))
     if isinstance(images, ImageFiles):
         inputs = ahead(inputs)  # the next files are read while a batch is classified
     for pixels, truth in zip(inputs, labels.split(BATCH), strict=True):
         scores = predictor.logits(pixels, classifier)
+        if not scores.isfinite().all():  # argmax would take any of them for an answer
+            raise NotFinite(
+                f"scores of {dataset.name} are not finite (images {seen} to {seen + len(truth) - 1}); look "
+                "at the backbone's weights, its number format and the adapters"
+            )
+        seen += len(truth)
         correct += int((scores.argmax(-1).cpu() == truth.cpu()).sum())
     return Count(correct=correct, total=len(labels))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from . import adapter_files
-from .adapted import Adapted, Attachment, put
+from .adapted import Adapted, Attachment, fold, holders, is_merged, put, put_back
 from .adapter_config import AdapterConfig, AdapterError
 from .adapters import Adapter
 from .fitting import Plan, fit, plan
@@ -113,11 +113,11 @@ class AdapterSet:
     @property
     def merged(self) -> bool:
         """Whether the weights hold W + ΔW."""
-        return any(module.merged for _, module in self.sites)
+        return any(is_merged(module) for _, module in self.sites)
 
     def originals(self) -> list[Tensor]:
         """Return the weights W that are kept beside the merged ones."""
-        weights = [w for _, m in self.sites for h in m.holders() for w in h.attached.weights.values()]
+        weights = [w for _, m in self.sites for h in holders(m) for w in h.attached.weights.values()]
         return [weight.original for weight in weights if weight.original is not None]
 
     # parameters
@@ -170,7 +170,7 @@ class AdapterSet:
         sites = self.sites
         if not sites:
             raise AdapterError("the adapters are detached; attach them again before merging")
-        put([weight for _, module in sites if not module.merged for weight in module.fold()])
+        put([weight for _, module in sites if not is_merged(module) for weight in fold(module)])
         unwatch(self.model, self._attachment)
         bar_nested_tensors(self.model)  # merged weights may go through fused kernels again
         return self
@@ -180,7 +180,7 @@ class AdapterSet:
         """Put the original weights back: the same bits, since they are kept and not computed."""
         if self.merged:
             for _, module in self.sites:
-                module.put_back()
+                put_back(module)
             watch(self.model, self._attachment, self.sites)
             bar_nested_tensors(self.model)
         return self
@@ -198,7 +198,7 @@ class AdapterSet:
     def _take_off(self) -> nn.Module:
         unwatch(self.model, self._attachment)
         for _, module in self.sites:
-            for holder in module.holders():
+            for holder in holders(module):
                 holder.__class__ = holder.attached.own_class
                 del holder.adapters, holder.attached
         bar_nested_tensors(self.model)
@@ -225,7 +225,8 @@ class AdapterSet:
         loaded = put_on(model, plan(model, sites, file.config, torch.Generator()))
         loaded.extra |= file.extra
         for name, adapter in loaded.adapters.items():
-            if file.tensors[join(name, "B")].dtype == torch.float64:
+            tensors = {key: file.tensors[join(name, key)] for key in adapter.state_dict()}
+            if any(tensor.dtype == torch.float64 for tensor in tensors.values()):
                 adapter.double()
-            adapter.load_state_dict({key: file.tensors[join(name, key)] for key in adapter.state_dict()})
+            adapter.load_state_dict(tensors)
         return loaded

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .adapted import Adapted, Attachment
+from .adapted import Adapted, Attachment, is_merged
 from .adapter_config import AdapterError
 from .adapters import Adapter
 from .sites import NamedModules, few
@@ -32,10 +32,9 @@ def freeze(model: nn.Module) -> None:
     for module in model.modules():
         flags = module.__dict__.setdefault(TRAINED, {})
         for key, parameter in module._parameters.items():
-            if parameter is None or id(parameter) in own or key in flags:
-                continue
-            flags[key] = before.setdefault(id(parameter), parameter.requires_grad)
-            parameter.requires_grad_(False)
+            if parameter is not None and id(parameter) not in own:
+                flags.setdefault(key, before.setdefault(id(parameter), parameter.requires_grad))
+                parameter.requires_grad_(False)
         if not flags:
             del module.__dict__[TRAINED]
 
@@ -55,7 +54,7 @@ def bar_nested_tensors(model: nn.Module) -> None:
     for encoder in model.modules():
         if not isinstance(encoder, nn.TransformerEncoder):
             continue
-        if any(isinstance(module, Adapted) and not module.merged for module in encoder.modules()):
+        if any(isinstance(module, Adapted) and not is_merged(module) for module in encoder.modules()):
             encoder.__dict__.setdefault(NESTED, encoder.use_nested_tensor)
             encoder.use_nested_tensor = False
         elif NESTED in encoder.__dict__:

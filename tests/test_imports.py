@@ -26,7 +26,7 @@ LEVELS = [
     {"", "paths", "strict", "files", "plain_data"},
     {"eager", "dropout", "frozen", "packing", "adapter_config"},
     {"specs", "seeding", "adapters", "architectures", "complexity", "bounds", "manifests", "parameters"},
-    {"runs", "statistics", "adapter_files", "adapted", "attention", "sites", "weights"},
+    {"runs", "statistics", "adapter_files", "used_weight", "adapted", "attention", "sites", "weights"},
     {"checks", "surroundings", "fitting"},
     {"fewshot", "augment", "views", "image_files", "data"},
     {"inject", "untouched", "towers"},

@@ -9,6 +9,8 @@ import torch
 from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from blocklora_lib.adapter_config import AdapterConfig, AdapterError
 from blocklora_lib.inject import AdapterSet, attach, attach_linear
@@ -148,16 +150,13 @@ def by_hand(model: nn.Module, sets: list[tuple[str, AdapterSet]]) -> nn.Module:
         for prefix, adapters in sets:
             for name, adapter in adapters.adapters.items():
                 module, _, target = f"{prefix}.{name}".strip(".").rpartition(".")
-                delta = adapter.scale * sum(b @ adapter.A_s for b in adapter.B)
-                packed = f"{module}.in_proj_weight"
-                if target == "weight":
-                    weights[f"{module}.weight"] += delta
-                elif target == "o":
-                    weights[f"{module}.out_proj.weight"] += delta
-                elif packed in weights:
-                    weights[packed][slice(*(["qkv".index(target) * len(delta), None]))][: len(delta)] += delta
-                else:
-                    weights[f"{module}.{target}_proj_weight"] += delta
+                dot, delta = "." if module else "", adapter.scale * sum(b @ adapter.A_s for b in adapter.B)
+                keys = {"weight": "weight", "o": "out_proj.weight"}
+                weight = weights.get(f"{module}{dot}{keys.get(target, f'{target}_proj_weight')}")
+                if weight is None:
+                    first = "qkv".index(target) * len(delta)
+                    weight = weights[f"{module}{dot}in_proj_weight"][first : first + len(delta)]
+                weight += delta
     return plain
 
 
@@ -211,3 +210,433 @@ def test_each_layer_alone_and_all_together_is_adapted_or_refused(which):
     with torch.no_grad():
         expected = output(by_hand(pristine, sets))
     check(model, output, sets, expected, base)
+
+
+# layers that are not what they seem: adapted rightly, or refused before the model changes
+
+
+class Extended(nn.Linear):
+    """A subclass with methods, a property, state and a slot, and PyTorch's forward."""
+
+    __slots__ = ("slot",)
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.slot, self.state = 3, [1]
+
+    def merged(self):  # a name that others' layers have
+        return "mine"
+
+    @property
+    def size(self):
+        return self.weight.numel()
+
+
+class Meta(type):
+    pass
+
+
+class WithMetaclass(nn.Linear, metaclass=Meta):
+    pass
+
+
+class Named(nn.MultiheadAttention):
+    def hello(self):
+        return f"hello {self.num_heads}"
+
+
+@pytest.mark.parametrize("kind", [Extended, WithMetaclass])
+def test_a_subclass_keeps_what_it_has_while_adapted(kind):
+    model = nn.Sequential(kind(6, 4))
+    plain, x = copy.deepcopy(model), torch.randn(3, 6)
+    adapters = randomize(attach_linear(model, "0", CONFIG))
+    expected = by_hand(plain, [("", adapters)])(x)
+    copied = copy.deepcopy(model)
+    if kind is Extended:
+        copied[0].slot = 3  # nn.Module copies no slots
+    for twin in (model, copied):
+        layer = twin[0]
+        assert isinstance(layer, kind)
+        assert isinstance(layer, nn.Linear)
+        torch.testing.assert_close(twin(x), expected)
+        if kind is Extended:
+            assert (layer.slot, layer.state, layer.merged(), layer.size) == (3, [1], "mine", 24)
+            layer.state = [2]
+            assert layer.state == [2]
+            layer.state = [1]
+    adapters.detach()
+    assert type(model[0]) is kind
+    assert torch.equal(model(x), plain(x))
+
+
+def test_an_attention_subclass_keeps_its_methods():
+    layer, x = Named(8, 2, batch_first=True), torch.randn(2, 3, 8)
+    plain = copy.deepcopy(layer)
+    adapters = randomize(attach(layer, CONFIG.model_copy(update={"targets": ("q", "o")})))
+    assert layer.hello() == "hello 2"
+    assert isinstance(layer, Named)
+    torch.testing.assert_close(layer(x, x, x)[0], by_hand(plain, [("", adapters)])(x, x, x)[0])
+    adapters.detach()
+    assert type(layer) is Named
+
+
+class OwnCall(nn.Linear):
+    def __call__(self, x):
+        return F.linear(x, self.weight, self.bias)
+
+
+class OwnForward(nn.Linear):
+    def forward(self, x):
+        return F.linear(x, self.weight, self.bias)
+
+
+class OwnWeight(nn.Linear):
+    @property
+    def weight(self):
+        return self._parameters["weight"].tanh()
+
+
+class Final(nn.Linear):
+    def __init_subclass__(cls, **kwargs):
+        raise TypeError("final")
+
+
+class OwnAdapters(nn.Linear):
+    adapters = ()
+
+
+def replaced(layer):
+    layer.forward = lambda x: F.linear(x, layer.weight, layer.bias)
+
+
+def hooked_by_accelerate(layer):
+    layer._old_forward = layer.forward
+    layer.forward = lambda *args: layer._old_forward(*args)
+
+
+def tied_in_a_list(layer):
+    layer.cache = [layer.weight]
+
+
+def buffered(layer):
+    layer.register_buffer("again", layer.weight)
+
+
+def eight_bits(layer):
+    layer.weight = nn.Parameter(torch.ones(4, 6, dtype=torch.int8), requires_grad=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (nn.utils.weight_norm, "weight of 0 .* computed .*remove_weight_norm"),
+        (nn.utils.spectral_norm, "weight of 0 .* computed .*remove_spectral_norm"),
+        (nn.utils.parametrizations.weight_norm, "parametrized.*remove_parametrizations"),
+        (nn.utils.parametrizations.spectral_norm, "parametrized"),
+        (nn.utils.parametrizations.orthogonal, "parametrized"),
+        (lambda m: nn.utils.parametrize.register_parametrization(m, "bias", nn.ReLU()), "parametrized"),
+        (lambda m: prune.l1_unstructured(m, "weight", 0.3), r"weight of 0 .*prune\.remove"),
+        (lambda m: prune.l1_unstructured(m, "bias", 0.3), r"bias of 0 .*prune\.remove"),
+        (replaced, "forward of 0 .*replaced on the instance"),
+        (hooked_by_accelerate, "forward of 0 .*remove_hook_from_module"),
+        (tied_in_a_list, r"0\.weight is shared with another place, 0\.cache"),
+        (buffered, r"0\.weight is shared with another place, 0\.again"),
+        (eight_bits, "torch.int8"),
+        (lambda m: m.to(torch.complex64), "torch.complex64"),
+        *((kind, words) for kind, words in [
+            (OwnCall, "__call__ of its own"),
+            (OwnForward, "forward of its own"),
+            (OwnWeight, "weight of 0 .*computed"),
+            (Final, "cannot be of another class .*final"),
+            (OwnAdapters, "'adapters' of its own"),
+            (nn.LazyLinear, "run one batch"),
+            (torch.ao.nn.qat.Linear, "forward of its own"),
+        ]),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore")
+def test_what_an_adapter_would_not_reach_is_refused_and_left_alone(change, words):
+    layer = nn.Linear(6, 4)
+    if change is nn.LazyLinear:
+        layer = nn.LazyLinear(4)
+    elif change is torch.ao.nn.qat.Linear:
+        layer = change(6, 4, qconfig=torch.ao.quantization.get_default_qat_qconfig())
+    elif isinstance(change, type):
+        layer.__class__ = change
+    else:
+        change(layer)
+    model = nn.Sequential(layer, nn.Linear(4, 2))
+    before = [(n, type(m), sorted(vars(m)), m.training) for n, m in model.named_modules()]
+    flags = [p.requires_grad for p in model.parameters()]
+    with pytest.raises(AdapterError, match=words) as error:
+        attach_linear(model, ["1", "0"], CONFIG)
+    assert "\n" not in str(error.value)
+    assert before == [(n, type(m), sorted(vars(m)), m.training) for n, m in model.named_modules()]
+    assert flags == [p.requires_grad for p in model.parameters()]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: nn.utils.weight_norm(m.out_proj), "weight of out_proj"),
+        (lambda m: nn.utils.parametrizations.spectral_norm(m, "in_proj_weight"), "parametrized"),
+        (lambda m: prune.l1_unstructured(m, "in_proj_weight", 0.3), "in_proj_weight of the model"),
+        (lambda m: setattr(m, "forward", m.forward), "forward of the model"),
+        (lambda m: setattr(m, "out_proj", nn.Sequential()), "Sequential for out_proj"),
+        (lambda m: m.to(torch.complex64), "complex"),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore")
+def test_attention_that_an_adapter_would_not_reach_is_refused(change, words):
+    layer = nn.MultiheadAttention(8, 2)
+    change(layer)
+    before = [(n, type(m), sorted(vars(m))) for n, m in layer.named_modules()]
+    with pytest.raises(AdapterError, match=words):
+        attach(layer, CONFIG)
+    assert before == [(n, type(m), sorted(vars(m))) for n, m in layer.named_modules()]
+
+
+def test_a_weight_tied_to_an_embedding_and_an_out_proj_of_two_are_refused():
+    model = nn.Sequential(nn.Embedding(4, 6), nn.Linear(6, 4))
+    model[1].weight = model[0].weight
+    with pytest.raises(AdapterError, match=r"1\.weight is shared with another place, 0\.weight"):
+        attach_linear(model, "1", CONFIG)
+    both = nn.ModuleList([nn.MultiheadAttention(8, 2), nn.MultiheadAttention(8, 2)])
+    both[1].out_proj = both[0].out_proj
+    with pytest.raises(AdapterError, match=r"belongs to two attention modules"):
+        attach(both, CONFIG.model_copy(update={"targets": ("o",)}))
+
+
+def test_a_layer_at_two_places_has_one_adapter_that_counts_at_both():
+    layer = nn.Linear(4, 4)
+    model, x = nn.Sequential(layer, nn.Tanh(), layer), torch.randn(2, 4)
+    adapters = randomize(attach_linear(model, ["2"], CONFIG))
+    assert list(adapters.adapters) == ["0.weight"]
+    delta = adapters.adapters["0.weight"].delta_weight()
+    step = nn.Linear(4, 4)
+    step.weight, step.bias = nn.Parameter(layer.weight + delta), layer.bias
+    torch.testing.assert_close(model(x), step(step(x).tanh()))
+    adapters.merge()
+    torch.testing.assert_close(model.eval()(x), step(step(x).tanh()))
+
+
+def test_wrappers_that_would_not_train_adapters_are_refused():
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(4, 4)))
+    with pytest.raises(AdapterError, match=r"no nn\.Linear"):
+        attach_linear(scripted, "*", CONFIG)
+
+
+# a forward that reads weights
+
+
+class Reads(nn.Module):
+    """Reads its layer's weight, as Swin does; `how` it uses it."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.fc, self.how = nn.Linear(4, 4), how
+
+    def forward(self, x):
+        return self.how(x, self.fc)
+
+
+READINGS = {
+    "linear": lambda x, fc: F.linear(x, fc.weight, fc.bias),
+    "keywords": lambda x, fc: F.linear(input=x, bias=fc.bias, weight=fc.weight),
+    "matmul": lambda x, fc: x @ fc.weight.T + fc.bias,
+    "einsum": lambda x, fc: torch.einsum("bi,oi->bo", x, fc.weight) + fc.bias,
+    "rows": lambda x, fc: torch.cat([F.linear(x, w) for w in fc.weight.chunk(2)], -1) + fc.bias,
+    "stacked": lambda x, fc: F.linear(x, torch.cat([fc.weight, fc.weight])[:4], fc.bias),
+    "norm": lambda x, fc: F.linear(x, fc.weight / fc.weight.norm(), fc.bias),
+    "called": lambda x, fc: fc(x.to(fc.weight.dtype)),
+    "attribute": lambda x, fc: F.linear(x, getattr(fc, "weight"), getattr(fc, "bias")),  # noqa: B009
+    "its forward": lambda x, fc: fc.forward(x),
+    "the class's forward": lambda x, fc: nn.Linear.forward(fc, x),
+    "checkpoint": lambda x, fc: torch.utils.checkpoint.checkpoint(
+        lambda x: F.linear(x, fc.weight, fc.bias), x, use_reentrant=False
+    ),
+    "old checkpoint": lambda x, fc: torch.utils.checkpoint.checkpoint(
+        lambda x: x @ fc.weight.T + fc.bias, x.requires_grad_(), use_reentrant=True
+    ),
+}
+
+
+@pytest.mark.parametrize("how", READINGS)
+def test_a_weight_that_is_read_is_adapted(how):
+    torch.manual_seed(0)
+    model, x = Reads(READINGS[how]), torch.randn(3, 4)
+    plain = copy.deepcopy(model)
+    adapters = randomize(attach_linear(model, "fc", CONFIG))
+    reference = by_hand(plain, [("", adapters)])
+    torch.testing.assert_close(model(x), reference(x))
+    model(x).square().sum().backward()
+    reference(x).square().sum().backward()
+    adapter, grad = adapters.adapters["fc.weight"], reference.fc.weight.grad  # by the chain rule from dL/dW
+    torch.testing.assert_close(adapter.B.grad, (adapter.scale * grad @ adapter.A_s.T).expand(2, -1, -1))
+    torch.testing.assert_close(adapter.A_s.grad, adapter.scale * adapter.B.sum(0).T @ grad)
+    adapters.merge()
+    torch.testing.assert_close(model.eval()(x), reference(x))
+    adapters.detach()
+    assert torch.equal(model(x), plain(x))
+
+
+def test_dropout_falls_on_what_a_read_weight_is_multiplied_with_or_is_refused():
+    config = CONFIG.model_copy(update={"dropout": 0.5})
+    x = torch.randn(5, 4)
+    model = Reads(READINGS["linear"])
+    randomize(attach_linear(model, "fc", config))
+    torch.manual_seed(1)
+    read = model(x)
+    torch.manual_seed(1)
+    assert torch.equal(read, model.fc(x))  # the same draw as a call
+    assert not torch.equal(read, model.eval()(x))
+    other = Reads(READINGS["matmul"])
+    randomize(attach_linear(other, "fc", config))
+    with pytest.raises(AdapterError, match=r"fc: its weight is read .*dropout=0$"):
+        other(x)
+    assert other.eval()(x).isfinite().all()
+    with torch.no_grad():
+        assert other.train()(x).isfinite().all()
+
+
+def test_weights_are_themselves_for_who_looks_at_a_model():
+    model = Reads(READINGS["linear"])
+    parameter = model.fc.weight
+    randomize(attach_linear(model, "fc", CONFIG))
+    model(torch.randn(2, 4))
+    assert model.fc.weight is parameter
+    assert not model.fc.weight.requires_grad
+    with pytest.raises(RuntimeError):
+        model(torch.randn(2, 3))  # a forward that failed is over, too
+    assert model.fc.weight is parameter
+    nn.init.zeros_(model.fc.weight)
+    assert not parameter.any()
+    model.fc.weight.data = torch.ones(4, 4)
+    assert parameter.sum() == 16
+
+
+def test_output_projections_and_packed_weights_that_are_read():
+    """As methods of dense prediction do: values alone, through out_proj."""
+
+    class Values(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x):
+            attn = self.attn
+            v = F.linear(x, attn.in_proj_weight[16:], attn.in_proj_bias[16:])
+            return attn.out_proj(v) + F.linear(v, attn.out_proj.weight)
+
+    torch.manual_seed(0)
+    model, x = Values(), torch.randn(2, 3, 8)
+    plain = copy.deepcopy(model)
+    adapters = randomize(attach(model, CONFIG.model_copy(update={"targets": ("v", "o")})))
+    expected = by_hand(plain, [("", adapters)])(x)
+    torch.testing.assert_close(model(x), expected)
+    model(x).sum().backward()
+    assert all(p.grad.abs().max() > 0 for p in adapters.parameters())
+    adapters.merge()
+    torch.testing.assert_close(model.eval()(x), expected)
+    adapters.detach()
+    assert torch.equal(model(x), plain(x))
+
+
+def test_replicas_of_data_parallel_read_the_adapted_weights():
+    """torch.nn.parallel.replicate, stated again: copies whose parameters are attributes."""
+
+    def replica(module):
+        twin = module._replicate_for_data_parallel()
+        for key, child in module._modules.items():
+            setattr(twin, key, replica(child))
+        for key, parameter in module._parameters.items():
+            setattr(twin, key, None if parameter is None else parameter * 1.0)
+        return twin
+
+    for how in ("linear", "called", "matmul"):
+        model, x = Reads(READINGS[how]), torch.randn(3, 4)
+        adapters = randomize(attach_linear(model, "fc", CONFIG))
+        twin = replica(model)
+        assert torch.equal(twin(x), model(x))
+        twin(x).sum().backward()
+        assert all(p.grad.abs().max() > 0 for p in adapters.parameters())
+
+
+# a forward that passes adapters by
+
+
+class PassesBy(nn.Module):
+    """Took the weight out of everyone's sight."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.other = nn.Linear(4, 4), nn.Linear(4, 4)
+        weight = self.fc.weight
+        self.product = lambda x: x @ weight.T
+
+    def forward(self, x, fully=False):
+        return self.other(self.product(x)) if fully else self.product(x)
+
+
+def test_a_training_forward_that_reached_no_adapter_is_an_error():
+    model, x = PassesBy(), torch.randn(2, 4)
+    adapters = attach_linear(model, "fc", CONFIG)
+    with pytest.raises(AdapterError, match=r"PassesBy ran in training and reached none .*\(fc\)") as error:
+        model(x)
+    assert "\n" not in str(error.value)
+    with torch.no_grad():
+        model(x)
+    model.eval()(x)
+    outer = nn.Sequential(model.train())
+    with pytest.raises(AdapterError, match="PassesBy"):
+        outer(x)
+    adapters.merge()
+    model.eval()(x)
+    adapters.detach()
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
+    model.train()(x)
+    attach_linear(model, ["fc", "other"], CONFIG)
+    model(x, fully=True)  # it reached one of two
+    with pytest.raises(AdapterError, match="fc, other"):
+        model(x)
+
+
+def test_a_part_that_is_called_by_itself_says_so_too():
+    model = CLIP(16, VISION, TEXT)
+    attach_linear(model, "visual.*.c_fc", CONFIG)
+    block = model.visual.transformer.resblocks[0]
+    block.forward = lambda x, **kwargs: x
+    with pytest.raises(AdapterError, match=r"visual \(VisionTransformer\) ran in training"):
+        model.encode_image(pictures())
+    model.encode_text(torch.randint(1, 50, (2, 8)))  # has no adapters, and nothing to say
+
+
+def test_parts_of_a_model_can_be_trained_by_themselves():
+    model = CLIP(16, VISION, TEXT)
+    adapters = attach(model, CONFIG)
+    tokens = torch.randint(1, 50, (2, 8), generator=seeded())
+    model.encode_text(tokens).sum().backward()
+    model(pictures(), None)
+    model(None, tokens)
+    model.visual(pictures())
+    model.transformer.resblocks[0](torch.randn(2, 8, 16)).sum().backward()
+    assert adapters.adapters["transformer.resblocks.0.attn.v"].B.grad is not None
+
+
+def test_the_fast_path_counts_as_reaching():
+    from blocklora_lib.towers import encode_images
+
+    class Wrapper(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.clip = CLIP(16, VISION, TEXT).eval()
+
+        def forward(self, images):
+            return encode_images(self.clip, images)
+
+    model = Wrapper()
+    adapters = attach(model, CONFIG.model_copy(update={"towers": ("vision",)}))
+    for adapter in adapters.adapters.values():
+        adapter.train()
+    model(pictures()).sum().backward()

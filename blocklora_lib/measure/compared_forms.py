@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..adapted import stored
 from ..adapter_config import AdapterError
 from ..adapters import Adapter, BlockLoRA, InputBlockLoRA, LoRA, make_adapter
-from ..attention import AdaptedMultiheadAttention, project
+from ..attention import AdaptedMultiheadAttention
 from ..inject import AdapterSet
 from ..strict import UnknownName
+from ..used_weight import project, stored
 
 
 class DenseLoRA(LoRA):
