@@ -68,9 +68,10 @@ def draw(
         if len(indices) < shots:
             name = repr(classes[label]) if classes else str(label)
             fewest = min(map(len, groups.values()))
+            images = f"{len(indices)} training image{'s' if len(indices) > 1 else ''}"
             raise ValueError(
-                f"shots={shots}, but class {name} has {len(indices)} training images; use at most "
-                f"{fewest} shots, or draw='coop', which draws such a class with replacement"
+                f"shots={shots}, but class {name} has {images}; use at most {fewest} "
+                f"shot{'s' if fewest > 1 else ''}, or draw='coop', which draws such a class with replacement"
             )
         # a generator for each class: another class more or less does not move this one's images
         order = torch.randperm(len(indices), generator=generator(seed, f"draw/{label}"))

@@ -8,6 +8,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from socket import AF_UNIX, socket
 
 import numpy as np
 import pytest
@@ -114,6 +115,7 @@ def test_sixteen_bits_of_colour_are_their_high_bytes_or_nearer(tmp_path):
         (lambda p: p.write_bytes(b"words"), "no image format in it; save .tif as JPEG or PNG"),
         (lambda p: p.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "no image format"),
         (lambda p: p.mkdir(), "is no regular file"),
+        (lambda p: socket(AF_UNIX).bind(str(p)), "is no regular file"),
         (os.mkfifo, "is no regular file"),  # nobody writes to it: reading it would never end
         (lambda p: p.symlink_to(p.name), "is missing"),
         (lambda p: None, "is missing"),
@@ -128,6 +130,25 @@ def test_what_has_no_sure_meaning_is_refused_before_any_decoding(tmp_path, write
             look(path)
         assert says in str(error.value)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "tags"), [("x.nef", {}), ("x.tif", {254: 1}), ("x.tif", {50706: b"\1\4\0\0"})]
+)
+def test_a_raw_photograph_s_preview_is_not_taken_for_it(tmp_path, name, tags):
+    Image.new("RGB", (16, 12)).save(tmp_path / name, "TIFF", tiffinfo=tags)
+    assert fault(tmp_path / name, thorough=False).startswith("is a camera's raw file")
+
+
+def test_deep_numbers_of_a_format_without_a_white_are_refused(tmp_path):
+    head = b"".join(
+        f"{key:8}= {value:>20}".ljust(80).encode()
+        for key, value in dict(SIMPLE="T", BITPIX=16, NAXIS=2, NAXIS1=4, NAXIS2=4).items()
+    )
+    (tmp_path / "x.fits").write_bytes((head + b"END".ljust(80)).ljust(2880) + bytes(2880))
+    with Image.open(tmp_path / "x.fits") as image:
+        assert image.mode.startswith("I")
+    assert "holds 32-bit or signed numbers" in fault(tmp_path / "x.fits", thorough=False)
 
 
 def test_the_way_out_of_a_float_image_is_a_way_out(tmp_path):

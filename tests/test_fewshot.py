@@ -166,7 +166,7 @@ def test_a_class_does_not_move_the_others_draw():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (dict(labels=[0, 0, 0, 1], shots=2), "class 'cow' has 1 training images; use at most 1 shots"),
+        (dict(labels=[0, 0, 0, 1], shots=2), "class 'cow' has 1 training image; use at most 1 shot,"),
         (dict(labels=[0, 0], shots=1), "no training image of class 'cow'"),
         (dict(labels=[], shots=1), "no training images"),
         (dict(labels=[0, 1], shots=0), "shots=0"),

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from blocklora_lib.data.fake import make_fake
 from blocklora_lib.data.layouts import Item, image_folder, items
 from blocklora_lib.data.own import own_manifest
 from blocklora_lib.data.problems import DataError, MissingData
@@ -300,3 +301,24 @@ def test_ones_own_folder_that_is_no_dataset_says_why(tmp_path, names, says):
 def test_ones_own_missing_folder_is_named(tmp_path):
     with pytest.raises(MissingData, match="nowhere is missing"):
         own_manifest(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_lists_may_have_a_byte_order_mark_and_line_ends_of_windows(tmp_path, mark, ends):
+    manifest = load_manifest("fgvc_aircraft")
+    folder = make_fake(manifest, tmp_path, per_class=1)
+    before = items(manifest, folder, "train")
+    for name in manifest.annotations.values():
+        text = (folder / name).read_text(encoding="utf-8")
+        (folder / name).write_bytes(mark + text.replace("\n", ends).encode())
+    assert items(manifest, folder, "train") == before
+
+
+def test_a_list_that_is_not_utf_8_is_named_with_the_line(tmp_path):
+    manifest = load_manifest("fgvc_aircraft")
+    folder = make_fake(manifest, tmp_path, per_class=1)
+    (folder / manifest.annotations["classes"]).write_bytes("707-320\nCitro\xebn\n".encode("latin-1"))
+    with pytest.raises(DataError, match="is not UTF-8: byte 0xeb in line 2; save it as UTF-8") as error:
+        items(manifest, folder, "train")
+    assert str(folder / manifest.annotations["classes"]) in str(error.value)

@@ -42,8 +42,12 @@ def distinct(folder: Path, places: list[str], classes: tuple[str, ...]) -> None:
         seen[read] = name
 
 
-def check_name(path: Path, name: str) -> None:
-    """Refuse a name that is no text, or that a list of images could not hold."""
+def check_name(place: Path, name: str) -> None:
+    """Refuse a name under `place` that is no text, or that a list of images could not hold."""
+    unfit = re.match(r"~|[A-Za-z]:|.*\\", name) and "/" not in name  # for a manifest's list of folders
+    if name.isascii() and name.isprintable() and not unfit:
+        return
+    path = place / name
     raw = os.fsencode(name)
     if not name.isascii() and sys.getfilesystemencoding().lower() not in ("utf-8", "utf8"):
         what = f"has a name of more than ASCII, and Python takes names for {sys.getfilesystemencoding()} here"
@@ -53,9 +57,8 @@ def check_name(path: Path, name: str) -> None:
     except UnicodeDecodeError:
         what = "has a name that is not UTF-8 (of many such, say: convmv -r -f latin1 -t utf8 --notest FOLDER)"
         raise DataError(path, what, move(path, _free(path, _last(raw).decode("latin-1")))) from None
-    folder = "/" not in name and path.is_dir()  # whose name stands in the manifest
     control = any(unicodedata.category(c) == "Cc" for c in name)
-    if control or (folder and re.match(r"~|[A-Za-z]:|.*\\", name)):
+    if control or (unfit and path.is_dir()):
         plain = re.sub(r"[\\~:\x00-\x1f\x7f-\x9f]", "_", path.name)
         what = f"has {name!r} as its name, with a control character, \\, a drive or a leading ~: rename it"
         raise DataError(path, what, move(path, _free(path, plain)))

@@ -44,7 +44,11 @@ TURNS = dict(
         start=2,  # what EXIF's orientations 2 to 8 ask for; 1 is upright
     )
 )
+REDUCED, DNG = 254, 50706  # tags of a TIFF whose first image is the preview of a raw photograph
+RAW = frozenset(".dng .cr2 .cr3 .nef .nrw .arw .orf .rw2 .raf .pef .srw".split())
+DEEP = {"I;16": ("PNG", "TIFF", "JPEG2000"), "I": ("PPM", "PNG")}  # formats that spread values over all bits
 ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+NO_FILE = {errno.EISDIR, errno.ENXIO, errno.ENODEV}  # a folder, a socket, a device
 FORBIDDEN = {errno.EACCES, errno.EPERM}
 
 
@@ -101,7 +105,7 @@ def is_image(path: Path) -> bool:
     except Image.DecompressionBombError:
         return True
     except OSError as error:
-        if error.errno is not None and error.errno not in ABSENT | FORBIDDEN:
+        if error.errno is not None and error.errno not in ABSENT | NO_FILE | FORBIDDEN:
             raise
     except Exception:  # Pillow raises many kinds on what is no image
         return False
@@ -117,8 +121,10 @@ def endings() -> frozenset[str]:
     readable = set(_formats())
     known = {ending for ending, kind in Image.registered_extensions().items() if kind in readable}
     usual = ".jpg .jpeg .jfif .jpe .png .webp .bmp .gif .tif .tiff .ppm .pgm .avif .jp2"
-    unread = ".heic .heif .hif .jxl .svg .svgz .eps .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf"
-    return frozenset((known | set(usual.split()) | set(unread.split())) - {".mpg", ".mpeg", ".h5", ".hdf"})
+    unread = ".heic .heif .hif .jxl .svg .svgz .eps"
+    return frozenset(
+        (known | set(usual.split()) | set(unread.split()) | RAW) - {".mpg", ".mpeg", ".h5", ".hdf"}
+    )
 
 
 def cut_short(path: Path) -> bool:
@@ -147,7 +153,7 @@ def _formats(signed: bool = False) -> tuple[str, ...]:
 def _open(path: Path, look: Callable[[Image.Image], T]) -> T:
     try:
         with regular_file(path) as file, Image.open(file, formats=_formats()) as image:
-            if unfit := _unfit(image):
+            if unfit := _unfit(path, image):
                 raise UnreadableImage(path, unfit)
             return look(image)
     except (UnreadableImage, MemoryError):
@@ -158,6 +164,8 @@ def _open(path: Path, look: Callable[[Image.Image], T]) -> T:
     except OSError as error:
         if error.errno in ABSENT:
             why = "is missing"
+        elif error.errno in NO_FILE:
+            why = "is no regular file"
         elif error.errno in FORBIDDEN:
             why = f"may not be read ({error.strerror})"
         elif error.errno is not None:
@@ -178,16 +186,25 @@ def _reason(path: Path, error: Exception) -> str:
     return f"cannot be decoded ({text})"
 
 
-def _unfit(image: Image.Image) -> str:
+def _unfit(path: Path, image: Image.Image) -> str:
     """Why the values of an image have no sure meaning as pixels, or its shape none as a view; or ''."""
     short, long = sorted(image.size)
     if short < 1 or long > LONGEST * short:
         return f"is {image.width} x {image.height}: a side is over {LONGEST} times the other; cut it"
-    signed = image.format == "TIFF" and 2 in _numbers(image, SAMPLE_FORMAT)
-    if signed or image.mode == "F" or (image.mode == "I" and image.format not in ("PPM", "PNG")):
-        kind = {"F": "floating-point", "I": "32-bit or signed"}.get(image.mode, "signed")
-        return f"holds {kind} numbers, and nothing says which is white; save it with 8 or 16 bits a channel"
-    return ""
+    tiff = image.format == "TIFF"
+    raw = tiff and (DNG in image.tag_v2 or any(value & 1 for value in _numbers(image, REDUCED)))
+    if raw or path.suffix.lower() in RAW:
+        return "is a camera's raw file, of which Pillow reads a preview at most; save it as JPEG, PNG or TIFF"
+    deep = DEEP.get(image.mode[:4]) if image.mode[0] == "I" else None
+    if image.mode == "F":
+        kind = "floating-point"
+    elif deep and image.format not in deep:
+        kind = "32-bit or signed"
+    elif tiff and 2 in _numbers(image, SAMPLE_FORMAT):
+        kind = "signed"
+    else:
+        return ""
+    return f"holds {kind} numbers, and nothing says which is white; save it with 8 or 16 bits a channel"
 
 
 def _numbers(image: Image.Image, tag: int) -> tuple[int, ...]:

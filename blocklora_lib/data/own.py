@@ -78,7 +78,7 @@ def write_own(path: Path | str, place: Path, seed: int = 1, image_loading: Loadi
     file = place / f"{manifest.name}.yaml"
     if file.is_file():
         before = read_manifest(file)
-        if before.notes != manifest.notes and before.sha256 != manifest.sha256:
+        if before.notes not in ("", manifest.notes) and before.sha256 != manifest.sha256:
             folder = user_path(path).resolve()
             what = f"would be {manifest.name} beside {before.notes}, whose results stand there: rename one of"
             other = folder.with_name(f"{folder.name}_2")

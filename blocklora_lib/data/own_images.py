@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from .class_names import as_read, check_name, class_name, distinct
@@ -51,7 +51,7 @@ def look(folder: Path) -> Folder:
     if not folder.is_dir():
         what = "is missing: give a folder that holds a folder of images per class"
         raise MissingData(folder, what, shell(["ls", str(folder.parent)]))
-    check_name(folder, folder.name)
+    check_name(folder.parent, folder.name)
     tops, left = _class_folders(folder)
     splits = _splits(folder, tops)
     if not splits:
@@ -105,7 +105,7 @@ def images(place: Path) -> Images:
             else:
                 left.setdefault("no image", []).append(path)
     for path in paths:
-        check_name(place / path, path)
+        check_name(place, path)
     if nested := sorted(path for path in paths if "/" in path):
         left["nested"] = nested
     return Images(sorted(paths), left)
@@ -133,7 +133,7 @@ def _is_image(entry: os.DirEntry, known: frozenset[str]) -> bool:
     """By its ending, a link to nowhere too, so that it is missed by name; else by what the file holds."""
     from .decoding import is_image
 
-    if PurePosixPath(entry.name).suffix.lower() in known:
+    if os.path.splitext(entry.name)[1].lower() in known:  # of ten thousands, pathlib's is slow
         return True
     return is_image(Path(entry.path))
 
@@ -146,7 +146,7 @@ def _class_folders(place: Path) -> tuple[list[str], dict[str, list[str]]]:
     left: dict[str, list[str]] = {}
     for entry in _entries(place):
         if _is_dir(entry) and not _hidden(entry.name):
-            check_name(place / entry.name, entry.name)
+            check_name(place, entry.name)
             folders.append(entry.name)
         elif _is_dir(entry):
             left.setdefault("hidden", []).append(entry.name)
@@ -157,6 +157,10 @@ def _class_folders(place: Path) -> tuple[list[str], dict[str, list[str]]]:
                 raise DataError(place / entry.name, what, move(place / entry.name, place / shown))
         elif _hidden(entry.name):
             left.setdefault("hidden", []).append(entry.name)
+        elif entry.is_symlink() and not os.path.exists(entry.path):
+            to = os.readlink(entry.path)
+            what = f"is a link to nowhere or in a circle (to {to}): it may have been a class"
+            raise DataError(place / entry.name, what, shell(["rm", entry.path]))
         else:
             kind = "stray" if _is_image(entry, endings()) else "no image"
             left.setdefault(kind, []).append(entry.name)

@@ -59,7 +59,8 @@ def move(old: Path, new: Path) -> str:
 
 def move_away(folder: Path, path: Path) -> str:
     """The command that moves a path out of the folder, beside it."""
-    return move(path, folder.with_name(f"{folder.name}.{path.name}"))
+    inner = ".".join(path.relative_to(folder).parts)  # so that two of one name do not meet there
+    return move(path, folder.with_name(f"{folder.name}.{inner}"))
 
 
 def _quoted(word: str) -> str:

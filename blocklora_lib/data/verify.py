@@ -15,7 +15,7 @@ from ..files import read_bytes
 from ..manifests import Manifest
 from .fetch import git_sha1
 from .layouts import Item, image_folder, items
-from .problems import MARKER, DataError, MissingData, Problem, remedy
+from .problems import MARKER, DataError, MissingData, Problem, move_away, remedy
 from .roots import Marker, find_folder, read_marker
 
 __all__ = ["Problem", "notes", "verify"]
@@ -148,12 +148,16 @@ def _images(
 ) -> Iterator[Problem]:
     images = folder / image_folder(manifest, folder, split, listed=True)
     again = _mend(manifest, folder, images if images.exists() else None, marker)
+
+    def mend(path: str) -> str:
+        return move_away(folder, folder / path) if manifest.layout == "folder" else again
+
     missing = [item.path for item in found if not _is_file(folder / item.path)]
     if missing:
         more = (
             f", and so are {len(missing) - 1} more of {len(found)} {split} images" if len(missing) > 1 else ""
         )
-        yield Problem(str(folder / missing[0]), f"is missing{more}", again)
+        yield Problem(str(folder / missing[0]), f"is missing{more}", mend(missing[0]))
     if decode == "none":
         return
     from .decoding import fault
@@ -167,7 +171,7 @@ def _images(
         if why := fault(path, thorough=decode == "all" or index in sample):
             damaged += 1
             if damaged <= NAMED:
-                yield Problem(str(path), why, again)
+                yield Problem(str(path), why, mend(item.path))
     if damaged > NAMED:
         what = f"holds {damaged - NAMED} more {split} images that cannot be read"
         yield Problem(str(folder), what, again)
