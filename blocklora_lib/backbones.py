@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -156,16 +157,18 @@ class Backbone(nn.Module):
 
 def _per_channel(what: Literal["mean", "std"], config: Mapping[str, Any]) -> Tensor:
     """(3, 1, 1) of three numbers, or of one for all channels; ValueError for what are no such."""
+    given = config[what] if isinstance(config[what], (list, tuple)) else [config[what]]
     try:
-        values = torch.tensor(config[what], dtype=torch.float32).expand(3).reshape(3, 1, 1).clone()
-    except (TypeError, ValueError, RuntimeError):
-        values = torch.tensor(torch.nan)
-    if not values.isfinite().all() or (what == "std" and not (values > 0).all()):
+        numbers = [float(value) for value in given] * (1 if len(given) == 3 else 3)
+    except (TypeError, ValueError):
+        numbers = []
+    least = 0.0 if what == "std" else -math.inf
+    if len(numbers) != 3 or not all(least < number < math.inf for number in numbers):
         raise ValueError(
             f"the backbone's preprocessing has {what}={config[what]!r}; give three finite numbers, or one"
             + (", above 0" if what == "std" else "")
         )
-    return values
+    return torch.tensor(numbers, dtype=torch.float32).view(3, 1, 1)
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:

@@ -10,6 +10,7 @@ import hashlib
 import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, name: str) -> str:
 
     The digest is the SHA-256 of names, shapes and values as float32: two files with the same weights have the
     same one.  BadCheckpoint: tensors are missing, left over, of another shape, no floating-point numbers, not
-    finite, or too large for the model's format.  name: what the user calls the model.
+    finite, or too large for the model's format or an exponential.  name: what the user calls the model.
     """
     path, state = checkpoint.path, _as_open_clip(model, checkpoint.state)
     _compare(path, state, model.state_dict(), name)
@@ -88,6 +89,13 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, name: str) -> str:
         if value.is_floating_point() and not value.isfinite().all():
             kind = "NaN" if value.isnan().any() else "infinite numbers"
             raise BadCheckpoint(path, f"has {kind} in {key}; {_AGAIN}, or take a checkpoint from before that")
+    if "logit_scale" in state and not state["logit_scale"].float().exp().isfinite().all():
+        value = float(state["logit_scale"].max())
+        raise BadCheckpoint(
+            path,
+            f"has a logit_scale of {value:.3g}, whose exponential is no number (CLIP's is at most "
+            "ln 100 = 4.6); take another checkpoint",
+        )
     digest = _digest(state)
     model.load_state_dict(state)
     for key, value in model.state_dict().items():
@@ -133,12 +141,19 @@ def _zip_format(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+            broken = archive.testzip()  # torch itself never compares the parts with their checksums
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         raise BadCheckpoint(path, f"is cut short or damaged ({error}); {_AGAIN}") from None
+    if broken:
+        raise BadCheckpoint(
+            path,
+            f"is damaged: its part {broken} has another checksum than the file says; {_AGAIN}, or if it was "
+            "saved without checksums, save it as safetensors",
+        )
     if not any(name.endswith("/data.pkl") for name in names):
         inside = f" (it holds {', '.join(names[:3])})" if names else ""
         raise BadCheckpoint(
-            path, f"is a zip archive, but not of torch{inside}; unpack it and give the file inside"
+            path, f"is a zip archive, but not of torch.save{inside}; unpack it and give the file inside"
         )
     return "torchscript" if any(name.endswith("/constants.pkl") for name in names) else "torch"
 
@@ -148,7 +163,7 @@ def _load(path: Path, form: str) -> Any:
         if form == "safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
+            return load_file(path)  # its header says every tensor's place, so that none can be cut
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on formats is for those who write them
             if form == "torchscript":
@@ -165,7 +180,8 @@ def _load(path: Path, form: str) -> Any:
                 "where it was made, save its weights: torch.save(model.state_dict(), file), or safetensors",
             ) from None
         reason = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
-        reason = "no file of torch.save" if "weights only" in reason.lower() else reason[:200]
+        advice = "weights only" in reason.lower() or "weights_only" in reason  # to run what the file holds
+        reason = "no file of torch.save" if advice else reason[:200]
         raise BadCheckpoint(path, f"is damaged, cut short, or no checkpoint ({reason}); {_AGAIN}") from None
 
 

@@ -83,9 +83,12 @@ def _backbone(profile: str) -> tuple[str, BackboneSpec]:
 
 
 def _tell(spec: BackboneSpec, source: Source | None, stated: str) -> None:
+    from .tags import refuse_other_activation
+
     _say("backbone", f"{spec.name}, pretrained: {spec.pretrained}, precision: {spec.precision}")
     if source is None:
         return _say("weights", "random, always the same ones: there is no file")
+    refuse_other_activation(spec, source, openai=False)
     for path in source.files:
         _say("file", str(path))
     _say("SHA-256", source.sha256)

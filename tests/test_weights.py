@@ -14,6 +14,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -211,6 +212,12 @@ def damaged(model, path: Path, how: str) -> None:
     """A bad checkpoint of this kind at the path."""
     content, save = state(model), torch.save
     name = "visual.conv1.weight"
+    if how == "one bit":
+        save(content, path)
+        raw = bytearray(path.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        path.write_bytes(raw)
+        return
     if how in ("cut zip", "cut safetensors", "cut archive", "cut old"):
         if how == "cut zip":
             save(content, path)
@@ -222,6 +229,9 @@ def damaged(model, path: Path, how: str) -> None:
             save_archive(model, path)
         return cut(path, 0.6)
     table = {
+        "huge scale": lambda: save(content | {"logit_scale": torch.tensor(100.0)}, path),
+        "zeros": lambda: path.write_bytes(bytes(9000)),
+        "numpy": lambda: save({"state_dict": content, "accuracy": np.float64(1)}, path),
         "empty": lambda: path.write_bytes(b""),
         "page": lambda: path.write_text("\n  <!DOCTYPE html><html>Sign in</html>"),
         "xml": lambda: path.write_text("\ufeff<?xml version='1.0'?><Error><Code>BlobNotFound</Code></Error>"),
@@ -258,12 +268,16 @@ def damaged(model, path: Path, how: str) -> None:
 
 
 BAD = {
+    "one bit": r"is damaged: its part .*/data/\d+ has another checksum than the file says",
+    "huge scale": r"has a logit_scale of 100, whose exponential is no number",
+    "zeros": r"no checkpoint \(no file of torch.save\); fetch it again",
+    "numpy": r"holds Python objects \(numpy\.[\w.]*scalar\)",
     "empty": "is empty; fetch it again",
     "page": "is a web page, not weights",
     "xml": "is a web page, not weights",
     "pointer": "is a pointer of git-lfs",
     "json": "is JSON, not weights",
-    "zip": r"is a zip archive, but not of torch \(it holds readme.txt\)",
+    "zip": r"is a zip archive, but not of torch.save \(it holds readme.txt\)",
     "gzip": "is a packed archive; unpack it",
     "noise": "no checkpoint",
     "text": "no checkpoint",
@@ -689,6 +703,10 @@ def test_find_says_which_file_where_and_whether_it_is_right(blocklora, tag, plac
     assert "as its publisher says" in out
     code, out, _ = blocklora("find", backbone=facts | {"checksum": digest})
     assert "as the profile says" in out
+    tag[3]["quick_gelu"] = False
+    code, _, err = blocklora("find", backbone=facts)
+    assert code == 2
+    assert "every number would be wrong" in err
     code, _, err = blocklora("find", backbone=facts | {"checksum": "0" * 64})
     assert code == 2
     assert err.startswith("error: ")
