@@ -43,29 +43,28 @@ def distinct(folder: Path, places: list[str], classes: tuple[str, ...]) -> None:
 
 
 def check_name(place: Path, name: str) -> None:
-    """Refuse a name under `place` that is no text, or that a list of images could not hold."""
-    unfit = re.match(r"~|[A-Za-z]:|.*\\", name) and "/" not in name  # for a manifest's list of folders
+    """Refuse a path under `place` of which a part is no text, or such that a manifest could not hold it."""
+    unfit = re.match(r"~|[A-Za-z]:|.*\\", name) and "/" not in name  # of a class folder
     if name.isascii() and name.isprintable() and not unfit:
         return
-    path = place / name
-    raw = os.fsencode(name)
     if not name.isascii() and sys.getfilesystemencoding().lower() not in ("utf-8", "utf8"):
         what = f"has a name of more than ASCII, and Python takes names for {sys.getfilesystemencoding()} here"
-        raise DataError(path, f"{what}: set PYTHONUTF8=1", "export PYTHONUTF8=1")
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError:
-        what = "has a name that is not UTF-8 (of many such, say: convmv -r -f latin1 -t utf8 --notest FOLDER)"
-        raise DataError(path, what, move(path, _free(path, _last(raw).decode("latin-1")))) from None
-    control = any(unicodedata.category(c) == "Cc" for c in name)
-    if control or (unfit and path.is_dir()):
-        plain = re.sub(r"[\\~:\x00-\x1f\x7f-\x9f]", "_", path.name)
-        what = f"has {name!r} as its name, with a control character, \\, a drive or a leading ~: rename it"
-        raise DataError(path, what, move(path, _free(path, plain)))
-
-
-def _last(raw: bytes) -> bytes:
-    return raw.rpartition(b"/")[2]
+        raise DataError(place / name, f"{what}: set PYTHONUTF8=1", "export PYTHONUTF8=1")
+    path = place
+    for part in name.split("/"):
+        path /= part
+        raw = os.fsencode(part)
+        try:
+            raw.decode("utf-8")
+        except UnicodeDecodeError:
+            what = "has a name that is not UTF-8 (of many, say: convmv -r -f latin1 -t utf8 --notest FOLDER)"
+            raise DataError(path, what, move(path, _free(path, raw.decode("latin-1")))) from None
+        if any(unicodedata.category(c) == "Cc" for c in part) or (unfit and path.is_dir()):
+            plain = re.sub(r"[\\~:\x00-\x1f\x7f-\x9f]", "_", part)
+            what = (
+                f"has {part!r} as its name, with a control character, \\, a drive or a leading ~: rename it"
+            )
+            raise DataError(path, what, move(path, _free(path, plain)))
 
 
 def _free(path: Path, name: str) -> Path:

@@ -245,7 +245,7 @@ def _classes(
         if paths:
             filled.append(name)
         elif needed:
-            empty = not any(more.values()) and not (place / name).is_symlink()
+            empty = not os.listdir(place / name) and not (place / name).is_symlink()
             folder = place.parent if above else place
             mend = shell(["rmdir", str(place / name)]) if empty else move_away(folder, place / name)
             raise DataError(place / name, "holds no images; fill the class or take its folder away", mend)
