@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.checkpoint import checkpoint as recomputed
 
 from .checkpoints import load_weights, read_checkpoint
+from .devices import resolve_device
 from .image_files import ImageFiles
 from .packing import PackedPrompts
+from .recomputation import recomputed
 from .seeding import seeded_torch
 from .specs import BackboneSpec
 from .tags import obtain, open_clip_name, preprocessing, quiet, refuse_other_activation
@@ -24,7 +25,7 @@ from .tokenizers import load_tokenizer, prompt_length, unavailable
 from .views import View
 from .weights import with_checksum
 
-__all__ = ["Backbone", "BackboneSpec", "load_backbone", "resolve_device", "with_checksum"]
+__all__ = ["Backbone", "BackboneSpec", "load_backbone", "with_checksum"]
 
 Prompts = tuple[Tensor | PackedPrompts, ...]  # token ids, or packed; in chunks of classes
 
@@ -104,9 +105,12 @@ class Backbone(nn.Module):
         return self.normalise(sized.evaluation_views().float() if isinstance(sized, ImageFiles) else sized)
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """(pixels / 255 - mean) / std as one multiplication and one addition.  pixels: 0..255, float32."""
+        """(pixels / 255 - mean) / std as one multiplication and one addition, on the backbone's device.
+
+        pixels: 0..255, float32, on any device.
+        """
         scale = 1 / (255 * self.image_std)
-        return torch.addcmul(-self.image_mean / self.image_std, pixels, scale)
+        return torch.addcmul(-self.image_mean / self.image_std, pixels.to(self.device), scale)
 
     def encode_images(self, images: Tensor, *, checkpoint: bool = False) -> Tensor:
         """Normalised images (B, 3, H, W) -> unit rows (B, d), float32.  checkpoint: as `towers` has it."""
@@ -151,7 +155,7 @@ class Backbone(nn.Module):
             prompts = self.pack(prompts)
         encode = partial(TextTower(self.model).encode, checkpointing=checkpoint)
         if len(prompts) > 1:
-            encode = partial(recomputed, encode, use_reentrant=False)
+            encode = partial(recomputed, encode, device=self.device)
         return F.normalize(torch.cat([encode(part) for part in prompts]).float(), dim=-1)
 
 
@@ -171,20 +175,14 @@ def _per_channel(what: Literal["mean", "std"], config: Mapping[str, Any]) -> Ten
     return torch.tensor(numbers, dtype=torch.float32).view(3, 1, 1)
 
 
-def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """'auto' is the GPU if there is one."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
-
-
 def load_backbone(spec: BackboneSpec, device: str | torch.device = "auto") -> Backbone:
     """Build the model and load its weights; files of any number format are read into `precision`.
 
     What was hashed is what is loaded: a file that changes meanwhile is refused.  Errors are one sentence:
     ValueError for a name, a tag or a file that is not right, OSError for one that is not here.
+    device: see `resolve_device`; weights in half precision, which a CPU is slow with, go there only by name.
     """
-    device = resolve_device(device)
+    device = resolve_device(device, fallback=spec.precision == "fp32")
     spec = with_checksum(spec)
     name = open_clip_name(spec.name)
     source = obtain(spec)

@@ -52,7 +52,13 @@ app = typer.Typer(
 
 ProfileOption = Annotated[str, typer.Option("--profile", "-P", help="Name of a profile, or a YAML file.")]
 ResultsOption = Annotated[Path | None, typer.Option("--results", help="Results folder [results/<profile>].")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, or auto, the GPU [as the profile says].")
+]
+FastOption = Annotated[
+    bool,
+    typer.Option("--fast", help="On a GPU, kernels that do not repeat bit for bit [as the profile says]."),
+]
 ThreadsOption = Annotated[
     int,
     typer.Option(
@@ -81,22 +87,23 @@ def run(
     ] = None,
     profile: ProfileOption = "pocket",
     results: ResultsOption = None,
-    device: DeviceOption = "auto",
+    device: DeviceOption = None,
     threads: ThreadsOption = 1,
     retry_failed: RetryOption = False,
     skip_unreadable: SkipOption = False,
     image_loading: Annotated[
         str, typer.Option(help="How your own images are looked at: upright, or as_clip (no EXIF, no alpha).")
     ] = "upright",
+    fast: FastOption = False,
 ) -> None:
     """Run one spec, or show its stored record."""
     from .grids import make_spec
     from .runs import RunStore
 
-    settings = _profile(profile, skip_unreadable)
+    settings = _profile(profile, skip_unreadable, fast)
     store = RunStore((results or settings.results) / "runs")
     store.check_writable()
-    bench = _workbench(device, threads)
+    bench = _workbench(settings, device, threads)
     if os.sep in dataset:  # a folder per class: one's own images
         from .data.own import write_own
         from .data.own_images import look
@@ -136,9 +143,10 @@ def grid(
     tflops: Annotated[float, typer.Option(help="Rate that --list assumes for its hours.")] = 20.0,
     retry_failed: RetryOption = False,
     results: ResultsOption = None,
-    device: DeviceOption = "auto",
+    device: DeviceOption = None,
     threads: ThreadsOption = 1,
     skip_unreadable: SkipOption = False,
+    fast: FastOption = False,
 ) -> None:
     """Run all specs of an experiment that have no record yet, one after another, in this process.
 
@@ -147,7 +155,7 @@ def grid(
     from .grids import expand
     from .runs import RunStore
 
-    settings = _profile(profile, skip_unreadable)
+    settings = _profile(profile, skip_unreadable, fast)
     store = RunStore((results or settings.results) / "runs")
     wanted = list(settings.experiments) if experiment == "all" else [experiment]
     runs = {spec.key: spec for name in wanted for spec in expand(settings, name, dataset, method)}
@@ -165,7 +173,7 @@ def grid(
     from .experiment import pending, run_grid
 
     store.check_writable()
-    bench = _workbench(device, threads)
+    bench = _workbench(settings, device, threads)
     records = [store.load(spec) for spec in specs]
     todo = [spec for spec, record in zip(specs, records, strict=True) if pending(record, retry_failed)]
     failed = [record for record in records if record and record.status == "failed" and not retry_failed]
@@ -294,23 +302,37 @@ def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def _profile(name: str, skip_unreadable: bool) -> Profile:
-    """The profile; its runs leave unreadable images out if it says so, or the command line does."""
+def _profile(name: str, skip_unreadable: bool, fast: bool) -> Profile:
+    """The profile, with what the command line says of unreadable images and of kernels on top."""
     from .profiles import load_profile
 
     settings = load_profile(name)
-    return settings.model_copy(update={"skip_unreadable": skip_unreadable or settings.skip_unreadable})
+    return settings.model_copy(
+        update={
+            "skip_unreadable": skip_unreadable or settings.skip_unreadable,
+            "deterministic": settings.deterministic and not fast,
+        }
+    )
 
 
-def _workbench(device: str, threads: int):
+def _workbench(settings: Profile, device: str | None, threads: int):
+    """Return what the runs share, on the device of the command line or else of the profile.
+
+    Of several GPUs, processes side by side take one each.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     load_libraries()
     import torch
 
+    from .devices import profile_device
     from .experiment import Workbench
+    from .gpus import claim_gpu
 
     torch.set_num_threads(threads)
-    return Workbench(device)
+    place = profile_device(settings.device, device)
+    if place.type == "cuda" and ":" not in (device or settings.device or "auto"):
+        place = torch.device("cuda", claim_gpu(torch.cuda.device_count()))
+    return Workbench(place)
 
 
 def load_libraries() -> None:

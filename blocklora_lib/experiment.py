@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 
-from .backbones import Backbone, load_backbone, resolve_device
+from .backbones import Backbone, load_backbone
 from .data.draws import Draw, find_draw, import_draw, make_draw
 from .data.roots import checksum as data_checksum
 from .datasets import Dataset, load_dataset
+from .devices import check_repeatable, repeatable, resolve_device
 from .evaluation import Predictor, evaluate, evaluate_images, same_prompts
 from .fewshot import refuse_empty_classes
 from .methods import complete, get_method
@@ -31,7 +32,10 @@ OnStep = Callable[[int, int, float], None]
 
 @dataclass
 class Workbench:
-    """What runs of one process share: the device, and backbones and datasets that are loaded once."""
+    """What runs of one process share: the device, and backbones and datasets that are loaded once.
+
+    device: as `resolve_device` reads it, once; a profile says its own.
+    """
 
     device: str | torch.device = "auto"
     manifests: Path = MANIFESTS
@@ -42,9 +46,14 @@ class Workbench:
     _drawn: dict[tuple, Draw] = field(default_factory=dict)
     _one_prompt: dict[tuple, list[list[str]]] = field(default_factory=dict)
 
+    @property
+    def place(self) -> torch.device:
+        """The device that `device` names."""
+        return resolve_device(self.device)
+
     def backbone(self, spec: BackboneSpec) -> Backbone:
         if spec not in self._backbones:
-            self._backbones[spec] = load_backbone(spec, resolve_device(self.device))
+            self._backbones[spec] = load_backbone(spec, self.device)
         return self._backbones[spec]
 
     def dataset(self, name: str) -> Dataset:
@@ -180,7 +189,9 @@ def execute(spec: RunSpec, bench: Workbench | None = None, on_step: OnStep | Non
     """Run the spec and return its record.  Bad input raises; training that fails gives a failure record."""
     bench = bench or Workbench()
     spec = completed(spec)
-    memory, seconds = PeakMemory(resolve_device(bench.device)), {}
+    if spec.deterministic:
+        check_repeatable(bench.place)
+    memory, seconds = PeakMemory(bench.place), {}
     with _timed(seconds, "load"):
         inputs, overflows = bench.check(spec), []
         backbone, dataset = bench.backbone(spec.backbone), bench.dataset(spec.dataset)
@@ -192,7 +203,7 @@ def execute(spec: RunSpec, bench: Workbench | None = None, on_step: OnStep | Non
         about["one_prompt"] = one_prompt
     result, error, predictor = None, None, None
     try:
-        with _deterministic(backbone.device):
+        with repeatable(backbone.device, spec.deterministic):
             with _timed(seconds, "train"):
                 method = get_method(spec.method.name)
                 predictor = method(method.Settings.model_validate(dict(spec.method.settings))).fit(context)
@@ -348,20 +359,3 @@ def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
         yield
     finally:
         seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start
-
-
-@contextmanager
-def _deterministic(device: torch.device) -> Iterator[None]:
-    """On a GPU, ask for kernels that give the same bits each time, where there are such."""
-    if device.type == "cpu":
-        yield
-        return
-    before, warn = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn)

@@ -131,6 +131,7 @@ def _make_specs(
                         training=profile.training_of(entry) if trains else None,
                         evaluate_on=tuple(m.name for m in manifests),
                         skip_unreadable=profile.skip_unreadable,
+                        deterministic=profile.deterministic,
                     )
                     specs[spec.key] = spec, entry
     return specs

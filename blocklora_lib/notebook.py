@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -28,6 +28,9 @@ from .results import experiment_runs, results_folder
 from .runs import RunStore
 from .strict import near
 from .tables import Table, plain, to_html
+
+if TYPE_CHECKING:
+    import torch
 
 Kind = Literal["structural", "empirical", "published"]
 VERDICTS = {  # what a claim's `holds` means, in words; None: not checked in this run
@@ -82,6 +85,13 @@ class Notebook:
             "tables": [],
             "claims": [],
         }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the notebook computes: the profile's device ."""
+        from .devices import profile_device
+
+        return profile_device(self.profile.device)
 
     def runs(self, experiment: str = "few_shot", partial: bool = False) -> pd.DataFrame:
         """Return an experiment's finished runs, see `results.experiment_runs`; missing ones are refused

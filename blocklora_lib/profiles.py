@@ -136,6 +136,10 @@ class Profile(Strict):
     seeds: tuple[Seed, ...] = Field(min_length=1)
     draw: Literal["nested", "coop", "clip_lora"] = "nested"
     skip_unreadable: bool = False  # leave out images that are missing or do not decode; records name them
+    # where runs compute: 'cpu'; 'cuda', 'cuda:0', ..; or 'auto', the GPU, refused where there is none.  Left
+    # out: the GPU if there is one.  No part of what names a run: its record says it
+    device: str | None = Field(None, pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    deterministic: bool = True  # false: kernels of a GPU that are faster and do not repeat bit for bit
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
     training: TrainingSpec = TrainingSpec()
     experiments: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], Experiment] = Field(min_length=1)

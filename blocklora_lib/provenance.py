@@ -17,6 +17,7 @@ import torch
 from . import __version__
 from .backbones import Backbone
 from .datasets import Dataset
+from .devices import numerics
 from .methods import get_method
 from .paths import ROOT
 from .runs import RunSpec
@@ -37,6 +38,7 @@ def provenance(
         "resolution": backbone.resolution,
         "weights": backbone.weights,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        **numerics(device, spec.deterministic),
         "threads": torch.get_num_threads(),
         "git_revision": git_revision(),
         "versions": {"python": platform.python_version(), "blocklora": __version__, **_versions()},
@@ -71,6 +73,7 @@ class PeakMemory:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         if device.type == "cuda":
+            torch.cuda.init()  # before which torch knows no device's statistics
             torch.cuda.reset_peak_memory_stats(device)
         else:
             with suppress(OSError):  # Linux: start the kernel's high-water mark again

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_serializer, model_validator
 
 from .strict import FrozenDict, Strict
 
@@ -101,6 +102,8 @@ class RunSpec(Strict):
     A method that needs no training has shots = 0, seed = 0 and neither draw nor training settings.
     draw 'imported': the images that a file names (see data.draws); the spec holds the checksum of what is
     drawn, not the file's place.  skip_unreadable: leave out images that are missing or do not decode.
+    deterministic False: a GPU may use kernels that do not repeat bit for bit; written and hashed only then,
+    so that the keys of all other runs are what they were before there was a choice.
     """
 
     dataset: str
@@ -117,6 +120,12 @@ class RunSpec(Strict):
     training: TrainingSpec | None
     evaluate_on: tuple[str, ...] = Field(min_length=1)
     skip_unreadable: bool = False
+    deterministic: bool = True
+
+    @model_serializer(mode="wrap")
+    def _without_the_default(self, handler: Callable[[RunSpec], dict[str, Any]]) -> dict[str, Any]:
+        data = handler(self)
+        return data if not self.deterministic else {k: v for k, v in data.items() if k != "deterministic"}
 
     @model_validator(mode="after")
     def _check(self) -> RunSpec:

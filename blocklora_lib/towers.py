@@ -15,12 +15,12 @@ from functools import partial
 import torch
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock, Transformer, VisionTransformer
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from .attention import can_project, output_projection, qkv_projection
 from .eager import is_eager
 from .frozen import frozen_mlp
 from .packing import Layout, PackedPrompts, attend, pack
+from .recomputation import recomputed
 from .untouched import has_own_encoders, untouched
 
 
@@ -112,7 +112,7 @@ def _run(transformer: Transformer, x: Tensor, pooled: Tensor, layout: Layout, ch
     *blocks, last = transformer.resblocks
     for block in blocks:
         run = partial(_block, block, layout=layout)
-        x = checkpoint(run, x, use_reentrant=False) if checkpointing else run(x)
+        x = recomputed(run, x, device=x.device) if checkpointing else run(x)
     return _last_block(last, x, pooled, layout)
 
 

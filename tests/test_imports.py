@@ -23,9 +23,19 @@ def modules() -> dict[str, Path]:
 
 # Levels from the bottom; a module may import what stands on its own or a lower level.
 LEVELS = [
-    {"", "paths", "strict", "files", "plain_data"},
-    {"eager", "dropout", "frozen", "packing", "adapter_config"},
-    {"specs", "seeding", "adapters", "architectures", "complexity", "bounds", "manifests", "parameters"},
+    {"", "paths", "strict", "files", "plain_data", "gpus"},
+    {"eager", "dropout", "recomputation", "frozen", "packing", "adapter_config"},
+    {
+        "specs",
+        "devices",
+        "seeding",
+        "adapters",
+        "architectures",
+        "complexity",
+        "bounds",
+        "manifests",
+        "parameters",
+    },
     {"runs", "statistics", "adapter_files", "used_weight", "adapted", "attention", "sites", "weights"},
     {"checks", "surroundings", "fitting"},
     {"fewshot", "augment", "views", "image_files", "data"},
@@ -57,6 +67,7 @@ NO_TORCH = {
     "grids",
     "weights",
     "paths",
+    "gpus",
     "files",
     "plain_data",
     "strict",

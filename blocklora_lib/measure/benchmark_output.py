@@ -18,7 +18,8 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from ..backbones import Backbone, BackboneSpec, load_backbone, resolve_device
+from ..backbones import Backbone, BackboneSpec, load_backbone
+from ..devices import resolve_device
 from ..provenance import git_revision
 from ..weights import POCKET
 from .timing import conditions, verdict

@@ -132,9 +132,10 @@ class ClipLora(nn.Module):
         }
 
     def reset(self, generator: torch.Generator) -> ClipLora:
-        """Draw A as nn.Linear draws its weight, B = 0."""
+        """Draw A as nn.Linear draws its weight, on the generator's device, and move it; B = 0."""
         for lora in self.adapters().values():
-            nn.init.kaiming_uniform_(lora.A, a=math.sqrt(5), generator=generator)
+            start = torch.empty_like(lora.A, device=generator.device)
+            lora.A.data.copy_(nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator))
             nn.init.zeros_(lora.B)
         return self
 
@@ -152,11 +153,11 @@ class ClipLora(nn.Module):
         """All positions, at every step."""
         s = self.frozen
         x = (s["token_embedding.weight"][tokens] + s["positional_embedding"]).transpose(0, 1)
-        mask = torch.full((len(x), len(x)), -math.inf).triu_(1)
+        mask = torch.full((len(x), len(x)), -math.inf, dtype=x.dtype, device=x.device).triu_(1)
         for block in self.towers["text"]:
             x = block(x, mask)
         x = _norm(x.transpose(0, 1), s, "ln_final")
-        return x[torch.arange(len(x)), tokens.argmax(-1)] @ s["text_projection"]
+        return x[torch.arange(len(x), device=x.device), tokens.argmax(-1)] @ s["text_projection"]
 
     def cosines(self, images: Tensor, tokens: Tensor) -> Tensor:
         text, image = self.encode_text(tokens), self.encode_image(images)
@@ -182,7 +183,8 @@ class Step(NamedTuple):
 
 def normalise(pixels: Tensor) -> Tensor:
     """ToTensor and Normalize.  pixels: (N, 3, H, W), 0..255."""
-    return (pixels / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (MEAN, STD))
+    return (pixels / 255 - mean) / std
 
 
 def train(
