@@ -116,7 +116,9 @@ class Backbone(nn.Module):
         """Normalised images (B, 3, H, W) -> unit rows (B, d), float32.  checkpoint: as `towers` has it."""
         from .towers import encode_images
 
-        return F.normalize(encode_images(self.model, images.to(self.dtype), checkpoint).float(), dim=-1)
+        return F.normalize(
+            encode_images(self.model, images.to(self.device, self.dtype), checkpoint).float(), dim=-1
+        )
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Prompts -> token ids (C, context length), int64.  A prompt that does not fit is an error, never
