@@ -1,4 +1,5 @@
 # make reproduce [PROFILE=pocket] [NOTEBOOKS="01_method 05_few_shot"] [JOBS=2]      make test
+# JOBS: cores to use. Of a profile that computes on a GPU, the Snakefile runs one job a GPU, whatever JOBS is.
 PROFILE   ?= pocket
 NOTEBOOKS ?=
 JOBS      ?= $(shell getconf _NPROCESSORS_ONLN)

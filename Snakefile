@@ -1,5 +1,5 @@
 # The one engine: the grid of runs, the notebooks, the report.  `make reproduce` calls it; so can a cluster:
-#   snakemake --executor slurm --jobs 50 --config profile=paper
+#   snakemake --executor slurm --jobs 50 --default-resources slurm_partition=gpu --config profile=paper
 # A grid job runs all shots and seeds of a dataset (and of one method, where the profile says `job: method`) in one
 # process and keeps one record a run, so that a job that was cut off goes on with the run it was at.  Records are named
 # by the hash of their spec: nothing runs twice.
@@ -9,6 +9,9 @@ import shlex
 import sys
 from pathlib import Path
 
+from snakemake_interface_common.exceptions import WorkflowError
+
+from blocklora_lib.gpus import resources_of, visible_gpus
 from blocklora_lib.notebook import choose_notebooks, notebook_needs
 from blocklora_lib.paths import NOTEBOOKS as SOURCES, ROOT
 from blocklora_lib.profiles import load_profile, profile_files
@@ -18,6 +21,7 @@ if config.get("quiet"):  # errors, what the jobs say and the monitor's lines are
     logger.setLevel("WARNING")
 for variable in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE"):  # one thread a job, and no network unless it is asked for
     os.environ.setdefault(variable, "1")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # products on a GPU repeat, see blocklora_lib/devices.py
 
 GIVEN = str(config.get("profile", "pocket"))  # a profile's name, or the path of a YAML file
 if GIVEN.endswith((".yaml", ".yml")):
@@ -30,6 +34,10 @@ try:  # what a person may have mistyped is answered in one sentence
 except (ValueError, KeyError, OSError) as error:
     sys.exit(f"error: {error}")
 OUT = str(config.get("results") or f"results/{PROFILE.name}")
+RESOURCES = resources_of(PROFILE.device)  # of a job that computes; Slurm asks for them
+# On this machine, where jobs are not counted as nodes, a GPU runs one job at a time; a cluster counts its own.
+if workflow.resource_settings.nodes is None and "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", max(1, len(visible_gpus())))
 BLOCKLORA = f"{shlex.quote(sys.executable)} -m blocklora_lib.cli"
 LIBRARY = digest([*(ROOT / "blocklora_lib").rglob("*.py"), *(ROOT / "blocklora_lib").rglob("*.j2"),
                   *profile_files(GIVEN)])  # a notebook and the report are made again when these change
@@ -49,6 +57,14 @@ def notebook_inputs(wildcards):
     reads = CHOSEN if needs["last"] else [name for name in CHOSEN if name in needs["notebooks"]]
     before = [executed(name) for name in reads if name != wildcards.name]
     return before + [index(*group) for group in GROUPS if group[0] in needs["experiments"]]
+
+
+def all_cores(wildcards):
+    """Every core, for a notebook that measures time; on a cluster there is no such number, see slurm_extra."""
+    try:
+        return workflow.cores if NEEDS[wildcards.name]["alone"] else 1
+    except WorkflowError:
+        return 1
 
 
 if workflow.is_main_process:
@@ -82,6 +98,8 @@ rule grid:
         method=lambda w: "" if w.method == ALL else f"--method {w.method}",
         index=lambda w: shlex.quote(json.dumps({**w, "keys": GROUPS[w.experiment, w.dataset, w.method]})),
     threads: 1
+    resources:
+        **RESOURCES,
     # A group whose records are all there needs no process.  Exit code 1: some runs failed, are recorded as failed and
     # are listed on the terminal; the grid goes on.  That every run has a record, done or failed, is what the last `ls`
     # checks.  `cat` keeps the bars of two jobs from painting over each other.
@@ -105,7 +123,10 @@ rule notebook:
     params:
         place=lambda w: f"{CHOSEN.index(w.name) + 1} of {len(CHOSEN)}",
         library=LIBRARY,
-    threads: lambda w: workflow.cores if NEEDS[w.name]["alone"] else 1  # who measures time works alone
+    threads: all_cores  # who measures time works alone
+    resources:
+        slurm_extra=lambda w: "--exclusive" if NEEDS[w.name]["alone"] else "",
+        **RESOURCES,
     shell:
         """
         echo "notebook {params.place}: {wildcards.name}" >&2

@@ -26,9 +26,15 @@ def visible_gpus(environment: Mapping[str, str] = os.environ, devices: Path = Pa
     return [str(number) for number in sorted(int(found[1]) for found in numbers if found)]
 
 
-def jobs_at_once(device: str, cores: int, environment: Mapping[str, str] = os.environ) -> int:
-    """Return how many runs may share this machine: one a core on a CPU, one a GPU otherwise."""
-    return cores if device == "cpu" else max(1, len(visible_gpus(environment)))
+def resources_of(device: str | None) -> dict[str, int]:
+    """Return what a job of the engine asks for: memory of the host (MB), time (minutes), and a GPU or none.
+
+    device: as the profile says it; left out there, the GPU if this machine has one.  A job is all runs of a
+    method on a dataset: hours on a GPU; one that is cut off goes on with the run it was at.
+    """
+    if device == "cpu" or (device is None and not visible_gpus()):
+        return {"gpu": 0, "mem_mb": 4000, "runtime": 240}
+    return {"gpu": 1, "mem_mb": 16000, "runtime": 1440}
 
 
 def claim_gpu(count: int, folder: Path | None = None) -> int:

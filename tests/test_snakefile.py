@@ -115,6 +115,54 @@ def test_only_a_missing_record_is_computed(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in others} == before
 
 
+SLURM = ("sbatch", "squeue", "sacct", "sacctmgr", "scancel", "sinfo", "scontrol", "sshare")
+
+
+@pytest.mark.parametrize(("device", "gpus", "memory"), [("auto", ["--gpus=1"], "16000"), ("cpu", [], "4000")])
+def test_on_a_cluster_jobs_ask_for_what_they_need(tmp_path, monkeypatch, device, gpus, memory):
+    """With stand-ins for Slurm's commands: sbatch notes what it is asked for, and refuses."""
+    pytest.importorskip("snakemake_executor_plugin_slurm")
+    (tmp_path / "bin").mkdir()
+    for name in SLURM:
+        note = f'echo "$*" >> {tmp_path}/asked; exit 1' if name == "sbatch" else "exit 0"
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{note}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # of the machine that submits: says nothing
+    (tmp_path / "mine.yaml").write_text(
+        f"extends: {PROFILES / PROFILE}.yaml\nname: mine\ndescription: on a cluster\ndevice: {device}\n"
+    )
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", "."]
+    command += ["--executor", "slurm", "--jobs", "9", "--keep-going", "--nolock"]
+    command += ["--slurm-init-seconds-before-status-checks", "1"]
+    command += ["--default-resources", "slurm_partition=gpu", "slurm_account=none"]
+    command += ["--config", "profile=mine.yaml", "notebooks=03_complexity,05_few_shot"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "total number of cores" not in done.stderr, done.stderr
+    asked = [line.split(" --wrap")[0].split() for line in (tmp_path / "asked").read_text().splitlines()]
+    rules = [next(word for word in words if word.startswith("rule_")) for words in asked]
+    assert sum(rule.startswith("rule_grid") for rule in rules) == len(
+        grid_groups(load_profile(PROFILE), ["few_shot"])
+    )  # all at once: the cluster counts its GPUs itself
+    for rule, words in zip(rules, asked, strict=True):
+        assert [word for word in words if word.startswith("--gpu")] == gpus, rule
+        assert words[words.index("--mem") + 1] == memory
+        assert ("--exclusive" in words) == ("03_complexity" in rule)  # it measures time
+
+
+def test_on_one_machine_a_gpu_runs_one_job_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
+    (tmp_path / "mine.yaml").write_text(
+        f"extends: {PROFILES / PROFILE}.yaml\nname: mine\ndescription: on GPUs\ndevice: auto\n"
+        "experiments: {few_shot: {datasets: [chess], methods: [zero_shot]}}\n"
+    )
+    # the runs fail, for there is no such GPU; what is looked at is what the engine may hand out
+    done = snakemake(tmp_path, profile="mine.yaml", notebooks="05_few_shot")
+    assert 'gpu=Resource("gpu", 2)' in done.stderr
+    assert done.returncode != 0
+    assert "device 'auto'" in done.stderr
+
+
 def test_groups_hold_every_run_of_the_experiment_once():
     profile = load_profile(PROFILE)
     keys = [key for group in grid_groups(profile, ["few_shot"]).values() for key in group]
