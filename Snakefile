@@ -3,7 +3,6 @@
 # A grid job runs all shots and seeds of a dataset (and of one method, where the profile says `job: method`) in one
 # process and keeps one record a run, so that a job that was cut off goes on with the run it was at.  Records are named
 # by the hash of their spec: nothing runs twice.
-import json
 import os
 import shlex
 import sys
@@ -33,6 +32,7 @@ try:  # what a person may have mistyped is answered in one sentence
     GROUPS = grid_groups(PROFILE, {e for needs in NEEDS.values() for e in needs["experiments"]})
 except (ValueError, KeyError, OSError) as error:
     sys.exit(f"error: {error}")
+KEEP_OLD = str(config.get("keep_old", 0)) not in ("0", "", "False")  # records of an earlier library stand
 OUT = str(config.get("results") or f"results/{PROFILE.name}")
 RESOURCES = resources_of(PROFILE.device)  # of a job that computes; Slurm asks for them
 # On this machine, where jobs are not counted as nodes, a GPU runs one job at a time; a cluster counts its own.
@@ -69,8 +69,8 @@ def all_cores(wildcards):
 
 if workflow.is_main_process:
     LOCK = only_one(Path(OUT))
-    drop_stale_indexes(Path(OUT), {index(*group): keys for group, keys in GROUPS.items()})
-    MONITOR = Monitor(Path(OUT) / "runs", [key for keys in GROUPS.values() for key in keys])
+    drop_stale_indexes(Path(OUT), {index(*group): keys for group, keys in GROUPS.items()}, KEEP_OLD)
+    MONITOR = Monitor(Path(OUT) / "runs", [k for keys in GROUPS.values() for k in keys], keep_old=KEEP_OLD)
 
 
 wildcard_constraints:
@@ -94,22 +94,20 @@ rule grid:
     output:
         f"{OUT}/grid/{{experiment}}/{{dataset}}-{{method}}.json",
     params:
-        files=lambda w: " ".join(f"{key}.json" for key in GROUPS[w.experiment, w.dataset, w.method]),
         method=lambda w: "" if w.method == ALL else f"--method {w.method}",
-        index=lambda w: shlex.quote(json.dumps({**w, "keys": GROUPS[w.experiment, w.dataset, w.method]})),
+        keep="--keep-old" if KEEP_OLD else "",
     threads: 1
+    retries: 1  # after a failure of the machine, with the run it was at
     resources:
         **RESOURCES,
-    # A group whose records are all there needs no process.  Exit code 1: some runs failed, are recorded as failed and
-    # are listed on the terminal; the grid goes on.  That every run has a record, done or failed, is what the last `ls`
-    # checks.  `cat` keeps the bars of two jobs from painting over each other.
+    # The grid looks at every record and writes the index once each run has one that stands, done or failed.  Exit code
+    # 1: some are recorded as failed and listed on the terminal; the grid goes on.  Any other is an error of the job.
+    # `cat` keeps the bars of two jobs from painting over each other.
     shell:
         """
-        (cd {OUT}/runs 2>/dev/null && ls {params.files} >/dev/null 2>&1) || {{
-          {{ {BLOCKLORA} grid --profile {GIVEN} --results {OUT} --experiment {wildcards.experiment} \
-              --dataset {wildcards.dataset} {params.method} 2>&1 >/dev/null || [ $? -eq 1 ]; }} | cat >&2
-          (cd {OUT}/runs && ls {params.files} >/dev/null); }}
-        printf '%s\\n' {params.index} > {output}
+        {{ {BLOCKLORA} grid --profile {GIVEN} --results {OUT} --experiment {wildcards.experiment} \
+            --dataset {wildcards.dataset} {params.method} {params.keep} --index {output} 2>&1 >/dev/null \
+            || [ $? -eq 1 ]; }} | cat >&2
         """
 
 

@@ -64,6 +64,7 @@ class Evidence:
     def __init__(self, profile: Profile, folder: Path, published: Path = PUBLISHED) -> None:
         self.profile, self.folder = profile, folder
         self._published = published
+        self.remarks: list[str] = []  # what sets the records apart, see standing.remarks
         self._runs: dict[str, DataFrame] = {}  # many judges look at the same runs, which are many files
 
     @property
@@ -79,7 +80,8 @@ class Evidence:
             )
         if experiment not in self._runs:
             store = RunStore(self.folder / "runs")
-            self._runs[experiment] = experiment_runs(self.profile, store, experiment)
+            self._runs[experiment] = runs = experiment_runs(self.profile, store, experiment)
+            self.remarks += [line for line in runs.attrs["remarks"] if line not in self.remarks]
         return self._runs[experiment]
 
     def failed(self, experiment: str) -> int:

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 
 class OneSentence(TyperGroup):
-    """What the user did wrong is one sentence and exit code 2; BLOCKLORA_TRACEBACK=1 shows the rest."""
+    """What the user did wrong is one sentence and exit code 2; BLOCKLORA_TRACEBACK=1 shows the rest.
+
+    A failure of the machine is exit code 75 (EX_TEMPFAIL: try again), an interrupt 130; 1 is kept for runs
+    that are recorded as failed.
+    """
 
     def invoke(self, ctx):
         for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to stop
@@ -32,14 +36,18 @@ class OneSentence(TyperGroup):
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort):
             raise
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
         except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except (ValueError, OSError, RuntimeError) as error:
             if os.environ.get("BLOCKLORA_TRACEBACK"):
                 raise
+            from .runs import MachineFailure
+
             typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(2) from None
+            raise typer.Exit(75 if isinstance(error, MachineFailure) else 2) from None
 
 
 app = typer.Typer(
@@ -66,6 +74,10 @@ ThreadsOption = Annotated[
     ),
 ]
 RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Run failed specs again.")]
+KeepOption = Annotated[
+    bool,
+    typer.Option("--keep-old", help="Let records of an earlier state of the library stand."),
+]
 SkipOption = Annotated[
     bool,
     typer.Option("--skip-unreadable", help="Leave out images that cannot be read [as the profile says]."),
@@ -90,6 +102,7 @@ def run(
     device: DeviceOption = None,
     threads: ThreadsOption = 1,
     retry_failed: RetryOption = False,
+    keep_old: KeepOption = False,
     skip_unreadable: SkipOption = False,
     image_loading: Annotated[
         str, typer.Option(help="How your own images are looked at: upright, or as_clip (no EXIF, no alpha).")
@@ -118,10 +131,15 @@ def run(
         bench.manifests, bench.root = store.folder.parent / "manifests", folder.parent
         dataset = manifest.name
     spec = make_spec(settings, dataset, method, shots, seed, manifests=bench.manifests)
-    from .experiment import run_or_load, with_draw
+    from .experiment import completed, run_or_load, with_draw
+    from .standing import again, remarks, stored
 
-    spec = spec if draw is None else with_draw(spec, draw, bench)
-    record = run_or_load(spec, store, bench, retry_failed)
+    spec = completed(spec if draw is None else with_draw(spec, draw, bench))
+    for line in again([stored(store, spec, keep_old, bench.images)], store):
+        typer.echo(line, err=True)
+    record = run_or_load(spec, store, bench, retry_failed, keep_old=keep_old)
+    for line in remarks([record]):
+        typer.echo(line, err=True)
     typer.echo(f"{spec}: {outcome(record)}")
     typer.echo(store.path(spec))
     if record.status == "failed":
@@ -142,6 +160,10 @@ def grid(
     ] = False,
     tflops: Annotated[float, typer.Option(help="Rate that --list assumes for its hours.")] = 20.0,
     retry_failed: RetryOption = False,
+    keep_old: KeepOption = False,
+    index: Annotated[
+        Path | None, typer.Option(help="Write the runs' keys here once each has a record.", hidden=True)
+    ] = None,
     results: ResultsOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = 1,
@@ -152,37 +174,50 @@ def grid(
 
     Of `--experiment all` each run counts once, though two experiments may share it.
     """
-    from .grids import expand
+    from .grids import expand, has_files
+    from .progress import write_index
     from .runs import RunStore
+    from .standing import again, remarks, stored
 
     settings = _profile(profile, skip_unreadable, fast)
     store = RunStore((results or settings.results) / "runs")
     wanted = list(settings.experiments) if experiment == "all" else [experiment]
     runs = {spec.key: spec for name in wanted for spec in expand(settings, name, dataset, method)}
     specs = list(runs.values())
+    found = [stored(store, spec, keep_old) for spec in specs]
     if list_only:
-        records = [store.load(spec) for spec in specs]
-        for spec, record in zip(specs, records, strict=True):
-            typer.echo(f"{record.status if record else 'missing':8}{spec.key}  {spec}")
-        states = [record.status if record else "missing" for record in records]
-        todo = [spec for spec, state in zip(specs, states, strict=True) if state == "missing"]
+        for entry in found:
+            typer.echo(f"{entry.standing:8}{entry.spec.key}  {entry.spec}")
+        states = [entry.standing for entry in found]
+        todo = [entry.spec for entry in found if entry.pending(retry_failed)]
         if todo:
             typer.echo(forecast(todo, tflops))
-        typer.echo(", ".join(f"{states.count(state)} {state}" for state in ("done", "missing", "failed")))
+        known = ("done", "missing", "failed", *sorted({*states} - {"done", "missing", "failed"}))
+        typer.echo(", ".join(f"{states.count(state)} {state}" for state in known))
         return
-    from .experiment import pending, run_grid
-
     store.check_writable()
-    bench = _workbench(settings, device, threads)
-    records = [store.load(spec) for spec in specs]
-    todo = [spec for spec, record in zip(specs, records, strict=True) if pending(record, retry_failed)]
-    failed = [record for record in records if record and record.status == "failed" and not retry_failed]
+    on_disk = has_files(specs)
+    if on_disk or any(entry.pending(retry_failed) for entry in found):
+        bench = _workbench(settings, device, threads)
+        if on_disk:
+            found = [stored(store, spec, keep_old, bench.images) for spec in specs]
+    todo = [entry.spec for entry in found if entry.pending(retry_failed)]
+    for line in again(found, store):
+        typer.echo(line, err=True)
+    records = [entry.record for entry in found if not entry.pending(retry_failed)]
     progress = Progress(len(specs), len(specs) - len(todo))
-    for record in run_grid(todo, store, bench, retry_failed):
-        progress.report(f"{record.spec}: {outcome(record)}")
-        failed += [record] if record.status == "failed" else []
+    if todo:
+        from .experiment import run_grid
+
+        for record in run_grid(todo, store, bench, retry_failed, keep_old):
+            progress.report(f"{record.spec}: {outcome(record)}")
+            records.append(record)
     progress.close()
-    if failed:
+    for line in remarks(records):
+        typer.echo(line, err=True)
+    if index:
+        write_index(index, experiment, dataset, method, specs)
+    if failed := [record for record in records if record.status == "failed"]:
         typer.echo(
             f"{len(failed)} of {len(specs)} runs failed (run them again with --retry-failed):", err=True
         )
@@ -205,7 +240,10 @@ def claims(
     from .profiles import load_profile
 
     settings = load_profile(profile)
-    judged = judge(CLAIMS, Evidence(settings, results or settings.results))
+    evidence = Evidence(settings, results or settings.results)
+    judged = judge(CLAIMS, evidence)
+    for line in evidence.remarks:
+        typer.echo(f"note: {line}", err=True)
     for j in judged:
         typer.echo(f"{j.claim.id:4}{j.verdict}: {j.claim.statement}\n    {j.finding.evidence}")
     if into:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,21 +13,28 @@ from pathlib import Path
 
 import torch
 
+from .adapter_config import AdapterError
 from .backbones import Backbone, load_backbone
+from .code_digest import code_digest
 from .data.draws import Draw, find_draw, import_draw, make_draw
+from .data.problems import MissingData
 from .data.roots import checksum as data_checksum
 from .datasets import Dataset, load_dataset
 from .devices import check_repeatable, repeatable, resolve_device
-from .evaluation import Predictor, evaluate, evaluate_images, same_prompts
+from .evaluation import NotFinite, Predictor, evaluate, evaluate_images, same_prompts
 from .fewshot import refuse_empty_classes
+from .manifests import load_manifest
 from .methods import complete, get_method
 from .methods._context import Context
 from .paths import MANIFESTS
 from .provenance import PeakMemory, provenance
-from .runs import Cost, Failure, Result, RunRecord, RunSpec, RunStore
+from .runs import Cost, Failure, MachineFailure, Result, RunRecord, RunSpec, RunStore
 from .specs import BackboneSpec
+from .standing import stored
 from .training import TrainingDiverged
 
+# what ends a run wherever it is run; every other error says nothing of the spec
+OF_THE_SPEC = (TrainingDiverged, AdapterError, NotFinite)
 OnStep = Callable[[int, int, float], None]
 
 
@@ -100,6 +108,23 @@ class Workbench:
                 raise ValueError(f"{what}; give the class's folder another name")
             warnings.warn(f"{what}; the record says so (provenance.one_prompt)", stacklevel=2)
 
+    def images(self, spec: RunSpec) -> str | None:
+        """Return a digest of the image files that a run reads, with their labels; '' where all are bundled.
+
+        None where they are not at hand: then nothing can be said of a record's.
+        """
+        if all(load_manifest(name, self.manifests).kind == "bundle" for name in spec.sets):
+            return ""
+        if spec.draw == "imported" and not self.draws:
+            return None
+        try:
+            seen = [[name, self.dataset(name).content(spec.split)] for name in spec.evaluate_on]
+            if spec.shots and (dataset := self.dataset(spec.dataset)).manifest.kind == "external":
+                seen.append(["few-shot", dataset.content("train", self._index(spec))])
+        except MissingData:
+            return None
+        return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+
     def drawn(self, spec: RunSpec) -> Draw:
         """The few-shot images of a spec that trains; methods share them."""
         key = (spec.dataset, spec.shots, spec.seed, spec.draw, spec.draw_checksum)
@@ -118,14 +143,19 @@ class Workbench:
         refuse_empty_classes([label for _, label, _ in drawn.train], dataset.classes)
         return drawn
 
+    def _index(self, spec: RunSpec) -> torch.Tensor:
+        """Where the few-shot images stand in the train split, in the order drawn."""
+        rows = self.drawn(spec).train
+        wanted = set(rows)
+        listed = enumerate(self.dataset(spec.dataset).listing["train"])
+        number = {row: i for i, row in listed if row in wanted}
+        return torch.tensor([number[row] for row in rows])
+
     def _inputs(self, spec: RunSpec) -> Inputs:
         drawn, index, gone = None, None, {}
         dataset = self.dataset(spec.dataset)
         if spec.shots:
-            drawn = self.drawn(spec)
-            wanted = set(drawn.train)
-            number = {row: i for i, row in enumerate(dataset.listing["train"]) if row in wanted}
-            index = torch.tensor([number[row] for row in drawn.train])
+            drawn, index = self.drawn(spec), self._index(spec)
             faults = self._unreadable(spec, dataset, "train", index)
             gone[dataset.name] = [dataset.path("train", i) for i in faults]
             kept = index[[i not in faults for i in index.tolist()]]
@@ -186,14 +216,19 @@ def _check_shots(drawn: Draw, spec: RunSpec) -> None:
 
 
 def execute(spec: RunSpec, bench: Workbench | None = None, on_step: OnStep | None = None) -> RunRecord:
-    """Run the spec and return its record.  Bad input raises; training that fails gives a failure record."""
+    """Run the spec and return its record.
+
+    Bad input raises.  What follows from the spec wherever it is run, that training diverges or that an
+    adapter refuses its settings, is a failure record.  Everything else that ends a run is MachineFailure.
+    """
     bench = bench or Workbench()
     spec = completed(spec)
     if spec.deterministic:
         check_repeatable(bench.place)
     memory, seconds = PeakMemory(bench.place), {}
-    with _timed(seconds, "load"):
+    with _timed(seconds, "load"), _machine(spec, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
         inputs, overflows = bench.check(spec), []
+        images = bench.images(spec)
         backbone, dataset = bench.backbone(spec.backbone), bench.dataset(spec.dataset)
         context = _context(spec, backbone, dataset, inputs.index, on_step, overflows.append)
         for other in inputs.evaluated:
@@ -203,13 +238,13 @@ def execute(spec: RunSpec, bench: Workbench | None = None, on_step: OnStep | Non
         about["one_prompt"] = one_prompt
     result, error, predictor = None, None, None
     try:
-        with repeatable(backbone.device, spec.deterministic):
+        with _machine(spec, Exception), repeatable(backbone.device, spec.deterministic):
             with _timed(seconds, "train"):
                 method = get_method(spec.method.name)
                 predictor = method(method.Settings.model_validate(dict(spec.method.settings))).fit(context)
             with _timed(seconds, "evaluate"):
                 result = _evaluate(spec, backbone, dataset, inputs, context, predictor, overflows)
-    except Exception as failure:  # the run failed, not the program: keep why, go on with the next
+    except OF_THE_SPEC as failure:
         error = _failure(failure)
     finally:
         if predictor is not None:
@@ -222,6 +257,8 @@ def execute(spec: RunSpec, bench: Workbench | None = None, on_step: OnStep | Non
         error=error,
         cost=Cost(seconds=seconds, peak_memory_bytes=memory.bytes()),
         provenance=about,
+        code=code_digest(),
+        images=images or "",
     )
 
 
@@ -240,41 +277,46 @@ def run_or_load(
     bench: Workbench | None = None,
     retry_failed: bool = False,
     on_step: OnStep | None = None,
+    keep_old: bool = False,
 ) -> RunRecord:
     """Return the stored record of the spec, or run it and store it.
 
-    A failure record is returned as it is (status 'failed', no result) and only run again with retry_failed.
+    A record that no longer stands (see `standing`) is run again; a damaged file is set aside.  A failure
+    record is returned as it is (status 'failed', no result) and only run again with retry_failed.
     """
-    spec = completed(spec)
-    record = store.load(spec)
-    if record is not None and (record.status == "done" or not retry_failed):
-        return record
+    spec, bench = completed(spec), bench or Workbench()
+    found = stored(store, spec, keep_old, bench.images)
+    if not found.pending(retry_failed):
+        return found.record
     store.check_writable()
     record = execute(spec, bench, on_step)
-    store.save(record)
+    with _machine(spec, OSError):
+        if found.standing == "damaged":
+            store.set_aside(spec)
+        store.save(record)
     return record
 
 
 def run_grid(
-    specs: Sequence[RunSpec], store: RunStore, bench: Workbench | None = None, retry_failed: bool = False
+    specs: Sequence[RunSpec],
+    store: RunStore,
+    bench: Workbench | None = None,
+    retry_failed: bool = False,
+    keep_old: bool = False,
 ) -> Iterator[RunRecord]:
     """Yield the record of every spec in turn, running what the store does not have.
 
-    Bad input of any spec is found before the first one trains.
+    Bad input of any spec is found before the first one trains.  MachineFailure ends it: what was finished is
+    kept, and the next call goes on from there.
     """
     bench = bench or Workbench()
     store.check_writable()
     specs = [completed(spec) for spec in specs]
     for spec in specs:
-        if pending(store.load(spec), retry_failed):
+        if stored(store, spec, keep_old, bench.images).pending(retry_failed):
             bench.check(spec)
     for spec in specs:
-        yield run_or_load(spec, store, bench, retry_failed)
-
-
-def pending(record: RunRecord | None, retry_failed: bool = False) -> bool:
-    """Whether a spec with this record has still to be run."""
-    return record is None or (record.status == "failed" and retry_failed)
+        yield run_or_load(spec, store, bench, retry_failed, keep_old=keep_old)
 
 
 def _context(
@@ -325,31 +367,36 @@ def _evaluate(
     )
 
 
-def _failure(error: Exception) -> Failure:
-    message = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, TrainingDiverged):
-        return Failure(
-            kind="diverged",
-            message=message,
-            retry=error.retry,
-            step=error.step,
-            loss=repr(error.loss),
-            lr=error.lr,
-        )
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return Failure(
-            kind="out_of_memory",
-            message=message,
-            retry="use a smaller training.batch_size, a bf16 backbone or a larger machine",
-        )
-    frames = traceback.extract_tb(error.__traceback__)[-3:]
-    where = " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(frames))
+def _failure(error: TrainingDiverged | AdapterError | NotFinite) -> Failure:
+    message = " ".join(str(error).split())
+    if isinstance(error, NotFinite):
+        return Failure(kind="diverged", message=message, retry="use fp32, or a lower lr")
+    if isinstance(error, AdapterError):
+        retry = "correct the method's settings in the profile"
+        return Failure(kind="refused", message=message, retry=retry)
     return Failure(
-        kind=type(error).__name__,
+        kind="diverged",
         message=message,
-        where=where,
-        retry="mend the cause, then run again with --retry-failed",
+        retry=error.retry,
+        step=error.step,
+        loss=repr(error.loss),
+        lr=error.lr,
     )
+
+
+@contextmanager
+def _machine(spec: RunSpec, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn these errors, but for those that follow from the spec, into MachineFailure."""
+    try:
+        yield
+    except OF_THE_SPEC:
+        raise
+    except kinds as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+        raise MachineFailure(
+            f"run {spec} ended with {what}; nothing is stored of it, what was finished before is kept, and "
+            "the same command goes on from there (BLOCKLORA_TRACEBACK=1 shows where it was)"
+        ) from error
 
 
 @contextmanager

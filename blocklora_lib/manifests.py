@@ -30,7 +30,7 @@ def _relative(path: str) -> str:
 
 
 def _listed(value: object) -> object:
-    return [value] if isinstance(value, str) else value
+    return (value,) if isinstance(value, str) else value
 
 
 RelativePath = Annotated[str, AfterValidator(_relative)]
@@ -302,11 +302,26 @@ def all_manifests(folder: Path = MANIFESTS) -> dict[str, Manifest]:
 
 
 def data_checksum(manifests: Iterable[Manifest]) -> str:
-    """Digest of what a run sees of these sets: image file, class names, template and, where it is not CLIP's,
-    the way of looking at files, in this order."""
-    seen = [[m.name, m.sha256, list(m.classes), m.template, *_other_loading(m)] for m in manifests]
+    """Digest of what a run sees of these sets, in this order: image file, class names and template, and how
+    the folder of an external set is read.
+
+    What lies in that folder is not covered: a manifest is there before its images are (see data.content).
+    """
+    seen = [[m.name, m.sha256, list(m.classes), m.template, *_reading(m)] for m in manifests]
     return hashlib.sha256(json.dumps(seen, separators=(",", ":")).encode()).hexdigest()
 
 
-def _other_loading(manifest: Manifest) -> list[str]:
-    return [] if manifest.image_loading == "as_clip" else [manifest.image_loading]
+def _reading(manifest: Manifest) -> list[dict]:
+    """What decides which file of an external set is which class of which split."""
+    if manifest.kind == "bundle":
+        return []
+    decides = {
+        "layout",
+        "images",
+        "annotations",
+        "class_folders",
+        "split_names",
+        "class_indices",
+        "split_seed",
+    }
+    return [manifest.model_dump(mode="json", include=decides)]

@@ -8,6 +8,7 @@ nb.finish()
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 from matplotlib.figure import Figure
 
+from .files import read_text
 from .parameters import check_parameters, injected_parameters
 from .paths import NOTEBOOKS, ROOT
 from .plotting import save_figure
@@ -77,6 +79,7 @@ class Notebook:
         self.note = profile_note(self.profile)
         self.store = RunStore(self.folder / "runs")
         RunStore(self.folder / "notebooks").check_writable()
+        self._remarks: list[str] = []
         self._index: dict[str, Any] = {
             "notebook": name,
             "profile": self.profile.name,
@@ -97,8 +100,15 @@ class Notebook:
         """Return an experiment's finished runs, see `results.experiment_runs`; missing ones are refused
         unless
         `partial`.
+
+        What sets the records apart from each other, or from this library, is shown once a notebook.
         """
-        return experiment_runs(self.profile, self.store, experiment, partial)
+        runs = experiment_runs(self.profile, self.store, experiment, partial)
+        for line in runs.attrs["remarks"]:
+            if line not in self._remarks:
+                self._remarks.append(line)
+                _display_html(f"<div class='export'><b>Note.</b> {html.escape(line)}</div>")
+        return runs
 
     def figure(
         self, figure: Figure, name: str, data: pd.DataFrame, caption: str, note: str | None = None
@@ -119,9 +129,9 @@ class Notebook:
         stem = self.folder / "tables" / self.name / name
         files = [self._csv(table.tidy, stem), stem.with_suffix(".tex")]
         files[1].write_text((f"% {self.note}\n" if self.note else "") + table.latex, encoding="utf-8")
-        html = to_html(table.shown)
-        self._add("tables", name, caption, files, html=html)
-        _display_html(f"<div class='export'><b>Table.</b> {caption}{html}</div>")
+        shown = to_html(table.shown)
+        self._add("tables", name, caption, files, html=shown)
+        _display_html(f"<div class='export'><b>Table.</b> {caption}{shown}</div>")
 
     def claim(
         self,
@@ -186,7 +196,7 @@ class Notebook:
 def read_indexes(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the finished notebooks' exports and claims, by notebook."""
     paths = sorted((folder / "notebooks").glob("*.json"))
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    return {path.stem: json.loads(read_text(path)) for path in paths}
 
 
 def notebook_names(folder: Path = NOTEBOOKS) -> tuple[str, ...]:
@@ -307,7 +317,7 @@ def _display_figure(png: Path, width: float, caption: str) -> None:
     display(HTML(f"<div class='export'><b>Figure.</b> {caption}</div>"))
 
 
-def _display_html(html: str) -> None:
+def _display_html(text: str) -> None:
     from IPython.display import HTML, display
 
-    display(HTML(html))
+    display(HTML(text))

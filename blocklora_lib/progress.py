@@ -14,8 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TextIO
 
+from .code_digest import code_digest
+from .files import read_text, write_whole
 from .grids import expand
 from .profiles import Profile
+from .sealed import is_whole
+from .specs import RunSpec
 
 ALL = "all"  # the group of all methods of a dataset
 
@@ -76,27 +80,51 @@ def digest(paths: Iterable[Path]) -> str:
     return total.hexdigest()[:16]
 
 
-def drop_stale_indexes(folder: Path, groups: Mapping[str, Sequence[str]]) -> list[Path]:
-    """Delete each group's index that does not name exactly the runs of the group, or names a record that is
-    gone.
+def write_index(
+    path: Path, experiment: str, dataset: str | None, method: str | None, specs: Sequence[RunSpec]
+) -> None:
+    """Write a group's index: that each of these runs has a record that stands, done or failed."""
+    names = {"experiment": experiment, "dataset": dataset or ALL, "method": method or ALL}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps({**names, "keys": [spec.key for spec in specs]}) + "\n")
 
-    So an edited profile, data bundle or checkpoint costs exactly the runs that it changed, and no other.
+
+def drop_stale_indexes(
+    folder: Path, groups: Mapping[str, Sequence[str]], keep_old: bool = False
+) -> list[Path]:
+    """Delete each group's index that does not name exactly the runs of the group, or names a record that is
+    gone, damaged or, unless keep_old, of an earlier state of the library.
+
+    So an edited profile, data bundle, checkpoint or library costs exactly the runs that it changed, and no
+    other.
     """
     dropped = []
     for name, keys in groups.items():
         path = Path(name)
-        if path.is_file() and not _is_true(path, keys, folder / "runs"):
+        if os.path.lexists(path) and not _is_true(path, keys, folder / "runs", keep_old):
             path.unlink()
             dropped.append(path)
     return dropped
 
 
-def _is_true(path: Path, keys: Sequence[str], runs: Path) -> bool:
+def _is_true(path: Path, keys: Sequence[str], runs: Path, keep_old: bool) -> bool:
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))["keys"]
-    except (ValueError, KeyError):
+        listed = json.loads(read_text(path))["keys"]
+    except (ValueError, KeyError, TypeError, OSError):
         return False
-    return listed == list(keys) and all((runs / f"{key}.json").is_file() for key in keys)
+    return listed == list(keys) and all(stands(runs / f"{key}.json", keep_old) for key in keys)
+
+
+def stands(path: Path, keep_old: bool = False) -> bool:
+    """Whether a record is whole and of the present code, by a glance at its text: what the grid looks at
+    closely it has looked at when it wrote the index.
+    """
+    try:
+        text = read_text(path)
+    except (OSError, ValueError):
+        return False
+    named = f'\n "key": "{path.stem}",\n' in text
+    return named and is_whole(text) and (keep_old or f'\n "code": "{code_digest()}",\n' in text)
 
 
 class Monitor:
@@ -105,14 +133,25 @@ class Monitor:
     """
 
     def __init__(
-        self, runs: Path, keys: Sequence[str], every: float = 10.0, stream: TextIO | None = None
+        self,
+        runs: Path,
+        keys: Sequence[str],
+        every: float = 10.0,
+        stream: TextIO | None = None,
+        keep_old: bool = False,
     ) -> None:
+        self.keep_old = keep_old
         self.runs, self.keys, self.every, self.stream = runs, set(keys), every, stream or sys.stderr
+        self._stale: dict[str, int] = {}  # files that were there and do not count, by when they were written
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)  # never keeps the program alive
 
     def start(self) -> None:
         """Say what is there already, then watch."""
+        for key in self.keys:
+            path = self.runs / f"{key}.json"
+            if path.is_file() and not stands(path, self.keep_old):
+                self._stale[key] = path.stat().st_mtime_ns
         self.began, self.at_start = time.monotonic(), self.count()
         self.shown = self.at_start
         if self.keys:
@@ -128,9 +167,17 @@ class Monitor:
     def count(self) -> int:
         """Records that exist now."""
         try:
-            return sum(os.path.splitext(name)[0] in self.keys for name in os.listdir(self.runs))
+            there = self.keys & {os.path.splitext(name)[0] for name in os.listdir(self.runs)}
         except FileNotFoundError:
             return 0
+        return sum(key not in self._stale or self._written(key) for key in there)
+
+    def _written(self, key: str) -> bool:
+        """Whether a file that did not count has been written anew."""
+        try:
+            return (self.runs / f"{key}.json").stat().st_mtime_ns != self._stale[key]
+        except OSError:
+            return False
 
     def line(self, done: int, seconds: float) -> str:
         """Return 'runs: 12 of 40, 30%, 1:05 min so far, about 3 min left'."""

@@ -22,12 +22,14 @@ import nbformat
 from markupsafe import Markup, escape
 
 from . import __version__
+from .files import read_bytes, read_text
 from .manifests import load_manifest, manifest_names
 from .mathml import MathMLExporter, highlight_css, inline_mathml
 from .notebook import heading, notebook_names, profile_note, read_indexes
 from .paths import NOTEBOOKS, POCKET_MODEL, PROFILES
 from .profiles import Profile, load_profile, profile_files
 from .runs import RunRecord, RunStore
+from .standing import remarks
 
 KEY_FIGURE = ("00_overview", "key_figure")
 SCOREBOARD = "12_claims"  # the notebook that writes claims.json
@@ -52,7 +54,7 @@ def write_report(profile: str, results: str | Path = "") -> Path:
 
 def render_report(profile: Profile, folder: Path) -> str:
     """Return the report's HTML."""
-    indexes, records = read_indexes(folder), RunStore(folder / "runs").records()
+    indexes, (records, damaged) = read_indexes(folder), RunStore(folder / "runs").read()
     notebooks = [_notebook(name, indexes[name], folder) for name in notebook_names() if name in indexes]
     scoreboard = _scoreboard(folder)
     claims = [
@@ -81,6 +83,7 @@ def render_report(profile: Profile, folder: Path) -> str:
         notebooks=notebooks,
         facts=_facts(records, scoreboard or claims),
         failures=_failures(folder),
+        remarks=[*map(str, damaged), *remarks(records, "the runs")],
         provenance=_provenance(profile, records, folder),
         data=_manifests(profile),
         profile_yaml=_profile_yaml(profile),
@@ -95,7 +98,7 @@ def _notebook(name: str, index: Mapping[str, Any], folder: Path) -> dict[str, An
     figures = []
     for i, f in enumerate(index["figures"], 1):
         png = next(file for file in f["files"] if file.endswith(".png"))
-        data = base64.b64encode((folder / png).read_bytes()).decode()
+        data = base64.b64encode(read_bytes(folder / png)).decode()
         figures.append(
             f
             | {
@@ -116,7 +119,7 @@ def _notebook(name: str, index: Mapping[str, Any], folder: Path) -> dict[str, An
         for i, t in enumerate(index["tables"], 1)
     ]
     copy = folder / "notebooks" / f"{name}.ipynb"
-    source = nbformat.read(copy if copy.is_file() else NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    source = nbformat.reads(read_text(copy if copy.is_file() else NOTEBOOKS / f"{name}.ipynb"), as_version=4)
     return {
         "name": name,
         "heading": heading(source),
@@ -142,7 +145,7 @@ def _links(files: list[str]) -> list[tuple[str, str]]:
 
 def _scoreboard(folder: Path) -> list[dict[str, str]]:
     path = folder / "claims.json"
-    rows = json.loads(path.read_text(encoding="utf-8"))["claims"] if path.is_file() else []
+    rows = json.loads(read_text(path))["claims"] if path.is_file() else []
     return [
         row | {"badge": BADGES[row["verdict"]], "notebook": row["cell"].partition(".ipynb")[0]}
         for row in rows
@@ -167,7 +170,7 @@ def _facts(records: list[RunRecord], claims: list[dict]) -> list[tuple[str, str]
 def _failures(folder: Path) -> list[dict[str, str]]:
     found = []
     for path in sorted((folder / "notebooks").glob("*.failed.ipynb")):
-        cells = nbformat.read(path, as_version=4).cells
+        cells = nbformat.reads(read_text(path), as_version=4).cells
         errors = [o for c in cells for o in c.get("outputs", []) if o.output_type == "error"]
         error = f"{errors[0].ename}: {errors[0].evalue}" if errors else "it was interrupted"
         found.append({"name": path.name.removesuffix(".failed.ipynb"), "error": error})

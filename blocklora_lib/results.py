@@ -5,13 +5,18 @@ No torch: whoever reads results needs none.
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sized
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .files import read_text
 from .grids import entries, expand
 from .paths import ROOT
 from .profiles import Profile
-from .runs import RunStore
+from .runs import DamagedRecord, RunStore, in_order
+from .runs import frame as run_frame
+from .standing import remarks
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -35,22 +40,35 @@ def experiment_runs(
 
     `method` and `method_label` are the profile's names, so that one method with two settings is two methods.
     Records of earlier settings stay in the store and are left out.  A failed run has a record and no row.
-    Runs without a record raise MissingResults, unless `partial` asks for what there is; so do runs on
-    miniatures in a profile that stands beside published numbers.
+    Runs without a record, or with one that is damaged, raise MissingResults, unless `partial` asks for what
+    there is; so do runs on miniatures in a profile that stands beside published numbers.  `attrs["remarks"]`
+    says what else sets the records apart (see standing.remarks).
     """
-    if not partial:
-        missing = [spec for spec in expand(profile, experiment) if not store.path(spec).is_file()]
-        if missing:
-            some = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
-            where = "" if store.folder.parent == profile.results else f" --results {store.folder.parent}"
-            raise MissingResults(
-                f"{len(missing)} run{'s' * (len(missing) > 1)} of {experiment} missing in {store.folder} "
-                f"({some}); make them with `blocklora grid --profile {profile.name} --experiment {experiment}"
-                f"{where}`"
-            )
+    records, missing, damaged = [], [], []
+    for spec in expand(profile, experiment):
+        try:
+            record = store.load(spec)
+        except DamagedRecord as error:
+            damaged.append(error)
+            continue
+        missing += [spec] if record is None else []
+        records += [record] if record else []
+    where = "" if store.folder.parent == profile.results else f" --results {store.folder.parent}"
+    command = f"`blocklora grid --profile {profile.name} --experiment {experiment}{where}`"
+    if damaged and not partial:
+        raise MissingResults(
+            f"{_runs(damaged)} of {experiment} cannot be counted: {damaged[0]}"
+            f"{', and so on' * (len(damaged) > 1)}; make them again with {command}"
+        )
+    if missing and not partial:
+        some = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
+        raise MissingResults(
+            f"{_runs(missing)} of {experiment} missing in {store.folder} ({some}); make them with {command}"
+        )
     names = entries(profile, experiment)
-    frame = store.frame()
-    frame = frame[frame["key"].isin(names)].reset_index(drop=True)
+    done = [record for record in in_order(records) if record.status == "done"]
+    frame = run_frame(done)
+    frame.attrs["remarks"] = remarks(done) + [str(error) for error in damaged]
     if profile.published and frame["miniature"].any():
         raise MissingResults(
             f"{frame[frame['miniature']]['key'].nunique()} runs of {experiment} in {store.folder} are of "
@@ -63,6 +81,10 @@ def experiment_runs(
     return frame
 
 
+def _runs(found: Sized) -> str:
+    return f"{len(found)} run{'s' * (len(found) > 1)}"
+
+
 def notebook_table(profile: Profile, folder: Path, notebook: str, name: str) -> DataFrame:
     """Return a table or a figure's data that a notebook exported, or raise MissingResults."""
     import pandas as pd
@@ -70,7 +92,7 @@ def notebook_table(profile: Profile, folder: Path, notebook: str, name: str) -> 
     for kind in ("tables", "figures"):
         path = folder / kind / notebook / f"{name}.csv"
         if path.is_file():
-            return pd.read_csv(path)
+            return pd.read_csv(io.StringIO(read_text(path)))
     where = "" if folder == profile.results else f" --results {folder}"
     raise MissingResults(
         f"{name}.csv of notebook {notebook} is missing in {folder}; make it with "

@@ -1,16 +1,21 @@
-"""Run records and the store that keeps them: one JSON file a run, written whole or not at all."""
+"""Run records and the store that keeps them: one JSON file a run, written whole or not at all.
+
+What is read is checked: a file that was cut short, changed by hand or filled with impossible values is named
+(DamagedRecord) and never counted.
+"""
 
 from __future__ import annotations
 
-import json
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
-from .files import write_whole
+from .files import read_text, write_whole
+from .sealed import seal, unseal
 from .specs import BackboneSpec, MethodSpec, RunSpec, TrainingSpec
 from .strict import Strict, explain
 
@@ -21,7 +26,10 @@ __all__ = [
     "BackboneSpec",
     "Cost",
     "Count",
+    "DamagedRecord",
+    "EarlierRecord",
     "Failure",
+    "MachineFailure",
     "MethodSpec",
     "Result",
     "RunRecord",
@@ -55,8 +63,14 @@ _COLUMNS = [
 class Count(Strict):
     """Correct of how many."""
 
-    correct: int = Field(ge=0)
-    total: int = Field(ge=1)
+    correct: NonNegativeInt
+    total: PositiveInt
+
+    @model_validator(mode="after")
+    def _check(self) -> Count:
+        if self.correct > self.total:
+            raise ValueError(f"{self.correct} correct answers of {self.total} are more than there are")
+        return self
 
     @property
     def accuracy(self) -> float:
@@ -75,36 +89,49 @@ class Result(Strict):
 
     accuracy: dict[str, Count]
     train: Count | None  # on the few-shot images; None for a method without training
-    loss: tuple[float, ...]  # one value a step
-    trainable_parameters: int
+    loss: tuple[FiniteFloat, ...]  # one value a step
+    trainable_parameters: NonNegativeInt
     draw_checksum: str = ""
     unreadable: dict[str, tuple[str, ...]] = Field({})
-    overflows: tuple[int, ...] = ()
+    overflows: tuple[PositiveInt, ...] = ()
 
 
 class Cost(Strict):
     """What was measured: seconds by phase (load, train, evaluate) and the peak of memory."""
 
-    seconds: dict[str, float]
-    peak_memory_bytes: int
+    seconds: dict[str, Annotated[FiniteFloat, Field(ge=0)]]
+    peak_memory_bytes: NonNegativeInt
+
+
+class MachineFailure(RuntimeError):
+    """A run that ended without saying anything of its spec: out of memory, a full disk, an unknown error.
+
+    Nothing is stored: the same run may end well on another try.
+    """
 
 
 class Failure(Strict):
-    """Why a run ended without a result, and what to try."""
+    """Why a spec has no result, wherever it is run, and what to try: training diverged, or settings were
+    refused.  What a machine does to a run is no such reason (see MachineFailure).
+    """
 
-    kind: str
+    kind: Literal["diverged", "refused"]
     message: str
     retry: str
-    where: str = ""  # of an error that nobody foresaw: the last frames
-    step: int | None = None
+    step: PositiveInt | None = None
     loss: str | None = None  # text, since JSON has no NaN
     lr: float | None = None
 
 
 class RunRecord(Strict):
-    """A finished or failed run."""
+    """A finished or failed run.
 
-    schema_version: Literal[1] = Field(1, alias="schema")
+    code: digest of the part of the library that computed it (see code_digest), '' where none was kept.
+    images: SHA-256 of the image files that it read (see data.content), '' where all are in bundles, which the
+    key covers.
+    """
+
+    schema_version: Literal[2] = Field(2, alias="schema")
     key: str
     spec: RunSpec
     status: Literal["done", "failed"]
@@ -112,6 +139,8 @@ class RunRecord(Strict):
     cost: Cost | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
     error: Failure | None = None
+    code: str = ""
+    images: str = ""
 
     @model_validator(mode="after")
     def _check(self) -> RunRecord:
@@ -121,12 +150,18 @@ class RunRecord(Strict):
             self.error is not None
         ):
             raise ValueError("a done record has a result and no error, a failed one an error and no result")
+        if self.result:
+            _check_result(self.result, self.spec)
         return self
+
+    @classmethod
+    def from_json(cls, text: str) -> RunRecord:
+        """Read the file's text; ValueError where it is not what was written or cannot be true."""
+        return cls.model_validate(unseal(text))
 
     def to_json(self) -> str:
         """The file's text."""
-        data = self.model_dump(mode="json", by_alias=True, exclude_none=False)
-        return json.dumps(data, indent=1, allow_nan=False) + "\n"
+        return seal(self.model_dump(mode="json", by_alias=True, exclude_none=False))
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat row for each evaluated set (a failed run: one row without accuracy)."""
@@ -178,6 +213,23 @@ class RunRecord(Strict):
         ]
 
 
+def _check_result(result: Result, spec: RunSpec) -> None:
+    """ValueError where a result cannot be this spec's."""
+    steps = spec.training.steps(spec.shots) if spec.training else 0
+    if set(result.accuracy) != set(spec.evaluate_on):
+        raise ValueError(
+            f"it counts {', '.join(result.accuracy)}, its spec asks for {', '.join(spec.evaluate_on)}"
+        )
+    if (result.train is None) != (spec.shots == 0):
+        raise ValueError(f"shots={spec.shots} and train={result.train} do not go together")
+    if len(result.loss) != steps:
+        raise ValueError(f"it has {len(result.loss)} losses for {steps} steps")
+    if result.overflows and max(result.overflows) > steps:
+        raise ValueError(f"step {max(result.overflows)} overflowed, of {steps}")
+    if spec.draw_checksum and result.draw_checksum != spec.draw_checksum:
+        raise ValueError(f"it trained on the draw {result.draw_checksum[:12]}, not {spec.draw_checksum[:12]}")
+
+
 class RunStore:
     """A folder of records.  Its readers never see half a record: a file gets its name when it is complete."""
 
@@ -209,37 +261,85 @@ class RunStore:
         return path
 
     def load(self, spec: RunSpec) -> RunRecord | None:
-        """Return the record of this spec, done or failed, or None."""
+        """Return the record of this spec, done or failed, or None; DamagedRecord if it cannot be counted."""
         path = self.path(spec)
-        return read_record(path) if path.is_file() else None
+        return read_record(path) if os.path.lexists(path) else None
+
+    def set_aside(self, spec: RunSpec) -> Path:
+        """Move the file of this spec to runs/damaged, under a name that is free, and return that place."""
+        path, folder = self.path(spec), self.folder / "damaged"
+        folder.mkdir(exist_ok=True)
+        names = (folder / f"{path.name}{f'.{i}' if i else ''}" for i in itertools.count())
+        place = next(name for name in names if not os.path.lexists(name))
+        os.replace(path, place)
+        return place
+
+    def read(self) -> tuple[list[RunRecord], list[DamagedRecord]]:
+        """Return all records, sorted by what they ran, and what is wrong with files that are none."""
+        found, damaged = [], []
+        for path in sorted(self.folder.glob("[0-9a-f]*.json")):
+            try:
+                found.append(read_record(path))
+            except DamagedRecord as error:
+                damaged.append(error)
+        return in_order(found), damaged
 
     def records(self, status: Literal["done", "failed"] | None = None) -> list[RunRecord]:
-        """All records, sorted by what they ran; `status` keeps one kind."""
-        found = [r for r in self._read_all() if status in (None, r.status)]
-        return sorted(
-            found, key=lambda r: (r.spec.dataset, r.spec.method.name, r.spec.shots, r.spec.seed, r.key)
-        )
-
-    def _read_all(self) -> Iterator[RunRecord]:
-        for path in sorted(self.folder.glob("[0-9a-f]*.json")):
-            yield read_record(path)
+        """All records, sorted by what they ran; `status` keeps one kind.  DamagedRecord names the first."""
+        found, damaged = self.read()
+        if damaged:
+            raise damaged[0]
+        return [r for r in found if status in (None, r.status)]
 
     def frame(self, include_failed: bool = False) -> DataFrame:
         """One row for each (record, evaluated set).  Failed runs are no results; they are left out."""
-        import pandas as pd
+        return frame(self.records(None if include_failed else "done"))
 
-        records = self.records(None if include_failed else "done")
-        rows = [row for record in records for row in record.rows()]
-        return pd.DataFrame(rows, columns=_COLUMNS + sorted({k for r in rows for k in r} - set(_COLUMNS)))
+
+def in_order(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """Records sorted by what they ran."""
+    keyed = {(s.dataset, s.method.name, s.shots, s.seed, r.key): r for r in records for s in (r.spec,)}
+    return [keyed[key] for key in sorted(keyed)]
+
+
+def frame(records: Iterable[RunRecord]) -> DataFrame:
+    """One row for each (record, evaluated set)."""
+    import pandas as pd
+
+    rows = [row for record in records for row in record.rows()]
+    return pd.DataFrame(rows, columns=_COLUMNS + sorted({k for r in rows for k in r} - set(_COLUMNS)))
+
+
+class DamagedRecord(ValueError):
+    """A file that stands where a record should, and cannot be counted; `path` and why."""
+
+    def __init__(self, path: Path, reason: object) -> None:
+        self.path = path
+        super().__init__(f"run record {path} is damaged ({reason}); delete the file and run again")
+
+
+class EarlierRecord(DamagedRecord):
+    """A record of schema 1, which had no checksum."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        ValueError.__init__(
+            self, f"run record {path} was made by an earlier version and has no checksum; run again"
+        )
 
 
 def read_record(path: Path) -> RunRecord:
-    """Read one record file; a damaged one is named, with the way out."""
+    """Read one record file; DamagedRecord says what is wrong with it, and the way out."""
     try:
-        record = RunRecord.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        text = read_text(path)
+        if text.startswith('{\n "schema": 1,'):
+            raise EarlierRecord(path)
+        record = RunRecord.from_json(text)
         if path.stem != record.key:
             raise ValueError(f"the file's name is not its key {record.key}")
-    except (ValueError, TypeError) as error:
+    except DamagedRecord:
+        raise
+    except (ValueError, TypeError, RecursionError, OSError) as error:
         reason = explain(error) if isinstance(error, ValidationError) else error
-        raise ValueError(f"run record {path} is damaged ({reason}); delete the file and run again") from None
+        raise DamagedRecord(path, reason) from None
     return record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -42,24 +43,45 @@ def explain(error: ValidationError) -> str:
         given = problem.get("input")
         if problem["type"] not in ("missing", "value_error") and not isinstance(given, (dict, list)):
             what += f" (got {given!r})"
+            if problem["type"] == "float_type" and isinstance(given, str):
+                what += "; a number stands without quotes, and YAML wants a point in 1.0e-3"
         parts.append(f"{where}: {what}" if where else what)
     return "; ".join(parts)
 
 
 class Strict(BaseModel):
-    """A frozen model.  An unknown key is an error with the near names: a typo is not a default."""
+    """A frozen model.  An unknown key is an error with the near names: a typo is not a default.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Types are what they say: "7" and true are no numbers.  A whole number may stand for a float, and a list,
+    all that JSON and YAML have, for a tuple.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_keys(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            known = [field.alias or name for name, field in cls.model_fields.items()]
-            for key in data:
-                if key not in known:
-                    raise ValueError(f"unknown key {key!r}; {near(key, known)}")
-        return data
+        if not isinstance(data, dict):
+            return data
+        known = _known(cls)
+        for key in data:
+            if key not in known:
+                raise ValueError(f"unknown key {key!r}; {near(key, known)}")
+        return {key: _with_tuples(value) if known[key] else value for key, value in data.items()}
+
+
+@cache
+def _known(model: type[BaseModel]) -> dict[str, bool]:
+    """The keys of a model's dict, and whether a tuple stands anywhere in the key's value."""
+    fields = model.model_fields.items()
+    return {field.alias or name: "tuple[" in str(field.annotation) for name, field in fields}
+
+
+def _with_tuples(value: Any) -> Any:
+    """Lists as tuples, all the way down."""
+    if type(value) is list:
+        return tuple(map(_with_tuples, value) if {list, dict} & set(map(type, value)) else value)
+    return {k: _with_tuples(v) for k, v in value.items()} if type(value) is dict else value
 
 
 class FrozenDict(dict):

@@ -30,6 +30,7 @@ from blocklora_lib.paper_claims import CLAIMS
 from blocklora_lib.paths import NOTEBOOKS, RESULTS, ROOT
 from blocklora_lib.profiles import load_profile
 from blocklora_lib.results import MissingResults
+from blocklora_lib.sealed import seal
 
 
 class Given:
@@ -498,7 +499,8 @@ def test_changing_one_record_of_the_reference_run_changes_the_verdict(tmp_path):
     path = runs / f"{changed.key}.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     record["result"]["accuracy"]["fashion"] = {"correct": 0, "total": 600}
-    path.write_text(json.dumps(record), encoding="utf-8")
+    del record["checksum"]
+    path.write_text(seal(record), encoding="utf-8")
     after = accuracy.control_is_the_same(Evidence(profile, tmp_path))
     assert "134 of 135 accuracies are the same" in after.evidence
     path.unlink()  # and without it there is no verdict, but the command that makes it

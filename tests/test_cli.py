@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from blocklora_lib import experiment, grids
 from blocklora_lib.cli import app, parameters
+from blocklora_lib.training import TrainingDiverged
 
 ROOT = str(Path(__file__).parents[1])
 
@@ -24,7 +26,8 @@ def blocklora(tmp_path, tiny_clip, manifests, monkeypatch):
     """Call `blocklora ARGS` on the tiny profile and data; returns (exit code, stdout, stderr)."""
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(profile_facts(tiny_clip)))
-    make, expand = grids.make_spec, grids.expand
+    make, expand, files = grids.make_spec, grids.expand, grids.has_files
+    monkeypatch.setattr(grids, "has_files", lambda specs: files(specs, manifests))
     monkeypatch.setattr(grids, "make_spec", lambda *a, **k: make(*a, **k | {"manifests": manifests}))
     monkeypatch.setattr(grids, "expand", lambda *a, **k: expand(*a, manifests=manifests, **k))
     bench = experiment.Workbench
@@ -115,7 +118,7 @@ def test_grid_with_failures_lists_them_and_exits_non_zero(blocklora, monkeypatch
 
     def broken(self, context):
         if context.seed == 2:
-            raise ArithmeticError("seed two is cursed")
+            raise TrainingDiverged(1, 3, 9.0, 0.1, "seed two is cursed")
         return fit(self, context)
 
     monkeypatch.setattr(lora.Method, "fit", broken)
@@ -123,13 +126,54 @@ def test_grid_with_failures_lists_them_and_exits_non_zero(blocklora, monkeypatch
         code, _, err = blocklora("grid", "--dataset", "dots", "--method", "lora")
         assert code == 1
         assert "2 of 4 runs failed" in err
-        assert "dots lora(2) shots=1 seed=2: seed two is cursed" in err
+        assert "dots lora(2) shots=1 seed=2: training diverged at step 1 of 3: seed two is cursed" in err
     assert (
         blocklora("grid", "--dataset", "dots", "--list")[1].splitlines()[-1] == "2 done, 9 missing, 2 failed"
     )
     assert blocklora("run", "--dataset", "dots", "--method", "lora", "--shots", "1", "--seed", "2")[0] == 1
     monkeypatch.setattr(lora.Method, "fit", fit)
     assert blocklora("grid", "--dataset", "dots", "--method", "lora", "--retry-failed")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (
+            RuntimeError("CUDA error: device lost"),
+            75,
+            "RuntimeError: CUDA error: device lost; nothing is stored",
+        ),
+        (KeyboardInterrupt(), 130, ""),
+        (SystemExit(9), 9, ""),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_stops_a_grid_has_an_exit_code_of_its_own_and_what_is_finished_stays(
+    blocklora, tmp_path, monkeypatch, error, code, says
+):
+    from blocklora_lib.methods import lora
+
+    fit = lora.Method.fit
+
+    def broken(self, context):
+        if context.seed == 2:
+            raise error
+        return fit(self, context)
+
+    monkeypatch.setattr(lora.Method, "fit", broken)
+    index, arguments = tmp_path / "index.json", ("grid", "--dataset", "dots", "--method", "lora")
+    found, _, err = blocklora(*arguments, "--index", str(index))
+    assert found == code
+    assert says in err
+    assert "Traceback" not in err
+    assert not index.exists()
+    assert len(list((tmp_path / "results" / "runs").glob("*.json"))) == 1
+    monkeypatch.setattr(lora.Method, "fit", fit)
+    found, out, _ = blocklora(*arguments, "--index", str(index))
+    assert found == 0
+    assert "1 of 4 runs are already done" in out
+    keys = json.loads(index.read_text())["keys"]
+    assert sorted(keys) == sorted(path.stem for path in (tmp_path / "results" / "runs").glob("*.json"))
 
 
 @pytest.mark.parametrize(

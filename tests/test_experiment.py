@@ -3,8 +3,10 @@ found first."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +19,13 @@ from conftest import edit_manifest, profile_facts, write_bundle
 
 from blocklora_lib import experiment
 from blocklora_lib.backbones import Backbone
+from blocklora_lib.code_digest import code_digest
 from blocklora_lib.experiment import Workbench, execute, run_grid, run_or_load
 from blocklora_lib.grids import expand, make_spec
 from blocklora_lib.profiles import Profile
-from blocklora_lib.runs import MethodSpec, RunStore, TrainingSpec
+from blocklora_lib.runs import MachineFailure, MethodSpec, RunStore, TrainingSpec
 from blocklora_lib.seeding import generator
+from blocklora_lib.standing import remarks, stored
 from blocklora_lib.training import batches
 
 METHODS = ("zero_shot", "lora", "block_lora", "frozen_a")
@@ -193,23 +197,122 @@ def test_divergence_is_a_failure_record_and_is_retried_on_request_only(spec, ben
     assert execute(spec, bench).status == "done"  # the backbone survived
 
 
-def test_an_unforeseen_error_is_a_failure_record_and_the_grid_goes_on(
-    tiny_profile, manifests, bench, tmp_path, monkeypatch
+MACHINE = [
+    ZeroDivisionError("nobody saw this coming"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    MemoryError(),
+    OSError(errno.ESTALE, "Stale file handle"),
+    RuntimeError("CUDA error: an illegal memory access was encountered"),
+    ValueError("image x.jpg is missing"),
+]
+
+
+@pytest.mark.parametrize("error", MACHINE, ids=lambda error: type(error).__name__)
+def test_a_failure_of_the_machine_is_no_record_and_the_next_call_goes_on_from_there(
+    tiny_profile, manifests, bench, tmp_path, monkeypatch, error
 ):
     from blocklora_lib.methods import lora
 
+    store, fit = RunStore(tmp_path), lora.Method.fit
+    specs = expand(tiny_profile, dataset="dots", manifests=manifests)[:3]
+    failing = [spec for spec in specs if spec.method.name == "lora"][1]
+
     def broken(self, context):
-        raise ZeroDivisionError("nobody saw this coming")
+        if context.seed == failing.seed:
+            raise error
+        return fit(self, context)
 
     monkeypatch.setattr(lora.Method, "fit", broken)
-    specs = expand(tiny_profile, dataset="dots", manifests=manifests)
-    records = list(run_grid(specs, RunStore(tmp_path), bench))
-    assert len(records) == len(specs) == 1 + 3 * 2 * 2
-    failed = [r for r in records if r.status == "failed"]
-    assert {r.spec.method.name for r in failed} == {"lora"}
-    assert failed[0].error.kind == "ZeroDivisionError"
-    assert failed[0].error.message == "nobody saw this coming"
-    assert "in broken" in failed[0].error.where or "broken" in failed[0].error.where
+    with pytest.raises(MachineFailure, match="the same command goes on from there") as caught:
+        list(run_grid(specs, store, bench))
+    assert f"run {failing} ended with {type(error).__name__}" in str(caught.value)
+    assert caught.value.__cause__ is error
+    assert {r.key for r in store.records()} == {s.key for s in specs if s is not failing}
+    kept = {s.key: store.path(s).stat().st_mtime_ns for s in specs if s is not failing}
+    monkeypatch.setattr(lora.Method, "fit", fit)
+    assert [r.status for r in run_grid(specs, store, bench)] == ["done"] * len(specs)
+    assert {s.key: store.path(s).stat().st_mtime_ns for s in specs if s is not failing} == kept
+
+
+def test_memory_that_runs_out_while_weights_are_loaded_is_a_failure_of_the_machine(spec, bench, monkeypatch):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(experiment, "load_backbone", full)
+    with pytest.raises(MachineFailure, match="OutOfMemoryError: CUDA out of memory"):
+        execute(spec, bench)
+
+
+def test_a_disk_that_is_full_when_the_record_is_written_is_a_failure_of_the_machine(
+    spec, bench, tmp_path, monkeypatch
+):
+    def full(self, record):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RunStore, "save", full)
+    with pytest.raises(MachineFailure, match="No space left on device"):
+        run_or_load(spec, RunStore(tmp_path), bench)
+
+
+def test_settings_that_the_adapter_refuses_are_a_failure_record(spec, bench, tmp_path):
+    deep = spec.method.model_copy(update={"settings": spec.method.settings | {"layers": (7,)}})
+    record = run_or_load(spec.model_copy(update={"method": deep}), RunStore(tmp_path), bench)
+    assert (record.status, record.error.kind) == ("failed", "refused")
+    assert "7" in record.error.message
+
+
+def test_a_record_of_other_code_is_computed_again_unless_it_is_to_be_kept(spec, bench, tmp_path, monkeypatch):
+    store = RunStore(tmp_path)
+    first = run_or_load(spec, store, bench)
+    assert first.code == code_digest()
+    assert stored(store, spec).standing == "done"
+    for old in ("", "0" * 64):
+        store.save(first.model_copy(update={"code": old}))
+        assert stored(store, spec).standing == "old"
+        with monkeypatch.context() as patch:
+            patch.setattr(experiment, "execute", None)
+            assert run_or_load(spec, store, bench, keep_old=True).code == old
+        again = run_or_load(spec, store, bench)
+        assert (again.code, again.result) == (first.code, first.result)
+        assert store.load(spec).code == code_digest()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_text(path.read_text()[:700]),
+        lambda path: path.write_text(""),
+        lambda path: path.write_text(path.read_text().replace('"correct": ', '"correct": 1')),
+        lambda path: (path.unlink(), os.mkfifo(path)),
+        lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
+        lambda path: (path.unlink(), path.mkdir()),
+    ],
+    ids=["cut short", "empty", "by hand", "pipe", "device", "folder"],
+)
+def test_a_damaged_record_is_set_aside_and_computed_again(spec, bench, tmp_path, damage):
+    store = RunStore(tmp_path)
+    first = run_or_load(spec, store, bench)
+    damage(store.path(spec))
+    assert stored(store, spec).standing == "damaged"
+    (record,) = run_grid([spec], store, bench)
+    assert record.result == first.result
+    assert store.load(spec) == record
+    assert [path.name for path in (tmp_path / "damaged").iterdir()] == [store.path(spec).name]
+
+
+def test_what_else_sets_records_apart_is_said(spec, bench):
+    record = execute(spec, bench)
+    assert remarks([record]) == []
+    other = record.model_copy(update={"provenance": record.provenance | {"threads": 4}})
+    assert remarks([record, other]) == [
+        "these runs mix numbers of threads (1, 4): they differ by rounding, too"
+    ]
+    versions = record.provenance["versions"] | {"torch": "1.0"}
+    old = record.model_copy(update={"provenance": record.provenance | {"versions": versions}, "code": ""})
+    said = remarks([record, old])
+    assert said[0] == "1 of 2 of these runs were made by another state of the library"
+    assert re.fullmatch(r"these runs were made with torch 1\.0; here is \d.*", said[1])
+    assert len(said) == 2
 
 
 def test_bad_input_of_any_spec_is_found_before_the_first_trains(tiny_profile, manifests, bench, tmp_path):

@@ -11,7 +11,8 @@ import pytest
 import blocklora_lib
 
 PACKAGE = Path(blocklora_lib.__file__).parent
-FREE = {"", "paths", "strict", "files", "plain_data"}  # folders, errors, files and their text: everywhere
+# the package, its folders, errors, files, their text and the user's cache: allowed everywhere
+FREE = {"", "paths", "strict", "files", "plain_data", "user_cache"}
 
 
 def modules() -> dict[str, Path]:
@@ -23,7 +24,7 @@ def modules() -> dict[str, Path]:
 
 # Levels from the bottom; a module may import what stands on its own or a lower level.
 LEVELS = [
-    {"", "paths", "strict", "files", "plain_data", "gpus"},
+    {"", "paths", "strict", "files", "plain_data", "user_cache", "sealed", "code_digest", "gpus"},
     {"eager", "dropout", "recomputation", "frozen", "packing", "adapter_config"},
     {
         "specs",
@@ -43,7 +44,7 @@ LEVELS = [
     {"checkpoints", "tokenizers", "tags"},
     {"backbones", "datasets"},
     {"training", "evaluation", "methods"},
-    {"profiles", "provenance"},
+    {"profiles", "provenance", "standing"},
     {"grids"},
     {"experiment"},
 ]
@@ -71,6 +72,10 @@ NO_TORCH = {
     "files",
     "plain_data",
     "strict",
+    "sealed",
+    "code_digest",
+    "standing",
+    "user_cache",
     "figures",
     "tables",
     "claims",
@@ -88,7 +93,7 @@ ONLY = {
     "complexity": {"adapter_config"},
     "bounds": {"adapter_config", "complexity"},
     "manifests": set(),
-    "runs": {"specs"},
+    "runs": {"specs", "sealed"},
     "specs": set(),
 }
 

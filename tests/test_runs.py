@@ -36,7 +36,7 @@ def make_spec(**changes) -> RunSpec:
         "draw": "nested",
         "backbone": BackboneSpec(name="PocketCLIP", pretrained="none"),
         "method": MethodSpec(name="block_lora", settings={"rank": 2, "n_blocks": 2, "targets": ["q", "k"]}),
-        "training": TrainingSpec(),
+        "training": TrainingSpec(max_steps=2),
         "evaluate_on": ("squares", "dots"),
     }
     return RunSpec(**(facts | changes))
@@ -209,7 +209,7 @@ def test_store_gives_back_what_it_got(tmp_path):
     assert store.records() == [record]
     assert [p.name for p in store.folder.iterdir()] == [path.name]  # no temporary file is left
     data = json.loads(path.read_text())
-    assert data["schema"] == 1
+    assert data["schema"] == 2
     assert data["result"]["accuracy"]["dots"] == {"correct": 7, "total": 10}
 
 

@@ -11,10 +11,13 @@ import time
 
 import pytest
 
+from blocklora_lib.code_digest import code_digest
 from blocklora_lib.grids import expand
 from blocklora_lib.paths import PROFILES, ROOT
 from blocklora_lib.profiles import load_profile
 from blocklora_lib.progress import Monitor, clock, digest, drop_stale_indexes, grid_groups, only_one
+from blocklora_lib.runs import RunStore
+from blocklora_lib.sealed import seal
 
 PROFILE = "smoke"
 
@@ -163,10 +166,37 @@ def test_on_one_machine_a_gpu_runs_one_job_at_a_time(tmp_path, monkeypatch):
     assert "device 'auto'" in done.stderr
 
 
+def test_a_truncated_record_and_one_of_other_code_are_computed_again_and_it_is_said(tmp_path):
+    target = f"results/{PROFILE}/grid/few_shot/chess-lora.json"
+    assert snakemake(tmp_path, target, notebooks="05_few_shot").returncode == 0
+    store = RunStore(tmp_path / "results" / PROFILE / "runs")
+    first, second, *others = sorted(store.folder.glob("*.json"))
+    whole = json.loads(first.read_text())
+    first.write_text(first.read_text()[:500])
+    facts = json.loads(second.read_text())
+    del facts["checksum"]
+    second.write_text(seal(facts | {"code": "0" * 64}))
+    before = {path: path.stat().st_mtime_ns for path in others}
+    done = snakemake(tmp_path, target, notebooks="05_few_shot")
+    assert done.returncode == 0, done.stderr
+    assert "1 run is of an earlier state of the library and is computed again" in done.stderr
+    aside = (store.folder / "damaged").relative_to(tmp_path)
+    assert f"1 record is damaged, is set aside in {aside}" in done.stderr
+    assert json.loads(first.read_text())["result"] == whole["result"]
+    assert json.loads(second.read_text())["code"] == code_digest()
+    assert {path: path.stat().st_mtime_ns for path in others} == before
+    assert [path.name for path in (store.folder / "damaged").iterdir()] == [first.name]
+
+
 def test_groups_hold_every_run_of_the_experiment_once():
     profile = load_profile(PROFILE)
     keys = [key for group in grid_groups(profile, ["few_shot"]).values() for key in group]
     assert sorted(keys) == sorted(spec.key for spec in expand(profile, "few_shot"))
+
+
+def record(key, code=None):
+    """As much of a record as the engine looks at: its key, its code and its checksum."""
+    return seal({"schema": 2, "key": key, "code": code_digest() if code is None else code, "end": 0})
 
 
 @pytest.fixture
@@ -174,27 +204,59 @@ def group(tmp_path):
     """A finished group of two runs."""
     (tmp_path / "runs").mkdir()
     for key in ("aa", "bb"):
-        (tmp_path / "runs" / f"{key}.json").write_text("{}")
+        (tmp_path / "runs" / f"{key}.json").write_text(record(key))
     path = tmp_path / "chess-lora.json"
     path.write_text(json.dumps({"keys": ["aa", "bb"]}))
     return path
 
 
 @pytest.mark.parametrize(
-    ("keys", "gone", "stale"),
+    ("keys", "stale"),
     [
-        (["aa", "bb"], None, False),
-        (["aa", "bb"], "bb", True),  # a record was deleted
-        (["aa", "cc"], None, True),  # the profile, the data or the weights changed
-        (["aa", "bb", "cc"], None, True),  # a seed was added
-        (["aa"], None, True),  # a seed was taken away: the index would list a run too many
+        (["aa", "bb"], False),
+        (["aa", "cc"], True),  # the profile, the data or the weights changed
+        (["aa", "bb", "cc"], True),  # a seed was added
+        (["aa"], True),  # a seed was taken away: the index would list a run too many
     ],
 )
-def test_an_index_that_is_no_longer_true_is_dropped(group, keys, gone, stale):
-    if gone:
-        (group.parent / "runs" / f"{gone}.json").unlink()
+def test_an_index_of_other_runs_is_dropped(group, keys, stale):
     assert drop_stale_indexes(group.parent, {str(group): keys}) == ([group] if stale else [])
     assert group.exists() != stale
+
+
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def endless(path):
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_text(""),
+        lambda path: path.write_text(path.read_text()[:-20]),
+        lambda path: path.write_text(path.read_text().replace('"end": 0', '"end": 1')),
+        lambda path: path.write_text(record("aa")),  # another run's
+        lambda path: path.write_text(record("bb", code="0" * 64)),
+        lambda path: path.write_bytes(b"\xff" * 100),
+        pipe,
+        endless,
+    ],
+    ids=["gone", "empty", "cut short", "changed", "misnamed", "of other code", "binary", "pipe", "endless"],
+)
+def test_an_index_whose_records_do_not_stand_is_dropped(group, damage):
+    damage(group.parent / "runs" / "bb.json")
+    assert drop_stale_indexes(group.parent, {str(group): ["aa", "bb"]}) == [group]
+
+
+def test_an_index_of_records_of_other_code_stands_where_it_is_asked_for(group):
+    (group.parent / "runs" / "bb.json").write_text(record("bb", code="0" * 64))
+    assert drop_stale_indexes(group.parent, {str(group): ["aa", "bb"]}, keep_old=True) == []
 
 
 def test_a_damaged_index_is_dropped(group):
@@ -229,7 +291,8 @@ def test_a_results_folder_that_cannot_be_written_is_one_sentence(tmp_path):
 def test_the_monitor_says_how_many_runs_are_there_and_how_long_the_rest_will_take(tmp_path):
     heard = io.StringIO()
     monitor = Monitor(tmp_path, [f"k{i}" for i in range(4)], every=0.02, stream=heard)
-    (tmp_path / "k0.json").write_text("{}")
+    (tmp_path / "k0.json").write_text(record("k0"))
+    (tmp_path / "k3.json").write_text(record("k3", code="0" * 64))  # will be computed again
     (tmp_path / "other.json").write_text("{}")  # of another profile's grid
     monitor.start()
     (tmp_path / "k1.json").write_text("{}")

@@ -13,6 +13,7 @@ from ..files import user_path, write_whole
 from ..manifests import Manifest, manifest_names, manifest_yaml, read_manifest
 from ..strict import explain
 from .class_names import class_name
+from .content import file_digests
 from .decoding import Loading
 from .layouts import Item, own_items
 from .own_images import look
@@ -91,15 +92,7 @@ def write_own(path: Path | str, place: Path, seed: int = 1, image_loading: Loadi
 
 
 def _digest(folder: Path, found: dict[str, list[Item]]) -> str:
-    """SHA-256 of what the splits hold, by path, label and size: other images are another dataset."""
-    rows = [
-        [split, item.path, item.label, _size(folder / item.path)]
-        for split, part in found.items()
-        for item in part
-    ]
+    """SHA-256 of what the splits hold, by path, label and content: other images are another dataset."""
+    contents = iter(file_digests(folder, [item.path for part in found.values() for item in part]))
+    rows = [[split, item.path, item.label, next(contents)] for split, part in found.items() for item in part]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file, -1 of a link to nowhere, which is missed by name where images are read."""
-    return path.stat().st_size if path.exists() else -1

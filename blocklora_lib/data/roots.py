@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 from ..manifests import Manifest, Split, data_checksum
 from ..paths import ROOT
 from ..strict import Strict, explain
+from .content import file_digests
 from .problems import MARKER, DataError, MissingData, command
 
 VARIABLE = "BLOCKLORA_DATA"
@@ -95,22 +96,27 @@ def is_fake(folder: Path | str) -> bool:
 
 
 def checksum(manifests: Iterable[Manifest], root: Path | str | None = None) -> str:
-    """Return `data_checksum` of the sets; a miniature under root gives another one than the real set.
+    """Return `data_checksum` of the sets; a miniature under root gives another one than the real set, and so
+    does a split file that is not the manifest's.
 
     So a result made on a miniature is never taken for one of the real images.
     """
     manifests = list(manifests)
-    marks = [mark for m in manifests if m.kind == "external" for mark in _mark(m, data_root(root))]
+    marks = [mark for m in manifests if m.kind == "external" for mark in _marks(m, data_root(root))]
     digest = data_checksum(manifests)
     return hashlib.sha256("".join([digest, *marks]).encode()).hexdigest() if marks else digest
 
 
-def _mark(manifest: Manifest, root: Path) -> list[str]:
+def _marks(manifest: Manifest, root: Path) -> list[str]:
+    """Digests of what sets the folder apart from the set that the manifest describes."""
     try:
-        marker = find_folder(manifest, root) / MARKER
+        folder = find_folder(manifest, root)
     except (MissingData, DataError):  # told when the images are asked for
         return []
-    return [hashlib.sha256(marker.read_bytes()).hexdigest()] if marker.is_file() else []
+    named = [MARKER, *([manifest.split_file.name] if manifest.split_file else [])]
+    named = [name for name in named if (folder / name).is_file()]
+    stated = manifest.split_file.sha256 if manifest.split_file else None
+    return [digest for digest in file_digests(folder, named) if digest != stated] if named else []
 
 
 def _listing(folder: Path) -> set[tuple[str, int, str]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..files import read_text
 from ..paths import RESULTS
 
 BENCHMARKS = RESULTS / "reference" / "benchmarks"  # the committed ones
@@ -43,9 +44,9 @@ def read_records(benchmark: str, folder: Path = BENCHMARKS) -> list[Record]:
     records = []
     for path in sorted(folder.glob("*.json")):
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
+            facts = json.loads(read_text(path))
             lacking = [field for field in FIELDS if field not in facts]
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OSError):
             facts, lacking = {}, list(FIELDS)
         if lacking:
             raise ValueError(

@@ -28,5 +28,5 @@ def get_method(name: str) -> Any:
 
 def complete(spec: MethodSpec) -> MethodSpec:
     """Return the method with every default written out and every value checked."""
-    settings = get_method(spec.name).Settings.model_validate(dict(spec.settings))
+    settings = get_method(spec.name).Settings.model_validate(dict(spec.settings), strict=True)
     return MethodSpec(name=spec.name, settings=FrozenDict(settings.model_dump(mode="json")))
