@@ -67,7 +67,7 @@ class DroppedProjection(torch.autograd.Function):
             masks = mask(noise, ctx.threshold, out=buffer).unflatten(-1, (ctx.n, -1))
             grad_blocks = torch.bmm(grad, downs).unsqueeze(-2)
             masked = masks.mul_(grad_blocks) if in_place else masks * grad_blocks
-            grad_x = masked.flatten(-2).sum(0)
+            grad_x = masked.sum(0).view(x.shape)
         return grad_x, grad_downs, None, None, None
 
 

@@ -18,14 +18,18 @@ def is_eager() -> bool:
     return not (
         torch.compiler.is_compiling()  # torch.export too
         or torch.jit.is_tracing()
-        or torch._C._are_functorch_transforms_active()  # torch.func, is_grads_batched
+        or torch._C._are_functorch_transforms_active()  # torch.func
         or forward_ad._current_level >= 0
     )
 
 
 def plain_eager(x: Tensor) -> bool:
-    """Whether, beyond that, products of x are computed in its own number format."""
-    return is_eager() and not autocasts(x)
+    """Whether, beyond that, x is one tensor whose products are computed in its own number format."""
+    return (
+        is_eager()
+        and not autocasts(x)
+        and not torch._C._functorch.is_legacy_batchedtensor(x)  # of autograd.grad(is_grads_batched=True)
+    )
 
 
 def autocasts(x: Tensor) -> bool:

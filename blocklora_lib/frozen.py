@@ -102,10 +102,13 @@ def _gelu(u: Tensor, quick: bool, inplace: bool = False) -> Tensor:
 
 def _gelu_backward(g: Tensor, u: Tensor, quick: bool) -> Tensor:
     """g ∘ gelu'(u).  g: (T, 4 E), the largest tensor of a step, so changed in place where that can be."""
-    backward = torch.ops.aten.silu_backward if quick else torch.ops.aten.gelu_backward
     if plain_eager(g) and not torch.is_grad_enabled():
+        backward = torch.ops.aten.silu_backward if quick else torch.ops.aten.gelu_backward
         return backward.grad_input(g, u, grad_input=g)
-    return backward(g.to(u.dtype), u)
+    if quick:  # torch cannot differentiate silu_backward
+        sigma = u.sigmoid()
+        return g * sigma * (1 + u * (1 - sigma))
+    return torch.ops.aten.gelu_backward(g.to(u.dtype), u)
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -115,13 +118,13 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _onednn_serves(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether oneDNN's product is `F.linear`'s; what does not fit together is left to that to refuse."""
     return (
-        torch.backends.mkldnn.is_available()
+        plain_eager(x)  # first of all: what follows cannot be traced
+        and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
         and all(t is None or _is_plain_float32(t) for t in (x, weight, bias))
         and x.shape[-1:] == weight.shape[1:]
         and (bias is None or bias.shape == weight.shape[:1])
         and x.numel() > 0
-        and plain_eager(x)
     )
 
 

@@ -11,8 +11,6 @@ from torch.nn import functional as F
 from blocklora_lib.backbones import BackboneSpec, load_backbone
 from blocklora_lib.frozen import frozen_mlp
 
-HALF = [torch.bfloat16, torch.float16]
-
 
 @pytest.fixture(params=[True, False], ids=["onednn", "without"])
 def onednn(request):
@@ -25,10 +23,15 @@ def gradients(adapters, x, loss):
     return torch.autograd.grad(loss, [x, *adapters.parameters()])
 
 
-@pytest.mark.parametrize("inside", [True, False], ids=["backward inside", "backward outside"])
-@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize(
+    ("kind", "dtype", "inside"),
+    [
+        *((kind, torch.bfloat16, False) for kind in KINDS),
+        *(("total_rank", dtype, True) for dtype in (torch.bfloat16, torch.float16)),
+        ("total_rank", torch.float16, False),
+    ],
+)
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("kind", KINDS)
 def test_an_adapted_layer_is_what_plain_pytorch_makes_of_it(onednn, kind, layer, dtype, inside):
     model, adapters = build(layer, kind)
     x, results = inputs(grad=True), []

@@ -13,14 +13,17 @@ from torch.autograd.graph import save_on_cpu
 from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from blocklora_lib.dropout import dropped_projection
+from blocklora_lib.frozen import frozen_linear, frozen_mlp
+
 EXACT = 1e-11  # float64, sums of at most a hundred terms
 
 
-@pytest.fixture(autouse=True, params=[True, False], ids=["onednn", "without"])
-def onednn(request):
-    """Without it a CPU takes the path of a GPU."""
-    with torch.backends.mkldnn.flags(enabled=request.param), sdpa_kernel(SDPBackend.MATH):
-        yield  # PyTorch's fused attention has no second derivative, with adapters or without
+@pytest.fixture(autouse=True)
+def _plain_attention():
+    """PyTorch's fused attention has no second derivative, with adapters or without."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 def closures(layer: str, kind: str = "total_rank", dtype=torch.float32):
@@ -142,7 +145,7 @@ POWERS = [
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
 @pytest.mark.parametrize("power", POWERS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["oneDNN", "elsewhere"])
 def test_a_power_of_pytorch(power, layer, dtype):
     parameters, ours, theirs = closures(layer, dtype=dtype)
     x = inputs(dtype)
@@ -159,3 +162,97 @@ def test_every_kind_has_them(power, kind):
     parameters, ours, theirs = closures("self", kind, torch.float64)
     x = inputs(torch.float64)
     assert_same(power(ours, parameters, x), power(theirs, parameters, x), EXACT)
+
+
+# derivatives written by hand, one by one
+
+
+def frozen_mlp_of(x, quick):
+    torch.manual_seed(0)
+    mlp = nn.Sequential(nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 3)).to(x.dtype).requires_grad_(False)
+    return frozen_mlp(mlp, x, quick)
+
+
+def dropped(x, downs, n):
+    torch.manual_seed(0)
+    return dropped_projection(x, downs, 0.5, n)
+
+
+@pytest.mark.parametrize("case", ["mlp", "quick mlp", "dropout", "dropout of blocks"])
+def test_first_and_second_derivatives_by_differences(case):
+    random = torch.Generator().manual_seed(1)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=random, dtype=torch.float64, requires_grad=True)
+
+    function, arguments = {
+        "mlp": (lambda x: frozen_mlp_of(x, False), (draw(2, 3),)),
+        "quick mlp": (lambda x: frozen_mlp_of(x, True), (draw(2, 3),)),
+        "dropout": (lambda x, downs: dropped(x, downs, 1), (draw(3, 4), draw(2, 2, 4))),
+        "dropout of blocks": (lambda x, downs: dropped(x, downs, 2), (draw(3, 4), draw(2, 2, 2))),
+    }[case]
+    assert torch.autograd.gradcheck(function, arguments, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(function, arguments, check_batched_grad=True)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_frozen_product_in_float32_has_second_derivatives(quick):
+    x, results = inputs().flatten(0, 1)[:, :3].clone().requires_grad_(), []
+    for dtype in (torch.float32, torch.float64):
+        (g,) = torch.autograd.grad(frozen_mlp_of(x.to(dtype), quick).square().sum(), x, create_graph=True)
+        results.append(torch.autograd.grad((g**3).sum(), x)[0])
+    assert_same(results[0], results[1], 1e-4)
+
+
+def test_a_weight_changed_in_place_before_backward_is_an_error():
+    weight, x = torch.randn(4, 3), torch.randn(2, 3, requires_grad=True)
+    y = frozen_linear(x, weight)
+    weight.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+# dropout under vmap: PyTorch's own rule for randomness
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_dropout_asks_how_random_vmap_is(layer):
+    model, _ = build(layer, dropout=0.5)
+    x = inputs(batch=1).expand(4, -1, -1)
+    with pytest.raises(RuntimeError, match="randomness"):
+        vmap(model)(x)
+    same, different = (vmap(model, randomness=how)(x) for how in ("same", "different"))
+    assert torch.equal(same[0], same[1])
+    assert not torch.equal(different[0], different[1])
+    zero = model.eval()(inputs(batch=1))[0]
+    assert not torch.allclose(same[0], zero)  # it did fall
+
+
+# tracing, export, compilers
+
+
+@pytest.mark.parametrize("merged", [False, True], ids=["adapted", "merged"])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_traced_and_exported(layer, merged):
+    model, adapters = build(layer)
+    model.eval()
+    if merged:
+        adapters.merge()
+    expected = model(inputs()).detach()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(model, inputs())
+        exported = torch.export.export(model, (inputs(),)).module()
+    for program in (traced, exported):
+        assert_same(program(inputs()), expected, 1e-5)
+
+
+@pytest.mark.parametrize(("layer", "backend"), [("self", "eager"), ("linear", "aot_eager")])
+def test_compiled_in_training(layer, backend):
+    model, adapters = build(layer)
+    results = []
+    torch._dynamo.reset()
+    for forward in (torch.compile(model, backend=backend, fullgraph=True), model):
+        loss = forward(inputs()).square().sum()
+        results.append((loss, *torch.autograd.grad(loss, list(adapters.parameters()))))
+    assert_same(*results, 1e-4)
