@@ -75,6 +75,8 @@ def test_parts_share_what_was_decoded_and_keep_their_order(photos):
     assert set(files._kept) == {photos[2], photos[0]}
     assert [len(part) for part in files.split(2)] == [2, 1]
     assert files[torch.tensor([1])].paths == [photos[1]]
+    upright = ImageFiles(photos, loading="upright").at(16, "cpu")
+    assert {part.loading for part in (upright, upright[torch.tensor([1])], *upright.split(2))} == {"upright"}
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "text"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -25,7 +26,9 @@ def test_of_all_manifests_imagenet_and_its_variants_alone_have_two_classes_of_on
     found = {name: manifest.alike for name, manifest in all_manifests().items() if manifest.alike}
     assert found == dict.fromkeys(IMAGENETS, (("missile", "missile"), ("sunglasses", "sunglasses")))
     for name in IMAGENETS:
-        assert notes(load_manifest(name), None)[0].startswith("classes missile and missile have one prompt")
+        assert notes(load_manifest(name), Path("nowhere"))[0].startswith(
+            "classes missile and missile have one prompt"
+        )
 
 
 def test_the_tokenizer_of_the_backbone_decides(tiny_clip):

@@ -20,8 +20,9 @@ from blocklora_lib.data.layouts import items
 from blocklora_lib.data.own import own_manifest, write_own
 from blocklora_lib.data.own_images import look
 from blocklora_lib.data.problems import DataError
+from blocklora_lib.data.verify import notes
 from blocklora_lib.datasets import Dataset
-from blocklora_lib.manifests import all_manifests, data_checksum, load_manifest, read_manifest
+from blocklora_lib.manifests import Manifest, all_manifests, data_checksum, load_manifest, read_manifest
 
 
 def fill(folder: Path, *paths: str, colour: str = "teal") -> Path:
@@ -161,7 +162,7 @@ def test_many_are_counted_and_some_named(tmp_path):
         "cat/2020/b.png",
         "1 link leads back to a folder that it stands in and is left out: dog/loop",
     )
-    assert "note: 1 file holds several frames and shows its first: dog/moves.gif" in verified(folder).output
+    assert "note: 1 file holds several frames: its first is shown: dog/moves.gif" in verified(folder).output
 
 
 def test_a_link_to_nowhere_is_missed_by_name_and_one_to_an_image_is_that_image(tmp_path):
@@ -518,3 +519,25 @@ def test_of_any_tree_no_image_is_lost_and_every_command_can_be_run(tmp_path, see
         beside = [note for note in look(folder).notes if "beside the class folders" in note]
         assert len(left) == sum(int(note.split()[0]) for note in beside)
     assert {path.stat().st_ino for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+def test_a_manifest_of_class_folders_takes_and_names_the_same(tmp_path):
+    """A dataset for good, by a YAML of one's own."""
+    folder = classes(tmp_path / "pets", "images/cat", "images/dog")
+    fill(folder, "images/cat/x.jfif", "images/cat/in/y")
+    left_out = {"counts", "split_seed", "folders", "layout", "images"}
+    facts = own_manifest(folder / "images").model_dump(exclude=left_out)
+    place = {"images": {"test": ("images",)}, "folders": {"coop": "pets"}}
+    manifest = Manifest(**facts, **place, layout="class_folders", counts={})
+    cats = ("cat/0.png", "cat/1.png", "cat/2.png", "cat/in/y", "cat/x.jfif")
+    expected = [f"images/{path}" for path in (*cats, "dog/0.png", "dog/1.png", "dog/2.png")]
+    assert [item.path for item in items(manifest, folder, "test")] == expected
+    fill(folder, "images/owl/1.png")
+    (folder / "images/dog/notes.txt").write_text("words")
+    assert notes(manifest, folder) == [
+        "1 file is no image and is left out: dog/notes.txt",
+        "1 image lies in a folder of its class's folder and is taken as one of the class: cat/in/y",
+        "1 folder is of no class of the manifest: owl",
+    ]
+    (folder / "images").rename(folder / "pictures")
+    assert notes(manifest, folder) == []  # `verify` says what is wrong

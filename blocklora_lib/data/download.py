@@ -11,8 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 from ..manifests import Archive, Manifest, SplitFile
 from .archives import Limits, place, unpacked
+from .decoding import endings
 from .fetch import DownloadError, Say, Settings, fetch, git_sha1, is_direct, known_hash
-from .layouts import IMAGE_SUFFIXES
 from .roots import find_folder, is_fake
 
 DOWNLOADS = ".downloads"  # under the root: archives, and notes of what was unpacked
@@ -64,7 +64,7 @@ def _holds_images(place: Path) -> bool:
     if not place.is_dir():
         return False
     entries = (entry for entry in place.iterdir() if not entry.name.startswith("."))
-    return any(entry.is_dir() or entry.suffix.lower() in IMAGE_SUFFIXES for entry in entries)
+    return any(entry.is_dir() or entry.suffix.lower() in endings() for entry in entries)
 
 
 def download(

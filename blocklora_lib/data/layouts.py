@@ -13,7 +13,6 @@ list ImageNet's folders as the file system gives them, so its ImageNet draws dep
 from __future__ import annotations
 
 import json
-import os
 import random
 import shlex
 from collections.abc import Iterator
@@ -28,7 +27,6 @@ from .problems import DataError, MissingData, again, remedy
 SPLITS = ("train", "val", "test")
 # CoOp cuts a set without official splits 0.5 / 0.2 / 0.3 (datasets/dtd.py); what is left is train
 VAL, TEST = 0.2, 0.3
-IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm".split())
 
 
 class Item(NamedTuple):
@@ -117,16 +115,6 @@ def under(base: str, path: str) -> str | None:
     return str(PurePosixPath(base) / inner)
 
 
-def class_images(place: Path, again: str) -> list[str]:
-    """Return the names of the images right under `place`, sorted; hidden and other files are not images."""
-    try:
-        with os.scandir(place) as entries:
-            names = [e.name for e in entries if PurePosixPath(e.name).suffix.lower() in IMAGE_SUFFIXES]
-    except OSError as error:
-        raise DataError(place, f"cannot be read: {error.strerror}", again) from None
-    return sorted(name for name in names if not name.startswith("."))
-
-
 def _split_json(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
     assert manifest.split_file
     path = folder / manifest.split_file.name
@@ -196,14 +184,15 @@ def _variant_lists(manifest: Manifest, folder: Path, split: str) -> Iterator[Ite
 
 
 def class_folder_items(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
-    """Items of a folder per class, in class order, then by file name; a class without a folder has none."""
-    again = remedy(manifest, folder)
+    """Items of a folder per class, in class order, then by path; a class without a folder has none."""
+    from .own_images import images
+
     base = image_folder(manifest, folder, split)
     for label, (name, classname) in enumerate(zip(manifest.class_folders, manifest.classes, strict=True)):
         place = folder / base / name
         if not place.is_dir() and not place.is_symlink():
             continue  # a class without images is counted, and named, by verify
-        for image in class_images(place, again):
+        for image in images(place).paths:
             yield Item(str(PurePosixPath(base) / name / image), label, classname)
 
 

@@ -7,7 +7,7 @@ is in `Folder.notes`, or refused with a command that helps.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,6 +109,19 @@ def images(place: Path) -> Images:
     if nested := sorted(path for path in paths if "/" in path):
         left["nested"] = nested
     return Images(sorted(paths), left)
+
+
+def of_classes(place: Path, classes: Sequence[str]) -> list[str]:
+    """Notes on class folders whose names a manifest gives: what is left out, one line a kind."""
+    if not place.is_dir():
+        return []
+    folders, left = _class_folders(place)
+    known = {name.split("/")[0] for name in classes}
+    left["unlisted"] = [name for name in folders if name not in known]
+    for name in classes:
+        for kind, found in (images(place / name).left if (place / name).is_dir() else {}).items():
+            left.setdefault(kind, []).extend(f"{name}/{path}" for path in found)
+    return list(_told(left))
 
 
 def _entries(place: Path) -> list[os.DirEntry]:
@@ -288,6 +301,7 @@ def _told(left: dict[str, list[str]]) -> Iterator[str]:
             "link leads back to a folder that it stands in and is left out",
             "links lead back to folders that they stand in and are left out",
         ),
+        "unlisted": ("folder is of no class of the manifest", "folders are of no class of the manifest"),
         "empty": ("class folder holds no images", "class folders hold no images"),
     }
     for kind, (one, many) in say.items():

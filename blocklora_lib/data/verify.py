@@ -69,19 +69,26 @@ def notes(manifest: Manifest, folder: Path) -> list[str]:
         f"classes {' and '.join(alike)} have one prompt, so that only one of them is ever predicted"
         for alike in manifest.alike
     ]
-    if manifest.layout != "folder":
+    try:
+        return told + _left_out(manifest, folder)
+    except DataError:  # a problem, which `verify` names
         return told
-    from .decoding import frames
-    from .own_images import look, some
 
-    told += look(folder).notes
+
+def _left_out(manifest: Manifest, folder: Path) -> list[str]:
+    from .decoding import frames
+    from .own_images import look, of_classes, some
+
+    if manifest.layout == "class_folders":
+        bases = dict.fromkeys(image_folder(manifest, folder, split) for split in manifest.splits)
+        return [note for base in bases for note in of_classes(folder / base, manifest.class_folders)]
+    if manifest.layout != "folder":
+        return []
     listed = [item.path for split in manifest.splits for item in items(manifest, folder, split)]
     moving = [path for path in listed if _is_file(folder / path) and frames(folder / path) > 1]
-    one, many = (
-        "file holds several frames and shows its first",
-        "files hold several frames and show their first",
-    )
-    return told + ([some(moving, one, many)] if moving else [])
+    one, many = ("file holds several frames: its first", "files hold several frames: the first of each")
+    told = [some(moving, f"{one} is shown", f"{many} is shown")] if moving else []
+    return [*look(folder).notes, *told]
 
 
 def _checksum(manifest: Manifest, folder: Path, marker: Marker | None) -> Iterator[Problem]:
