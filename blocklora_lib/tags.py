@@ -16,11 +16,12 @@ from urllib.parse import urlsplit
 
 import open_clip
 from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.pretrained import (
-    download_pretrained_from_hf,
     get_pretrained_cfg,
     get_pretrained_url,
+    hf_hub_download,
     list_pretrained_tags_by_model,
 )
 
@@ -184,20 +185,20 @@ def obtain(spec: BackboneSpec) -> Source | None:
 
 
 def download(spec: BackboneSpec, say: Callable[[str], None] = lambda text: None) -> Source:
-    """Fetch a tag's file by open_clip's own means, or from its plain address, and return it, checked."""
-    reasons = []
-    for offer in _hub_and_address(offers(spec)):
+    """Fetch a tag's file as open_clip does from the hub, or else from its address; return it, checked."""
+    reasons, hub_answers = [], True
+    for offer in offers(spec):
+        if offer.of_hub and not hub_answers:
+            continue
         try:
             say(f"fetching {offer.url}")
-            if offer.of_hub:
-                repository, file = os.path.split(_config(spec)["hf_hub"])
-                with quiet("huggingface_hub"):  # it would say each try of each file
-                    download_pretrained_from_hf(repository, filename=file or None)
-            elif offer.places:
-                whole = offer.stated if len(offer.stated) == 64 else None
-                fetch(offer.url, offer.places[0], known_hash(whole, None), say)
+            _fetch(offer, say)
+        except RemoteEntryNotFoundError:  # the hub has no file of this name: the next one
+            reasons.append(f"{offer.url}: there is no such file")
+            continue
         except Exception as error:  # of a dozen kinds: the hub's, requests', the system's
             reasons.append(f"{offer.url}: {_short(error)}")
+            hub_answers = False
             continue
         if source := locate(spec):
             return source
@@ -205,6 +206,16 @@ def download(spec: BackboneSpec, say: Callable[[str], None] = lambda text: None)
     raise OSError(
         f"{missing(spec)} and could not be fetched ({'; '.join(reasons)}): try again, or {by_hand(spec)}"
     )
+
+
+def _fetch(offer: Offer, say: Callable[[str], None]) -> None:
+    if offer.of_hub:
+        repository, file = os.path.split(offer.name)
+        with quiet("huggingface_hub"):  # it would say each of its tries
+            hf_hub_download(repo_id=repository, filename=file)
+    elif offer.places:
+        whole = offer.stated if len(offer.stated) == 64 else None
+        fetch(offer.url, offer.places[0], known_hash(whole, None), say)
 
 
 def missing(spec: BackboneSpec) -> str:
@@ -353,6 +364,9 @@ def _beside(source: Source, part: str) -> dict[str, Any]:
     return found
 
 
-def _short(error: Exception) -> str:
+def _short(error: BaseException) -> str:
+    """What is at the bottom of an error, in a few words."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:300]}.."
+    return text if len(text) <= 200 else f"{text[:200]}.."

@@ -39,7 +39,7 @@ def find(profile: ProfileOption = "pocket") -> None:
 
 @weights_app.command()
 def fetch(profile: ProfileOption = "pocket") -> None:
-    """Fetch the weights, and what tokenizer and text tower need, by open_clip's own means; check them.
+    """Fetch the weights, and what tokenizer and text tower need, as open_clip would, and check them.
 
     HF_HUB_OFFLINE=1 does not count here.  What is on this machine already is not fetched again.
     """

@@ -14,11 +14,13 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import httpx
 import numpy as np
 import open_clip
 import pytest
 import torch
 from huggingface_hub import constants
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from local_server import serve
 from open_clip import pretrained
 from open_clip.pretrained import get_pretrained_url
@@ -632,10 +634,10 @@ def test_a_tags_file_is_fetched_from_its_address_where_the_hub_does_not_answer(t
     spec, _, archive, config = tag
     said = []
 
-    def silent(repository, filename=None):
-        raise FileNotFoundError("Failed to download file.\nLast error: no route to host")
+    def silent(repo_id, filename):
+        raise FileNotFoundError("see the\nmanual") from OSError("no route to host")
 
-    monkeypatch.setattr(tags, "download_pretrained_from_hf", silent)
+    monkeypatch.setattr(tags, "hf_hub_download", silent)
     with serve(monkeypatch) as server:
         path = "/" + config["url"].split("/", 3)[3]
         config["url"] = server.url + path
@@ -655,20 +657,25 @@ def test_a_tags_file_is_fetched_from_its_address_where_the_hub_does_not_answer(t
             tags.download(spec)
 
 
-def test_the_hub_is_asked_by_open_clips_own_means(tag, places, monkeypatch):
+def test_the_hub_is_asked_for_what_open_clip_would_ask(tag, places, monkeypatch):
     spec, safe, _, _ = tag
     asked = []
 
-    def answers(repository, filename=None):
-        asked.append((repository, filename))
-        return str(put_in_hub(safe, places[0], "open_clip_model.safetensors"))
+    def answers(repo_id, filename):
+        asked.append((repo_id, filename))
+        if filename.endswith("safetensors"):
+            raise RemoteEntryNotFoundError(
+                "404", response=httpx.Response(404, request=httpx.Request("GET", "http://x"))
+            )
+        return str(put_in_hub(safe, places[0], filename))
 
-    monkeypatch.setattr(tags, "download_pretrained_from_hf", answers)
+    monkeypatch.setattr(tags, "hf_hub_download", answers)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    assert load_backbone(spec, "cpu").weights["file"] == "someone/tiny/open_clip_model.safetensors"
-    assert asked == [("someone/tiny", None)]
+    names = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]  # open_clip's own order
+    assert load_backbone(spec, "cpu").weights["file"] == f"someone/tiny/{names[1]}"
+    assert asked == [("someone/tiny", name) for name in names]
     load_backbone(spec, "cpu")
-    assert len(asked) == 1  # what is here is not asked for again
+    assert len(asked) == 2  # what is here is not asked for again
 
 
 # --- the command
@@ -725,11 +732,11 @@ def test_find_and_fetch_need_nothing_for_bundled_and_random_weights(blocklora, t
 def test_fetch_uses_the_network_though_it_is_switched_off(blocklora, tag, places, monkeypatch):
     spec, safe, _, _ = tag
 
-    def answers(repository, filename=None):
+    def answers(repo_id, filename):
         assert not constants.is_offline_mode()
         return str(put_in_hub(safe, places[0], "open_clip_model.safetensors"))
 
-    monkeypatch.setattr(tags, "download_pretrained_from_hf", answers)
+    monkeypatch.setattr(tags, "hf_hub_download", answers)
     code, out, _ = blocklora("fetch", backbone=spec.model_dump(exclude={"checksum"}))
     assert code == 0
     assert hashlib.sha256(safe).hexdigest() in out
