@@ -230,10 +230,34 @@ def _compare(path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tenso
             break
     if not problems:
         return
-    hint = "give the name of its own architecture, or another checkpoint"
+    hint = f"give the name of its own architecture{_likely(state)}, or another checkpoint"
     if any(key.startswith(("text_model.", "vision_model.")) for key in state):
         hint = "it is a checkpoint of transformers; take open_clip's form of it"
     raise BadCheckpoint(path, f"is not of {name}: it {', '.join(problems)}; {hint}")
+
+
+def _likely(state: Mapping[str, Tensor]) -> str:
+    """The names of open_clip's CLIPs of these sizes, in brackets; '' if there is none."""
+    import open_clip
+
+    blocks = "visual.transformer.resblocks."
+    try:
+        text, patches = state["text_projection"].shape, state["visual.conv1.weight"].shape
+        sizes = (*text[::-1], patches[0], patches[-1], len(state["visual.positional_embedding"]) - 1)
+        sizes += (len({key.split(".")[3] for key in state if key.startswith(blocks)}),)
+    except (KeyError, IndexError, TypeError, ValueError):
+        return ""  # no CLIP of two plain towers
+    found = []
+    for name in open_clip.list_models():
+        config = open_clip.get_model_config(name)
+        if "multimodal_cfg" in config or config.get("custom_text") or "hf_model_name" in config["text_cfg"]:
+            continue
+        image = {"image_size": 224, "patch_size": 16, "width": 768, "layers": 12} | config["vision_cfg"]
+        width = config["text_cfg"].get("width", 512)
+        grid = (image["image_size"] // image["patch_size"]) ** 2 if image["patch_size"] else 0
+        own = (config["embed_dim"], width, image["width"], image["patch_size"], grid, image["layers"])
+        found += [name] if own == sizes else []
+    return f" (its sizes are those of {' or '.join(found[:4])})" if found else ""
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:

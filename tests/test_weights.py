@@ -19,6 +19,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from conftest import profile_facts
 from huggingface_hub import constants
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from local_server import serve
@@ -30,7 +31,9 @@ from typer.testing import CliRunner
 from blocklora_lib import backbones, tags
 from blocklora_lib.backbones import load_backbone
 from blocklora_lib.cli import app
-from blocklora_lib.profiles import load_profile
+from blocklora_lib.experiment import execute
+from blocklora_lib.grids import make_spec
+from blocklora_lib.profiles import Profile, load_profile
 from blocklora_lib.specs import BackboneSpec
 from blocklora_lib.weights import with_checksum
 
@@ -414,6 +417,33 @@ def test_a_rewritten_file_has_another_checksum_in_the_same_process(quick, model,
     assert with_checksum(spec).checksum == hashlib.sha256(content).hexdigest() != first
 
 
+def test_a_checkpoint_of_another_architecture_is_told_its_own(quick, tiny_clip, tmp_path):
+    shapes = {"text_projection": (512, 512), "visual.conv1.weight": (768, 3, 32, 32)}
+    shapes |= {"visual.positional_embedding": (50, 768)}  # 7 x 7 patches and the class token
+    shapes |= {f"visual.transformer.resblocks.{i}.ln_1.bias": (768,) for i in range(12)}
+    content = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
+    torch.save(content, tmp_path / "c.pt")
+    spec = BackboneSpec(name=quick, pretrained=str(tmp_path / "c.pt"))
+    with pytest.raises(
+        ValueError, match=r"its sizes are those of ViT-B-32 or ViT-B-32-quickgelu\), or another"
+    ):
+        load_backbone(spec, "cpu")
+
+
+def test_a_record_names_the_weights_it_rests_on(quick, model, tmp_path, bench, manifests):
+    path = tmp_path / "c.safetensors"
+    save_file(state(model), path)
+    facts = profile_facts(quick) | {"backbone": {"name": quick, "pretrained": str(path)}}
+    spec = make_spec(Profile.model_validate(facts), "dots", "zero_shot", 0, 0, manifests=manifests)
+    about = execute(spec, bench).provenance["weights"]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (about["file"], about["sha256"], spec.backbone.checksum) == ("c.safetensors", digest, digest)
+    save_file(half(model), path)  # the same numbers in another file
+    other = make_spec(Profile.model_validate(facts), "dots", "zero_shot", 0, 0, manifests=manifests)
+    assert other.key != spec.key
+    assert execute(other, bench).provenance["weights"]["tensors"] == about["tensors"]
+
+
 @pytest.mark.parametrize("given", ["5806e77c", "0" * 63, "x" * 64, " "])
 def test_a_checksum_that_is_none_is_refused(given):
     with pytest.raises(ValueError, match="is no SHA-256: give all 64 digits"):
@@ -684,7 +714,6 @@ def test_the_hub_is_asked_for_what_open_clip_would_ask(tag, places, monkeypatch)
 @pytest.fixture
 def blocklora(tmp_path, tiny_clip):
     """Call `blocklora weights ...`, on a profile of this backbone if one is given: (code, stdout, stderr)."""
-    from conftest import profile_facts
 
     def call(*words: str, backbone: dict | None = None):
         if backbone is not None:
