@@ -15,7 +15,9 @@ import pandas as pd
 
 from .statistics import summarise
 
-_NUMBER = re.compile(r"[-+−]?\d[\d.,]*(e[-+]?\d+)?%?( ± [\d.]+)?( \*)?|–")  # as cells show one
+_NUMBER = re.compile(
+    r"[-+−]?\d[\d.,]*(e[-+]?\d+)?%?( ± [\d.]+)?( \(\d+ of \d+\))?( \*)?|–"
+)  # as cells show one
 SENTENCE = 40  # characters beyond which a cell is a sentence, whose lines are broken
 AVERAGE = "average"  # the name under which the mean over all sets stands beside the sets
 RUN_COLUMNS = ("dataset", "evaluated_on", "shots", "seed", "method", "method_label", "accuracy")
@@ -108,6 +110,13 @@ def few_shot_summary(runs: pd.DataFrame) -> pd.DataFrame:
         parts.append(summarise(complete.assign(dataset=AVERAGE), ["dataset", *cell]))
     summary = pd.concat(parts, ignore_index=True)
     return in_method_order(summary)[list(SUMMARY_COLUMNS)].reset_index(drop=True)
+
+
+def on_fewer_seeds(summary: pd.DataFrame) -> pd.Series:
+    """Which means of a summary rest on fewer seeds than another one of the same set and shots: True or False
+    a row.
+    """
+    return summary["n"] < summary.groupby(["dataset", "shots"])["n"].transform("max")
 
 
 def with_interval(mean: float, low: float, high: float, digits: int = 1) -> str:
@@ -223,7 +232,9 @@ def few_shot_table(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) 
     """Rows: method by shots.  Columns: sets, then their average.  Cells: mean ± 95% half width over seeds, in
     %.
 
-    Best mean of each set and shot count in bold (LaTeX) and starred (text).
+    Best mean of each set and shot count in bold (LaTeX) and starred (text).  A mean over fewer seeds than its
+    neighbours', of the same set and shots, says so, '64.1 (1 of 3)', and is never the best: it is another
+    quantity.  The column `seeds` gives how many there are.
     """
     summary = few_shot_summary(runs)
     titles = titles or {}
@@ -231,7 +242,8 @@ def few_shot_table(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) 
     sets += [AVERAGE] if AVERAGE in set(summary["dataset"]) else []
     heads = [titles.get(name, "Average" if name == AVERAGE else name) for name in sets]
     cells = {(r.dataset, r.method_label, r.shots): r for r in summary.itertuples()}
-    best = summary.groupby(["dataset", "shots"])["mean"].max().to_dict()
+    seeds = summary.groupby(["dataset", "shots"])["n"].max().to_dict()
+    best = summary[~on_fewer_seeds(summary)].groupby(["dataset", "shots"])["mean"].max().to_dict()
     shown, groups = [], []
     for shots in sorted(summary["shots"].unique()):
         group = []
@@ -239,22 +251,26 @@ def few_shot_table(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) 
             found = [cells.get((name, label, shots)) for name in sets]
             texts, latex = [], []
             for cell in found:
+                few = cell is not None and cell.n < seeds[cell.dataset, shots]
                 bold = (
                     cell is not None
                     and shots > 0
+                    and not few
                     and round(cell.mean, 1) == round(best[cell.dataset, shots], 1)
                 )
                 text = "–" if cell is None else with_interval(cell.mean, cell.low, cell.high)
                 number, _, half = text.partition(" ± ")
                 number = rf"\textbf{{{number}}}" if bold else escape_latex(number)
-                latex.append(number + (rf"{{\tiny$\pm${half}}}" if half else ""))
-                texts.append(text + (" *" if bold else ""))
-            shown.append([label, shots, *texts])
-            group.append([escape_latex(label), str(shots), *latex])
+                mark = f" ({cell.n} of {seeds[cell.dataset, shots]})" if few else ""
+                latex.append(number + (rf"{{\tiny$\pm${half}}}" if half else "") + mark)
+                texts.append(text + mark + (" *" if bold else ""))
+            n = str(max(cell.n for cell in found if cell is not None))
+            shown.append([label, shots, n, *texts])
+            group.append([escape_latex(label), str(shots), n, *latex])
         groups.append(group)
-    align = "@{}lr" + "r" * len(sets) + "@{}"
-    header = ["Method", "Shots", *(rf"\rotatebox{{60}}{{{escape_latex(head)}}}" for head in heads)]
-    text = pd.DataFrame(shown, columns=["method", "shots", *heads])
+    align = "@{}lrr" + "r" * len(sets) + "@{}"
+    header = ["Method", "Shots", "$n$", *(rf"\rotatebox{{60}}{{{escape_latex(head)}}}" for head in heads)]
+    text = pd.DataFrame(shown, columns=["method", "shots", "seeds", *heads])
     # twelve columns of means and intervals fit a text width of 6.75 in at this size only
     small = r"{\noindent\scriptsize\setlength{\tabcolsep}{1.2pt}"
     latex = f"% \\usepackage{{graphicx}}\n{small}\n{booktabs(header, groups, align).rstrip()}}}\n"

@@ -52,7 +52,7 @@ def test_other_evaluated_sets_do_not_enter():
 
 def test_table_has_methods_by_shots_and_sets_beside_their_average():
     table = few_shot_table(synthetic_runs(sets=("b", "a")), {"a": "Apples", "b": "Boats"})
-    assert list(table.shown.columns) == ["method", "shots", "Apples", "Boats", "Average"]
+    assert list(table.shown.columns) == ["method", "shots", "seeds", "Apples", "Boats", "Average"]
     assert list(table.shown["method"][:4]) == ["Zero-shot", "LoRA", "Block-LoRA", "w/o A"]
     assert len(table.shown) == 1 + 3 * 3
 
@@ -67,6 +67,25 @@ def test_best_mean_is_bold_in_latex_and_starred_in_text():
     assert shown.loc[("LoRA", 16), "a"].endswith("*")
     assert "*" not in shown.loc[("Block-LoRA", 16), "a"]
     assert rf"\textbf{{{best['lora']:.1f}}}" in table.latex
+
+
+def test_a_mean_over_fewer_seeds_is_marked_and_never_the_best():
+    """LoRA's means are 63.4 over three seeds, Block-LoRA's one seed is 64.1."""
+    runs = synthetic_runs(sets=("a", "b"), shots=(1,), methods=("zero_shot", "lora", "block_lora"))
+    values = {("lora", 1): 0.62, ("lora", 2): 0.634, ("lora", 3): 0.648, ("block_lora", 1): 0.641}
+    keys = zip(runs["method"], runs["seed"], strict=True)
+    runs = runs[(runs["shots"] == 0) | pd.Series([key in values for key in keys], index=runs.index)].copy()
+    keys = zip(runs["method"], runs["seed"], strict=True)
+    runs["accuracy"] = [values.get(key, 0.2) for key in keys]
+    table = few_shot_table(runs)
+    shown = table.shown[table.shown["shots"] == 1].set_index("method")
+    for column in ("a", "b", "Average"):
+        assert shown.loc["Block-LoRA", column] == "64.1 (1 of 3)"
+        assert re.fullmatch(r"63\.4 ± [\d.]+ \*", shown.loc["LoRA", column])
+    assert shown["seeds"].to_dict() == {"LoRA": "3", "Block-LoRA": "1"}
+    assert r"\textbf{63.4}" in table.latex
+    assert "64.1 (1 of 3)" in table.latex
+    assert r"\textbf{64.1}" not in table.latex
 
 
 def test_latex_is_a_booktabs_tabular_with_equally_long_rows():

@@ -15,13 +15,15 @@ from matplotlib.patches import Patch
 
 from ..plotting import GREY, STYLE, TEXT_WIDTH, method_style, new_figure, spread
 from ..statistics import mean_interval
-from ..tables import AVERAGE, check_runs, few_shot_summary, in_method_order, shots_of
+from ..tables import AVERAGE, check_runs, few_shot_summary, in_method_order, on_fewer_seeds, shots_of
 
 ZERO_SHOT_AT = 0.5  # where zero-shot stands on the log2 axis of shots: one octave left of 1 shot
 
 
 def draw_shots(axes: Axes, rows: pd.DataFrame, chance: float | None = None) -> None:
     """Draw mean and 95% band over shots for each method of `rows`, a part of few_shot_summary, in a panel.
+
+    A mean over fewer seeds than its neighbours' is a hollow marker.
 
     chance (%) is drawn where `shows_chance` says so: a line far below would flatten what is to be seen.
     """
@@ -62,6 +64,10 @@ def draw_shots(axes: Axes, rows: pd.DataFrame, chance: float | None = None) -> N
             markeredgecolor="white",
             markeredgewidth=0.5,
         )
+        fewer = part[on_fewer_seeds(rows)[part.index]]
+        if len(fewer):
+            hollow = dict(color=style.colour, markerfacecolor="white", linestyle="none")
+            axes.plot(fewer["shots"], fewer["mean"], style.marker, zorder=3.5, **hollow)
     if chance is not None and shows_chance(rows, chance):
         axes.axhline(chance, color="#a6a6a6", linewidth=0.8, linestyle=(0, (1, 1.2)), zorder=1)
     axes.set_xscale("log", base=2)
@@ -107,6 +113,9 @@ def method_handles(
             if interval == "band"
             else Line2D([], [], color="#8c8c8c", linewidth=1.1, label=text)
         )
+    if interval == "band" and on_fewer_seeds(rows).any():
+        look = dict(color="#8c8c8c", marker="o", markerfacecolor="white", linestyle="none")
+        handles.append(Line2D([], [], label="hollow: fewer seeds than its neighbours", **look))
     if chance:
         handles.append(Line2D([], [], color="#a6a6a6", linestyle=(0, (1, 1.2)), linewidth=1, label="chance"))
     return handles

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..plotting import GREY, STYLE, TEXT_WIDTH, method_style, new_figure
 from ..statistics import mean_interval, paired_difference
-from ..tables import AVERAGE, few_shot_summary, in_method_order, shots_of
+from ..tables import AVERAGE, few_shot_summary, in_method_order, on_fewer_seeds, shots_of
 from .few_shot import draw_shots, method_handles
 
 
@@ -161,11 +161,15 @@ def domain_by_shots(summary: pd.DataFrame, titles: Mapping[str, str], source: st
 def robustness(summary: pd.DataFrame, source: str) -> pd.DataFrame:
     """Return source and mean variant accuracy (%) for each method and shots, and both minus zero-shot's.
 
-    summary: of domain_summary.  `kept`: variant accuracy as a share of source accuracy.
+    summary: of domain_summary.  A method that lacks a variant, or seeds of one, has no row at that number of
+    shots.  `kept`: variant accuracy as a share of source accuracy.
     """
     variants = summary[~summary["dataset"].isin([source, AVERAGE])]
     cell = ["method", "method_label", "shots"]
-    mean = variants.groupby(cell)["mean"].mean().rename("variants")
+    # a mean over fewer variants, or seeds, than another method's would be another quantity
+    variants = variants[~on_fewer_seeds(variants)]
+    whole = variants.groupby(cell)["mean"].agg(["mean", "count"])
+    mean = whole.loc[whole["count"] == variants["dataset"].nunique(), "mean"].rename("variants")
     own = summary[summary["dataset"] == source].set_index(cell)["mean"].rename("source")
     frame = pd.concat([own, mean], axis=1).dropna().reset_index()
     zero = frame[frame["shots"] == 0]

@@ -26,9 +26,13 @@ def by_method(runs: DataFrame, index: list[str], methods: list[str], value: str 
 
 
 def differences(runs: DataFrame, a: str, b: str, shots: int) -> PairedDifference:
-    """Paired difference a - b in points of accuracy over the sets (each a mean over its seeds) at `shots`."""
+    """Paired difference a - b in points of accuracy over the sets at `shots`.
+
+    On a set: the mean over the seeds that both methods have, for a failed seed of one would be compared with
+    nothing.
+    """
     part = runs[(runs["shots"] == shots) & (runs["evaluated_on"] == runs["dataset"])]
-    means = 100 * by_method(part, ["dataset"], [a, b])
+    means = 100 * by_method(part, ["dataset", "seed"], [a, b]).groupby("dataset").mean()
     return paired_difference(means[a], means[b])
 
 
@@ -113,6 +117,7 @@ def number_of_blocks(e: Evidence) -> Finding:
     runs = runs.assign(n_blocks=runs["n_blocks"].astype(int))
     for reading, part in runs.groupby("reading"):
         table = 100 * part.pivot_table(index=["dataset", "seed"], columns="n_blocks", values="accuracy")
+        table = table.dropna()  # seeds that every n has
         size = part.groupby("n_blocks")["trainable_parameters"].first()
         one, most = table.columns.min(), table.columns.max()
         cut = (
@@ -150,7 +155,8 @@ def competitive(e: Evidence) -> Finding:
                 raise MissingResults(f"The profile's {experiment} runs are evaluated on no {where}")
             most = trained_shots(other)[-1]
             at_most = other[other["shots"] == most]
-            means = 100 * by_method(at_most, ["evaluated_on"], ["block_lora", "lora"])
+            both = by_method(at_most, ["evaluated_on", "seed"], ["block_lora", "lora"])
+            means = 100 * both.groupby("evaluated_on").mean()
         except MissingResults as lacking:
             missing.append(lacking)
             told.append(f"Not run on {where}: {str(lacking).rstrip('.')}.")
