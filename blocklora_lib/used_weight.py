@@ -47,12 +47,14 @@ def read_as_used(key: str) -> property:
 
     def read(self: nn.Module) -> Any:
         weight = self.attached.weights.get(key)
+        if weight is None or weight.original is not None:
+            return stored(self, key)
         runs = (
             self.attached.attachment.running
             or "_is_replica" in self.__dict__  # of DataParallel: it exists to run
             or torch._C._current_graph_task_id() != -1  # a checkpoint runs again in the backward pass
         )
-        if weight is None or weight.original is not None or not runs:
+        if not runs:
             return stored(self, key)
         value = used(self, key).as_subclass(UsedWeight)
         value.module, value.key = self, key

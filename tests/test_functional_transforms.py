@@ -242,8 +242,9 @@ def test_traced_and_exported(layer, merged):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(model, inputs())
-        exported = torch.export.export(model, (inputs(),)).module()
-    for program in (traced, exported):
+        exported = (torch.export.export(model, (inputs(),), strict=s).module() for s in (False, True))
+        programs = [traced, *exported]
+    for program in programs:
         assert_same(program(inputs()), expected, 1e-5)
 
 
