@@ -7,8 +7,10 @@ What is read is checked: a file that was cut short, changed by hand or filled wi
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -157,7 +159,11 @@ class RunRecord(Strict):
     @classmethod
     def from_json(cls, text: str) -> RunRecord:
         """Read the file's text; ValueError where it is not what was written or cannot be true."""
-        return cls.model_validate(unseal(text))
+        facts = unseal(text)
+        if isinstance(spec := facts.get("spec"), dict):
+            parts = {name: spec[name] for name in _PARTS if isinstance(spec.get(name), dict)}
+            facts["spec"] = spec | {name: _part(name, json.dumps(part)) for name, part in parts.items()}
+        return cls.model_validate(facts)
 
     def to_json(self) -> str:
         """The file's text."""
@@ -211,6 +217,15 @@ class RunRecord(Strict):
             }
             for name, count in self.result.accuracy.items()
         ]
+
+
+# the parts of a spec that most records of a store share, validated once
+_PARTS = {"backbone": BackboneSpec, "method": MethodSpec, "training": TrainingSpec}
+
+
+@lru_cache(4096)
+def _part(name: str, text: str) -> BackboneSpec | MethodSpec | TrainingSpec:
+    return _PARTS[name].model_validate(json.loads(text))
 
 
 def _check_result(result: Result, spec: RunSpec) -> None:
