@@ -296,3 +296,28 @@ def test_the_paper_is_not_trained_on_a_cpu_in_silence(tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: device 'auto': there is no GPU here")
+
+
+def test_every_recomputation_hands_torch_a_tensor_of_its_device(tiny_clip, monkeypatch):
+    """torch looks for the device among the arguments themselves; finding none, it keeps no GPU's generator."""
+    from blocklora_lib import recomputation
+    from blocklora_lib.backbones import load_backbone
+
+    found: list[set[str]] = []
+
+    def noted(function, *args, use_reentrant):
+        assert use_reentrant is False
+        found.append({x.device.type for x in args if isinstance(x, torch.Tensor)})
+        return function(*args)
+
+    monkeypatch.setattr(recomputation, "checkpoint", noted)
+    backbone = load_backbone(BackboneSpec(name=tiny_clip, pretrained="none"), "cpu")
+    tokens = backbone.tokenize(["a photo of a cat.", "a photo of a dog.", "a photo of a red mug."])
+    kept = backbone.encode_prompts(tokens)
+    assert found == []
+    again = backbone.encode_prompts(backbone.pack(tokens, class_chunk=1), checkpoint=True)
+    torch.testing.assert_close(kept, again, rtol=1e-5, atol=1e-6)  # float32, sums in another order
+    assert len(found) > 3  # three chunks, and blocks in each
+    assert all(devices == {"cpu"} for devices in found)
+    recomputation.recomputed(lambda x: x["packed"], {"packed": tokens}, torch.device("meta"))
+    assert found[-1] == {"meta"}
