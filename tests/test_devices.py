@@ -299,7 +299,7 @@ def test_the_paper_is_not_trained_on_a_cpu_in_silence(tmp_path):
 
 
 def test_every_recomputation_hands_torch_a_tensor_of_its_device(tiny_clip, monkeypatch):
-    """torch looks for the device among the arguments themselves; finding none, it keeps no GPU's generator."""
+    """torch looks for it among the arguments themselves; finding none, it keeps no GPU's generator."""
     from blocklora_lib import recomputation
     from blocklora_lib.backbones import load_backbone
 
