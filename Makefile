@@ -4,8 +4,13 @@ PROFILE   ?= pocket
 NOTEBOOKS ?=
 JOBS      ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTHON    ?= $(shell command -v python3.11 || command -v python3)
-BIN       := .venv/bin
+# Not the scripts beside it: in a folder with a blank in its name some have a first line that does not work.
+PY        := .venv/bin/python
 README_PROFILE := pocket-full# whose reference run README.md shows: its key figure and its claims
+# Recipes read these from their environment, so that neither make nor the shell looks into what was typed.
+override PROFILE := $(value PROFILE)
+override NOTEBOOKS := $(value NOTEBOOKS)
+export PROFILE NOTEBOOKS JOBS PYTHON README_PROFILE
 # One thread a process, so that runs repeat bit for bit; no network unless asked for (paper profile: HF_HUB_OFFLINE=0).
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE  ?= 1
@@ -16,32 +21,38 @@ help:
 
 setup: .venv/.ready
 .venv/.ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c "import sys; sys.version_info[:2] == (3, 11) or sys.exit('Python 3.11 is needed, ' + sys.executable + ' is ' + sys.version.split()[0] + '; say make PYTHON=/path/to/python3.11')"
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --no-deps --requirement requirements.lock
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@"$$PYTHON" -c "import sys; sys.version_info[:2] == (3, 11) or sys.exit('Python 3.11 is needed, ' + sys.executable + ' is ' + sys.version.split()[0] + '; say make PYTHON=/path/to/python3.11')"
+	"$$PYTHON" -m venv .venv
+	$(PY) -m pip install --quiet --no-deps --requirement requirements.lock
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 reproduce: setup
-	@$(BIN)/snakemake --cores $(JOBS) --keep-going --rerun-incomplete --nolock --quiet host --config quiet=1 profile=$(PROFILE) 'notebooks=$(NOTEBOOKS)' && echo "done: open results/$(PROFILE)/report.html"
+	@$(PY) -m blocklora_lib.cli reproduce --profile="$$PROFILE" --notebooks="$$NOTEBOOKS" --jobs="$$JOBS"
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(PY) -m pytest -n 2 --dist worksteal
 
 lint: setup
-	$(BIN)/ruff check . && $(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
+	$(PY) -m ruff check . && $(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb
 
 notebooks: setup
-	$(BIN)/jupyter lab notebooks
+	$(PY) -m jupyter lab notebooks
+
+# A folder of results/ is named by a profile's name: never by a path, which could lead elsewhere.
+NAMED = case "$$PROFILE" in ''|.*|-*|reference|*/*|*.yaml|*.yml) \
+	echo "error: PROFILE=$$PROFILE names no folder of results/; give the profile's name, as in its file" >&2; exit 2;; esac
 
 clean:
-	rm -rf results/$(PROFILE) .snakemake build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@$(NAMED)
+	rm -rf "results/$$PROFILE" .snakemake build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 # For maintainers: pin again what pyproject.toml asks for; keep a run as the reference, one of them for README.md.
 lock:
-	$(PYTHON) -m venv --clear build/lock && build/lock/bin/pip install --quiet '.[test,cluster]' 'setuptools>=77' && build/lock/bin/pip freeze --all --exclude pip --exclude blocklora | sed -E 's/^((nvidia|cuda|triton)[^;]*)$$/\1 ; sys_platform == "linux"/' > requirements.lock
+	"$$PYTHON" -m venv --clear build/lock && build/lock/bin/python -m pip install --quiet '.[test,cluster]' 'setuptools>=77' && build/lock/bin/python -m pip freeze --all --exclude pip --exclude blocklora | sed -E 's/^((nvidia|cuda|triton)[^;]*)$$/\1 ; sys_platform == "linux"/' > requirements.lock
 
 reference: setup
-	ls -d $(addprefix results/$(PROFILE)/,runs figures tables) >/dev/null
-	rm -rf results/reference/$(PROFILE) && mkdir -p results/reference/$(PROFILE) && cp -r $(addprefix results/$(PROFILE)/,runs figures tables) results/reference/$(PROFILE)/
-	[ $(PROFILE) != $(README_PROFILE) ] || { mkdir -p docs && cp results/$(PROFILE)/figures/00_overview/key_figure.png docs/few_shot.png && $(BIN)/blocklora claims --profile $(PROFILE) --results results/reference/$(PROFILE) --into README.md; }
+	@$(NAMED)
+	cd "results/$$PROFILE" && ls -d runs figures tables >/dev/null
+	rm -rf "results/reference/$$PROFILE" && mkdir -p "results/reference/$$PROFILE" && cp -r "results/$$PROFILE/runs" "results/$$PROFILE/figures" "results/$$PROFILE/tables" "results/reference/$$PROFILE/"
+	[ "$$PROFILE" != "$$README_PROFILE" ] || { mkdir -p docs && cp "results/$$PROFILE/figures/00_overview/key_figure.png" docs/few_shot.png && $(PY) -m blocklora_lib.cli claims --profile="$$PROFILE" --results="results/reference/$$PROFILE" --into README.md; }

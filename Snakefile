@@ -10,10 +10,11 @@ from pathlib import Path
 
 from snakemake_interface_common.exceptions import WorkflowError
 
+from blocklora_lib.files import user_path
 from blocklora_lib.gpus import resources_of, visible_gpus
-from blocklora_lib.notebook import choose_notebooks, notebook_needs
+from blocklora_lib.notebook import choose_notebooks, drop_damaged_indexes, notebook_needs
 from blocklora_lib.paths import NOTEBOOKS as SOURCES, ROOT
-from blocklora_lib.profiles import load_profile, profile_files
+from blocklora_lib.profiles import is_file_name, load_profile, profile_files
 from blocklora_lib.progress import ALL, Monitor, digest, drop_stale_indexes, grid_groups, only_one
 
 if config.get("quiet"):  # errors, what the jobs say and the monitor's lines are enough for a person
@@ -23,17 +24,18 @@ for variable in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE"):  # one thread a job, and 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # products on a GPU repeat, see blocklora_lib/devices.py
 
 GIVEN = str(config.get("profile", "pocket"))  # a profile's name, or the path of a YAML file
-if GIVEN.endswith((".yaml", ".yml")):
-    GIVEN = str(Path(GIVEN).resolve())  # a notebook runs in the repository's folder
 try:  # what a person may have mistyped is answered in one sentence
+    GIVEN = str(user_path(GIVEN)) if is_file_name(GIVEN) else GIVEN  # jobs may run in other folders
     PROFILE = load_profile(GIVEN)
+    RESULTS = user_path(str(config.get("results") or f"results/{PROFILE.name}"))
     CHOSEN = choose_notebooks(str(config.get("notebooks", "") or ""))
     NEEDS = {name: notebook_needs(name) for name in CHOSEN}
     GROUPS = grid_groups(PROFILE, {e for needs in NEEDS.values() for e in needs["experiments"]})
 except (ValueError, KeyError, OSError) as error:
     sys.exit(f"error: {error}")
 KEEP_OLD = str(config.get("keep_old", 0)) not in ("0", "", "False")  # records of an earlier library stand
-OUT = str(config.get("results") or f"results/{PROFILE.name}")
+OUT = str(RESULTS if config.get("results") else RESULTS.relative_to(Path.cwd()))
+PATTERN = OUT.replace("{", "{{").replace("}", "}}")  # where Snakemake looks for wildcards
 RESOURCES = resources_of(PROFILE.device)  # of a job that computes; Slurm asks for them
 # On this machine, where jobs are not counted as nodes, a GPU runs one job at a time; a cluster counts its own.
 if workflow.resource_settings.nodes is None and "gpu" not in workflow.global_resources:
@@ -68,9 +70,11 @@ def all_cores(wildcards):
 
 
 if workflow.is_main_process:
-    LOCK = only_one(Path(OUT))
-    drop_stale_indexes(Path(OUT), {index(*group): keys for group, keys in GROUPS.items()}, KEEP_OLD)
-    MONITOR = Monitor(Path(OUT) / "runs", [k for keys in GROUPS.values() for k in keys], keep_old=KEEP_OLD)
+    LOCK = only_one(RESULTS)
+    for path in drop_damaged_indexes(RESULTS):
+        print(f"{path} is damaged: its notebook is executed again", file=sys.stderr)
+    drop_stale_indexes(RESULTS, {index(*group): keys for group, keys in GROUPS.items()}, KEEP_OLD)
+    MONITOR = Monitor(RESULTS / "runs", [k for keys in GROUPS.values() for k in keys], keep_old=KEEP_OLD)
 
 
 wildcard_constraints:
@@ -87,12 +91,12 @@ localrules:
 
 rule all:
     input:
-        f"{OUT}/report.html",
+        f"{PATTERN}/report.html",
 
 
 rule grid:
     output:
-        f"{OUT}/grid/{{experiment}}/{{dataset}}-{{method}}.json",
+        f"{PATTERN}/grid/{{experiment}}/{{dataset}}-{{method}}.json",
     params:
         method=lambda w: "" if w.method == ALL else f"--method {w.method}",
         keep="--keep-old" if KEEP_OLD else "",
@@ -105,8 +109,8 @@ rule grid:
     # `cat` keeps the bars of two jobs from painting over each other.
     shell:
         """
-        {{ {BLOCKLORA} grid --profile {GIVEN} --results {OUT} --experiment {wildcards.experiment} \
-            --dataset {wildcards.dataset} {params.method} {params.keep} --index {output} 2>&1 >/dev/null \
+        {{ {BLOCKLORA} grid --profile {GIVEN:q} --results {RESULTS:q} --experiment {wildcards.experiment} \
+            --dataset {wildcards.dataset} {params.method} {params.keep} --index {output:q} 2>&1 >/dev/null \
             || [ $? -eq 1 ]; }} | cat >&2
         """
 
@@ -116,8 +120,8 @@ rule notebook:
         notebook_inputs,
         source=lambda w: str(SOURCES / f"{w.name}.ipynb"),
     output:
-        f"{OUT}/notebooks/{{name}}.ipynb",
-        f"{OUT}/notebooks/{{name}}.json",
+        f"{PATTERN}/notebooks/{{name}}.ipynb",
+        f"{PATTERN}/notebooks/{{name}}.json",
     params:
         place=lambda w: f"{CHOSEN.index(w.name) + 1} of {len(CHOSEN)}",
         library=LIBRARY,
@@ -128,7 +132,7 @@ rule notebook:
     shell:
         """
         echo "notebook {params.place}: {wildcards.name}" >&2
-        {BLOCKLORA} notebook {wildcards.name} --profile {GIVEN} --results {OUT} >/dev/null
+        {BLOCKLORA} notebook {wildcards.name} --profile {GIVEN:q} --results {RESULTS:q} >/dev/null
         """
 
 
@@ -136,11 +140,11 @@ rule report:
     input:
         [executed(name) for name in CHOSEN],
     output:
-        f"{OUT}/report.html",
+        f"{PATTERN}/report.html",
     params:
         library=LIBRARY,
     shell:
-        "{BLOCKLORA} report --profile {GIVEN} --results {OUT} >/dev/null"
+        "{BLOCKLORA} report --profile {GIVEN:q} --results {RESULTS:q} >/dev/null"
 
 
 onstart:
@@ -154,4 +158,4 @@ onsuccess:
 onerror:
     MONITOR.stop()
     print("Something failed; its error is above. What is finished is kept: the same command goes on from here, and\n"
-          f"`blocklora report --profile {GIVEN}` shows what is there.", file=sys.stderr)
+          f"`blocklora report --profile {shlex.quote(GIVEN)} --results {shlex.quote(str(RESULTS))}` shows what is there.", file=sys.stderr)

@@ -14,7 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from .files import read_text, write_whole
 from .grids import expand
+from .parameters import read_notebook
 from .paths import NOTEBOOKS, PUBLISHED
 from .profiles import Profile
 from .results import MissingResults, experiment_runs, notebook_table
@@ -167,8 +169,7 @@ def judge(claims: Iterable[Claim], evidence: Evidence, notebooks: Path = NOTEBOO
 def cell_link(notebook: str, name: str, folder: Path = NOTEBOOKS) -> str:
     """Return 'NOTEBOOK.ipynb#cell-id=ID' of the cell that exports `name`, as JupyterLab opens it."""
     path = folder / f"{notebook}.ipynb"
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    for cell in cells:
+    for cell in read_notebook(path)["cells"]:
         if cell["cell_type"] == "code" and f'"{name}"' in "".join(cell["source"]):
             return f"{path.name}#cell-id={cell['id']}"
     raise UnknownName(f"export of notebook {notebook}:", name, [])
@@ -217,11 +218,11 @@ def as_markdown(judged: Iterable[Judged]) -> str:
 
 def write_into(path: Path, judged: Iterable[Judged]) -> None:
     """Replace what stands between the markers of a text file by the summary."""
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     if not all(marker in text for marker in MARKERS):
         raise ValueError(
             f"{path} lacks the lines {MARKERS[0]!r} and {MARKERS[1]!r}; put them where it belongs"
         )
     before, rest = text.split(MARKERS[0], 1)
     after = rest.split(MARKERS[1], 1)[1]
-    path.write_text(f"{before}{MARKERS[0]}\n{as_markdown(judged)}{MARKERS[1]}{after}", encoding="utf-8")
+    write_whole(path, f"{before}{MARKERS[0]}\n{as_markdown(judged)}{MARKERS[1]}{after}")

@@ -10,44 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from .data_cli import data_app
-from .files import user_path
+from .options import OneSentence, ResultsOption, own_folder, path
 from .strict import UnknownName
 from .weights_cli import weights_app
 
 if TYPE_CHECKING:
     from .profiles import Profile
-
-
-class OneSentence(TyperGroup):
-    """What the user did wrong is one sentence and exit code 2; BLOCKLORA_TRACEBACK=1 shows the rest.
-
-    A failure of the machine is exit code 75 (EX_TEMPFAIL: try again), an interrupt 130; 1 is kept for runs
-    that are recorded as failed.
-    """
-
-    def invoke(self, ctx):
-        for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to stop
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="backslashreplace")
-        try:
-            return super().invoke(ctx)
-        except (typer.Exit, typer.Abort):
-            raise
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
-        except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
-        except (ValueError, OSError, RuntimeError) as error:
-            if os.environ.get("BLOCKLORA_TRACEBACK"):
-                raise
-            from .runs import MachineFailure
-
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(75 if isinstance(error, MachineFailure) else 2) from None
 
 
 app = typer.Typer(
@@ -59,7 +29,6 @@ app = typer.Typer(
 )
 
 ProfileOption = Annotated[str, typer.Option("--profile", "-P", help="Name of a profile, or a YAML file.")]
-ResultsOption = Annotated[Path | None, typer.Option("--results", help="Results folder [results/<profile>].")]
 DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, or auto, the GPU [as the profile says].")
 ]
@@ -95,7 +64,8 @@ def run(
     shots: Annotated[int, typer.Option(help="Images a class.", min=0)] = 16,
     seed: Annotated[int, typer.Option(help="Seed of draw, start, shuffling and dropout.", min=0)] = 1,
     draw: Annotated[
-        Path | None, typer.Option(help="Train on this draw's images: a file of `blocklora data draw`.")
+        Path | None,
+        typer.Option(parser=path, help="Train on this draw's images: a file of `blocklora data draw`."),
     ] = None,
     profile: ProfileOption = "pocket",
     results: ResultsOption = None,
@@ -111,19 +81,20 @@ def run(
 ) -> None:
     """Run one spec, or show its stored record."""
     from .grids import make_spec
+    from .manifests import manifest_names
     from .runs import RunStore
 
     settings = _profile(profile, skip_unreadable, fast)
     store = RunStore((results or settings.results) / "runs")
     store.check_writable()
     bench = _workbench(settings, device, threads)
-    if os.sep in dataset:  # a folder per class: one's own images
+    if folder := own_folder(dataset, (*settings.datasets, *manifest_names())):
         from .data.own import write_own
         from .data.own_images import look
 
         if image_loading not in (known := ("upright", "as_clip")):
             raise UnknownName("choice of --image-loading", image_loading, known)
-        folder = user_path(dataset).resolve()
+        folder = folder.resolve()
         manifest = write_own(folder, store.folder.parent / "manifests", image_loading=image_loading)
         for note in look(folder).notes:
             typer.echo(f"note: {note}", err=True)
@@ -162,7 +133,8 @@ def grid(
     retry_failed: RetryOption = False,
     keep_old: KeepOption = False,
     index: Annotated[
-        Path | None, typer.Option(help="Write the runs' keys here once each has a record.", hidden=True)
+        Path | None,
+        typer.Option(parser=path, help="Write the runs' keys here once each has a record.", hidden=True),
     ] = None,
     results: ResultsOption = None,
     device: DeviceOption = None,
@@ -231,7 +203,8 @@ def claims(
     profile: ProfileOption = "pocket",
     results: ResultsOption = None,
     into: Annotated[
-        Path | None, typer.Option(help="Write the summary between the marks of this file.")
+        Path | None,
+        typer.Option(parser=path, help="Write the summary between the marks of this file."),
     ] = None,
 ) -> None:
     """Judge every public claim by a profile's results, as they are now."""
@@ -258,6 +231,19 @@ def report(profile: ProfileOption = "pocket", results: ResultsOption = None) -> 
     typer.echo(write_report(profile, results or ""))
 
 
+@app.command()
+def reproduce(
+    profile: ProfileOption = "pocket",
+    notebooks: Annotated[str, typer.Option(help="Only these, blanks or commas between them.")] = "",
+    jobs: Annotated[int, typer.Option(help="Jobs at a time [one a core].", min=0)] = 0,
+    results: ResultsOption = None,
+) -> None:
+    """Run grid, notebooks and report, as `make reproduce` does, and go on where an earlier start stopped."""
+    from .reproduce import reproduce as start
+
+    raise typer.Exit(start(profile, notebooks, jobs, results or ""))
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def notebook(
     ctx: typer.Context,
@@ -277,6 +263,8 @@ def parameters(words: list[str]) -> dict[str, str]:
     for i in range(0, len(words), 3):
         if words[i] != "-p" or len(words[i : i + 3]) < 3:
             raise ValueError(f"cannot read {' '.join(words[i:])!r}; parameters are written -p NAME VALUE")
+        if words[i + 1] in given:
+            raise ValueError(f"parameter {words[i + 1]!r} is given twice; give each once")
         given[words[i + 1]] = words[i + 2]
     return given
 
@@ -285,6 +273,8 @@ def forecast(specs: list, tflops: float) -> str:
     """What these runs will cost, in one line."""
     from .estimate import estimate
 
+    if not 0 < tflops < float("inf"):
+        raise ValueError(f"--tflops {tflops:g} is no rate; give what a device sustains, such as 20")
     try:
         cost = estimate(specs)
     except (UnknownName, FileNotFoundError) as error:  # a model or a set of one's own

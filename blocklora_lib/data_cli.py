@@ -14,13 +14,12 @@ from .data.fake import local_manifest, make_fake
 from .data.layouts import Item
 from .data.problems import DataError, MissingData, Problem
 from .data.roots import data_root, find_folder, is_fake
-from .files import user_path
 from .manifests import Manifest, all_manifests, load_manifest, manifest_names
+from .options import RootOption, own_folder, path
 from .strict import UnknownName
 
 data_app = typer.Typer(help="Datasets on disk.", no_args_is_help=True)
 
-RootOption = Annotated[Path | None, typer.Option(help="Folder of all datasets [$BLOCKLORA_DATA or data].")]
 DatasetArgument = Annotated[str, typer.Argument(help="Name, or a folder of your own images.")]
 
 
@@ -105,7 +104,7 @@ def download_(
 @data_app.command()
 def fake(
     dataset: Annotated[str, typer.Argument(help="Name, or all.")],
-    root: Annotated[Path, typer.Option(help="Folder for the miniatures.")],
+    root: Annotated[Path, typer.Option(parser=path, help="Folder for the miniatures.")],
     convention: Annotated[str, typer.Option(help="Folder names: coop or clip_lora.")] = "coop",
     classes: Annotated[int | None, typer.Option(help="Only the first so many classes [all].")] = None,
     images: Annotated[int, typer.Option(help="Images a class and split.")] = 2,
@@ -121,7 +120,7 @@ def fake(
     if chosen[0].kind == "bundle":
         raise ValueError(f"{dataset} ships with the project; a miniature is of a set that does not")
     for manifest in chosen:
-        typer.echo(make_fake(manifest, root.expanduser(), convention, images, classes))
+        typer.echo(make_fake(manifest, root, convention, images, classes))
 
 
 @data_app.command()
@@ -131,9 +130,11 @@ def draw(
     shots: Annotated[int, typer.Option(help="Images a class.")] = 16,
     seed: Annotated[int, typer.Option(help="Seed.", min=0)] = 1,
     how: Annotated[str, typer.Option("--draw", help="coop, clip_lora or nested.")] = "coop",
-    split_file: Annotated[Path | None, typer.Option(help="Split file [the set's own].")] = None,
-    output: Annotated[Path | None, typer.Option(help="Write here, not to the screen.")] = None,
-    check: Annotated[Path | None, typer.Option(help="Hold this draw's file against the split.")] = None,
+    split_file: Annotated[Path | None, typer.Option(parser=path, help="Split file [the set's own].")] = None,
+    output: Annotated[Path | None, typer.Option(parser=path, help="Write here, not to the screen.")] = None,
+    check: Annotated[
+        Path | None, typer.Option(parser=path, help="Hold this draw's file against the split.")
+    ] = None,
 ) -> None:
     """Print a few-shot draw as JSON; it needs the split file, no images."""
     from .data.draws import export_draw, import_draw, make_draw
@@ -158,12 +159,13 @@ def draw(
 
 def _locate(dataset: str, root: Path) -> tuple[Manifest, Path]:
     """(manifest, folder) of a named set, or of one's own images: a path with a /, or a folder."""
-    if dataset in manifest_names() or not ("/" in dataset or Path(dataset).is_dir()):
+    folder = own_folder(dataset, manifest_names())
+    if folder is None:
         manifest = local_manifest(dataset, root=root)
         return manifest, manifest.path if manifest.kind == "bundle" else find_folder(manifest, root)
     from .data.own import own_manifest
 
-    folder = user_path(dataset).resolve()
+    folder = folder.resolve()
     return own_manifest(folder), folder
 
 

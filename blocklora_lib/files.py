@@ -6,7 +6,9 @@ UTF-8 whatever the locale says.
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -20,11 +22,13 @@ TEXT_LIMIT = 64 * 2**20  # bytes of a text file that anyone here reads: records,
 def user_path(name: str | Path) -> Path:
     """Return a path as a person means it: ~ is the home folder, a relative one is of the working folder.
 
-    Raises ValueError where `~name` names no user, or the text is empty or holds a NUL.
+    Raises ValueError where `~name` names no user, or the text is empty, an address or holds a NUL.
     """
     text = os.fspath(name)
     if not text or "\0" in text:
         raise ValueError(f"{text!r} is no path; give the path of a file or a folder")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        raise ValueError(f"{text!r} is an address; give the path of a file or a folder")
     try:
         return Path(os.path.abspath(Path(text).expanduser()))
     except RuntimeError:
@@ -38,10 +42,14 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     On an error nothing is left, and what stood under the name before stands there still.  The temporary name
     is drawn by the operating system, so that processes of several machines never share one.
     """
-    path = Path(path)
-    handle, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name[:100]}.", suffix=f".tmp{path.suffix}"
-    )
+    given, path = path, Path(os.path.realpath(path))  # a link to a file stays one
+    try:
+        # a name has at most 255 bytes, and each of these characters may have four
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name[:20]}.", suffix=f".tmp{path.suffix[:10]}"
+        )
+    except OSError as error:
+        raise _unwritten(given, error) from None
     os.close(handle)
     temporary = Path(name)
     try:
@@ -50,8 +58,21 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
+    except OSError as error:  # of what the caller did, too, if it is about this file or the room for it
+        if error.errno in _ROOM or name in (error.filename, str(error.filename)):
+            raise _unwritten(given, error) from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+
+def _unwritten(path: str | Path, error: OSError) -> OSError:
+    """The sentence for a file that could not be written, of the kind of the error that it stands for."""
+    told = f"{path} cannot be written ({error.strerror or error}); what stood there stands there still"
+    return type(error)(told)
 
 
 def write_whole(path: str | Path, content: str | bytes) -> Path:

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from string import Formatter
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, ValidationError, model_validator
@@ -29,12 +30,26 @@ def _relative(path: str) -> str:
     return str(PurePosixPath(path))
 
 
+def _template(text: str) -> str:
+    """Refuse a prompt in which a class name has no place, or more than one, or one that is not plain."""
+    try:
+        places = [place[1:] for place in Formatter().parse(text) if place[1] is not None]
+    except ValueError:  # a lone brace
+        places = []
+    if places != [("", "", None)]:
+        raise ValueError(
+            f"template={text!r} must contain {{}} once, where the class name goes, and no other {{"
+        )
+    return text
+
+
 def _listed(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
 RelativePath = Annotated[str, AfterValidator(_relative)]
 RelativePaths = Annotated[tuple[RelativePath, ...], BeforeValidator(_listed), Field(min_length=1)]
+Template = Annotated[str, AfterValidator(_template)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Sha1 = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -91,8 +106,8 @@ class Archive(Strict):
 class Templates(Strict):
     """Prompts of the two protocols, {} once each."""
 
-    clip_lora: str
-    coop: str
+    clip_lora: Template
+    coop: Template
 
 
 class Alternative(Strict):
@@ -124,7 +139,7 @@ class Manifest(Strict):
     sha256: str = Field("", pattern=r"^([0-9a-f]{64})?$")
     classes: tuple[str, ...] = ()
     class_count: int | None = Field(None, ge=2)
-    template: str
+    template: Template
     counts: dict[Split, int]
     licence: str
     sources: tuple[Source, ...] = Field(min_length=1)
@@ -154,8 +169,6 @@ class Manifest(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Manifest:
-        if self.template.count("{}") != 1:
-            raise ValueError(f"template={self.template!r} must contain {{}} once, where the class name goes")
         # ImageNet has two classes named 'missile' and two named 'sunglasses'; their folders differ
         for key in ("class_folders",) if self.class_folders else ("classes",):
             names = getattr(self, key)

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,11 +22,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .files import read_text
-from .parameters import check_parameters, injected_parameters
+from .data.roots import VARIABLE as DATA_VARIABLE
+from .files import user_path, write_whole
+from .parameters import check_parameters, injected_parameters, read_notebook
 from .paths import NOTEBOOKS, ROOT
+from .plain_data import read_json
 from .plotting import save_figure
-from .profiles import Profile, load_profile
+from .profiles import Profile, is_file_name, load_profile
 from .results import experiment_runs, results_folder
 from .runs import RunStore
 from .strict import near
@@ -73,7 +76,7 @@ class Notebook:
 
     def __init__(self, name: str, profile: str, results_dir: str = "") -> None:
         self.name = name
-        check_parameters(NOTEBOOKS / f"{name}.ipynb", injected_parameters())
+        check_parameters(NOTEBOOKS / f"{name}.ipynb", injected_parameters(), typed=True)
         self.profile = load_profile(profile)
         self.folder = results_folder(self.profile, results_dir)
         self.note = profile_note(self.profile)
@@ -128,7 +131,7 @@ class Notebook:
         table = table if isinstance(table, Table) else plain(table)
         stem = self.folder / "tables" / self.name / name
         files = [self._csv(table.tidy, stem), stem.with_suffix(".tex")]
-        files[1].write_text((f"% {self.note}\n" if self.note else "") + table.latex, encoding="utf-8")
+        write_whole(files[1], (f"% {self.note}\n" if self.note else "") + table.latex)
         shown = to_html(table.shown)
         self._add("tables", name, caption, files, html=shown)
         _display_html(f"<div class='export'><b>Table.</b> {caption}{shown}</div>")
@@ -168,9 +171,7 @@ class Notebook:
         one.
         """
         path = self.folder / "notebooks" / f"{self.name}.json"
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(json.dumps(self._index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, json.dumps(self._index, indent=1, ensure_ascii=False) + "\n")
         claims = self._index["claims"]
         if claims:
             _display_html(to_html(pd.DataFrame(claims)[["id", "statement", "verdict", "evidence"]]))
@@ -182,9 +183,7 @@ class Notebook:
 
     def _csv(self, data: pd.DataFrame, stem: Path) -> Path:
         stem.parent.mkdir(parents=True, exist_ok=True)
-        path = stem.with_name(f"{stem.name}.csv")
-        data.to_csv(path, index=False, lineterminator="\n")
-        return path
+        return write_whole(stem.with_name(f"{stem.name}.csv"), data.to_csv(index=False, lineterminator="\n"))
 
     def _add(self, what: str, name: str, caption: str, files: list[Path], **more: Any) -> None:
         if name in [entry["name"] for entry in self._index[what]]:
@@ -195,8 +194,35 @@ class Notebook:
 
 def read_indexes(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the finished notebooks' exports and claims, by notebook."""
-    paths = sorted((folder / "notebooks").glob("*.json"))
-    return {path.stem: json.loads(read_text(path)) for path in paths}
+    return {path.stem: _read_index(path) for path in sorted((folder / "notebooks").glob("[!.]*.json"))}
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    try:
+        index = read_json(path)
+        for what in ("figures", "tables"):
+            for entry in index[what]:
+                entry["name"], entry["caption"], [Path(file) for file in entry["files"]]
+        for claim in index["claims"]:
+            claim["id"], claim["statement"], claim["verdict"], claim["evidence"], claim["kind"]
+    except (ValueError, KeyError, TypeError) as error:
+        what = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(
+            f"{path} is damaged ({what}); delete it, and execute notebook {path.stem} again"
+        ) from None
+    return index
+
+
+def drop_damaged_indexes(folder: Path) -> list[Path]:
+    """Delete the indexes of notebooks that cannot be read, and return them: the engine makes them again."""
+    dropped = []
+    for path in sorted((folder / "notebooks").glob("[!.]*.json")):
+        try:
+            _read_index(path)
+        except (ValueError, OSError):
+            path.unlink()
+            dropped.append(path)
+    return dropped
 
 
 def notebook_names(folder: Path = NOTEBOOKS) -> tuple[str, ...]:
@@ -226,9 +252,7 @@ def notebook_needs(name: str, folder: Path = NOTEBOOKS) -> dict[str, Any]:
     'experiments': grids of runs that it waits for; 'notebooks': notebooks that it reads; 'last': it waits for
     all others; 'alone': it measures time, so nothing else may run beside it.
     """
-    about = json.loads((folder / f"{name}.ipynb").read_text(encoding="utf-8"))["metadata"].get(
-        "blocklora", {}
-    )
+    about = read_notebook(folder / f"{name}.ipynb")["metadata"].get("blocklora", {})
     known = {"experiments": [], "notebooks": [], "last": False, "alone": False}
     for key in about:
         if key not in known:
@@ -261,18 +285,21 @@ def run_notebook(
     Unknown parameters and wrong types are refused first.  A failed notebook leaves its copy, up to and with
     the cell that raised, as <name>.failed.ipynb.
     """
-    (name,) = choose_notebooks(name)
-    given = {
-        "profile": profile,
-        "results_dir": str(Path(results).resolve()) if str(results) else "",
-        **(parameters or {}),
-    }
+    if len(chosen := choose_notebooks(name)) != 1:
+        raise ValueError(f"{name!r} names {len(chosen)} notebooks; name one: {', '.join(chosen)}")
+    (name,) = chosen
+    given = {"profile": profile, "results_dir": str(results), **(parameters or {})}
     given = check_parameters(NOTEBOOKS / f"{name}.ipynb", given)
+    # paths are of the folder where this was called; the kernel works in another one
+    if is_file_name(given["profile"]):
+        given["profile"] = str(user_path(given["profile"]))
+    if given["results_dir"]:
+        given["results_dir"] = str(user_path(given["results_dir"]))
+    if os.environ.get(DATA_VARIABLE):
+        os.environ[DATA_VARIABLE] = str(user_path(os.environ[DATA_VARIABLE]))
     folder = results_folder(load_profile(given["profile"]), given["results_dir"]) / "notebooks"
     RunStore(folder).check_writable()
-    done, failed, running = (
-        folder / f"{name}{part}.ipynb" for part in ("", ".failed", f".{os.getpid()}.running")
-    )
+    done, failed = folder / f"{name}.ipynb", folder / f"{name}.failed.ipynb"
 
     import papermill  # slow to import: after all that can be refused has been
 
@@ -283,28 +310,34 @@ def run_notebook(
     start = time.monotonic()
     if verbose:
         print(f"notebook {name} (profile {given['profile']}) ...", file=sys.stderr, flush=True)
-    try:
-        papermill.execute_notebook(
-            NOTEBOOKS / f"{name}.ipynb",
-            running,
-            parameters=given,
-            kernel_name="python3",
-            cwd=ROOT,
-            progress_bar=False,
-            start_timeout=300,
-            extra_arguments=["--log-level=ERROR"],
-            stderr_file=sys.stderr if verbose else None,
-        )
-        os.replace(running, done)  # under its name only when it is whole
-        failed.unlink(missing_ok=True)
-    except papermill.PapermillExecutionError as error:
-        os.replace(running, failed)
-        what = " ".join(str(error.evalue).split())
-        raise NotebookFailed(
-            f"notebook {name}, cell {error.exec_count}: {error.ename}: {what} (executed copy: {failed})"
-        ) from None
-    finally:
-        running.unlink(missing_ok=True)
+    # papermill writes after every cell: the copy gets its name when it is whole
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as place:
+        running = Path(place, done.name)
+        try:
+            papermill.execute_notebook(
+                NOTEBOOKS / f"{name}.ipynb",
+                running,
+                parameters=given,
+                kernel_name="python3",
+                cwd=ROOT,
+                progress_bar=False,
+                start_timeout=300,
+                extra_arguments=["--log-level=ERROR"],
+                stderr_file=sys.stderr if verbose else None,
+            )
+            os.replace(running, done)
+            failed.unlink(missing_ok=True)
+        except papermill.PapermillExecutionError as error:
+            os.replace(running, failed)
+            what = " ".join(str(error.evalue).split())
+            raise NotebookFailed(
+                f"notebook {name}, cell {error.exec_count}: {error.ename}: {what} (executed copy: {failed})"
+            ) from None
+        except KeyError as error:  # NoSuchKernel is one
+            raise NotebookFailed(
+                f"notebook {name} has no kernel to run in: {error}; install it with "
+                f"`{sys.executable} -m ipykernel install --sys-prefix --name python3`"
+            ) from None
     if verbose:
         print(f"notebook {name} done in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     return done

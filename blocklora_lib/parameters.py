@@ -7,15 +7,13 @@ papermill only warns of a parameter that a notebook does not have; a typo would 
 from __future__ import annotations
 
 import ast
-import contextlib
-import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from .plain_data import parse_yaml, read_json
 from .strict import near
 
 _INJECTED = "# Parameters\n"  # the first line of the cell that papermill injects
@@ -45,13 +43,30 @@ def literals(source: str, where: str) -> dict[str, Any]:
     return values
 
 
+def read_notebook(path: Path) -> dict[str, Any]:
+    """Return a notebook of format 4 as plain data, its cells with source as one text and metadata.
+
+    Raises ValueError, with the path, for anything else.
+    """
+    try:
+        notebook = read_json(path)
+        if notebook["nbformat"] != 4 or not isinstance(notebook["metadata"], dict):
+            raise ValueError("it is not of format 4")
+        for cell in notebook["cells"]:
+            cell["source"] = "".join(cell["source"])
+            cell["metadata"].get("tags", []), cell["cell_type"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"notebook {path} is damaged ({what}); restore it, or execute it again") from None
+    return notebook
+
+
 def known_parameters(notebook: Path) -> dict[str, Any]:
     """Return name -> default of the notebook's parameters."""
     if not notebook.is_file():
         known = sorted(p.stem for p in notebook.parent.glob("[0-9]*.ipynb"))
         raise FileNotFoundError(f"unknown notebook {notebook.stem!r}; {near(notebook.stem, known)}")
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    tagged = [c for c in read_notebook(notebook)["cells"] if "parameters" in c["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise ValueError(
             f"{notebook.name} has {len(tagged)} cells tagged 'parameters'; it must have exactly one"
@@ -59,39 +74,64 @@ def known_parameters(notebook: Path) -> dict[str, Any]:
     return literals("".join(tagged[0]["source"]), f"{notebook.name}, parameters cell")
 
 
-def check_parameters(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the given values, text read as YAML where the default is no text; refuse unknown names and wrong
-    types.
+def check_parameters(notebook: Path, given: Mapping[str, Any], typed: bool = False) -> dict[str, Any]:
+    """Return the given values; refuse unknown names, wrong types, numbers not finite or not positive.
+
+    Text is read as YAML where the default is no text, unless the values are `typed`, as in a notebook's cell.
     """
     known = known_parameters(notebook)
     checked = {}
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"{notebook.stem} has no parameter {name!r}; {near(name, known)}")
-        default = known[name]
-        if isinstance(value, str) and not isinstance(default, str):
-            value = yaml.safe_load(value)
-        checked[name] = _of_type(value, default, f"{notebook.stem}: {name}={value!r}")
+        default, where = known[name], f"{notebook.stem}: {name}={_short(value)}"
+        if isinstance(value, str) and not isinstance(default, str) and not typed:
+            value = parse_yaml(value, where)
+        least = 0 if name == "seed" else 1
+        checked[name] = _of_type(value, default, where, least)
     return checked
 
 
-def _of_type(value: Any, default: Any, where: str) -> Any:
+def _of_type(value: Any, default: Any, where: str, least: int) -> Any:
     if default is None or (value is None and not isinstance(default, (bool, int, float, str))):
         return value
-    if isinstance(default, float) and isinstance(value, str):  # YAML reads 1e-3 as text
-        with contextlib.suppress(ValueError):
-            return float(value)
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = _as_float(value, where)
     if isinstance(default, (list, tuple)) and isinstance(value, (list, tuple)):
+        alike = len({type(entry) for entry in default}) <= 1
+        if not alike and len(value) != len(default):
+            raise ValueError(f"{where} must have {len(default)} entries, as in {default!r}")
         if default:
-            value = [_of_type(v, default[0], f"{where}, entry {v!r}") for v in value]
+            samples = [default[0]] * len(value) if alike else default
+            value = [
+                _of_type(entry, sample, f"{where}, entry {_short(entry)}", least)
+                for entry, sample in zip(value, samples, strict=True)
+            ]
         return type(default)(value)
     if type(value) is not type(default):
         raise ValueError(
             f"{where} must be {type(default).__name__}, as in {default!r}; it is {type(value).__name__}"
         )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} is no finite number; give one such as {default!r}")
+    if type(value) is int and not least <= value < 2**63:
+        raise ValueError(f"{where} must be a whole number from {least} to 2**63 - 1, such as {default!r}")
+    if isinstance(value, float) and default > 0 >= value:
+        raise ValueError(f"{where} must be above 0, such as {default!r}")
     return value
+
+
+def _as_float(value: int, where: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{where} is too large a number") from None
+
+
+def _short(value: Any) -> str:
+    """A value as an error shows it."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def injected_parameters() -> dict[str, Any]:

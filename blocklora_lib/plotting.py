@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.transforms import Bbox
 
+from .files import whole_file
+
 TEXT_WIDTH = 6.75  # inches: NeurIPS 5.5, ICML 6.75, ECCV 4.8; scaled down, 8 pt stays above 5.5 pt
 GREY = "#595959"
 
@@ -122,8 +124,9 @@ def save_figure(figure: Figure, stem: Path, note: str | None = None) -> list[Pat
         stem.parent.mkdir(parents=True, exist_ok=True)
         paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png")]
         # No dates in the files: the same records give the same bytes.
-        figure.savefig(paths[0], bbox_inches=box, metadata={"CreationDate": None})
-        figure.savefig(paths[1], bbox_inches=box, metadata={"Software": None})
+        for path, dated in zip(paths, ("CreationDate", "Software"), strict=True):
+            with whole_file(path) as temporary:
+                figure.savefig(temporary, bbox_inches=box, metadata={dated: None})
     return paths
 
 

@@ -4,6 +4,7 @@ progress.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -41,7 +42,14 @@ def only_one(folder: Path) -> IO[str]:
         ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN):  # not held: there are no locks
+            print(
+                f"the file system of {folder} has no locks ({error.strerror}): start one reproduction in it "
+                "at a time",
+                file=sys.stderr,
+            )
+            return lock
         lock.seek(0)
         raise SystemExit(
             f"process {lock.read().strip() or 'unknown'} is already reproducing in {folder}; "

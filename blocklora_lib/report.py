@@ -22,12 +22,15 @@ import nbformat
 from markupsafe import Markup, escape
 
 from . import __version__
-from .files import read_bytes, read_text
+from .files import read_bytes, read_text, write_whole
 from .manifests import load_manifest, manifest_names
 from .mathml import MathMLExporter, highlight_css, inline_mathml
 from .notebook import heading, notebook_names, profile_note, read_indexes
+from .parameters import read_notebook
 from .paths import NOTEBOOKS, POCKET_MODEL, PROFILES
+from .plain_data import read_json
 from .profiles import Profile, load_profile, profile_files
+from .results import results_folder
 from .runs import RunRecord, RunStore
 from .standing import remarks
 
@@ -42,14 +45,10 @@ PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "papermill", "snakema
 def write_report(profile: str, results: str | Path = "") -> Path:
     """Write results/<profile>/report.html from what is there, and return its path."""
     settings = load_profile(profile)
-    folder = Path(results) if str(results) else settings.results
-    path = folder / "report.html"
+    folder = results_folder(settings, results)
     text = render_report(settings, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(".report.html.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    return write_whole(folder / "report.html", text)
 
 
 def render_report(profile: Profile, folder: Path) -> str:
@@ -119,7 +118,7 @@ def _notebook(name: str, index: Mapping[str, Any], folder: Path) -> dict[str, An
         for i, t in enumerate(index["tables"], 1)
     ]
     copy = folder / "notebooks" / f"{name}.ipynb"
-    source = nbformat.reads(read_text(copy if copy.is_file() else NOTEBOOKS / f"{name}.ipynb"), as_version=4)
+    source = _node(copy if copy.is_file() else NOTEBOOKS / f"{name}.ipynb")
     return {
         "name": name,
         "heading": heading(source),
@@ -139,17 +138,28 @@ def notebook_html(notebook: nbformat.NotebookNode) -> str:
     return re.sub(r'(<h[3-6]) id="[^"]*"', r"\1", body)  # two notebooks may have headings of the same name
 
 
+def _node(path: Path) -> nbformat.NotebookNode:
+    """A notebook as nbconvert takes it, its texts in one piece; ValueError with the path if it is damaged."""
+    read_notebook(path)
+    return nbformat.reads(read_text(path), as_version=4)
+
+
 def _links(files: list[str]) -> list[tuple[str, str]]:
     return [(Path(file).suffix[1:].upper().replace("TEX", "LaTeX"), file) for file in files]
 
 
 def _scoreboard(folder: Path) -> list[dict[str, str]]:
     path = folder / "claims.json"
-    rows = json.loads(read_text(path))["claims"] if path.is_file() else []
-    return [
-        row | {"badge": BADGES[row["verdict"]], "notebook": row["cell"].partition(".ipynb")[0]}
-        for row in rows
-    ]
+    try:
+        rows = read_json(path)["claims"] if path.is_file() else []
+        return [
+            row | {"badge": BADGES[row["verdict"]], "notebook": row["cell"].partition(".ipynb")[0]}
+            for row in rows
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error!r}); delete it and execute notebook {SCOREBOARD} again"
+        ) from None
 
 
 def _facts(records: list[RunRecord], claims: list[dict]) -> list[tuple[str, str]]:
@@ -170,7 +180,7 @@ def _facts(records: list[RunRecord], claims: list[dict]) -> list[tuple[str, str]
 def _failures(folder: Path) -> list[dict[str, str]]:
     found = []
     for path in sorted((folder / "notebooks").glob("*.failed.ipynb")):
-        cells = nbformat.reads(read_text(path), as_version=4).cells
+        cells = _node(path).cells
         errors = [o for c in cells for o in c.get("outputs", []) if o.output_type == "error"]
         error = f"{errors[0].ename}: {errors[0].evalue}" if errors else "it was interrupted"
         found.append({"name": path.name.removesuffix(".failed.ipynb"), "error": error})
@@ -216,4 +226,4 @@ def _manifests(profile: Profile) -> list[Any]:
 def _profile_yaml(profile: Profile) -> str:
     if not (PROFILES / f"{profile.name}.yaml").is_file():
         return ""
-    return "\n".join(path.read_text(encoding="utf-8") for path in profile_files(profile.name))
+    return "\n".join(read_text(path) for path in profile_files(profile.name))

@@ -6,13 +6,13 @@ No torch: whoever reads results needs none.
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Sized
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .files import read_text
+from .files import read_text, user_path
 from .grids import entries, expand
-from .paths import ROOT
 from .profiles import Profile
 from .runs import DamagedRecord, RunStore, in_order
 from .runs import frame as run_frame
@@ -27,10 +27,10 @@ class MissingResults(FileNotFoundError):
 
 
 def results_folder(profile: Profile, results_dir: str | Path = "") -> Path:
-    """Return the folder of this profile's results: results_dir (from the repository if relative), or the
+    """Return the folder of this profile's results: results_dir (of the working folder if relative), or the
     default.
     """
-    return ROOT / results_dir if str(results_dir) else profile.results
+    return user_path(results_dir) if str(results_dir) else profile.results
 
 
 def experiment_runs(
@@ -53,7 +53,8 @@ def experiment_runs(
             continue
         missing += [spec] if record is None else []
         records += [record] if record else []
-    where = "" if store.folder.parent == profile.results else f" --results {store.folder.parent}"
+    folder = store.folder.parent
+    where = "" if folder == profile.results else f" --results {shlex.quote(str(folder))}"
     command = f"`blocklora grid --profile {profile.name} --experiment {experiment}{where}`"
     if damaged and not partial:
         raise MissingResults(
@@ -91,9 +92,16 @@ def notebook_table(profile: Profile, folder: Path, notebook: str, name: str) -> 
 
     for kind in ("tables", "figures"):
         path = folder / kind / notebook / f"{name}.csv"
-        if path.is_file():
+        if not path.is_file():
+            continue
+        try:
             return pd.read_csv(io.StringIO(read_text(path)))
-    where = "" if folder == profile.results else f" --results {folder}"
+        except ValueError as error:  # pandas' own errors are such
+            raise ValueError(
+                f"{path} is damaged ({' '.join(str(error).split())}); delete it and execute notebook "
+                f"{notebook} again"
+            ) from None
+    where = "" if folder == profile.results else f" --results {shlex.quote(str(folder))}"
     raise MissingResults(
         f"{name}.csv of notebook {notebook} is missing in {folder}; make it with "
         f"`blocklora notebook {notebook} --profile {profile.name}{where}`"

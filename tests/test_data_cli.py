@@ -278,7 +278,7 @@ def test_download_reports_what_came_and_what_did_not(data, root, monkeypatch):
         (["verify", "dtd", "--decode", "some"], "unknown choice of --decode 'some'"),
         (["download", "fashion"], "nothing to download"),
         (["draw", "dtd"], "is missing"),
-        (["draw", "dtd", "--split-file", "gone.json"], "split file gone.json is missing"),
+        (["draw", "dtd", "--split-file", "gone.json"], "gone.json is missing"),
         (["draw", "./no such folder"], "is missing"),
         (["draw", "imagenet_a", "--split-file", "README.md"], "is not read from a split file"),
         (["draw", "dtd", "--split-file", "README.md"], "README.md is not JSON"),

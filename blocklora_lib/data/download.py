@@ -9,7 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from ..files import write_whole
 from ..manifests import Archive, Manifest, SplitFile
+from ..plain_data import read_json
 from .archives import Limits, place, unpacked
 from .decoding import endings
 from .fetch import DownloadError, Say, Settings, fetch, git_sha1, is_direct, known_hash
@@ -200,7 +202,7 @@ def _install(
             target.rmdir()
         raise
     note = {"url": archive.url, "into": archive.into, "names": names}
-    (store / f"{file.name}.done").write_text(json.dumps(note), encoding="utf-8")
+    write_whole(store / f"{file.name}.done", json.dumps(note))
     say(f"{target}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
 
 
@@ -226,7 +228,7 @@ def _is_done(part: Part, folder: Path, store: Path) -> bool:
                 return True
             continue
         try:
-            note = json.loads((store / f"{file_name(archive)}.done").read_text(encoding="utf-8"))
+            note = read_json(store / f"{file_name(archive)}.done")
             names: Sequence[str] = note["names"]
         except (OSError, ValueError, KeyError, TypeError):
             continue

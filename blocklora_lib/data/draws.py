@@ -23,7 +23,9 @@ from typing import Any
 
 from pydantic import Field, StrictInt, StrictStr, ValidationError
 
+from ..files import write_whole
 from ..manifests import Manifest
+from ..plain_data import read_json
 from ..strict import Strict, UnknownName, explain
 from .layouts import Item, items
 
@@ -136,11 +138,9 @@ def make_draw(
 
 
 def export_draw(drawn: Draw, path: Path) -> None:
-    """Write the draw's file, first under a temporary name: a reader never sees half of it."""
+    """Write the draw's file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(drawn.to_json(), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, drawn.to_json())
 
 
 def import_draw(path: Path, split: Mapping[str, Sequence[Item]], dataset: str = "") -> Draw:
@@ -235,11 +235,11 @@ def split_items(manifest: Manifest, folder: Path, split_file: Path | None = None
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing; give the file that is to be read") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}; get the file again") from None
+    except ValueError as error:
+        raise ValueError(f"{error}; get the file again") from None
 
 
 def _from_published(file: _Published, path: Path, dataset: str) -> Draw:

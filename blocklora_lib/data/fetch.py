@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from ..files import write_whole
+from ..plain_data import read_json
+
 Say = Callable[[str], None]
 _CHUNK = 1 << 18
 _UNKNOWN_HOST = "the host is not known (no network?)"
@@ -149,7 +152,7 @@ class _Resuming:
     def _what_is_here(self, url: str) -> tuple[int, dict[str, str]]:
         """(bytes of this file that lie here, headers that ask for the rest)."""
         try:
-            about = json.loads(self.about.read_text(encoding="utf-8"))
+            about = read_json(self.about)
             have = self.part.stat().st_size
         except (OSError, ValueError):
             return 0, {}
@@ -189,7 +192,7 @@ class _Resuming:
         # a weak ETag must not stand in If-Range (RFC 9110, 13.1.5)
         validator = etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified")
         facts = {"url": url, "validator": validator, "known": self.known}
-        self.about.write_text(json.dumps(facts), encoding="utf-8")
+        write_whole(self.about, json.dumps(facts))
 
     def _write(self, answer, start: int, total: int | None) -> None:
         import requests

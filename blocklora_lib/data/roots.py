@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shlex
 from collections.abc import Iterable
@@ -11,11 +10,13 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from ..files import user_path
 from ..manifests import Manifest, Split, data_checksum
 from ..paths import ROOT
+from ..plain_data import read_json
 from ..strict import Strict, explain
 from .content import file_digests
-from .problems import MARKER, DataError, MissingData, command
+from .problems import MARKER, DataError, MissingData, remedy
 
 VARIABLE = "BLOCKLORA_DATA"
 
@@ -38,10 +39,10 @@ class Marker(Strict):
 def data_root(given: Path | str | None = None) -> Path:
     """Return `given`, else the environment variable BLOCKLORA_DATA, else data/ in the repository.
 
-    The folder need not exist yet; ~ is the home folder.
+    The folder need not exist yet; ~ is the home folder, and a relative path is of the working folder.
     """
     chosen = given if given is not None else os.environ.get(VARIABLE) or ROOT / "data"
-    return Path(chosen).expanduser()
+    return user_path(chosen)
 
 
 def find_folder(manifest: Manifest, root: Path | str) -> Path:
@@ -67,7 +68,7 @@ def find_folder(manifest: Manifest, root: Path | str) -> Path:
             present.append(path)
     if not present:
         what = f"is missing: no folder of {manifest.title}" + (f" (nor {names[1]})" if len(names) > 1 else "")
-        raise MissingData(root / names[0], what, command("download", manifest.name, root / names[0]))
+        raise MissingData(root / names[0], what, remedy(manifest, root / names[0]))
     if len(present) == 2 and _listing(present[0]) != _listing(present[1]):
         what = (
             f"and {present[1]} both hold {manifest.title}, and they differ: keep one of the two under {root}"
@@ -82,7 +83,7 @@ def read_marker(folder: Path) -> Marker | None:
     if not path.is_file():
         return None
     try:
-        return Marker.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return Marker.model_validate(read_json(path))
     except ValidationError as error:
         what = f"is not the mark of a miniature: {explain(error)}"
     except ValueError as error:  # not JSON, not UTF-8

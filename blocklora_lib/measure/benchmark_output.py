@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from ..backbones import Backbone, BackboneSpec, load_backbone
 from ..devices import resolve_device
+from ..files import user_path, write_whole
 from ..provenance import git_revision
 from ..weights import POCKET
 from .timing import conditions, verdict
@@ -44,7 +44,9 @@ def options(description: str, model: str | None = "ViT-B-16", rounds: int = 11) 
         parser.add_argument("--rounds", type=int, default=rounds, help="rounds of the paired timing")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of the CPU")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, or auto")
-    parser.add_argument("--output", type=Path, default=None, help="stem of a CSV and a JSON file to write")
+    parser.add_argument(
+        "--output", type=user_path, default=None, help="stem of a CSV and a JSON file to write"
+    )
     return parser
 
 
@@ -123,9 +125,11 @@ def write(
     """Write <output>.csv and the record <output>.json; more: further tables of the record, by name."""
     if arguments.output is None:
         return
-    stem = arguments.output.with_suffix("")
+    stem = arguments.output
+    if stem.suffix in (".csv", ".json"):
+        stem = stem.with_suffix("")
     stem.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(stem.with_suffix(".csv"), index=False, lineterminator="\n")
+    write_whole(stem.with_name(f"{stem.name}.csv"), frame.to_csv(index=False, lineterminator="\n"))
     facts = {
         "benchmark": benchmark,
         "date": date.today().isoformat(),
@@ -135,7 +139,7 @@ def write(
     }
     for name, table in ({"rows": frame} | more).items():
         facts[name] = json.loads(table.to_json(orient="records", double_precision=15))
-    stem.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_whole(stem.with_name(f"{stem.name}.json"), json.dumps(facts, indent=1) + "\n")
     print(f"written: {stem}.csv, {stem}.json")
 
 
@@ -143,5 +147,5 @@ def run(main: Callable[[], None]) -> None:
     """Run a script; bad input ends it with one sentence and no traceback."""
     try:
         main()
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         raise SystemExit(f"error: {' '.join(str(error).split())}") from None

@@ -6,15 +6,14 @@ what further tables the script adds.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ..files import read_text
 from ..paths import RESULTS
+from ..plain_data import read_json
 
 BENCHMARKS = RESULTS / "reference" / "benchmarks"  # the committed ones
 FIELDS = ("benchmark", "date", "conditions", "options", "rows")
@@ -42,9 +41,9 @@ class Record:
 def read_records(benchmark: str, folder: Path = BENCHMARKS) -> list[Record]:
     """Return the records of a benchmark in a folder, by file name; none if there is no folder."""
     records = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob("[!.]*.json")):
         try:
-            facts = json.loads(read_text(path))
+            facts = read_json(path)
             lacking = [field for field in FIELDS if field not in facts]
         except (ValueError, TypeError, OSError):
             facts, lacking = {}, list(FIELDS)

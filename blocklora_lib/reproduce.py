@@ -1,0 +1,57 @@
+"""`make reproduce` and `blocklora reproduce`: start the engine, Snakemake, and say where the report is.
+
+What a person gave, paths above all, reaches the engine as it was meant: Snakemake reads the values of its
+--config as YAML, so that a # or a colon in a path would change it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from .files import user_path
+from .paths import ROOT
+from .profiles import is_file_name, load_profile
+
+
+def reproduce(profile: str = "pocket", notebooks: str = "", jobs: int = 0, results: str | Path = "") -> int:
+    """Run grid, notebooks and report of a profile; return the engine's exit code, 0 if all is well.
+
+    jobs: how many at a time; 0 for one a core.  results: the folder, results/<profile> if empty.
+    """
+    settings = load_profile(profile)
+    given = {"quiet": 1, "profile": str(user_path(profile)) if is_file_name(profile) else profile}
+    given["notebooks"] = notebooks
+    folder = settings.results
+    if str(results):
+        folder = user_path(results)
+        given["results"] = str(folder)
+    home = ROOT  # of the engine's own notes
+    if not os.access(ROOT, os.W_OK):
+        given["results"] = str(folder)
+        home = folder
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--directory", str(home), "--cores", str(jobs or _cores()), "--keep-going"]
+    command += ["--rerun-incomplete", "--nolock", "--quiet", "host", "--config"]
+    command += [f"{key}={json.dumps(value)}" for key, value in given.items()]
+    with subprocess.Popen(command) as engine:
+        try:
+            code = engine.wait()
+        except KeyboardInterrupt:  # the engine got it too, and ends its jobs
+            engine.wait()
+            return 130
+    if code == 0:
+        print(f"done: open {_shown(folder / 'report.html')}")
+    return code if code >= 0 else 128 - code
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _shown(path: Path) -> str:
+    """The path as one would type it here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
