@@ -93,7 +93,7 @@ def check_parameters(notebook: Path, given: Mapping[str, Any], typed: bool = Fal
 
 
 def _of_type(value: Any, default: Any, where: str, least: int) -> Any:
-    if default is None or (value is None and not isinstance(default, (bool, int, float, str))):
+    if default is None:
         return value
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         value = _as_float(value, where)

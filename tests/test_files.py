@@ -1,11 +1,14 @@
 """Files are named, read and written in one way: whole or not at all, bounded, UTF-8."""
 
+import errno
 import os
 import stat
 import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from blocklora_lib.files import read_bytes, read_text, user_path, whole_file, write_whole
 
@@ -18,9 +21,9 @@ def test_a_home_folder_is_expanded_and_a_relative_path_is_of_the_working_folder(
     assert user_path(tmp_path / "a b") == tmp_path / "a b"
 
 
-@pytest.mark.parametrize("name", ["", "a\0b", "~nobody-of-this-name/x"])
+@pytest.mark.parametrize("name", ["", "a\0b", "~nobody-of-this-name/x", "file:///etc", "s3://bucket/x"])
 def test_what_is_no_path_is_refused_in_a_sentence(name):
-    with pytest.raises(ValueError, match=r"no path|not known here"):
+    with pytest.raises(ValueError, match=r"no path|not known here|is an address"):
         user_path(name)
 
 
@@ -86,3 +89,40 @@ def test_text_is_utf8_whatever_the_locale_and_anything_else_is_named_by_line(tmp
     latin = Path(write_whole(tmp_path / "latin.txt", "eins\nzwei é\n".encode("latin-1")))
     with pytest.raises(ValueError, match=r"latin\.txt is not UTF-8: byte 0xe9 in line 2"):
         read_text(latin)
+
+
+@given(st.text(min_size=1, max_size=40))
+def test_a_path_is_absolute_and_means_the_same_when_it_is_read_again(name):
+    try:
+        path = user_path(name)
+    except ValueError:
+        return
+    assert path.is_absolute()
+    assert user_path(path) == path
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, monkeypatch):
+    path = write_whole(tmp_path / "a.json", "old")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"a\.json cannot be written \(No space left on device\)"):
+        write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_folder_is_said_with_the_files_own_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone/a\.json cannot be written"):
+        write_whole(tmp_path / "gone" / "a.json", "x")
+
+
+def test_a_link_stays_a_link_and_a_long_name_is_written(tmp_path):
+    real = write_whole(tmp_path / "real.txt", "old")
+    (tmp_path / "link.txt").symlink_to(real)
+    write_whole(tmp_path / "link.txt", "new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert real.read_text() == "new"
+    assert write_whole(tmp_path / ("é" * 125 + ".json"), "x").read_text() == "x"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tomllib
@@ -96,21 +97,79 @@ def test_make_has_the_targets_that_the_readme_names(target):
     assert f"make {target}" in (ROOT / "README.md").read_text()
 
 
-def test_make_reproduce_hands_its_options_on():
-    command = [
-        "make",
-        "-n",
-        "-C",
-        str(ROOT),
-        "reproduce",
-        "PROFILE=smoke",
-        "NOTEBOOKS=01_method 05_few_shot",
-        "JOBS=3",
-    ]
-    line = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "--cores 3" in line
-    assert "profile=smoke" in line
-    assert "'notebooks=01_method 05_few_shot'" in line
+HOSTILE = "my 'own' $(HOME) $HOME; touch x & `date` {x} é.yaml"
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Call make in a copy whose path has blanks; its Python only says what it is called with."""
+    place = tmp_path / "a b" / "c & d's"
+    (place / ".venv" / "bin").mkdir(parents=True)
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        (place / name).write_bytes((ROOT / name).read_bytes())
+    python = place / ".venv" / "bin" / "python"
+    python.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    python.chmod(0o755)
+    (place / ".venv" / ".ready").touch()
+
+    def call(*arguments):
+        environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "PROFILE", "NOTEBOOKS")}
+        done = subprocess.run(
+            ["make", "-s", *arguments],
+            cwd=place,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout.splitlines(), done.stderr
+
+    call.place = place
+    return call
+
+
+def test_make_reproduce_hands_its_options_on_as_they_were_typed(make):
+    given = [f"PROFILE={HOSTILE}", "NOTEBOOKS=01_method 05_few_shot", "JOBS=3"]
+    code, words, _ = make("reproduce", *given)
+    assert code == 0
+    assert words == ["-m", "blocklora_lib.cli", "reproduce", f"--profile={HOSTILE}",
+                     "--notebooks=01_method 05_few_shot", "--jobs=3"]  # fmt: skip
+    assert not (make.place / "x").exists()
+
+
+@pytest.mark.parametrize("target", ["test", "lint", "notebooks"])
+def test_every_target_runs_where_the_path_has_blanks(make, target):
+    code, words, err = make(target)
+    assert (code, words[0]) == (0, "-m"), err
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "/tmp", "a/b", "reference", "mine.yaml", "-r"])
+def test_make_clean_removes_no_folder_but_that_of_a_profile(make, name):
+    kept = make.place / "results" / "reference"
+    kept.mkdir(parents=True)
+    code, _, err = make("clean", f"PROFILE={name}")
+    assert code == 2
+    assert "names no folder of results/" in err
+    assert kept.is_dir()
+
+
+def test_make_clean_removes_that_of_the_profile(make):
+    for name in ("mine", "other"):
+        (make.place / "results" / name).mkdir(parents=True)
+    assert make("clean", "PROFILE=mine")[0] == 0
+    assert [p.name for p in (make.place / "results").iterdir()] == ["other"]
+
+
+def test_make_reference_copies_where_the_path_has_blanks(make):
+    for part in ("runs", "figures", "tables"):
+        (make.place / "results" / "mine" / part).mkdir(parents=True)
+    code, _, err = make("reference", "PROFILE=mine")
+    assert code == 0, err
+    assert {p.name for p in (make.place / "results/reference/mine").iterdir()} == {
+        "runs",
+        "figures",
+        "tables",
+    }
 
 
 def test_continuous_integration_runs_the_readmes_test_command():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -319,3 +320,38 @@ def test_the_digest_of_files_is_about_what_they_say(tmp_path):
     assert digest([path]) == before
     path.write_text("x = 2")
     assert digest([path]) != before
+
+
+def test_blanks_quotes_and_braces_in_paths_are_only_letters(tmp_path):
+    place = tmp_path / "a b" / "it's $HOME; {x} & é"
+    place.mkdir(parents=True)
+    text = (PROFILES / f"{PROFILE}.yaml").read_text().replace("name: smoke", "name: mine")
+    (place / "my own.yaml").write_text(text)
+    given = dict(
+        profile=json.dumps(str(place / "my own.yaml")), results=json.dumps(str(place / "my results"))
+    )
+    done = snakemake(tmp_path, "--quiet", "host", notebooks="00_overview", quiet=1, **given)
+    assert done.returncode == 0, done.stderr
+    assert (place / "my results" / "report.html").is_file()
+    assert not (tmp_path / "results").exists()
+    (place / "my results" / "notebooks" / "00_overview.json").write_text('{"figures": [')  # a disk was full
+    done = snakemake(tmp_path, "--quiet", "host", notebooks="00_overview", quiet=1, **given)
+    assert done.returncode == 0, done.stderr
+    assert "00_overview.json is damaged: its notebook is executed again" in done.stderr
+    json.loads((place / "my results" / "notebooks" / "00_overview.json").read_text())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_no_other_reproduction(tmp_path, monkeypatch, capsys, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    only_one(tmp_path).close()
+    assert "has no locks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["[1]", "3", '{"keys": 3}', "\xff"])
+def test_any_damage_drops_an_index(group, text):
+    group.write_bytes(text.encode("latin-1"))
+    assert drop_stale_indexes(group.parent, {str(group): ["aa", "bb"]}) == [group]
