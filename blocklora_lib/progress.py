@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import sys
 import threading
@@ -17,6 +18,7 @@ from typing import IO, TextIO
 from .code_digest import code_digest
 from .files import read_text, write_whole
 from .grids import expand
+from .plain_data import read_json
 from .profiles import Profile
 from .sealed import is_whole
 from .specs import RunSpec
@@ -116,7 +118,7 @@ def drop_stale_indexes(
 
 def _is_true(path: Path, keys: Sequence[str], runs: Path, keep_old: bool) -> bool:
     try:
-        listed = json.loads(read_text(path))["keys"]
+        listed = read_json(path)["keys"]
     except (ValueError, KeyError, TypeError, OSError):
         return False
     return listed == list(keys) and all(stands(runs / f"{key}.json", keep_old) for key in keys)
