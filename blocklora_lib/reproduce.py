@@ -1,12 +1,10 @@
 """`make reproduce` and `blocklora reproduce`: start the engine, Snakemake, and say where the report is.
 
-What a person gave, paths above all, reaches the engine as it was meant: Snakemake reads the values of its
---config as YAML, so that a # or a colon in a path would change it.
+What a person gave, paths above all, reaches the engine as absolute paths, each one word.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -36,7 +34,7 @@ def reproduce(profile: str = "pocket", notebooks: str = "", jobs: int = 0, resul
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(home), "--cores", str(jobs or _cores()), "--keep-going"]
     command += ["--rerun-incomplete", "--nolock", "--quiet", "host", "--config"]
-    command += [f"{key}={json.dumps(value)}" for key, value in given.items()]
+    command += [f"{key}={value}" for key, value in given.items()]
     with subprocess.Popen(command) as engine:
         try:
             code = engine.wait()

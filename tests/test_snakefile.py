@@ -327,9 +327,7 @@ def test_blanks_quotes_and_braces_in_paths_are_only_letters(tmp_path):
     place.mkdir(parents=True)
     text = (PROFILES / f"{PROFILE}.yaml").read_text().replace("name: smoke", "name: mine")
     (place / "my own.yaml").write_text(text)
-    given = dict(
-        profile=json.dumps(str(place / "my own.yaml")), results=json.dumps(str(place / "my results"))
-    )
+    given = dict(profile=str(place / "my own.yaml"), results=str(place / "my results"))
     done = snakemake(tmp_path, "--quiet", "host", notebooks="00_overview", quiet=1, **given)
     assert done.returncode == 0, done.stderr
     assert (place / "my results" / "report.html").is_file()
