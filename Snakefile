@@ -91,7 +91,7 @@ localrules:
 
 rule all:
     input:
-        f"{PATTERN}/report.html",
+        lambda w: f"{OUT}/report.html",  # what a function returns has no wildcards
 
 
 rule grid:
