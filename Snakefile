@@ -28,6 +28,8 @@ try:  # what a person may have mistyped is answered in one sentence
     GIVEN = str(user_path(GIVEN)) if is_file_name(GIVEN) else GIVEN  # jobs may run in other folders
     PROFILE = load_profile(GIVEN)
     RESULTS = user_path(str(config.get("results") or f"results/{PROFILE.name}"))
+    if {"{", "}"} & {*str(RESULTS)}:
+        raise ValueError(f"results folder {RESULTS}: Snakemake reads braces as wildcards; choose another name")
     CHOSEN = choose_notebooks(str(config.get("notebooks", "") or ""))
     NEEDS = {name: notebook_needs(name) for name in CHOSEN}
     GROUPS = grid_groups(PROFILE, {e for needs in NEEDS.values() for e in needs["experiments"]})
@@ -35,7 +37,6 @@ except (ValueError, KeyError, OSError) as error:
     sys.exit(f"error: {error}")
 KEEP_OLD = str(config.get("keep_old", 0)) not in ("0", "", "False")  # records of an earlier library stand
 OUT = str(RESULTS if config.get("results") else RESULTS.relative_to(Path.cwd()))
-PATTERN = OUT.replace("{", "{{").replace("}", "}}")  # where Snakemake looks for wildcards
 RESOURCES = resources_of(PROFILE.device)  # of a job that computes; Slurm asks for them
 # On this machine, where jobs are not counted as nodes, a GPU runs one job at a time; a cluster counts its own.
 if workflow.resource_settings.nodes is None and "gpu" not in workflow.global_resources:
@@ -91,12 +92,12 @@ localrules:
 
 rule all:
     input:
-        lambda w: f"{OUT}/report.html",  # what a function returns has no wildcards
+        f"{OUT}/report.html",
 
 
 rule grid:
     output:
-        f"{PATTERN}/grid/{{experiment}}/{{dataset}}-{{method}}.json",
+        f"{OUT}/grid/{{experiment}}/{{dataset}}-{{method}}.json",
     params:
         method=lambda w: "" if w.method == ALL else f"--method {w.method}",
         keep="--keep-old" if KEEP_OLD else "",
@@ -120,8 +121,8 @@ rule notebook:
         notebook_inputs,
         source=lambda w: str(SOURCES / f"{w.name}.ipynb"),
     output:
-        f"{PATTERN}/notebooks/{{name}}.ipynb",
-        f"{PATTERN}/notebooks/{{name}}.json",
+        f"{OUT}/notebooks/{{name}}.ipynb",
+        f"{OUT}/notebooks/{{name}}.json",
     params:
         place=lambda w: f"{CHOSEN.index(w.name) + 1} of {len(CHOSEN)}",
         library=LIBRARY,
@@ -140,7 +141,7 @@ rule report:
     input:
         [executed(name) for name in CHOSEN],
     output:
-        f"{PATTERN}/report.html",
+        f"{OUT}/report.html",
     params:
         library=LIBRARY,
     shell:
