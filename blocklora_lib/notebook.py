@@ -214,13 +214,18 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 
 def drop_damaged_indexes(folder: Path) -> list[Path]:
-    """Delete the indexes of notebooks that cannot be read, and return them: the engine makes them again."""
+    """Delete the indexes of notebooks that cannot be read, and return them.
+
+    Their executed copies and the report go too: by these the engine sees what it has to make again.
+    """
     dropped = []
     for path in sorted((folder / "notebooks").glob("[!.]*.json")):
         try:
             _read_index(path)
         except (ValueError, OSError):
             path.unlink()
+            path.with_suffix(".ipynb").unlink(missing_ok=True)
+            (folder / "report.html").unlink(missing_ok=True)
             dropped.append(path)
     return dropped
 
