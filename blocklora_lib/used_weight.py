@@ -42,21 +42,28 @@ def used(module: nn.Module, key: str) -> Tensor:
     return without_autocast(add, stored(module, key))
 
 
+def runs(module: nn.Module) -> bool:
+    """Whether an adapted module, or what holds it, runs at the moment."""
+    return bool(
+        module.attached.attachment.running
+        or "_is_replica" in module.__dict__  # of DataParallel: it exists to run
+        or torch._C._current_graph_task_id() != -1  # a checkpoint runs again in the backward pass
+    )
+
+
 def read_as_used(key: str) -> property:
     """Make the class attribute by which an adapted module's weight is read."""
 
     def read(self: nn.Module) -> Any:
         weight = self.attached.weights.get(key)
-        if weight is None or weight.original is not None:
+        if weight is None or weight.original is not None or not runs(self):
             return stored(self, key)
-        runs = (
-            self.attached.attachment.running
-            or "_is_replica" in self.__dict__  # of DataParallel: it exists to run
-            or torch._C._current_graph_task_id() != -1  # a checkpoint runs again in the backward pass
-        )
-        if not runs:
-            return stored(self, key)
-        value = used(self, key).as_subclass(UsedWeight)
+        value = used(self, key)
+        traced = torch.compiler.is_compiling() and dropping(self, key) is None
+        if traced or type(value) is not Tensor:  # graphs and fake tensors have no room for a subclass
+            reach(self)
+            return value
+        value = value.as_subclass(UsedWeight)
         value.module, value.key = self, key
         return value
 
@@ -134,13 +141,17 @@ def check_dropout(weight: UsedWeight, result: Any) -> None:
     reach(module)
     if not any(t.requires_grad for t in found(Tensor, result)):
         return
-    for target, _ in module.attached.weights[weight.key].parts:
-        adapter = module.adapters[target]
-        if adapter.training and adapter.dropout > 0:
-            raise AdapterError(
-                f"{module.attached.name}: its {weight.key} is read and the layer not called, so the "
-                f"adapter's dropout of {adapter.dropout:g} cannot fall on its input; use dropout=0"
-            )
+    if adapter := dropping(module, weight.key):
+        raise AdapterError(
+            f"{module.attached.name}: its {weight.key} is read and the layer not called, so the "
+            f"adapter's dropout of {adapter.dropout:g} cannot fall on its input; use dropout=0"
+        )
+
+
+def dropping(module: nn.Module, key: str) -> Adapter | None:
+    """Return an adapter of this weight whose dropout is on, if there is one."""
+    adapters = (module.adapters[target] for target, _ in module.attached.weights[key].parts)
+    return next((adapter for adapter in adapters if adapter.training and adapter.dropout > 0), None)
 
 
 def found(kind: type, value: Any) -> Iterator[Tensor]:

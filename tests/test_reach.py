@@ -640,3 +640,34 @@ def test_the_fast_path_counts_as_reaching():
     for adapter in adapters.adapters.values():
         adapter.train()
     model(pictures()).sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_read_weight_is_adapted_in_graphs_too(merged):
+    model, output = build("timm BEiT"), MODELS["timm BEiT"][1]
+    adapters = randomize(attach_linear(model, ["*qkv", "*head"], CONFIG))
+    expected = output(model).detach()
+    if merged:
+        adapters.merge()
+    images = pictures()
+    traced = torch.jit.trace(model, images, check_trace=False)
+    exported = torch.export.export(model, (images,)).module(check_guards=False)
+    for graph in (traced, exported):
+        torch.testing.assert_close(graph(images), expected, rtol=1e-4, atol=1e-5)
+    if not merged:  # the compiler's front end, with eager kernels
+        compiled = torch.compile(model, backend="eager")
+        torch.testing.assert_close(compiled(images), expected, rtol=1e-4, atol=1e-5)
+        compiled(images).sum().backward()
+        assert all(p.grad.abs().max() > 0 for p in adapters.parameters())
+
+
+def test_fake_tensors_go_through_a_model_that_reads_weights():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        for how in ("linear", "matmul", "rows"):
+            model = Reads(READINGS[how])
+            adapters = attach_linear(model, "fc", CONFIG)
+            model(torch.empty(2, 4)).sum().backward()
+            assert all(p.grad.shape == p.shape for p in adapters.parameters())
