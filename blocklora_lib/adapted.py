@@ -8,6 +8,7 @@ a forward which takes a layer's weight instead of calling the layer, as Swin's, 
 from __future__ import annotations
 
 import copyreg
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,6 +20,11 @@ from torch import Tensor, nn
 from .adapter_config import AdapterConfig, AdapterError
 from .adapters import Adapter
 from .used_weight import stored, used
+
+STATE_IS_UNMERGED = (
+    "the adapters are merged, and the state is that of the model unmerged: W and the adapters; for W + ΔW "
+    "call merge_and_unload() on a copy first"
+)
 
 
 @dataclass(eq=False)
@@ -69,6 +75,7 @@ class Adapted(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for key, weight in self.attached.weights.items():
             if weight.original is not None and prefix + key in destination:
+                warnings.warn(STATE_IS_UNMERGED, stacklevel=2)
                 destination[prefix + key] = original(self, key)
 
     def _load_from_state_dict(self, *args: Any) -> None:
