@@ -104,7 +104,7 @@ def read_bytes(path: str | Path, limit: int = TEXT_LIMIT) -> bytes:
             raise OSError(
                 f"{path} has {size:,} bytes, one of its kind at most {limit:,}; is it another file?"
             )
-        return file.read(limit + 1)[:limit]
+        return file.read(size)
 
 
 def read_text(path: str | Path, limit: int = TEXT_LIMIT) -> str:

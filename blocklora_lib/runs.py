@@ -6,20 +6,32 @@ What is read is checked: a file that was cut short, changed by hand or filled wi
 
 from __future__ import annotations
 
+import ast
+import fnmatch
 import itertools
-import json
+import math
 import os
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from .files import read_text, write_whole
 from .sealed import seal, unseal
-from .specs import BackboneSpec, MethodSpec, RunSpec, TrainingSpec
-from .strict import Strict, explain
+from .specs import BackboneSpec, MethodSpec, RunSpec, TrainingSpec, key_of
+from .strict import explain
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -62,7 +74,16 @@ _COLUMNS = [
 ]
 
 
-class Count(Strict):
+class Recorded(BaseModel):
+    """Strict as `Strict` is, for what the library alone writes: no near names for a key that nobody types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+Listed = Field(strict=False)  # a list, all that JSON has, for a tuple; what is in it stays strict
+
+
+class Count(Recorded):
     """Correct of how many."""
 
     correct: NonNegativeInt
@@ -80,7 +101,7 @@ class Count(Strict):
         return self.correct / self.total
 
 
-class Result(Strict):
+class Result(Recorded):
     """What the spec determines: on the same machine with the same threads, the same bits.
 
     draw_checksum: of the images drawn, as `blocklora data draw` prints it; '' without training.
@@ -91,14 +112,14 @@ class Result(Strict):
 
     accuracy: dict[str, Count]
     train: Count | None  # on the few-shot images; None for a method without training
-    loss: tuple[FiniteFloat, ...]  # one value a step
+    loss: Annotated[tuple[FiniteFloat, ...], Listed]  # one value a step
     trainable_parameters: NonNegativeInt
     draw_checksum: str = ""
-    unreadable: dict[str, tuple[str, ...]] = Field({})
-    overflows: tuple[PositiveInt, ...] = ()
+    unreadable: dict[str, Annotated[tuple[str, ...], Listed]] = Field({})
+    overflows: Annotated[tuple[PositiveInt, ...], Listed] = ()
 
 
-class Cost(Strict):
+class Cost(Recorded):
     """What was measured: seconds by phase (load, train, evaluate) and the peak of memory."""
 
     seconds: dict[str, Annotated[FiniteFloat, Field(ge=0)]]
@@ -112,7 +133,7 @@ class MachineFailure(RuntimeError):
     """
 
 
-class Failure(Strict):
+class Failure(Recorded):
     """Why a spec has no result, wherever it is run, and what to try: training diverged, or settings were
     refused.  What a machine does to a run is no such reason (see MachineFailure).
     """
@@ -125,7 +146,7 @@ class Failure(Strict):
     lr: float | None = None
 
 
-class RunRecord(Strict):
+class RunRecord(Recorded):
     """A finished or failed run.
 
     code: digest of the part of the library that computed it (see code_digest), '' where none was kept.
@@ -145,9 +166,10 @@ class RunRecord(Strict):
     images: str = ""
 
     @model_validator(mode="after")
-    def _check(self) -> RunRecord:
-        if self.key != self.spec.key:
-            raise ValueError(f"key {self.key} is not the key {self.spec.key} of its own spec")
+    def _check(self, info: ValidationInfo) -> RunRecord:
+        key = info.context or self.spec.key  # of a file, see from_json
+        if self.key != key:
+            raise ValueError(f"key {self.key} is not the key {key} of its own spec")
         if (self.status == "done") != (self.result is not None) or (self.status == "failed") != (
             self.error is not None
         ):
@@ -159,11 +181,13 @@ class RunRecord(Strict):
     @classmethod
     def from_json(cls, text: str) -> RunRecord:
         """Read the file's text; ValueError where it is not what was written or cannot be true."""
-        facts = unseal(text)
+        facts, key = unseal(text), None
         if isinstance(spec := facts.get("spec"), dict):
-            parts = {name: spec[name] for name in _PARTS if isinstance(spec.get(name), dict)}
-            facts["spec"] = spec | {name: _part(name, json.dumps(part)) for name, part in parts.items()}
-        return cls.model_validate(facts)
+            key = key_of(spec)
+            facts["spec"] = spec | {
+                name: _part(name, repr(part)) for name in _PARTS if isinstance(part := spec.get(name), dict)
+            }
+        return cls.model_validate(facts, context=key)
 
     def to_json(self) -> str:
         """The file's text."""
@@ -185,9 +209,7 @@ class RunRecord(Strict):
             "status": self.status,
             "miniature": self.provenance.get("miniature", False),
         }
-        training = spec.training.model_dump() if spec.training else {}
-        for name, value in {**spec.method.settings, **training}.items():
-            row.setdefault(name, ",".join(map(str, value)) if isinstance(value, tuple) else value)
+        row = _settings(spec.method, spec.training) | row
         if self.result is None:
             return [
                 row
@@ -224,8 +246,15 @@ _PARTS = {"backbone": BackboneSpec, "method": MethodSpec, "training": TrainingSp
 
 
 @lru_cache(4096)
-def _part(name: str, text: str) -> BackboneSpec | MethodSpec | TrainingSpec:
-    return _PARTS[name].model_validate(json.loads(text))
+def _part(name: str, written: str) -> BackboneSpec | MethodSpec | TrainingSpec:
+    return _PARTS[name].model_validate(ast.literal_eval(written))
+
+
+@lru_cache(4096)
+def _settings(method: MethodSpec, training: TrainingSpec | None) -> dict[str, Any]:
+    """The columns of a frame that settings make."""
+    settings = {**method.settings, **(training.model_dump() if training else {})}
+    return {k: ",".join(map(str, v)) if isinstance(v, tuple) else v for k, v in settings.items()}
 
 
 def _check_result(result: Result, spec: RunSpec) -> None:
@@ -292,9 +321,10 @@ class RunStore:
     def read(self) -> tuple[list[RunRecord], list[DamagedRecord]]:
         """Return all records, sorted by what they ran, and what is wrong with files that are none."""
         found, damaged = [], []
-        for path in sorted(self.folder.glob("[0-9a-f]*.json")):
+        names = os.listdir(self.folder) if self.folder.is_dir() else []
+        for name in sorted(fnmatch.filter(names, "[0-9a-f]*.json")):
             try:
-                found.append(read_record(path))
+                found.append(read_record(self.folder / name))
             except DamagedRecord as error:
                 damaged.append(error)
         return in_order(found), damaged
@@ -322,7 +352,8 @@ def frame(records: Iterable[RunRecord]) -> DataFrame:
     import pandas as pd
 
     rows = [row for record in records for row in record.rows()]
-    return pd.DataFrame(rows, columns=_COLUMNS + sorted({k for r in rows for k in r} - set(_COLUMNS)))
+    names = _COLUMNS + sorted({name for row in rows for name in row} - set(_COLUMNS))
+    return pd.DataFrame({name: [row.get(name, math.nan) for row in rows] for name in names}, columns=names)
 
 
 class DamagedRecord(ValueError):

@@ -12,6 +12,8 @@ import json
 import re
 from typing import Any
 
+from pydantic_core import from_json
+
 _SEAL = re.compile(r',\n "checksum": "([0-9a-f]{64})"\n}\s*\Z')
 _SEAL_LENGTH = 100  # characters; the seal is searched for at the end of the text only
 
@@ -29,7 +31,7 @@ def is_whole(text: str) -> bool:
 
 
 def unseal(text: str) -> dict[str, Any]:
-    """Return the facts; ValueError where the text is not what was written, or no number is one."""
+    """Return the facts; ValueError where the text is not what was written, or a number is not finite."""
     if not is_whole(text):
         cut = _SEAL.search(text, max(0, len(text) - _SEAL_LENGTH)) is None
         raise ValueError(
@@ -37,23 +39,10 @@ def unseal(text: str) -> dict[str, Any]:
             if cut
             else "its checksum is of another content: the file was changed after it was written"
         )
-    facts = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    facts = from_json(text, allow_inf_nan=False)
     del facts["checksum"]
     return facts
 
 
 def _digest(body: str) -> str:
     return hashlib.sha256(body.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    facts = dict(pairs)
-    if len(facts) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands twice")
-    return facts
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")

@@ -155,14 +155,12 @@ class RunSpec(Strict):
 
     def canonical(self) -> str:
         """The JSON text that is hashed: sorted keys, no blanks."""
-        return json.dumps(
-            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False
-        )
+        return _canonical(self.model_dump(mode="json"))
 
     @property  # not cached: model_copy(update=...) would carry the old key along
     def key(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON."""
-        return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
+        return key_of(self.model_dump(mode="json"))
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -172,3 +170,11 @@ class RunSpec(Strict):
         r, n = (self.method.settings.get(key) for key in ("rank", "n_blocks"))  # as the paper writes (r, n)
         method = self.method.name + (f"({r})" if r and n == 1 else f"({r}, {n})" if r else "")
         return f"{self.dataset} {method}{shots}"
+
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+
+def key_of(spec: dict[str, Any]) -> str:
+    """Return RunSpec.key of a spec's JSON, as a record holds it, without making the spec."""
+    return hashlib.sha256(_canonical(spec).encode()).hexdigest()[:16]

@@ -63,18 +63,19 @@ class Strict(BaseModel):
     def _refuse_unknown_keys(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        known = _known(cls)
-        for key in data:
-            if key not in known:
-                raise ValueError(f"unknown key {key!r}; {near(key, known)}")
-        return {key: _with_tuples(value) if known[key] else value for key, value in data.items()}
+        known, tuples = _known(cls)
+        if not data.keys() <= known:
+            unknown = next(key for key in data if key not in known)
+            raise ValueError(f"unknown key {unknown!r}; {near(unknown, known)}")
+        lists = {key: _with_tuples(data[key]) for key in tuples if type(data.get(key)) in (list, dict)}
+        return data | lists if lists else data
 
 
 @cache
-def _known(model: type[BaseModel]) -> dict[str, bool]:
-    """The keys of a model's dict, and whether a tuple stands anywhere in the key's value."""
-    fields = model.model_fields.items()
-    return {field.alias or name: "tuple[" in str(field.annotation) for name, field in fields}
+def _known(model: type[BaseModel]) -> tuple[frozenset[str], frozenset[str]]:
+    """The keys of a model's dict, and those in whose value a tuple stands anywhere."""
+    fields = {field.alias or name: str(field.annotation) for name, field in model.model_fields.items()}
+    return frozenset(fields), frozenset(key for key, kind in fields.items() if "tuple[" in kind)
 
 
 def _with_tuples(value: Any) -> Any:
