@@ -16,6 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+# what says of a file that it is none or not for us; other errors are the machine's
+ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+NO_FILE = {errno.EISDIR, errno.ENXIO, errno.ENODEV}  # a folder, a socket, a device
+FORBIDDEN = {errno.EACCES, errno.EPERM}
 TEXT_LIMIT = 64 * 2**20  # bytes of a text file that anyone here reads: records, manifests, lists, indexes
 
 

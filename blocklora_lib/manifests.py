@@ -325,7 +325,7 @@ def data_checksum(manifests: Iterable[Manifest]) -> str:
 
 
 def _reading(manifest: Manifest) -> list[dict]:
-    """What decides which file of an external set is which class of which split."""
+    """What decides which file of an external set is which class of which split, and how it is looked at."""
     if manifest.kind == "bundle":
         return []
     decides = {
@@ -337,4 +337,6 @@ def _reading(manifest: Manifest) -> list[dict]:
         "class_indices",
         "split_seed",
     }
+    if manifest.image_loading != "as_clip":  # CLIP's own way leaves keys as they were
+        decides.add("image_loading")
     return [manifest.model_dump(mode="json", include=decides)]

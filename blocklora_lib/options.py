@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +48,8 @@ class OneSentence(TyperGroup):
         for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to stop
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
+        # Pillow's remarks on odd files: what cannot be read is refused by name, all else is as it should be
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort):

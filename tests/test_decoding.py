@@ -41,6 +41,25 @@ def tiff(
     return path
 
 
+def planes(path: Path, pixels: np.ndarray) -> Path:
+    """A TIFF of separate planes from (H, W, 3), uint8 or uint16, which Pillow cannot write."""
+    height, width, _ = pixels.shape  # ten tags end at byte 134, three lists of three at 170
+    bits, size = 8 * pixels.itemsize, pixels[..., 0].nbytes
+    three = [(258, [bits] * 3), (273, [170 + i * size for i in range(3)]), (279, [size] * 3)]
+    tags = [(256, width), (257, height), *three[:1], (259, 1), (262, 2), *three[1:2], (277, 3), (278, height)]
+    tags, far, beyond = [*tags, three[2], (284, 2)], b"", 134
+    entries = b""
+    for tag, value in tags:
+        if isinstance(value, list):
+            entries += struct.pack("<HHII", tag, 4, 3, beyond + len(far))
+            far += struct.pack("<3I", *value)
+        else:
+            entries += struct.pack("<HHII", tag, 4, 1, value)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0) + far
+    path.write_bytes(head + np.moveaxis(pixels, -1, 0).tobytes())
+    return path
+
+
 def png(path: Path, depth: int, colour: int, row: bytes, clear: bytes = b"") -> Path:
     """A PNG of one row of two pixels, with a transparent value."""
 
@@ -110,6 +129,7 @@ def test_sixteen_bits_of_colour_are_their_high_bytes_or_nearer(tmp_path):
         (lambda p: tiff(p, RAMP.astype("<u4").tobytes(), 32), "32-bit or signed numbers"),
         (lambda p: tiff(p, RAMP.astype("<i2").tobytes(), 16, sample_format=2), "32-bit or signed numbers"),
         (lambda p: tiff(p, EIGHT.tobytes(), 8, sample_format=2), "holds signed numbers"),
+        (lambda p: planes(p, np.stack([RAMP] * 3, -1)), "16-bit colours in separate planes"),
         (lambda p: Image.new("L", (1, 1001)).save(p), "is 1 x 1001: a side is over 1000 times the other"),
         (lambda p: p.write_bytes(b""), "the file is empty"),
         (lambda p: p.write_bytes(b"words"), "no image format in it; save .tif as JPEG or PNG"),
@@ -253,6 +273,11 @@ def test_a_note_that_makes_no_sense_turns_nothing(tmp_path, turn):
     broken = b"\xff\xe1\x00\x14Exif\0\0MM\0\x2a\xff\xff\xff\xff\xff\xff"
     (tmp_path / "y.jpg").write_bytes(plain.getvalue()[:2] + broken + plain.getvalue()[2:])
     assert read(tmp_path / "y.jpg", "upright").size == (6, 4)
+
+
+def test_planes_of_eight_bits_come_in_as_they_are(tmp_path):
+    colours = np.stack([EIGHT, EIGHT[::-1], EIGHT.T], -1)
+    assert (pixels(planes(tmp_path / "x.tif", colours)) == colours).all()
 
 
 def test_other_ways_to_store_colour_come_in_as_they_are(tmp_path):

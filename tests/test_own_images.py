@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import unicodedata
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -408,6 +409,15 @@ def test_a_run_tells_what_it_leaves_out_and_looks_as_it_is_told(tmp_path):
     refused = run(folder, tmp_path, "--image-loading", "clip")
     assert refused.exit_code == 2
     assert "did you mean 'as_clip'?" in refused.output
+
+
+def test_pillows_remarks_on_images_that_are_read_do_not_reach_the_terminal(tmp_path, monkeypatch):
+    folder = classes(tmp_path / "pets", "cat", "dog")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)  # of 64: Pillow warns, and refuses from 100 on
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert verified(folder).exit_code == 0
+    assert not [str(warning.message) for warning in caught if "DecompressionBomb" in str(warning.category)]
 
 
 def test_a_huge_image_stops_a_run_before_it_trains_and_a_smaller_one_does_not(tmp_path):

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ..files import ABSENT, FORBIDDEN, NO_FILE
 from ..user_cache import recall, remember
 
 RECENT = 5 * 10**9  # ns before the reading in which a change makes a file's times no witness
@@ -59,10 +60,11 @@ def _digest(path: Path) -> tuple[list[int] | None, str, bool]:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             stamp = _numbers(before)
             same = stamp == _numbers(os.fstat(descriptor))
-    except FileNotFoundError:
-        return None, "missing", False
-    except PermissionError:
-        return None, "not to be read", False
+    except OSError as error:
+        for codes, why in ((ABSENT, "missing"), (NO_FILE, "no regular file"), (FORBIDDEN, "not to be read")):
+            if error.errno in codes:
+                return None, why, False
+        raise  # the machine's
     return stamp, digest, same and max(before.st_mtime_ns, before.st_ctime_ns) < began - RECENT
 
 

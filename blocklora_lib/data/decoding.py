@@ -14,7 +14,6 @@ animation the first frame is taken.  Colour profiles are not applied.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,13 +22,13 @@ from typing import Literal, TypeVar
 import numpy as np
 from PIL import Image
 
-from ..files import regular_file
+from ..files import ABSENT, FORBIDDEN, NO_FILE, regular_file
 
 T = TypeVar("T")
 Loading = Literal["as_clip", "upright"]
 LONGEST = 1000  # times the shorter side: it grows to the resolution, so that a thread would fill the memory
 EXTERNAL = frozenset({"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR"})  # start other programs, or are no images
-ORIENTATION, BITS, WHITE_IS_ZERO, SAMPLE_FORMAT = 274, 258, 262, 339  # tags of TIFF and EXIF
+ORIENTATION, BITS, WHITE_IS_ZERO, SAMPLE_FORMAT, PLANES = 274, 258, 262, 339, 284  # tags of TIFF and EXIF
 TURNS = dict(
     enumerate(
         (
@@ -47,9 +46,6 @@ TURNS = dict(
 REDUCED, DNG = 254, 50706  # tags of a TIFF whose first image is the preview of a raw photograph
 RAW = frozenset(".dng .cr2 .cr3 .nef .nrw .arw .orf .rw2 .raf .pef .srw".split())
 DEEP = {"I;16": ("PNG", "TIFF", "JPEG2000"), "I": ("PPM", "PNG")}  # formats that spread values over all bits
-ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
-NO_FILE = {errno.EISDIR, errno.ENXIO, errno.ENODEV}  # a folder, a socket, a device
-FORBIDDEN = {errno.EACCES, errno.EPERM}
 
 
 class UnreadableImage(ValueError):
@@ -195,6 +191,12 @@ def _unfit(path: Path, image: Image.Image) -> str:
     raw = tiff and (DNG in image.tag_v2 or any(value & 1 for value in _numbers(image, REDUCED)))
     if raw or path.suffix.lower() in RAW:
         return "is a camera's raw file, of which Pillow reads a preview at most; save it as JPEG, PNG or TIFF"
+    deep_planes = tiff and _numbers(image, PLANES) == (2,) and max(_numbers(image, BITS), default=1) > 8
+    if deep_planes and len(image.getbands()) > 1:
+        return (
+            "holds 16-bit colours in separate planes, whose bytes Pillow mixes up; save it as PNG, or as a "
+            "TIFF of interleaved channels"
+        )
     deep = DEEP.get(image.mode[:4]) if image.mode[0] == "I" else None
     if image.mode == "F":
         kind = "floating-point"
