@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from functools import cache
 from typing import Any
 
 from ..specs import MethodSpec
 from ..strict import FrozenDict, UnknownName
 
 
+@cache  # a grid of a thousand runs asks three thousand times
 def method_names() -> tuple[str, ...]:
     """Names of all methods: the modules of this folder that do not start with an underscore."""
     return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
