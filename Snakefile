@@ -16,6 +16,7 @@ from blocklora_lib.notebook import choose_notebooks, drop_damaged_indexes, noteb
 from blocklora_lib.paths import NOTEBOOKS as SOURCES, ROOT
 from blocklora_lib.profiles import is_file_name, load_profile, profile_files
 from blocklora_lib.progress import ALL, Monitor, digest, drop_stale_indexes, grid_groups, only_one
+from blocklora_lib.reproduce import as_typed
 
 if config.get("quiet"):  # errors, what the jobs say and the monitor's lines are enough for a person
     logger.setLevel("WARNING")
@@ -23,20 +24,21 @@ for variable in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE"):  # one thread a job, and 
     os.environ.setdefault(variable, "1")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # products on a GPU repeat, see blocklora_lib/devices.py
 
-GIVEN = str(config.get("profile", "pocket"))  # a profile's name, or the path of a YAML file
+TYPED = config | as_typed(workflow.config_settings.config_args)
+GIVEN = str(TYPED.get("profile", "pocket"))  # a profile's name, or the path of a YAML file
 try:  # what a person may have mistyped is answered in one sentence
     GIVEN = str(user_path(GIVEN)) if is_file_name(GIVEN) else GIVEN  # jobs may run in other folders
     PROFILE = load_profile(GIVEN)
-    RESULTS = user_path(str(config.get("results") or f"results/{PROFILE.name}"))
+    RESULTS = user_path(str(TYPED.get("results") or f"results/{PROFILE.name}"))
     if {"{", "}"} & {*str(RESULTS)}:
         raise ValueError(f"results folder {RESULTS}: Snakemake reads braces as wildcards; choose another name")
-    CHOSEN = choose_notebooks(str(config.get("notebooks", "") or ""))
+    CHOSEN = choose_notebooks(str(TYPED.get("notebooks", "") or ""))
     NEEDS = {name: notebook_needs(name) for name in CHOSEN}
     GROUPS = grid_groups(PROFILE, {e for needs in NEEDS.values() for e in needs["experiments"]})
 except (ValueError, KeyError, OSError) as error:
     sys.exit(f"error: {error}")
 KEEP_OLD = str(config.get("keep_old", 0)) not in ("0", "", "False")  # records of an earlier library stand
-OUT = str(RESULTS if config.get("results") else RESULTS.relative_to(Path.cwd()))
+OUT = str(RESULTS if TYPED.get("results") else RESULTS.relative_to(Path.cwd()))
 RESOURCES = resources_of(PROFILE.device)  # of a job that computes; Slurm asks for them
 # On this machine, where jobs are not counted as nodes, a GPU runs one job at a time; a cluster counts its own.
 if workflow.resource_settings.nodes is None and "gpu" not in workflow.global_resources:

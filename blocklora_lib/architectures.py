@@ -6,7 +6,6 @@ width E, layers, heads H, width M of the MLP, tokens L of a sequence, width e of
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 from .adapter_config import AdapterConfig
 from .paths import POCKET_MODEL
+from .plain_data import read_json
 from .strict import UnknownName
 
 PRESETS = ("PocketCLIP", "ViT-B-32", "ViT-B-16", "ViT-L-14")
@@ -119,7 +119,7 @@ def read_config(name: str) -> dict[str, Any]:
         path = folder / f"{name}.json"
         if not path.is_file():
             raise UnknownName("architecture", name, ["PocketCLIP", *(p.stem for p in folder.glob("*.json"))])
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def from_config(name: str, config: Mapping[str, Any]) -> ClipArchitecture:

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from .files import user_path
-from .strict import UnknownName
+from .strict import UnknownName, explain
 
 UsageError = typer.BadParameter.__bases__[0]  # typer has a click of its own since 0.26
 
@@ -66,9 +66,12 @@ class OneSentence(TyperGroup):
         except (ValueError, OSError, RuntimeError) as error:
             if os.environ.get("BLOCKLORA_TRACEBACK"):
                 raise
+            from pydantic import ValidationError
+
             from .runs import MachineFailure
 
-            typer.echo(f"error: {_line(str(error))}", err=True)
+            told = explain(error) if isinstance(error, ValidationError) else str(error)
+            typer.echo(f"error: {_line(told)}", err=True)
             raise typer.Exit(75 if isinstance(error, MachineFailure) else 2) from None
 
     def resolve_command(self, ctx, args):

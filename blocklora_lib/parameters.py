@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .plain_data import parse_yaml, read_json
-from .strict import near
+from .strict import near, short
 
 _INJECTED = "# Parameters\n"  # the first line of the cell that papermill injects
 
@@ -84,7 +84,7 @@ def check_parameters(notebook: Path, given: Mapping[str, Any], typed: bool = Fal
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"{notebook.stem} has no parameter {name!r}; {near(name, known)}")
-        default, where = known[name], f"{notebook.stem}: {name}={_short(value)}"
+        default, where = known[name], f"{notebook.stem}: {name}={short(value)}"
         if isinstance(value, str) and not isinstance(default, str) and not typed:
             value = parse_yaml(value, where)
         least = 0 if name == "seed" else 1
@@ -104,7 +104,7 @@ def _of_type(value: Any, default: Any, where: str, least: int) -> Any:
         if default:
             samples = [default[0]] * len(value) if alike else default
             value = [
-                _of_type(entry, sample, f"{where}, entry {_short(entry)}", least)
+                _of_type(entry, sample, f"{where}, entry {short(entry)}", least)
                 for entry, sample in zip(value, samples, strict=True)
             ]
         return type(default)(value)
@@ -126,12 +126,6 @@ def _as_float(value: int, where: str) -> float:
         return float(value)
     except OverflowError:
         raise ValueError(f"{where} is too large a number") from None
-
-
-def _short(value: Any) -> str:
-    """A value as an error shows it."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def injected_parameters() -> dict[str, Any]:

@@ -6,8 +6,10 @@ What a person gave, paths above all, reaches the engine as absolute paths, each 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from .files import user_path
@@ -44,6 +46,16 @@ def reproduce(profile: str = "pocket", notebooks: str = "", jobs: int = 0, resul
     if code == 0:
         print(f"done: open {_shown(folder / 'report.html')}")
     return code if code >= 0 else 128 - code
+
+
+def as_typed(entries: Iterable[str] | None) -> dict[str, str]:
+    """Return the values of Snakemake's --config, `key=value` each, as they were typed.
+
+    Snakemake itself reads them as numbers or YAML: of `a #b` only `a` is left, `a: b` becomes a mapping, and
+    007 is 7.  Quotes around a whole value are taken away, as it does.
+    """
+    pairs = (entry.split("=", 1) for entry in entries or () if "=" in entry)
+    return {key: re.sub(r"^(['\"])(.*)\1$", r"\2", value, flags=re.DOTALL) for key, value in pairs}
 
 
 def _cores() -> int:

@@ -34,6 +34,12 @@ def near(name: object, known: Iterable[str]) -> str:
     return f"{guess} Known: {', '.join(known) if known else 'none'}".strip()
 
 
+def short(value: Any) -> str:
+    """A value as an error shows it, at most 80 characters of it."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def explain(error: ValidationError) -> str:
     """Put pydantic's multi-line report into one sentence: key: what is wrong; key: what is wrong."""
     parts = []
@@ -42,9 +48,9 @@ def explain(error: ValidationError) -> str:
         what = problem["msg"].removeprefix("Value error, ")
         given = problem.get("input")
         if problem["type"] not in ("missing", "value_error") and not isinstance(given, (dict, list)):
-            what += f" (got {given!r})"
+            what += f" (got {short(given)})"
             if problem["type"] == "float_type" and isinstance(given, str):
-                what += "; a number stands without quotes, and YAML wants a point in 1.0e-3"
+                what += "; a number stands without quotes"
         parts.append(f"{where}: {what}" if where else what)
     return "; ".join(parts)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -26,8 +25,9 @@ from open_clip.pretrained import (
 )
 
 from .data.fetch import fetch, known_hash
-from .files import read_text, user_path
+from .files import user_path
 from .paths import POCKET_MODEL
+from .plain_data import read_json
 from .specs import BackboneSpec
 from .strict import UnknownName, near
 from .weights import CONFIG, POCKET, is_path, sha256, stamps, weight_files
@@ -355,9 +355,9 @@ def _beside(source: Source, part: str) -> dict[str, Any]:
     if config.name != CONFIG:
         return {}
     try:
-        facts = json.loads(read_text(config))
+        facts = read_json(config)
     except ValueError as error:
-        raise ValueError(f"{config} is no JSON ({error}); restore it, or take it away") from None
+        raise ValueError(f"{error}; restore it, or take it away") from None
     found = facts.get(part, {}) if isinstance(facts, dict) else None
     if not isinstance(found, dict):
         raise ValueError(f"{config} holds no settings; restore it, or take it away")

@@ -17,7 +17,7 @@ from blocklora_lib.adapter_config import AdapterConfig, AdapterError
 from blocklora_lib.adapter_files import FORMAT
 from blocklora_lib.evaluation import evaluate_images
 from blocklora_lib.inject import AdapterSet, attach, attach_linear
-from blocklora_lib.strict import explain
+from blocklora_lib.strict import Strict, explain
 
 CONFIG = AdapterConfig(kind="lora", rank=2, dropout=0.0)
 METADATA = {
@@ -214,3 +214,16 @@ def test_scores_that_are_not_finite_are_no_accuracy(value, where):
     scores[where, 3] = 0
     count = evaluate_images(Predictor(), backbone, dataset, images, labels)
     assert count.correct == sum(int(row.argmax() == truth) for row, truth in zip(scores, labels, strict=True))
+
+
+def test_an_error_about_a_long_value_stays_a_sentence():
+    """A text of a million letters was shown whole, and 1.0e-3 is no longer the only way to write it."""
+
+    class Rate(Strict):
+        lr: float
+
+    with pytest.raises(ValidationError) as error:
+        Rate(lr="x" * 10**6)
+    assert explain(error.value).startswith("lr: ")
+    assert len(explain(error.value)) < 200
+    assert "1.0e-3" not in explain(error.value)

@@ -208,7 +208,7 @@ def test_the_root_is_given_or_in_the_environment_or_beside_the_code(tmp_path, mo
     assert data_root() == ROOT / "data"
     monkeypatch.setenv("BLOCKLORA_DATA", str(tmp_path))
     assert data_root() == tmp_path
-    assert data_root("elsewhere") == Path("elsewhere")
+    assert data_root("elsewhere") == Path.cwd() / "elsewhere"
     assert data_root("~") == Path.home()
 
 

@@ -17,6 +17,7 @@ from blocklora_lib.grids import expand
 from blocklora_lib.paths import PROFILES, ROOT
 from blocklora_lib.profiles import load_profile
 from blocklora_lib.progress import Monitor, clock, digest, drop_stale_indexes, grid_groups, only_one
+from blocklora_lib.reproduce import as_typed
 from blocklora_lib.runs import RunStore
 from blocklora_lib.sealed import seal
 
@@ -83,6 +84,21 @@ def test_a_profile_may_be_a_file_of_ones_own(tmp_path):
     done = snakemake(tmp_path, "--quiet", "host", profile="mine.yaml", notebooks="00_overview", quiet=1)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "results" / "mine" / "report.html").is_file()
+
+
+def test_paths_reach_the_engine_as_they_are_typed(tmp_path):
+    """To YAML `: ` makes a mapping and ` #` ends the text; the results went to another folder in silence."""
+    (tmp_path / "it's: my #1.yaml").write_text("extends: smoke\nname: mine\ndescription: mine\n")
+    given = dict(profile="it's: my #1.yaml", results="a: b #2", notebooks="01_method")
+    done = snakemake(tmp_path, "--dry-run", "--quiet", "host", **given)
+    assert planned(done) == {"all": 1, "notebook": 1, "report": 1}
+    assert "a: b #2/report.html" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("value", ["a #b", "a: b", "007", "1e3", "[x", "it's", "a=b", "", "yes"])
+def test_a_value_of_config_is_the_text_that_was_typed(value):
+    told = {"profile": value}
+    assert as_typed([f"profile={value}"]) == as_typed([f'profile="{value}"']) == told
 
 
 def test_a_profile_that_extends_another_is_made_again_when_that_one_changes(tmp_path):

@@ -490,7 +490,7 @@ def test_a_checkpoint_is_seen_as_its_architectures_tags_say(quick, model, tmp_pa
     with pytest.raises(ValueError, match=r"were trained with GELU \(.*config.json says so\), .* QuickGELU"):
         load_backbone(spec, "cpu")
     for bad, says in (
-        ("{", "is no JSON"),
+        ("{", "is not valid JSON"),
         ("[1]", "holds no settings"),
         ('{"preprocess_cfg": [1]}', "holds no settings"),
         (

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from ..manifests import Manifest, all_manifests, load_manifest
 from ..paths import MANIFESTS
+from ..plain_data import read_json
 from ..strict import explain
 from .problems import MARKER, DataError
 from .roots import Marker, data_root, find_folder, is_fake
@@ -130,10 +131,13 @@ def local_manifest(name: str, folder: Path = MANIFESTS, root: Path | str | None 
     if not own.is_file():
         return manifest
     try:
-        return Manifest.model_validate_json(own.read_bytes())
+        return Manifest.model_validate(read_json(own))
     except ValidationError as error:
-        again = shlex.join(["rm", "-r", str(own.parent)])
-        raise DataError(own, f"is not the manifest of a miniature: {explain(error)}", again) from None
+        what = explain(error)
+    except ValueError as error:  # not JSON, not UTF-8
+        what = str(error)
+    again = shlex.join(["rm", "-r", str(own.parent)])
+    raise DataError(own, f"is not the manifest of a miniature: {what}", again)
 
 
 def _image_folder(manifest: Manifest, split: str, convention: str) -> str:

@@ -12,7 +12,6 @@ list ImageNet's folders as the file system gives them, so its ImageNet draws dep
 
 from __future__ import annotations
 
-import json
 import random
 import shlex
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 
 from ..files import read_text
 from ..manifests import Manifest
+from ..plain_data import parse_json
 from ..strict import UnknownName, near
 from .problems import DataError, MissingData, again, remedy
 
@@ -120,8 +120,10 @@ def _split_json(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
     path = folder / manifest.split_file.name
     again = remedy(manifest, folder, path)
     try:
-        content = json.loads(load_text(manifest, folder, manifest.split_file.name))
-    except (json.JSONDecodeError, RecursionError) as error:
+        content = parse_json(load_text(manifest, folder, manifest.split_file.name), "it")
+    except DataError:
+        raise
+    except ValueError as error:
         raise DataError(path, f"is not JSON: {error}", again) from None
     entries = content.get(split) if isinstance(content, dict) else None
     if not isinstance(entries, list):
