@@ -159,6 +159,8 @@ def refold(module: Adapted, incompatible_keys: Any) -> None:
 @cache
 def adapted_class(own_class: type[nn.Module], adapted: type[Adapted]) -> type[Adapted]:
     """Return a subclass of a module's own class, so that its methods and properties stay, that is adapted."""
+    if own_class in adapted.__bases__:  # PyTorch's own layer, which `adapted` is a subclass of already
+        return adapted
     namespace = {"__module__": own_class.__module__, "__reduce_ex__": reduce_by_own_class}
     return type(f"Adapted{own_class.__name__}", (adapted, own_class), namespace)
 

@@ -138,7 +138,7 @@ def test_attention_computes_the_same_in_every_form_and_back(kind, form, targets)
 
     before = values_and_gradients(forward, parameters, x)
     assert replace_forms(adapters, form) is adapters
-    assert type(layer) is SeparateAttention
+    assert isinstance(layer, SeparateAttention)
     assert [id(p) for p in adapters.parameters()] == [id(p) for p in parameters]
     for ours, theirs in zip(values_and_gradients(forward, parameters, x), before, strict=True):
         torch.testing.assert_close(ours, theirs, atol=ATOL, rtol=ATOL)
@@ -166,7 +166,7 @@ def test_a_form_stays_through_merging_and_the_values_too():
     with pytest.raises(AdapterError, match=r"merged.*unmerge\(\) before form='dense'"):
         replace_forms(adapters, "dense")
     adapters.unmerge()
-    assert type(layer) is SeparateAttention
+    assert isinstance(layer, SeparateAttention)
     torch.testing.assert_close(layer(x, x, x)[0], before, atol=ATOL, rtol=ATOL)
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..adapted import adapted_class
 from ..adapter_config import AdapterError
 from ..adapters import Adapter, BlockLoRA, InputBlockLoRA, LoRA, make_adapter
 from ..attention import AdaptedMultiheadAttention
@@ -153,5 +154,6 @@ def replace_forms(adapters: AdapterSet, form: str) -> AdapterSet:
         adapter.__class__ = chosen
     for _, module in adapters.sites:
         if isinstance(module, nn.MultiheadAttention):
-            module.__class__ = AdaptedMultiheadAttention if fused else SeparateAttention
+            way = AdaptedMultiheadAttention if fused else SeparateAttention
+            module.__class__ = adapted_class(module.attached.own_class, way)
     return adapters

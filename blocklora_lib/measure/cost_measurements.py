@@ -185,10 +185,10 @@ class TrainingStep:
 
 
 def train_biases_instead(adapters: AdapterSet) -> list[nn.Parameter]:
-    """Take the adapters out of their attention layers, and return the q, k, v biases of these to train."""
-    biases = []
-    for _, module, _ in adapters._sites:
-        module.adapters = nn.ModuleDict()
+    """Take the adapters off their attention layers, and return the q, k, v biases of these to train."""
+    biases, sites = [], adapters.sites
+    adapters.detach()
+    for _, module in sites:
         module.in_proj_bias = nn.Parameter(module.in_proj_bias.detach().clone())
         biases.append(module.in_proj_bias)
     return biases
