@@ -22,8 +22,9 @@ from open_clip.transformer import (
     VisionTransformer,
 )
 from torch import nn
+from torch.nn.modules import module as of_all_modules
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-from torch.nn.modules.module import _has_any_global_hook
+from torch.utils.module_tracker import ModuleTracker
 
 from .adapted import Adapted
 from .adapters import Adapter
@@ -60,7 +61,7 @@ def untouched(*roots: nn.Module) -> bool:
     return (
         kinds <= OWN.keys()
         and all(map(_has_own_code, kinds))
-        and not _has_any_global_hook()
+        and not _globally_hooked()
         and not any(_replaced(module) or _hooked(module) for module in modules)
     )
 
@@ -101,3 +102,10 @@ def _hooked(module: nn.Module) -> bool:
         return True
     forward = module._forward_hooks, module._forward_pre_hooks
     return any(not is_guard(hook) for hooks in forward if hooks for hook in hooks.values())
+
+
+def _globally_hooked() -> bool:
+    """Whether someone's hook is on all modules; those of torch's FLOP counter note names and change nothing."""
+    kinds = ("forward", "forward_pre", "backward", "backward_pre")
+    hooks = (h for kind in kinds for h in getattr(of_all_modules, f"_global_{kind}_hooks").values())
+    return any(not isinstance(getattr(hook, "__self__", None), ModuleTracker) for hook in hooks)
