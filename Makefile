@@ -15,9 +15,10 @@ export PROFILE NOTEBOOKS JOBS PYTHON README_PROFILE
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE  ?= 1
 
-.PHONY: help setup reproduce test lint notebooks clean lock reference
+.PHONY: help setup reproduce test gpu-check lint notebooks clean lock reference
 help:
 	@echo "make reproduce [PROFILE=pocket] [NOTEBOOKS=\"01_method 05_few_shot\"] [JOBS=2] | test | lint | notebooks | clean"
+	@echo "make gpu-check: measure and judge a GPU before a reproduction on it; under ten minutes"
 
 setup: .venv/.ready
 .venv/.ready: requirements.lock pyproject.toml
@@ -32,6 +33,9 @@ reproduce: setup
 
 test: setup
 	$(PY) -m pytest -n 2 --dist worksteal
+
+gpu-check: setup
+	$(PY) benchmarks/gpu_check.py
 
 lint: setup
 	$(PY) -m ruff check . && $(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb

@@ -1,0 +1,218 @@
+"""Whether a GPU computes what the suite promises, and what it costs there: under ten minutes on one card.
+
+Each result is one JSON object: what, case, numbers, accept (in words; '' where nothing is asked), ok (true,
+false, or null: for information).  The script ends with 1 if one is false, with 2 if it cannot begin.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+
+from blocklora_lib.devices import resolve_device
+from blocklora_lib.files import user_path, write_whole
+from blocklora_lib.measure import gpu_acceptance as measure
+from blocklora_lib.measure.benchmark_output import markdown
+from blocklora_lib.measure.gpu_acceptance import Numbers, Sizes
+from blocklora_lib.measure.timing import conditions
+from blocklora_lib.paths import RESULTS
+from blocklora_lib.provenance import git_revision
+from blocklora_lib.tags import open_clip_name
+
+# precision of the frozen weights, TF32, and whether only kernels that repeat are used, as runs do by default
+OURS = (
+    *(("fp32", False, True), ("fp16", False, True), ("bf16", False, True)),
+    *(("fp32", False, False), ("fp32", True, False), ("fp16", False, False)),
+)
+FINITE = "the loss is finite"
+SMALL_CARD = 24e9 / 2**30  # GiB, of claim C13: a thousand classes fit a GPU of 24 GB
+
+
+class Case(NamedTuple):
+    """measure() gives numbers, judge(numbers) says whether they are accepted; None: for information."""
+
+    what: str
+    case: str
+    measure: Callable[[], Numbers]
+    accept: str = ""
+    judge: Callable[[Numbers], bool] | None = None
+
+
+def cases(sizes: Sizes, device: torch.device) -> Iterator[Case]:
+    """Yield what is measured; what must be right comes before what it costs."""
+    yield Case("CUDA against CPU", "5 steps, no dropout", partial(measure.against_cpu, sizes, device),
+               "losses within 1e-4, adapters within 1e-2 (Adam divides by small gradients), relative",
+               lambda n: n["losses_relative"] < 1e-4 and n["adapters_relative"] < 1e-2)  # fmt: skip
+    for name, how in (("class_chunk", {"class_chunk": True}), ("checkpoint", {"checkpoint": True}),
+                      ("both", {"class_chunk": True, "checkpoint": True})):  # fmt: skip
+        yield Case("recomputed against kept", f"{name}, dropout {measure.DROPOUT}",
+                   partial(measure.recomputed_against_kept, sizes, device, **how),
+                   "gradients within 1e-4, relative", lambda n: n["relative"] < 1e-4)  # fmt: skip
+    for precision in ("fp32", "fp16", "bf16"):
+        for strict in (True, False):
+            accept = ("three runs give the same bits", lambda n: n["same_bits"]) if strict else ("", None)
+            yield Case("repeats", f"{precision}, {'strict' if strict else 'fast'}",
+                       partial(measure.repeats, sizes, device, precision, strict), *accept)  # fmt: skip
+    yield Case("whole runs", "smoke profile, twice", partial(measure.whole_runs, device),
+               "equal results", lambda n: n["same_result"])  # fmt: skip
+    for source in ("files", "memory"):
+        yield Case("evaluation", source, partial(measure.evaluation_rate, sizes, device, source))
+    for classes in sizes.classes:
+        yield from step_cases(sizes, device, classes)
+    most = max(sizes.classes)
+    small = {"share_prefix": True, "checkpoint": True, "class_chunk": max(1, most // 4)}
+    for way, accept, judge in (({}, FINITE, finite), ({"share_prefix": True}, FINITE, finite),
+                               (small, f"{FINITE}, the peak below 24 GB", fits)):  # fmt: skip
+        told = ", ".join(f"{name} {value}" for name, value in way.items()) or "plain"
+        yield Case("memory", f"ours, fp16, {most} classes, {told}",
+                   partial(ours, sizes, device, most, "fp16", False, True, way), accept, judge)  # fmt: skip
+
+
+def step_cases(sizes: Sizes, device: torch.device, classes: int) -> Iterator[Case]:
+    """Yield a training step in each precision, and the same of CLIP-LoRA's computation."""
+    for precision, tf32, strict in OURS:
+        told = f"ours, {'TF32' if tf32 else precision}, {'strict' if strict else 'fast'}, {classes} classes"
+        yield Case("step", told, partial(ours, sizes, device, classes, precision, tf32, strict, {}),
+                   FINITE, finite)  # fmt: skip
+    for autocast in (False, True):
+        told = f"CLIP-LoRA, {'fp16 autocast' if autocast else 'fp32'}, {classes} classes"
+        yield Case("step", told, partial(theirs, sizes, device, classes, autocast))
+
+
+def ours(
+    sizes: Sizes, device: torch.device, classes: int, precision: str, tf32: bool, strict: bool, way: dict
+) -> Numbers:
+    """Return the costs of this library's step."""
+
+    def make() -> Callable[[], torch.Tensor]:
+        backbone = sizes.load(precision, device)
+        return measure.our_step(backbone, measure.adapted(backbone), classes, sizes.batch, **way)
+
+    with measure.products(device, strict, tf32):
+        return measure.step_costs(make, sizes.steps, device)
+
+
+def theirs(sizes: Sizes, device: torch.device, classes: int, autocast: bool) -> Numbers:
+    """Return the costs of CLIP-LoRA's step, with whatever kernels torch likes."""
+
+    def make() -> Callable[[], torch.Tensor]:
+        return measure.clip_lora_step(sizes.load("fp32", device), classes, sizes.batch, autocast)
+
+    with measure.products(device, strict=False):
+        return measure.step_costs(make, sizes.steps, device)
+
+
+def finite(numbers: Numbers) -> bool:
+    return math.isfinite(numbers["loss"])
+
+
+def fits(numbers: Numbers) -> bool:
+    """Whether a small card would do; on a CPU there is no peak to look at."""
+    return finite(numbers) and (numbers["peak_gib"] is None or numbers["peak_gib"] < SMALL_CARD)
+
+
+def judged(case: Case, device: torch.device) -> dict[str, Any]:
+    """Measure a case.  An error is a result too: false, but where what is for information has no room."""
+    start = time.perf_counter()
+    try:
+        numbers = case.measure()
+        ok = bool(case.judge(numbers)) if case.judge else None
+    except Exception as error:  # whatever it is, the next case is measured
+        told = " ".join(str(error).split())
+        numbers = {"error": f"{type(error).__name__}: {told[:200]}"}
+        no_room = isinstance(error, (torch.OutOfMemoryError, MemoryError, measure.NotCovered))
+        ok = None if no_room and not case.judge else False
+    measure.release(device)
+    seconds = round(time.perf_counter() - start, 1)
+    return {"what": case.what, "case": case.case, "numbers": numbers, "accept": case.accept, "ok": ok,
+            "seconds": seconds}  # fmt: skip
+
+
+def short(value: Any) -> str:
+    """Return a number or a list of them as a table has room for it."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{len(value)} numbers" if isinstance(value, list) else str(value)
+
+
+def table(results: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return one row a result, for people."""
+    words = {True: "yes", False: "NO", None: "-"}
+    rows = [
+        {
+            "what": result["what"],
+            "case": result["case"],
+            "found": ", ".join(f"{k} {short(v)}" for k, v in result["numbers"].items() if v is not None),
+            "accepted": words[result["ok"]],
+        }
+        for result in results
+    ]
+    return pd.DataFrame(rows)
+
+
+def keep(results: list[dict[str, Any]], folder: Path) -> None:
+    """Write the results so far: JSON lines, and a CSV with a column for each number."""
+    lines = "".join(f"{json.dumps(result)}\n" for result in results)
+    write_whole(folder / "gpu-check.jsonl", lines)
+    flat = [{**{k: v for k, v in r.items() if k != "numbers"}, **r["numbers"]} for r in results]
+    write_whole(folder / "gpu-check.csv", pd.DataFrame(flat).to_csv(index=False, lineterminator="\n"))
+
+
+def check(sizes: Sizes) -> None:
+    """Raise ValueError for sizes that nothing can be measured at."""
+    for name in ("batch", "steps", "images"):
+        if getattr(sizes, name) < 1:
+            raise ValueError(f"--{name} {getattr(sizes, name)}; use at least 1")
+    for classes in sizes.classes:
+        if classes < 2:
+            raise ValueError(f"--classes {classes}; use at least 2, between which a gradient decides")
+        measure.class_prompts(classes)  # refuses more than ImageNet has
+    open_clip_name(sizes.model)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    default = Sizes()
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu to try the script itself")
+    parser.add_argument("--model", default=default.model, help="a CLIP of open_clip (random weights)")
+    parser.add_argument("--classes", type=int, nargs="+", default=list(default.classes), help="of ImageNet")
+    parser.add_argument("--batch", type=int, default=default.batch, help="images in every step")
+    parser.add_argument("--steps", type=int, default=default.steps, help="steps that are timed")
+    parser.add_argument("--images", type=int, default=default.images, help="images that are evaluated")
+    parser.add_argument("--output", type=user_path, default=RESULTS / "gpu-check", help="folder to write to")
+    given = parser.parse_args(arguments)
+    try:
+        device = resolve_device(given.device)
+        sizes = Sizes(given.model, tuple(given.classes), given.batch, given.steps, given.images)
+        check(sizes)
+        given.output.mkdir(parents=True, exist_ok=True)
+    except (ValueError, RuntimeError, OSError) as error:
+        parser.exit(2, f"error: {' '.join(str(error).split())}\n")
+    facts = conditions(device) | {"cuda": torch.version.cuda, "revision": git_revision()}
+    facts |= {"date": date.today().isoformat(), "batch": sizes.batch, "model": sizes.model}
+    results = [{"what": "conditions", "case": "", "numbers": facts, "accept": "", "ok": None, "seconds": 0.0}]
+    print(json.dumps(results[0]), flush=True)
+    for case in cases(sizes, device):
+        results.append(judged(case, device))
+        print(json.dumps(results[-1]), flush=True)
+        keep(results, given.output)  # after each: what was measured stays if the time runs out
+    print(f"\n{markdown(table(results[1:]))}\n\nwritten: {given.output}/gpu-check.jsonl, gpu-check.csv")
+    if failed := [f"{r['what']} ({r['case']})" for r in results if r["ok"] is False]:
+        print(f"not accepted: {'; '.join(failed)}")
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
