@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copyreg
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -25,6 +25,9 @@ STATE_IS_UNMERGED = (
     "the adapters are merged, and the state is that of the model unmerged: W and the adapters; for W + ΔW "
     "call merge_and_unload() on a copy first"
 )
+
+
+FITS_NOTHING = torch.empty(0)  # the fingerprint of a merged weight that was changed and then moved
 
 
 @dataclass(eq=False)
@@ -43,6 +46,7 @@ class AdaptedWeight:
 
     parts: tuple[tuple[str, slice], ...]
     original: Tensor | None = None
+    merged_bits: tuple[torch.dtype, Tensor] | None = None  # by which a change of the merged weight is noticed
 
 
 @dataclass(eq=False)
@@ -80,9 +84,25 @@ class Adapted(nn.Module):
 
     def _load_from_state_dict(self, *args: Any) -> None:
         if is_merged(self):
-            put_back(self)
+            try:
+                put_back([self])
+            except AdapterError as error:
+                args[-1].append(
+                    str(error)
+                )  # among torch's own error messages, raised after all is merged again
+                return
             self.register_load_state_dict_post_hook(refold)  # after the adapters, which are loaded last
         super()._load_from_state_dict(*args)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapted:
+        merged = [key for key, weight in self.attached.weights.items() if weight.original is not None]
+        changed = {key for key in merged if is_changed(self, key)}
+        super()._apply(fn, recurse)
+        for key in merged:  # a move, to another number format for one, is no change
+            parameter, weight = self._parameters.get(key), self.attached.weights[key]
+            if parameter is not None:
+                weight.merged_bits = (parameter.dtype, FITS_NOTHING) if key in changed else bits_of(parameter)
+        return self
 
 
 # merging: functions, since the names of methods could be those of a module's own
@@ -102,8 +122,37 @@ def is_merged(module: Adapted) -> bool:
 
 def original(module: Adapted, key: str) -> Tensor:
     """Return W of a merged weight, where the model has moved since and in its number format."""
+    if is_changed(module, key):
+        raise AdapterError(
+            f"{weight_name(module, key)} was changed or replaced while it held W + ΔW, which W knows nothing "
+            "of; keep what it holds now by merge_and_unload(), and call unmerge() before changing weights"
+        )
     parameter, kept = module._parameters[key], module.attached.weights[key].original
     return kept.to(parameter.device, parameter.dtype)
+
+
+def weight_name(module: Adapted, key: str) -> str:
+    """Return the name of a weight in the model."""
+    return f"{module.attached.name}.{key}".lstrip(".")
+
+
+def is_changed(module: Adapted, key: str) -> bool:
+    """Whether a merged weight holds other bits than merging gave it, or is no parameter any more."""
+    parameter, kept = module._parameters.get(key), module.attached.weights[key].merged_bits
+    if parameter is None:
+        return True
+    if kept is None or parameter.is_meta or parameter.dtype != kept[0]:
+        return False
+    return not torch.equal(kept[1].to(parameter.device), bits_of(parameter)[1])
+
+
+def bits_of(weight: Tensor) -> tuple[torch.dtype, Tensor] | None:
+    """Return the sums of a matrix's bits along rows and columns, its fingerprint; None for "meta"."""
+    if weight.is_meta:
+        return None
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()]
+    bits = weight.detach().contiguous().view(whole)
+    return weight.dtype, torch.cat([bits.sum(0, dtype=torch.int64), bits.sum(1, dtype=torch.int64)])
 
 
 Folded = list[tuple[Adapted, str, Tensor]]
@@ -114,7 +163,7 @@ def fold(module: Adapted) -> Folded:
     folded = []
     for holder in holders(module):
         for key in holder.attached.weights:
-            name = f"{holder.attached.name}.{key}".lstrip(".")
+            name = weight_name(holder, key)
             if key not in holder._parameters:
                 raise AdapterError(
                     f"{name} is no parameter any more, so nothing can be merged into it; undo what replaced "
@@ -135,16 +184,20 @@ def put(folded: Folded) -> None:
     for holder, key, value in folded:
         parameter = holder._parameters[key]
         holder.attached.weights[key].original = parameter.data
+        holder.attached.weights[key].merged_bits = bits_of(value)
         parameter.data = value
 
 
-def put_back(module: Adapted) -> None:
-    """Let the parameters hold W: the same bits, since they are kept and not computed."""
-    for holder in holders(module):
-        for key, weight in holder.attached.weights.items():
-            if weight.original is not None:
-                holder._parameters[key].data = original(holder, key)
-                weight.original = None
+def put_back(modules: Iterable[Adapted]) -> None:
+    """Let the parameters hold W: the same bits, since they are kept and not computed.
+
+    Where someone changed a merged weight it is refused (AdapterError), and nothing is put back.
+    """
+    weights = [(h, key, w) for m in modules for h in holders(m) for key, w in h.attached.weights.items()]
+    merged = [(h, key, w, original(h, key)) for h, key, w in weights if w.original is not None]
+    for holder, key, weight, value in merged:
+        holder._parameters[key].data = value
+        weight.original = weight.merged_bits = None
 
 
 @torch.inference_mode(False)

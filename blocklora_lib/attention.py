@@ -18,7 +18,7 @@ from .adapters import Adapter
 from .dropout import dropped_projection, sum_blocks
 from .eager import plain_eager, without_autocast
 from .frozen import frozen_linear
-from .used_weight import adapted_product, project, reach, read_as_used, stored
+from .used_weight import adapted_product, project, reach, read_as_used, refuse_symbolic_tracing, stored
 
 MERGED_IN_TRAINING = (
     "the adapters are merged, so training would reach neither them nor the frozen weights; "
@@ -34,6 +34,7 @@ class AdaptedLinear(Adapted, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if not isinstance(self, Adapted):  # someone kept this method beyond detach()
             return nn.Linear.forward(self, input)
+        refuse_symbolic_tracing(self)
         if is_merged(self):
             refuse_training(self)
             return frozen_linear(input, stored(self, "weight"), self.bias)
@@ -64,6 +65,8 @@ class AdaptedMultiheadAttention(Adapted, nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
+        if isinstance(self, Adapted):
+            refuse_symbolic_tracing(self)
         if not isinstance(self, Adapted) or is_merged(self):
             refuse_training(self)
             return nn.MultiheadAttention.forward(

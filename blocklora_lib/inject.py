@@ -27,6 +27,7 @@ from .adapters import Adapter
 from .fitting import Plan, fit, plan
 from .sites import NamedModules, attention_sites, join, linear_sites
 from .surroundings import bar_nested_tensors, freeze, unfreeze, unwatch, watch
+from .used_weight import stored
 
 
 def attach(model: nn.Module, config: AdapterConfig, generator: torch.Generator | None = None) -> AdapterSet:
@@ -177,10 +178,12 @@ class AdapterSet:
 
     @torch.inference_mode(False)
     def unmerge(self) -> AdapterSet:
-        """Put the original weights back: the same bits, since they are kept and not computed."""
+        """Put the original weights back: the same bits, since they are kept and not computed.
+
+        A weight that was changed while merged is refused (AdapterError): W knows nothing of the change.
+        """
         if self.merged:
-            for _, module in self.sites:
-                put_back(module)
+            put_back(module for _, module in self.sites)
             watch(self.model, self._attachment, self.sites)
             bar_nested_tensors(self.model)
         return self
@@ -196,6 +199,10 @@ class AdapterSet:
         return self._take_off()
 
     def _take_off(self) -> nn.Module:
+        for _, module in self.sites:
+            for holder in holders(module):
+                for key in holder.attached.weights:
+                    stored(holder, key)  # refused where it is no weight any more, before anything changes
         unwatch(self.model, self._attachment)
         for _, module in self.sites:
             for holder in holders(module):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx._symbolic_trace import is_fx_symbolic_tracing
 from torch.nn import functional as F
 
 from .adapter_config import AdapterError
@@ -23,7 +24,22 @@ def reach(module: nn.Module) -> None:
 def stored(module: nn.Module, key: str) -> Any:
     """Return the parameter itself, W or merged, rather than what reading it by its name gives."""
     # replicas of DataParallel, and what ran `del` and `setattr` on a parameter, keep it as an attribute
-    return module._parameters[key] if key in module._parameters else module.__dict__[key]
+    for place in (module._parameters, module.__dict__):
+        if key in place:
+            return place[key]
+    raise AdapterError(
+        f"{module.attached.name}: its {key} is no parameter any more since adapters were put on; undo what "
+        "replaced it (torch.nn.utils.parametrize.remove_parametrizations, remove_weight_norm)"
+    )
+
+
+def refuse_symbolic_tracing(module: nn.Module) -> None:
+    """Refuse torch.fx, whose graph would hold W alone where a weight is read."""
+    if is_fx_symbolic_tracing():
+        raise AdapterError(
+            f"{module.attached.name} has adapters, which torch.fx (symbolic_trace, create_feature_extractor) "
+            "cannot follow; call merge_and_unload() on a copy first, or use torch.export"
+        )
 
 
 def used(module: nn.Module, key: str) -> Tensor:
@@ -55,6 +71,9 @@ def read_as_used(key: str) -> property:
     """Make the class attribute by which an adapted module's weight is read."""
 
     def read(self: nn.Module) -> Any:
+        refuse_symbolic_tracing(self)
+        if key not in self._parameters and key not in self.__dict__:
+            raise AttributeError(key)  # for hasattr, which parametrizations ask while they are put on
         weight = self.attached.weights.get(key)
         if weight is None or weight.original is not None or not runs(self):
             return stored(self, key)

@@ -190,6 +190,48 @@ def test_a_merged_model_that_moves(dtype):
     assert torch.equal(moved[0](X.to(dtype)), plain[0](X.to(dtype)))
 
 
+def step_of_sgd(model):
+    weight = model.mlp[0].weight.requires_grad_(True)
+    weight.grad = torch.ones_like(weight)
+    torch.optim.SGD([weight], 0.1).step()
+
+
+def swapped_rows(model):
+    model.mlp[0].weight.data = model.mlp[0].weight.data.flip(0)
+
+
+CHANGES: dict = {  # which set adapts the weight, what is done to it
+    "copy_": (1, lambda m: m.mlp[0].weight.data.copy_(torch.ones(12, 8))),
+    "mul_ of data": (1, lambda m: m.mlp[0].weight.data.mul_(2)),
+    "one number": (0, lambda m: m.attn.in_proj_weight.data[3, 5].add_(0.1)),
+    "another sign": (0, lambda m: m.attn.out_proj.weight.data.neg_()),
+    "step": (1, step_of_sgd),
+    "other data": (1, swapped_rows),
+    "another parameter": (1, lambda m: setattr(m.mlp[0], "weight", nn.Parameter(torch.ones(12, 8)))),
+    "before a move": (0, lambda m: (m.cross.q_proj_weight.data.zero_(), m.double(), m.float())),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_weight_changed_while_merged_is_not_lost(change):
+    model, sets = adapted()
+    merge(sets)
+    CHANGES[change][1](model)
+    held, its_set = model(X).detach(), sets[CHANGES[change][0]]
+    loading = lambda: model.load_state_dict({"norm.bias": torch.zeros(8)}, strict=False)  # noqa: E731
+    for forget in (its_set.unmerge, its_set.detach, model.state_dict, loading):
+        with pytest.raises(
+            (AdapterError, RuntimeError), match="weight was changed or replaced while it held W"
+        ):
+            forget()
+        assert [s.merged for s in sets] == [True] * 2
+    model.norm.bias.data.zero_()
+    close(model(X), held)
+    for adapters in sets:
+        adapters.merge_and_unload()
+    close(model(X), held)
+
+
 # copies
 
 

@@ -67,15 +67,17 @@ def vit():
     return VisionTransformer(32, 16, 1, 2, 16, 32, num_classes=3)
 
 
-def timm_tower(name: str, **changes):
-    """open_clip's EVA02 and SigLIP: a tower of timm beside open_clip's text."""
+def timm_tower(name: str, text: dict, **tower):
+    """open_clip's EVA02 and SigLIP: a small tower of timm's beside open_clip's text."""
 
     def build():
-        cfg = dict(
-            timm_model_name=name, timm_model_pretrained=False, image_size=32, timm_pool="", timm_proj="linear"
-        )
-        model = CustomTextCLIP(16, {**cfg, **changes}, TEXT)
-        return model
+        from open_clip.timm_model import timm
+
+        create, small = timm.create_model, dict(img_size=32, embed_dim=16, depth=1, num_heads=2)
+        cfg = dict(timm_model_name=name, timm_model_pretrained=False, image_size=32, **tower)
+        with pytest.MonkeyPatch.context() as patch:  # open_clip passes no sizes on
+            patch.setattr(timm, "create_model", lambda *args, **kwargs: create(*args, **kwargs, **small))
+            return CustomTextCLIP(16, cfg, {**TEXT, **text})
 
     return build
 
@@ -103,6 +105,19 @@ MODELS = {
             dict(context_length=8, vocab_size=50, width=16, heads=2, layers=1, mlp_ratio=2),
             {**TEXT, "embed_cls": True, "output_tokens": True},
             {**VISION, "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
+        ),
+        clip_outputs,
+    ),
+    "open_clip EVA02": (
+        timm_tower("eva02_base_patch16_clip_224", {}, timm_pool="token", timm_proj="linear"),
+        clip_outputs,
+    ),
+    "open_clip SigLIP": (
+        timm_tower(
+            "vit_base_patch16_siglip_224",
+            dict(no_causal_mask=True, pool_type="last", proj_bias=True),
+            timm_pool="map",
+            timm_proj="none",
         ),
         clip_outputs,
     ),
@@ -676,3 +691,35 @@ def test_fake_tensors_go_through_a_model_that_reads_weights():
         assert output.shape == (2, 4)
         assert output.requires_grad
         adapters.detach()
+
+
+@pytest.mark.parametrize("which", ["torchvision ViT", "torchvision Swin"])
+def test_torch_fx_is_refused_until_the_adapters_are_merged_for_good(which):
+    """Its graph would hold W for a weight that is read, and adapted attention is no leaf of it."""
+    model, output = build(which), MODELS[which][1]
+    adapters = randomize(attach(model, CONFIG) if "ViT" in which else attach_linear(model, "*qkv", CONFIG))
+    expected = output(model)
+    for step in (lambda: None, adapters.merge):
+        step()
+        with pytest.raises(AdapterError, match=r"which torch\.fx .*cannot follow; call merge_and_unload"):
+            torch.fx.symbolic_trace(model)
+    adapters.merge_and_unload()
+    torch.testing.assert_close(output(torch.fx.symbolic_trace(model)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_weight_that_became_computed_is_named_until_that_is_undone(merged):
+    model, x = nn.Sequential(nn.Linear(4, 4)).eval(), torch.randn(2, 4)
+    plain = copy.deepcopy(model)
+    adapters = randomize(attach_linear(model, "0", CONFIG))
+    expected = model(x)
+    if merged:
+        adapters.merge()
+    nn.utils.parametrize.register_parametrization(model[0], "weight", nn.Identity())
+    for use in (lambda: model(x), adapters.unmerge if merged else adapters.merge, adapters.detach):
+        with pytest.raises(AdapterError, match=r"^0.*weight (is no parameter any more|was changed)"):
+            use()
+    nn.utils.parametrize.remove_parametrizations(model[0], "weight")
+    torch.testing.assert_close(model(x), expected)
+    adapters.detach()
+    assert torch.equal(model(x), plain(x))
