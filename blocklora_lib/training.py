@@ -50,7 +50,7 @@ def train(
     groups: optimizer groups, each with its own lr and weight_decay, whose ratios to spec.lr the schedule
     keeps.
     logits: normalised images (B, 3, H, W) -> (B, C).  images: (N, 3, H, W), pixels 0..255, or files, of which
-    the next batch is read while a step computes; labels: (N,).
+    the next batch is read while a step computes; labels: (N,), on any device.
     scaled: multiply the loss by a power of two, as CLIP-LoRA does, so that gradients do not vanish in a
     float16 backbone.  A step whose gradients overflow then changes no parameter and halves the factor;
     on_skip is told its number, and the schedule moves on.
@@ -111,6 +111,7 @@ def _shown(
     """Yield each step's views (B, 3, H, W), pixels 0..255, float32, and labels (B,)."""
     order = batches(len(images), spec.batch_size, generator(seed, "shuffle"))
     randomness = generator(seed, "augmentation")
+    labels = labels.to(images.device)
     shown = (
         (augment(images[index], spec.augment, randomness), labels[index])
         for index in (next(order).to(images.device) for _ in range(steps))

@@ -27,9 +27,8 @@ def block_rates(factors: Sequence[float]) -> dict[str, Hook]:
 
     def scale(adapters: AdapterSet, step: int) -> None:
         for up in split_parameters(adapters)[1]:
-            up.copy_(
-                before[id(up)] + torch.tensor(factors, dtype=up.dtype).view(-1, 1, 1) * (up - before[id(up)])
-            )
+            rates = torch.tensor(factors, dtype=up.dtype, device=up.device).view(-1, 1, 1)
+            up.copy_(before[id(up)] + rates * (up - before[id(up)]))
 
     return {"before_update": remember, "after_update": scale}
 
@@ -40,7 +39,7 @@ def block_noise(size: float, n_blocks: int, seed: int) -> dict[str, Hook]:
     def add(adapters: AdapterSet, step: int) -> None:
         draw = generator(seed, f"noise/{step}")
         for up in split_parameters(adapters)[1]:
-            noise = torch.randn(n_blocks, *up.shape[-2:], generator=draw, dtype=up.dtype)
+            noise = torch.randn(n_blocks, *up.shape[-2:], generator=draw, dtype=up.dtype).to(up.device)
             up.grad += size * (noise if up.dim() == 3 else noise.mean(0))
 
     return {"before_update": add}
@@ -106,7 +105,7 @@ def rounded_parameters(dtype: torch.dtype, stochastic: bool = False, seed: int =
             if stochastic:  # nearest, after noise that is uniform within one unit in the last place
                 unit = torch.finfo(dtype).eps * 2.0 ** parameter.abs().log2().floor().clamp(min=-126)
                 noise = torch.rand(parameter.shape, generator=draw, dtype=parameter.dtype) - 0.5
-                parameter += unit * noise
+                parameter += unit * noise.to(unit.device)
             parameter.copy_(parameter.to(dtype))
 
     return {"after_update": act}
@@ -118,7 +117,7 @@ class DroppedBlocks(BlockLoRA):
     def factors(self) -> tuple[Tensor, Tensor]:
         if not self.training:
             return super().factors()
-        kept = torch.randint(0, 2, (len(self.B), 1, 1)).to(self.B.dtype)
+        kept = torch.randint(0, 2, (len(self.B), 1, 1)).to(self.B)
         return self.A_s, (2 * kept * self.B).sum(0)
 
 
@@ -136,7 +135,7 @@ class NonlinearAdapter(Adapter):
 
     def delta_weight(self) -> Tensor:
         """Return what takes the place of ΔW: the answers to the d_in unit inputs, (d_out, d_in)."""
-        return self._update(torch.eye(self.d_in, dtype=self.B.dtype)).T
+        return self._update(torch.eye(self.d_in, dtype=self.B.dtype, device=self.B.device)).T
 
 
 class NonlinearEqual(NonlinearAdapter):
@@ -164,5 +163,7 @@ def altered(task: Task, kind: type[Adapter]) -> Task:
 def quantise(values: Tensor, bits: int, draw: torch.Generator | None = None) -> Tensor:
     """Round to 2^bits - 1 even levels in ±max|values|; with `draw`, after dither one step wide."""
     step = values.abs().max() / (2 ** (bits - 1) - 1)
-    dither = 0.0 if draw is None else torch.rand(values.shape, generator=draw, dtype=values.dtype) - 0.5
-    return step * torch.round(values / step + dither)
+    dither = torch.tensor(0.0)
+    if draw is not None:
+        dither = torch.rand(values.shape, generator=draw, dtype=values.dtype) - 0.5
+    return step * torch.round(values / step + dither.to(values.device))

@@ -71,7 +71,7 @@ def train_many(
     """
     d_in, d_out = x.shape[-1], y.shape[-1]
     draws = (generator(seed + k, "adapter") for k in range(len(x)))
-    adapters = [make_adapter(config, d_in, d_out, draw).double().eval() for draw in draws]
+    adapters = [make_adapter(config, d_in, d_out, draw).double().to(x.device).eval() for draw in draws]
     stacked, _ = stack_module_state(adapters)
     one, ratio = adapters[0], adapters[0].up_lr_ratio
     groups = [{"params": [p], "lr": lr * (ratio if name == "B" else 1)} for name, p in stacked.items()]
@@ -89,7 +89,7 @@ def train_many(
         ((errors * weights).sum(1) / weights.sum(1)).sum().backward()
         optimizer.step()
     with torch.no_grad():  # ΔW from its action on the unit inputs
-        unit = torch.eye(d_in, dtype=torch.float64).expand(len(x), -1, -1)
+        unit = torch.eye(d_in, dtype=torch.float64, device=x.device).expand(len(x), -1, -1)
         return vmap(outputs)(stacked, unit).mT
 
 

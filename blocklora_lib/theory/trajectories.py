@@ -31,6 +31,7 @@ from ..towers import TextTower, encode_images
 from ..training import cosine_lr
 
 Hook = Callable[[AdapterSet, int], None]
+CPU = torch.device("cpu")
 
 OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
     "SGD": torch.optim.SGD,
@@ -69,7 +70,7 @@ class Learner:
         """Take one step at `factor` times the learning rates and return the loss before it."""
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        with same_masks(self.seed, step):
+        with same_masks(self.seed, step, next(self.adapters.parameters()).device):
             loss = self.task.loss(self.adapters.model, step)
         self.optimizer.zero_grad()
         loss.backward()
@@ -87,11 +88,15 @@ class Learner:
 
 
 @contextmanager
-def same_masks(seed: int, step: int) -> Iterator[None]:
+def same_masks(seed: int, step: int, device: torch.device = CPU) -> Iterator[None]:
     """Give every learner of this seed the same dropout masks, and torch's generator back as it was.
 
-    `torch.manual_seed` reaches for a GPU as well and takes as long as a small step; all here is on the CPU.
+    `torch.manual_seed` reaches for a GPU as well and takes as long as a small step: only there it is used.
     """
+    if device.type != "cpu":
+        with seeded_torch(seed, f"dropout/{step}", device):
+            yield
+        return
     draws = torch.default_generator
     state = draws.get_state()
     draws.manual_seed(derive_seed(seed, f"dropout/{step}"))
@@ -267,9 +272,11 @@ def clip_task(
 ) -> Task:
     """Few-shot classification by a CLIP in float64, both towers: cross-entropy of scaled cosines.
 
-    backbone: a `Backbone`; images: (N, 3, H, W), pixels; labels: (N,); tokens: (C, context length).
+    backbone: a `Backbone`; images: (N, 3, H, W), pixels; labels: (N,); tokens: (C, context length); on
+    any device.
     """
     images = backbone.preprocess(images).double()
+    labels, tokens = labels.to(images.device), tokens.to(images.device)
     chosen = batches(len(images), batch, seed)
 
     def loss(model: nn.Module, step: int) -> Tensor:
