@@ -88,7 +88,7 @@ def run(
     store = RunStore((results or settings.results) / "runs")
     store.check_writable()
     bench = _workbench(settings, device, threads)
-    if folder := own_folder(dataset, (*settings.datasets, *manifest_names())):
+    if folder := own_folder(dataset, settings.datasets, manifest_names()):
         from .data.own import write_own
         from .data.own_images import look
 

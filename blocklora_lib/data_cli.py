@@ -12,7 +12,7 @@ import typer
 from .data.download import dataset_folder, download, has_images, parts
 from .data.fake import local_manifest, make_fake
 from .data.layouts import Item
-from .data.problems import DataError, MissingData, Problem
+from .data.problems import DataError, MissingData, Problem, printable
 from .data.roots import data_root, find_folder, is_fake
 from .manifests import Manifest, all_manifests, load_manifest, manifest_names
 from .options import RootOption, own_folder, path
@@ -71,15 +71,16 @@ def verify(
     for name in names:
         problems, notes, kind = _problems(name, here, decode)
         for problem in problems:
-            typer.echo(f"{name}: {problem}")
+            typer.echo(f"{printable(name)}: {problem}")
         for note in notes:
-            typer.echo(f"{name}: note: {note}")
+            typer.echo(f"{printable(name)}: note: {note}")
         wrong += bool(problems)
         if not problems:
             fine = "the images that it reads are whole; see the notes" if notes else "nothing wrong"
-            typer.echo(f"{name}: {fine}{kind}")
+            typer.echo(f"{printable(name)}: {fine}{kind}")
     if wrong:
-        typer.echo(f"{wrong} of {len(names)} datasets have problems", err=True)
+        if len(names) > 1:
+            typer.echo(f"{wrong} of {len(names)} datasets have problems", err=True)
         raise typer.Exit(1)
 
 

@@ -80,16 +80,26 @@ class OneSentence(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-def own_folder(dataset: str, known: Collection[str]) -> Path | None:
+def own_folder(dataset: str, known: Collection[str], others: Collection[str] = ()) -> Path | None:
     """Return the folder of one's own images that a dataset's name means, or None for a name that is known.
 
     A known name wins over a folder of that name here, which is then meant by ./NAME.  The folder of a path
-    need not be there.
+    need not be there.  UnknownName says that one's own images are given by a path.  others: datasets that
+    are not to be had now; a folder of such a name is refused, since either may be meant.
     """
+    if os.sep in dataset or "\\" in dataset or dataset.startswith(("~", ".")):
+        return None if dataset in known else user_path(dataset)
     if dataset in known:
         return None
-    path_like = os.sep in dataset or "\\" in dataset or dataset.startswith(("~", "."))
-    return user_path(dataset) if path_like or os.path.isdir(dataset) else None
+    if not os.path.exists(dataset):
+        beside = f"one's own images are given by the path of their folder, such as ./{dataset}"
+        raise UnknownName("dataset", dataset, known, beside)
+    if dataset in others:
+        raise ValueError(
+            f"{dataset!r} is a dataset that the profile does not have (it has {', '.join(sorted(known))}), "
+            f"and a folder here: if the folder is meant, write ./{dataset}"
+        )
+    return user_path(dataset)
 
 
 def _line(text: str) -> str:

@@ -11,10 +11,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 
 class UnknownName(ValueError, KeyError):
-    """A name that is not in a registry or a folder; the message lists the near ones."""
+    """A name that is not in a registry or a folder; the message lists the near ones.
 
-    def __init__(self, what: str, name: object, known: Iterable[str]) -> None:
-        super().__init__(f"unknown {what} {str(name)!r}; {near(name, known)}")
+    beside: what else to say.
+    """
+
+    def __init__(self, what: str, name: object, known: Iterable[str], beside: str = "") -> None:
+        super().__init__(f"unknown {what} {str(name)!r}; {near(name, known)}{beside and f'; {beside}'}")
 
     def __str__(self) -> str:  # KeyError's own would put the sentence in quotes
         return str(self.args[0])

@@ -282,7 +282,7 @@ def test_ones_own_splits_are_used_as_they_are(tmp_path):
     ("names", "says"),
     [
         ((), "holds 0 class folders"),
-        (("axe/1.png",), "holds 1 class folders"),
+        (("axe/1.png",), "holds 1 class folder"),
         (("axe/1.png", "axe/2.png", "saw/1.txt"), "saw holds no images"),
         (("axe/1.png", "axe/2.png", "saw/1.png"), "saw has 1 image; a class needs at least 2"),
         (("train/axe/1.png", "train/saw/1.png"), "has train but needs both train and test"),

@@ -59,7 +59,7 @@ def test_other_images_are_another_dataset(pets, tmp_path):
     ("damage", "says"),
     [
         (lambda pets: [p.unlink() for p in (pets / "red_cat").iterdir()], "holds no images"),
-        (lambda pets: (pets / "red_cat").rename(pets.parent / "red_cat"), "holds 1 class folders"),
+        (lambda pets: (pets / "red_cat").rename(pets.parent / "red_cat"), "holds 1 class folder"),
         (lambda pets: pets.rename(pets.parent / "elsewhere"), "is missing: give a folder"),
         (
             lambda pets: (pets / "train").mkdir(),

@@ -275,7 +275,7 @@ def test_train_is_a_class_where_it_holds_images_beside_others(tmp_path):
         ),
         (
             lambda f: classes(f, "inner/cat", "inner/dog"),
-            "holds 1 class folders; a dataset has at least 2: is inner",
+            "holds 1 class folder; a dataset has at least 2: is inner",
         ),
     ],
 )
@@ -304,7 +304,7 @@ def test_too_few_classes_lead_to_folders_to_fill(tmp_path, names):
     folder = classes(tmp_path / "pets", *names)
     folder.mkdir(exist_ok=True)
     with pytest.raises(
-        DataError, match=f"holds {len(names)} class folders; a dataset has at least 2"
+        DataError, match=f"holds {len(names)} class folders?; a dataset has at least 2"
     ) as error:
         own_manifest(folder)
     mend(error.value.problem.next_command)

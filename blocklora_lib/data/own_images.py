@@ -49,7 +49,8 @@ def look(folder: Path) -> Folder:
     leads on.
     """
     if not folder.is_dir():
-        what = "is missing: give a folder that holds a folder of images per class"
+        what = "is missing: give" if not os.path.lexists(folder) else "is no folder: give"
+        what += " a folder that holds a folder of images per class"
         raise MissingData(folder, what, shell(["ls", str(folder.parent)]))
     check_name(folder.parent, folder.name)
     tops, left = _class_folders(folder)
@@ -244,7 +245,7 @@ def _classes(
 ) -> tuple[tuple[str, ...], list[str]]:
     """(classes, notes) of the class folders under `place`; needed: each must hold an image."""
     if len(names) < 2 and needed:
-        what = f"holds {len(names)} class folders; a dataset has at least 2"
+        what = f"holds {len(names)} class folder{'s' * (len(names) != 1)}; a dataset has at least 2"
         if names and len(_class_folders(place / names[0])[0]) > 1:
             raise DataError(place, f"{what}: is {names[0]} in it meant?", again(place / names[0]))
         new = [name for name in ("one_class", "another_class") if name not in names][: 2 - len(names)]
