@@ -51,6 +51,8 @@ def make_spec(
         raise UnknownName("dataset", dataset, profile.datasets)
     evaluated = {dataset: profile.evaluated(dataset)}
     entry = profile.entry(method)
+    if shots < 1 and get_method(entry.registry_name).trains:
+        raise ValueError(f"shots={shots}: {method} is trained on images; give 1 or more, or method zero_shot")
     ((spec, _),) = _make_specs(profile, evaluated, (entry,), (shots,), (seed,), split, manifests).values()
     return spec
 

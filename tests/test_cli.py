@@ -207,3 +207,23 @@ def test_notebook_parameters_are_read_in_papermills_way():
     for words in (["-p", "shots"], ["shots", "4", "5"], ["-p", "a", "1", "--x"]):
         with pytest.raises(ValueError, match="written -p NAME VALUE"):
             parameters(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run", "--dataset", "chess", "--method", "lora", "--shots", "0"], "shots=0: lora is trained on images"),
+        (["run", "--dataset", "my_pets", "--method", "lora"], "unknown dataset 'my_pets'"),
+        (["grid", "--list", "--tflops", "nan"], "--tflops nan is no rate"),
+        (["grid", "--list", "--tflops=-1"], "--tflops -1 is no rate"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(tmp_path, words, told):
+    """shots 0 gave pydantic's report; one's own missing folder the advice to download it."""
+    given = ["--profile", "smoke", "--results", str(tmp_path / "results")]
+    done = CliRunner().invoke(app, [words[0], *given, *words[1:]])
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {told}")
+    assert "validation error" not in line
+    assert "data download" not in line
