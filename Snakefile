@@ -15,7 +15,7 @@ from blocklora_lib.gpus import resources_of, visible_gpus
 from blocklora_lib.notebook import choose_notebooks, drop_damaged_indexes, notebook_needs
 from blocklora_lib.paths import NOTEBOOKS as SOURCES, ROOT
 from blocklora_lib.profiles import is_file_name, load_profile, profile_files
-from blocklora_lib.progress import ALL, Monitor, digest, drop_stale_indexes, grid_groups, only_one
+from blocklora_lib.progress import ALL, Monitor, digest, drop_stale_indexes, grid_groups, only_one, reads_files
 from blocklora_lib.reproduce import as_typed
 
 if config.get("quiet"):  # errors, what the jobs say and the monitor's lines are enough for a person
@@ -76,7 +76,8 @@ if workflow.is_main_process:
     LOCK = only_one(RESULTS)
     for path in drop_damaged_indexes(RESULTS):
         print(f"{path} is damaged: its notebook is executed again", file=sys.stderr)
-    drop_stale_indexes(RESULTS, {index(*group): keys for group, keys in GROUPS.items()}, KEEP_OLD)
+    indexes = {index(*group): keys for group, keys in GROUPS.items()}
+    drop_stale_indexes(RESULTS, indexes, KEEP_OLD, reads_files(PROFILE))
     MONITOR = Monitor(RESULTS / "runs", [k for keys in GROUPS.values() for k in keys], keep_old=KEEP_OLD)
 
 

@@ -18,6 +18,7 @@ from typing import IO, TextIO
 from .code_digest import code_digest
 from .files import read_text, write_whole
 from .grids import expand
+from .manifests import load_manifest
 from .plain_data import read_json
 from .profiles import Profile
 from .sealed import is_whole
@@ -81,6 +82,12 @@ def grid_groups(profile: Profile, experiments: Iterable[str]) -> dict[tuple[str,
     return groups
 
 
+def reads_files(profile: Profile) -> bool:
+    """Whether a set of the profile lies in image files, which the keys of its runs do not cover."""
+    sets = {*profile.datasets, *profile.variants}
+    return any(load_manifest(name).kind == "external" for name in sets)
+
+
 def digest(paths: Iterable[Path]) -> str:
     """Return a short hash of what these files say: unlike their dates, it survives a fresh checkout."""
     total = hashlib.sha256()
@@ -99,18 +106,20 @@ def write_index(
 
 
 def drop_stale_indexes(
-    folder: Path, groups: Mapping[str, Sequence[str]], keep_old: bool = False
+    folder: Path, groups: Mapping[str, Sequence[str]], keep_old: bool = False, from_files: bool = False
 ) -> list[Path]:
     """Delete each group's index that does not name exactly the runs of the group, or names a record that is
     gone, damaged or, unless keep_old, of an earlier state of the library.
 
     So an edited profile, data bundle, checkpoint or library costs exactly the runs that it changed, and no
-    other.
+    other.  from_files: delete all: images in files may have changed, and only the grid, which is then asked,
+    compares them with what the records saw.
     """
     dropped = []
     for name, keys in groups.items():
         path = Path(name)
-        if os.path.lexists(path) and not _is_true(path, keys, folder / "runs", keep_old):
+        stale = from_files or not _is_true(path, keys, folder / "runs", keep_old)
+        if os.path.lexists(path) and stale:
             path.unlink()
             dropped.append(path)
     return dropped

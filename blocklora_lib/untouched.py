@@ -105,7 +105,7 @@ def _hooked(module: nn.Module) -> bool:
 
 
 def _globally_hooked() -> bool:
-    """Whether someone's hook is on all modules; those of torch's FLOP counter note names and change nothing."""
+    """Whether someone's hook is on all modules; torch's FLOP counter only notes names."""
     kinds = ("forward", "forward_pre", "backward", "backward_pre")
     hooks = (h for kind in kinds for h in getattr(of_all_modules, f"_global_{kind}_hooks").values())
     return any(not isinstance(getattr(hook, "__self__", None), ModuleTracker) for hook in hooks)

@@ -212,7 +212,7 @@ def test_notebook_parameters_are_read_in_papermills_way():
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["run", "--dataset", "chess", "--method", "lora", "--shots", "0"], "shots=0: lora is trained on images"),
+        (["run", "--dataset", "chess", "--method", "lora", "--shots", "0"], "shots=0: lora is trained"),
         (["run", "--dataset", "my_pets", "--method", "lora"], "unknown dataset 'my_pets'"),
         (["grid", "--list", "--tflops", "nan"], "--tflops nan is no rate"),
         (["grid", "--list", "--tflops=-1"], "--tflops -1 is no rate"),
