@@ -63,16 +63,16 @@ class OneSentence(TyperGroup):
             where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
             typer.echo(f"error: {_line(error.format_message())}{where}", err=True)
             raise typer.Exit(2) from None
-        except (ValueError, OSError, RuntimeError) as error:
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
             if os.environ.get("BLOCKLORA_TRACEBACK"):
                 raise
             from pydantic import ValidationError
 
             from .runs import MachineFailure
 
-            told = explain(error) if isinstance(error, ValidationError) else str(error)
+            told = explain(error) if isinstance(error, ValidationError) else str(error) or "out of memory"
             typer.echo(f"error: {_line(told)}", err=True)
-            raise typer.Exit(75 if isinstance(error, MachineFailure) else 2) from None
+            raise typer.Exit(75 if isinstance(error, MachineFailure | MemoryError) else 2) from None
 
     def resolve_command(self, ctx, args):
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):

@@ -227,3 +227,12 @@ def test_what_cannot_be_is_one_sentence(tmp_path, words, told):
     assert line.startswith(f"error: {told}")
     assert "validation error" not in line
     assert "data download" not in line
+
+
+def test_no_memory_left_before_a_run_begins_is_the_machines_failure_in_a_sentence(monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("blocklora_lib.cli._profile", full)
+    done = CliRunner().invoke(app, ["run", "--dataset", "chess", "--method", "lora"])
+    assert (done.exit_code, done.output.strip()) == (75, "error: out of memory")
