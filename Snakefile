@@ -10,6 +10,8 @@ from pathlib import Path
 
 from snakemake_interface_common.exceptions import WorkflowError
 
+from blocklora_lib.code_digest import sources
+from blocklora_lib.exits import exit_code, sentence
 from blocklora_lib.files import user_path
 from blocklora_lib.gpus import resources_of, visible_gpus
 from blocklora_lib.notebook import choose_notebooks, drop_damaged_indexes, notebook_needs
@@ -24,9 +26,17 @@ for variable in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE"):  # one thread a job, and 
     os.environ.setdefault(variable, "1")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # products on a GPU repeat, see blocklora_lib/devices.py
 
+
+
+def end(error):
+    """What a person may have mistyped, or a machine refuses, is answered in one sentence."""
+    print(f"error: {sentence(error)}", file=sys.stderr)
+    sys.exit(exit_code(error))
+
+
 TYPED = config | as_typed(workflow.config_settings.config_args)
 GIVEN = str(TYPED.get("profile", "pocket"))  # a profile's name, or the path of a YAML file
-try:  # what a person may have mistyped is answered in one sentence
+try:
     GIVEN = str(user_path(GIVEN)) if is_file_name(GIVEN) else GIVEN  # jobs may run in other folders
     PROFILE = load_profile(GIVEN)
     RESULTS = user_path(str(TYPED.get("results") or f"results/{PROFILE.name}"))
@@ -35,8 +45,10 @@ try:  # what a person may have mistyped is answered in one sentence
     CHOSEN = choose_notebooks(str(TYPED.get("notebooks", "") or ""))
     NEEDS = {name: notebook_needs(name) for name in CHOSEN}
     GROUPS = grid_groups(PROFILE, {e for needs in NEEDS.values() for e in needs["experiments"]})
+    # a notebook and the report are made again when these change
+    LIBRARY = digest([*sources(ROOT / "blocklora_lib"), *sources(ROOT / "blocklora_lib", "j2"), *profile_files(GIVEN)])
 except (ValueError, KeyError, OSError) as error:
-    sys.exit(f"error: {error}")
+    end(error)
 KEEP_OLD = str(config.get("keep_old", 0)) not in ("0", "", "False")  # records of an earlier library stand
 OUT = str(RESULTS if TYPED.get("results") else RESULTS.relative_to(Path.cwd()))
 RESOURCES = resources_of(PROFILE.device)  # of a job that computes; Slurm asks for them
@@ -44,8 +56,6 @@ RESOURCES = resources_of(PROFILE.device)  # of a job that computes; Slurm asks f
 if workflow.resource_settings.nodes is None and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", max(1, len(visible_gpus())))
 BLOCKLORA = f"{shlex.quote(sys.executable)} -m blocklora_lib.cli"
-LIBRARY = digest([*(ROOT / "blocklora_lib").rglob("*.py"), *(ROOT / "blocklora_lib").rglob("*.j2"),
-                  *profile_files(GIVEN)])  # a notebook and the report are made again when these change
 
 
 def index(experiment, dataset, method):
@@ -73,11 +83,14 @@ def all_cores(wildcards):
 
 
 if workflow.is_main_process:
-    LOCK = only_one(RESULTS)
-    for path in drop_damaged_indexes(RESULTS):
-        print(f"{path} is damaged: its notebook is executed again", file=sys.stderr)
-    indexes = {index(*group): keys for group, keys in GROUPS.items()}
-    drop_stale_indexes(RESULTS, indexes, KEEP_OLD, reads_files(PROFILE))
+    try:
+        LOCK = only_one(RESULTS)
+        for path in drop_damaged_indexes(RESULTS):
+            print(f"{path} is damaged: its notebook is executed again", file=sys.stderr)
+        indexes = {index(*group): keys for group, keys in GROUPS.items()}
+        drop_stale_indexes(RESULTS, indexes, KEEP_OLD, reads_files(PROFILE))
+    except (OSError, RuntimeError) as error:
+        end(error)
     MONITOR = Monitor(RESULTS / "runs", [k for keys in GROUPS.values() for k in keys], keep_old=KEEP_OLD)
 
 

@@ -118,7 +118,9 @@ def read_config(name: str) -> dict[str, Any]:
         folder = Path(next(iter(spec.submodule_search_locations))) / "model_configs"
         path = folder / f"{name}.json"
         if not path.is_file():
-            raise UnknownName("architecture", name, ["PocketCLIP", *(p.stem for p in folder.glob("*.json"))])
+            raise UnknownName(
+                "architecture", name, ["PocketCLIP", *(p.stem for p in folder.glob("[!.]*.json"))]
+            )
     return read_json(path)
 
 

@@ -39,7 +39,7 @@ SILENT = frozenset(
 @cache
 def code_digest(package: Path = PACKAGE) -> str:
     """Return 64 hexadecimal digits that change when code changes that determines results."""
-    files = {_name(path, package): path.read_bytes() for path in package.rglob("*.py")}
+    files = {_name(path, package): path.read_bytes() for path in sources(package)}
     raw = hashlib.sha256(b"\0".join(b"%s\0%s" % (n.encode(), files[n]) for n in sorted(files))).hexdigest()
     known = recall(f"code/{raw}")  # parsing takes half a second
     if re.fullmatch("[0-9a-f]{64}", known):
@@ -51,9 +51,15 @@ def code_digest(package: Path = PACKAGE) -> str:
     return found.hexdigest()
 
 
+def sources(package: Path = PACKAGE, ending: str = "py") -> list[Path]:
+    """Return the files of a package that end so.  What editors leave beside them, hidden, is none of it."""
+    found = sorted(package.rglob(f"*.{ending}"))
+    return [path for path in found if not any(p.startswith(".") for p in path.relative_to(package).parts)]
+
+
 def computing_modules(package: Path = PACKAGE) -> dict[str, ast.Module]:
     """Return the modules that the digest covers, by name within the package ('data.draws'), as trees."""
-    files = {_name(path, package): path for path in package.rglob("*.py")}
+    files = {_name(path, package): path for path in sources(package)}
     todo = {name for name in files if name.split(".")[0] in ROOTS}
     found: dict[str, ast.Module] = {}
     while todo:

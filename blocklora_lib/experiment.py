@@ -289,10 +289,10 @@ def run_or_load(
     if not found.pending(retry_failed):
         return found.record
     store.check_writable()
+    if found.standing == "damaged":  # before hours of training, not after them
+        store.set_aside(spec)
     record = execute(spec, bench, on_step)
     with _machine(spec, OSError):
-        if found.standing == "damaged":
-            store.set_aside(spec)
         store.save(record)
     return record
 

@@ -20,6 +20,10 @@ from typing import BinaryIO
 ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 NO_FILE = {errno.EISDIR, errno.ENXIO, errno.ENODEV}  # a folder, a socket, a device
 FORBIDDEN = {errno.EACCES, errno.EPERM}
+# what passes while what was asked stays the same: a full disk, a server that is away, no handles left
+_PASSING = "EIO ENOSPC EDQUOT ESTALE EREMOTEIO ETIMEDOUT EHOSTDOWN ENOTCONN ENOLCK EBUSY EAGAIN ENOMEM"
+OF_THE_MACHINE = {getattr(errno, name) for name in _PASSING.split() if hasattr(errno, name)}
+OF_THE_MACHINE |= {errno.EMFILE, errno.ENFILE}
 TEXT_LIMIT = 64 * 2**20  # bytes of a text file that anyone here reads: records, manifests, lists, indexes
 
 
@@ -39,21 +43,69 @@ def user_path(name: str | Path) -> Path:
         raise ValueError(f"{text!r} names the home folder of a user who is not known here") from None
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether anything has this name, a link to nowhere too.  OSError where that cannot be said.
+
+    `os.path.lexists` takes every error for an absence: a folder that a server lost for a moment is empty.
+    """
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno in ABSENT:
+            return False
+        raise
+    return True
+
+
+def holds_none(error: OSError) -> bool:
+    """Whether an error in reading says that no file of ours stands under the name.
+
+    Every other error, such as one of the disk or of permissions, says nothing of what the file holds.
+    """
+    return error.errno is None or error.errno in ABSENT | NO_FILE
+
+
+def same_error(error: OSError, text: str) -> OSError:
+    """Return an error with this sentence, of the kind and the number of the one that it stands for."""
+    told = type(error)(text)
+    told.errno = error.errno
+    return told
+
+
+def remove(path: str | Path) -> None:
+    """Delete a file, a link, a pipe or an empty folder, if it is there; OSError names a full folder."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except OSError:  # EISDIR, or EPERM on some systems
+        if os.path.islink(path) or not os.path.isdir(path):
+            raise
+        try:
+            os.rmdir(path)
+        except OSError as error:
+            what = f"{path} is a folder ({error.strerror}) where the suite keeps a file; move it away"
+            raise same_error(error, what) from None
+
+
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` to write to; the file gets its name when it is complete.
 
     On an error nothing is left, and what stood under the name before stands there still.  The temporary name
-    is drawn by the operating system, so that processes of several machines never share one.
+    is drawn by the operating system, so that processes of several machines never share one.  What is there
+    and no regular file (a folder, a pipe, /dev/null) is refused, not replaced.
     """
     given, path = path, Path(os.path.realpath(path))  # a link to a file stays one
     try:
+        if is_there(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+            raise OSError(f"{given} is no regular file and is not written over; give the name of a file")
         # a name has at most 255 bytes, and each of these characters may have four
         handle, name = tempfile.mkstemp(
             dir=path.parent, prefix=f".{path.name[:20]}.", suffix=f".tmp{path.suffix[:10]}"
         )
     except OSError as error:
-        raise _unwritten(given, error) from None
+        raise (_unwritten(given, error) if error.errno else error) from None
     os.close(handle)
     temporary = Path(name)
     try:
@@ -76,7 +128,7 @@ _ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 def _unwritten(path: str | Path, error: OSError) -> OSError:
     """The sentence for a file that could not be written, of the kind of the error that it stands for."""
     told = f"{path} cannot be written ({error.strerror or error}); what stood there stands there still"
-    return type(error)(told)
+    return same_error(error, told)
 
 
 def write_whole(path: str | Path, content: str | bytes) -> Path:
@@ -108,7 +160,10 @@ def read_bytes(path: str | Path, limit: int = TEXT_LIMIT) -> bytes:
             raise OSError(
                 f"{path} has {size:,} bytes, one of its kind at most {limit:,}; is it another file?"
             )
-        return file.read(size)
+        try:
+            return file.read(size)
+        except OSError as error:  # of a read, it has no path
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from None
 
 
 def read_text(path: str | Path, limit: int = TEXT_LIMIT) -> str:

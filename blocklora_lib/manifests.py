@@ -295,7 +295,7 @@ def manifest_yaml(manifest: Manifest) -> str:
 
 def manifest_names(folder: Path = MANIFESTS) -> tuple[str, ...]:
     """Names of all datasets that have a manifest.  A folder without one is an error, not an empty list."""
-    names = tuple(sorted(p.stem for p in folder.glob("*.yaml")))
+    names = tuple(sorted(p.stem for p in folder.glob("[!.]*.yaml")))
     if not names:
         raise FileNotFoundError(f"no manifest (*.yaml) in {folder}; restore the folder or name the right one")
     return names

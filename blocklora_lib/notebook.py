@@ -23,7 +23,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .data.roots import VARIABLE as DATA_VARIABLE
-from .files import user_path, write_whole
+from .files import holds_none, remove, user_path, write_whole
 from .parameters import check_parameters, injected_parameters, read_notebook
 from .paths import NOTEBOOKS, ROOT
 from .plain_data import read_json
@@ -222,10 +222,11 @@ def drop_damaged_indexes(folder: Path) -> list[Path]:
     for path in sorted((folder / "notebooks").glob("[!.]*.json")):
         try:
             _read_index(path)
-        except (ValueError, OSError):
-            path.unlink()
-            path.with_suffix(".ipynb").unlink(missing_ok=True)
-            (folder / "report.html").unlink(missing_ok=True)
+        except (ValueError, OSError) as error:
+            if isinstance(error, OSError) and not holds_none(error):
+                raise
+            for stale in (path, path.with_suffix(".ipynb"), folder / "report.html"):
+                remove(stale)
             dropped.append(path)
     return dropped
 

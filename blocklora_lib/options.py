@@ -12,8 +12,9 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
+from .exits import exit_code, sentence
 from .files import user_path
-from .strict import UnknownName, explain
+from .strict import UnknownName
 
 UsageError = typer.BadParameter.__bases__[0]  # typer has a click of its own since 0.26
 
@@ -66,13 +67,8 @@ class OneSentence(TyperGroup):
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             if os.environ.get("BLOCKLORA_TRACEBACK"):
                 raise
-            from pydantic import ValidationError
-
-            from .runs import MachineFailure
-
-            told = explain(error) if isinstance(error, ValidationError) else str(error) or "out of memory"
-            typer.echo(f"error: {_line(told)}", err=True)
-            raise typer.Exit(75 if isinstance(error, MachineFailure | MemoryError) else 2) from None
+            typer.echo(f"error: {sentence(error)}", err=True)
+            raise typer.Exit(exit_code(error)) from None
 
     def resolve_command(self, ctx, args):
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):

@@ -283,7 +283,7 @@ def is_file_name(profile: str | Path) -> bool:
 
 
 def _known(folder: Path) -> str:
-    return ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+    return ", ".join(sorted(path.stem for path in folder.glob("[!.]*.yaml")))
 
 
 def load_profile(name: str | Path, folder: Path = PROFILES) -> Profile:
@@ -311,7 +311,7 @@ def _chain(name: str | Path, folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     base: str | Path | None = name
     while base is not None:
         path = profile_path(base, folder)
-        known = [p.stem for p in folder.glob("*.yaml")]
+        known = [p.stem for p in folder.glob("[!.]*.yaml")]
         if not path.exists():
             wrong = UnknownName("profile", base, known)
             if is_file_name(base):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TextIO
 
 from .code_digest import code_digest
-from .files import read_text, write_whole
+from .files import holds_none, read_text, remove, same_error, write_whole
 from .grids import expand
 from .manifests import load_manifest
 from .plain_data import read_json
@@ -28,7 +28,7 @@ ALL = "all"  # the group of all methods of a dataset
 
 
 def only_one(folder: Path) -> IO[str]:
-    """Return an open lock on the results folder, or end with a sentence if another reproduction works in it.
+    """Return an open lock on the results folder; OSError if another reproduction works in it.
 
     The operating system drops the lock with the process, however that ends: nothing is unlocked by hand.
     """
@@ -38,9 +38,10 @@ def only_one(folder: Path) -> IO[str]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  held until the process ends
     except OSError as error:
-        raise SystemExit(
-            f"results folder {folder} cannot be written ({error.strerror}); make it writable, or choose "
-            "another one with --config results=FOLDER"
+        raise same_error(
+            error,
+            f"results folder {folder} cannot be written ({error.strerror or error}); make it writable, or "
+            "choose another one with --config results=FOLDER",
         ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -53,13 +54,16 @@ def only_one(folder: Path) -> IO[str]:
             )
             return lock
         lock.seek(0)
-        raise SystemExit(
-            f"process {lock.read().strip() or 'unknown'} is already reproducing in {folder}; "
+        raise RuntimeError(
+            f"process {lock.read(20).strip() or 'unknown'} is already reproducing in {folder}; "
             "wait for it, or end it and call again"
         ) from None
-    lock.truncate(0)
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
+    try:
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+    except OSError as error:
+        raise same_error(error, f"{folder / '.lock'} cannot be written ({error.strerror})") from None
     return lock
 
 
@@ -120,7 +124,7 @@ def drop_stale_indexes(
         path = Path(name)
         stale = from_files or not _is_true(path, keys, folder / "runs", keep_old)
         if os.path.lexists(path) and stale:
-            path.unlink()
+            remove(path)
             dropped.append(path)
     return dropped
 
@@ -128,18 +132,26 @@ def drop_stale_indexes(
 def _is_true(path: Path, keys: Sequence[str], runs: Path, keep_old: bool) -> bool:
     try:
         listed = read_json(path)["keys"]
-    except (ValueError, KeyError, TypeError, OSError):
+    except (ValueError, KeyError, TypeError):
+        return False
+    except OSError as error:
+        if not holds_none(error):
+            raise
         return False
     return listed == list(keys) and all(stands(runs / f"{key}.json", keep_old) for key in keys)
 
 
 def stands(path: Path, keep_old: bool = False) -> bool:
     """Whether a record is whole and of the present code, by a glance at its text: what the grid looks at
-    closely it has looked at when it wrote the index.
+    closely it has looked at when it wrote the index.  OSError where the machine does not let it be read.
     """
     try:
         text = read_text(path)
-    except (OSError, ValueError):
+    except ValueError:
+        return False
+    except OSError as error:
+        if not holds_none(error):
+            raise
         return False
     named = f'\n "key": "{path.stem}",\n' in text
     return named and is_whole(text) and (keep_old or f'\n "code": "{code_digest()}",\n' in text)
@@ -161,6 +173,7 @@ class Monitor:
         self.keep_old = keep_old
         self.runs, self.keys, self.every, self.stream = runs, set(keys), every, stream or sys.stderr
         self._stale: dict[str, int] = {}  # files that were there and do not count, by when they were written
+        self._counted = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)  # never keeps the program alive
 
@@ -168,8 +181,12 @@ class Monitor:
         """Say what is there already, then watch."""
         for key in self.keys:
             path = self.runs / f"{key}.json"
-            if path.is_file() and not stands(path, self.keep_old):
-                self._stale[key] = path.stat().st_mtime_ns
+            try:
+                counts = not path.is_file() or stands(path, self.keep_old)
+            except OSError:  # what is wrong with it the grid will say, which needs it
+                counts = False
+            if not counts:
+                self._stale[key] = self._time(key)
         self.began, self.at_start = time.monotonic(), self.count()
         self.shown = self.at_start
         if self.keys:
@@ -183,19 +200,26 @@ class Monitor:
             self._say(self.line(self.count(), time.monotonic() - self.began))
 
     def count(self) -> int:
-        """Records that exist now."""
+        """Records that exist now; as many as before where the folder cannot be read for the moment."""
         try:
-            there = self.keys & {os.path.splitext(name)[0] for name in os.listdir(self.runs)}
-        except FileNotFoundError:
-            return 0
-        return sum(key not in self._stale or self._written(key) for key in there)
+            with os.scandir(self.runs) as entries:
+                names = {entry.name for entry in entries if entry.name.endswith(".json") and entry.is_file()}
+        except OSError:
+            return self._counted
+        there = self.keys & {name.removesuffix(".json") for name in names}
+        self._counted = sum(key not in self._stale or self._written(key) for key in there)
+        return self._counted
 
     def _written(self, key: str) -> bool:
         """Whether a file that did not count has been written anew."""
+        return self._time(key) not in (0, self._stale[key])
+
+    def _time(self, key: str) -> int:
+        """When a record was written, 0 if that cannot be said."""
         try:
-            return (self.runs / f"{key}.json").stat().st_mtime_ns != self._stale[key]
+            return (self.runs / f"{key}.json").stat().st_mtime_ns
         except OSError:
-            return False
+            return 0
 
     def line(self, done: int, seconds: float) -> str:
         """Return 'runs: 12 of 40, 30%, 1:05 min so far, about 3 min left'."""

@@ -11,6 +11,7 @@ import fnmatch
 import itertools
 import math
 import os
+import tempfile
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +29,7 @@ from pydantic import (
     model_validator,
 )
 
-from .files import read_text, write_whole
+from .files import holds_none, is_there, read_text, same_error, write_whole
 from .sealed import seal, unseal
 from .specs import BackboneSpec, MethodSpec, RunSpec, TrainingSpec, key_of
 from .strict import explain
@@ -286,15 +287,15 @@ class RunStore:
 
     def check_writable(self) -> None:
         """Fail now, with one sentence, rather than after hours of training."""
-        probe = self.folder / f".writable-{os.getpid()}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(b"")
-            probe.unlink()
+            # a name that no process of another machine has; and more than nothing, which a full disk takes
+            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".writable-", buffering=0) as probe:
+                probe.write(b"0" * 4096)
         except OSError as error:
-            raise OSError(
-                f"results folder {self.folder} cannot be written ({error.strerror or error}); "
-                "make it writable or choose another one with --results"
+            told = f"results folder {self.folder} cannot be written ({error.strerror or error})"
+            raise same_error(
+                error, f"{told}; make it writable or choose another one with --results"
             ) from None
 
     def save(self, record: RunRecord) -> Path:
@@ -305,21 +306,30 @@ class RunStore:
         return path
 
     def load(self, spec: RunSpec) -> RunRecord | None:
-        """Return the record of this spec, done or failed, or None; DamagedRecord if it cannot be counted."""
+        """Return the record of this spec, done or failed, or None; errors as `read_record`."""
         path = self.path(spec)
-        return read_record(path) if os.path.lexists(path) else None
+        return read_record(path) if is_there(path) else None
 
     def set_aside(self, spec: RunSpec) -> Path:
         """Move the file of this spec to runs/damaged, under a name that is free, and return that place."""
         path, folder = self.path(spec), self.folder / "damaged"
-        folder.mkdir(exist_ok=True)
-        names = (folder / f"{path.name}{f'.{i}' if i else ''}" for i in itertools.count())
-        place = next(name for name in names if not os.path.lexists(name))
-        os.replace(path, place)
+        try:
+            folder.mkdir(exist_ok=True)
+            names = (folder / f"{path.name}{f'.{i}' if i else ''}" for i in itertools.count())
+            place = next(name for name in names if not is_there(name))
+            os.replace(path, place)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and folder.is_dir():
+                return place  # another process was first
+            told = f"{path} is damaged and cannot be moved to {folder} ({error.strerror})"
+            raise same_error(error, f"{told}; move it away, or make room for that folder") from None
         return place
 
     def read(self) -> tuple[list[RunRecord], list[DamagedRecord]]:
-        """Return all records, sorted by what they ran, and what is wrong with files that are none."""
+        """Return all records, sorted by what they ran, and what is wrong with files that are none.
+
+        Raises OSError as `read_record`.
+        """
         found, damaged = [], []
         names = os.listdir(self.folder) if self.folder.is_dir() else []
         for name in sorted(fnmatch.filter(names, "[0-9a-f]*.json")):
@@ -375,7 +385,10 @@ class EarlierRecord(DamagedRecord):
 
 
 def read_record(path: Path) -> RunRecord:
-    """Read one record file; DamagedRecord says what is wrong with it, and the way out."""
+    """Read one record file; DamagedRecord says what is wrong with it, and the way out.
+
+    Raises OSError where the machine does not let it be read, which says nothing of the record.
+    """
     try:
         text = read_text(path)
         if text.startswith('{\n "schema": 1,'):
@@ -386,6 +399,8 @@ def read_record(path: Path) -> RunRecord:
     except DamagedRecord:
         raise
     except (ValueError, TypeError, RecursionError, OSError) as error:
+        if isinstance(error, OSError) and not holds_none(error):
+            raise
         reason = explain(error) if isinstance(error, ValidationError) else error
         raise DamagedRecord(path, reason) from None
     return record

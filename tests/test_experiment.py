@@ -397,3 +397,15 @@ def test_a_frozen_image_tower_sees_images_that_stay_the_same_once(spec, bench, m
     expected = F.cross_entropy(logits, dataset.labels("train")[index][batch])
     assert result.loss[0] == pytest.approx(expected.item(), abs=1e-4)
     assert len(set(result.loss)) > 1
+
+
+def test_a_damaged_record_that_cannot_be_set_aside_is_said_before_training(
+    spec, bench, tmp_path, monkeypatch
+):
+    """It was after: hours of training were lost."""
+    store = RunStore(tmp_path)
+    store.path(spec).write_text("{")
+    (tmp_path / "damaged").write_text("a file")
+    monkeypatch.setattr(experiment, "execute", None)
+    with pytest.raises(OSError, match="cannot be moved to"):
+        run_or_load(spec, store, bench)

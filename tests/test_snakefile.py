@@ -301,7 +301,7 @@ def test_a_damaged_index_is_dropped(group):
 
 def test_a_second_reproduction_of_the_same_results_is_refused(tmp_path):
     lock = only_one(tmp_path)
-    with pytest.raises(SystemExit, match=f"process {os.getpid()} is already reproducing"):
+    with pytest.raises(RuntimeError, match=f"process {os.getpid()} is already reproducing"):
         only_one(tmp_path)
     lock.close()
     only_one(tmp_path).close()
@@ -319,7 +319,7 @@ def test_a_killed_reproduction_leaves_no_lock(tmp_path):
 
 def test_a_results_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SystemExit, match=r"results folder .*file cannot be written .* choose another"):
+    with pytest.raises(OSError, match=r"results folder .*file cannot be written .* choose another"):
         only_one(tmp_path / "file")
 
 
