@@ -11,13 +11,14 @@ from pathlib import Path
 from snakemake_interface_common.exceptions import WorkflowError
 
 from blocklora_lib.code_digest import sources
+from blocklora_lib.data.run_images import RunImages
 from blocklora_lib.exits import exit_code, sentence
 from blocklora_lib.files import user_path
 from blocklora_lib.gpus import resources_of, visible_gpus
 from blocklora_lib.notebook import choose_notebooks, drop_damaged_indexes, notebook_needs
 from blocklora_lib.paths import NOTEBOOKS as SOURCES, ROOT
 from blocklora_lib.profiles import is_file_name, load_profile, profile_files
-from blocklora_lib.progress import ALL, Monitor, digest, drop_stale_indexes, grid_groups, only_one, reads_files
+from blocklora_lib.progress import ALL, Monitor, digest, drop_stale_indexes, grid_groups, only_one
 from blocklora_lib.reproduce import as_typed
 
 if config.get("quiet"):  # errors, what the jobs say and the monitor's lines are enough for a person
@@ -83,15 +84,16 @@ def all_cores(wildcards):
 
 
 if workflow.is_main_process:
+    RUNS = {spec.key: spec for specs in GROUPS.values() for spec in specs}
+    IMAGES = RunImages()
     try:
         LOCK = only_one(RESULTS)
         for path in drop_damaged_indexes(RESULTS):
             print(f"{path} is damaged: its notebook is executed again", file=sys.stderr)
-        indexes = {index(*group): keys for group, keys in GROUPS.items()}
-        drop_stale_indexes(RESULTS, indexes, KEEP_OLD, reads_files(PROFILE))
+        drop_stale_indexes(RESULTS, {index(*group): s for group, s in GROUPS.items()}, KEEP_OLD, IMAGES.digest)
     except (OSError, RuntimeError) as error:
         end(error)
-    MONITOR = Monitor(RESULTS / "runs", [k for keys in GROUPS.values() for k in keys], keep_old=KEEP_OLD)
+    MONITOR = Monitor(RESULTS / "runs", list(RUNS), keep_old=KEEP_OLD, images=lambda k: IMAGES.digest(RUNS[k]))
 
 
 wildcard_constraints:

@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,15 +100,18 @@ def run(
         for note in look(folder).notes:
             typer.echo(f"note: {note}", err=True)
         settings = settings.model_copy(update={"source": None, "variants": (), "targets": (manifest.name,)})
-        bench.manifests, bench.root = store.folder.parent / "manifests", folder.parent
+        bench = replace(bench, manifests=store.folder.parent / "manifests", root=folder.parent)
         dataset = manifest.name
     spec = make_spec(settings, dataset, method, shots, seed, manifests=bench.manifests)
     from .experiment import completed, run_or_load, with_draw
     from .standing import again, remarks, stored
 
     spec = completed(spec if draw is None else with_draw(spec, draw, bench))
-    for line in again([stored(store, spec, keep_old, bench.images)], store):
+    found = stored(store, spec, keep_old, bench.images)
+    for line in again([found], store):
         typer.echo(line, err=True)
+    if not found.pending(retry_failed):
+        typer.echo("note: this run was stored before; its record is shown, nothing is run", err=True)
     record = run_or_load(spec, store, bench, retry_failed, keep_old=keep_old)
     for line in remarks([record]):
         typer.echo(line, err=True)
@@ -146,7 +150,8 @@ def grid(
 
     Of `--experiment all` each run counts once, though two experiments may share it.
     """
-    from .grids import expand, has_files
+    from .data.run_images import RunImages
+    from .grids import expand
     from .progress import write_index
     from .runs import RunStore
     from .standing import again, remarks, stored
@@ -156,7 +161,8 @@ def grid(
     wanted = list(settings.experiments) if experiment == "all" else [experiment]
     runs = {spec.key: spec for name in wanted for spec in expand(settings, name, dataset, method)}
     specs = list(runs.values())
-    found = [stored(store, spec, keep_old) for spec in specs]
+    images = RunImages()
+    found = [stored(store, spec, keep_old, images.digest) for spec in specs]
     if list_only:
         for entry in found:
             typer.echo(f"{entry.standing:8}{entry.spec.key}  {entry.spec}")
@@ -168,17 +174,13 @@ def grid(
         typer.echo(", ".join(f"{states.count(state)} {state}" for state in known))
         return
     store.check_writable()
-    on_disk = has_files(specs)
-    if on_disk or any(entry.pending(retry_failed) for entry in found):
-        bench = _workbench(settings, device, threads)
-        if on_disk:
-            found = [stored(store, spec, keep_old, bench.images) for spec in specs]
     todo = [entry.spec for entry in found if entry.pending(retry_failed)]
     for line in again(found, store):
         typer.echo(line, err=True)
     records = [entry.record for entry in found if not entry.pending(retry_failed)]
     progress = Progress(len(specs), len(specs) - len(todo))
     if todo:
+        bench = _workbench(settings, device, threads)
         from .experiment import run_grid
 
         for record in run_grid(todo, store, bench, retry_failed, keep_old):

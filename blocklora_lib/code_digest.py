@@ -32,7 +32,7 @@ SILENT = frozenset(
         "standing",
         "strict",
     }
-    | {"user_cache", "data.content", "data.fetch", "data.problems"}
+    | {"user_cache", "data.content", "data.fetch", "data.problems", "data.run_images"}
 )
 
 

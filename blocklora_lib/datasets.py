@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
-import json
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .data.content import file_digests
 from .data.draws import bundle_items, split_items
 from .data.fake import local_manifest
 from .data.layouts import Item, items
@@ -38,7 +36,6 @@ class Dataset:
     def __init__(self, manifest: Manifest, root: Path | None = None) -> None:
         self.manifest, self.is_fake = manifest, False
         self._images: dict[str, Tensor | ImageFiles] = {}
-        self._contents: dict[str, str] = {}
         self._faults: dict[tuple[Path, bool], str] = {}
         if manifest.kind == "bundle":
             self._encoded, self._labels = _read_bundle(manifest)
@@ -98,24 +95,6 @@ class Dataset:
         found = {i: self._faults[paths[i], thorough] for i in sorted(set(wanted))}
         return {i: fault for i, fault in found.items() if fault}
 
-    def content(self, split: str, index: Tensor | None = None) -> str:
-        """SHA-256 of a split's image files (those of `index`, in its order) with their labels; '' of a
-        bundle, whose own checksum the manifest has.
-        """
-        if self.manifest.kind == "bundle":
-            return ""
-        self._check_split(split)
-        if index is None and split in self._contents:
-            return self._contents[split]
-        wanted = range(len(self._encoded[split])) if index is None else index.tolist()
-        paths, labels = [self.path(split, i) for i in wanted], self._labels[split].tolist()
-        digests = file_digests(self._folder, paths)
-        rows = [[path, labels[i], digest] for path, i, digest in zip(paths, wanted, digests, strict=True)]
-        found = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-        if index is None:
-            self._contents[split] = found
-        return found
-
     def path(self, split: str, number: int) -> str:
         """An image's path in the folder of an external set, with /."""
         return self._encoded[split][number].relative_to(self._folder).as_posix()
@@ -139,7 +118,6 @@ class Dataset:
         other = copy.copy(self)
         other._encoded = self._encoded | {split: [self._encoded[split][i] for i in keep]}
         other._labels = self._labels | {split: self._labels[split][keep]}
-        other._contents = {}
         other._images = {s: images for s, images in self._images.items() if s != split}
         self.refuse_empty(split, self._labels[split], other._labels[split])
         return other

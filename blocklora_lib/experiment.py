@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,14 +14,12 @@ import torch
 from .adapter_config import AdapterError
 from .backbones import Backbone, load_backbone
 from .code_digest import code_digest
-from .data.draws import Draw, find_draw, import_draw, make_draw
-from .data.problems import MissingData
+from .data.draws import Draw, check_shots, draw_of, import_draw
 from .data.roots import checksum as data_checksum
+from .data.run_images import RunImages
 from .datasets import Dataset, load_dataset
 from .devices import check_repeatable, repeatable, resolve_device
 from .evaluation import NotFinite, Predictor, evaluate, evaluate_images, same_prompts
-from .fewshot import refuse_empty_classes
-from .manifests import load_manifest
 from .methods import complete, get_method
 from .methods._context import Context
 from .paths import MANIFESTS
@@ -48,11 +44,16 @@ class Workbench:
     device: str | torch.device = "auto"
     manifests: Path = MANIFESTS
     root: Path | None = None  # where external datasets lie; None: $BLOCKLORA_DATA, or data/
-    draws: tuple[Path, ...] = ()  # files of draws that specs may name by their checksum
+    draws: Sequence[Path] = ()  # files of draws that specs may name by their checksum
     _backbones: dict[BackboneSpec, Backbone] = field(default_factory=dict)
     _datasets: dict[str, Dataset] = field(default_factory=dict)
     _drawn: dict[tuple, Draw] = field(default_factory=dict)
     _one_prompt: dict[tuple, list[list[str]]] = field(default_factory=dict)
+    _files: RunImages = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.draws = list(self.draws)  # `with_draw` adds to them
+        self._files = RunImages(self.manifests, self.root, self.draws)
 
     @property
     def place(self) -> torch.device:
@@ -83,6 +84,7 @@ class Workbench:
                 f"the data of {', '.join(spec.sets)} (checksum {checksum[:12]}) are not those of the spec "
                 f"({spec.data_checksum[:12]}); make the spec again from its profile, or restore the data"
             )
+        self.images(spec)  # before any is read: from here on a change is noticed
         for name in spec.sets:
             self._tell_apart(spec, self.dataset(name))
         for name in spec.evaluate_on:
@@ -109,39 +111,30 @@ class Workbench:
             warnings.warn(f"{what}; the record says so (provenance.one_prompt)", stacklevel=2)
 
     def images(self, spec: RunSpec) -> str | None:
-        """Return a digest of the image files that a run reads, with their labels; '' where all are bundled.
+        """Return a digest of the image files that a run reads, see `RunImages.digest`."""
+        return self._files.digest(spec)
 
-        None where they are not at hand: then nothing can be said of a record's.
-        """
-        if all(load_manifest(name, self.manifests).kind == "bundle" for name in spec.sets):
-            return ""
-        if spec.draw == "imported" and not self.draws:
-            return None
+    def check_unchanged(self, spec: RunSpec) -> None:
+        """MachineFailure if data that a run reads are not what they were when this bench looked first."""
         try:
-            seen = [[name, self.dataset(name).content(spec.split)] for name in spec.evaluate_on]
-            if spec.shots and (dataset := self.dataset(spec.dataset)).manifest.kind == "external":
-                seen.append(["few-shot", dataset.content("train", self._index(spec))])
-        except MissingData:
-            return None
-        return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+            manifests = [self.dataset(name).manifest for name in spec.sets]
+            same = data_checksum(manifests, self.root) == spec.data_checksum
+            path = self._files.changed(spec) if same else f"a list of {', '.join(spec.sets)}"
+        except OSError as error:
+            path = str(error)
+        if path:
+            raise MachineFailure(
+                f"the data of run {spec} changed while it ran ({path}): nothing is stored of it; once they "
+                "stay as they are, the same command goes on from there"
+            )
 
     def drawn(self, spec: RunSpec) -> Draw:
         """The few-shot images of a spec that trains; methods share them."""
         key = (spec.dataset, spec.shots, spec.seed, spec.draw, spec.draw_checksum)
         if key not in self._drawn:
-            self._drawn[key] = self._draw(spec)
+            dataset = self.dataset(spec.dataset)
+            self._drawn[key] = draw_of(spec, dataset.listing, dataset.classes, self.draws)
         return self._drawn[key]
-
-    def _draw(self, spec: RunSpec) -> Draw:
-        dataset = self.dataset(spec.dataset)
-        if spec.draw == "imported":
-            drawn = find_draw(self.draws, spec.draw_checksum, dataset.listing, dataset.name)
-            _check_shots(drawn, spec)
-        else:
-            refuse_empty_classes(dataset.labels("train").tolist(), dataset.classes)
-            drawn = make_draw(dataset.name, dataset.listing, spec.shots, spec.seed, spec.draw)
-        refuse_empty_classes([label for _, label, _ in drawn.train], dataset.classes)
-        return drawn
 
     def _index(self, spec: RunSpec) -> torch.Tensor:
         """Where the few-shot images stand in the train split, in the order drawn."""
@@ -202,17 +195,9 @@ def with_draw(spec: RunSpec, file: Path, bench: Workbench) -> RunSpec:
         raise ValueError(f"method {spec.method.name} does not train: it takes no draw; leave {file} out")
     dataset = bench.dataset(spec.dataset)
     drawn = import_draw(file, dataset.listing, dataset.name)
-    _check_shots(drawn, spec)
-    bench.draws = (*bench.draws, file)
+    check_shots(drawn, spec)
+    bench.draws.append(file)
     return RunSpec.model_validate(spec.model_dump() | {"draw": "imported", "draw_checksum": drawn.checksum})
-
-
-def _check_shots(drawn: Draw, spec: RunSpec) -> None:
-    if drawn.shots != spec.shots:
-        raise ValueError(
-            f"the draw {drawn.checksum[:12]} of {drawn.dataset} has {drawn.shots} shots, the run "
-            f"{spec.shots}; say --shots {drawn.shots}, or give another draw"
-        )
 
 
 def execute(spec: RunSpec, bench: Workbench | None = None, on_step: OnStep | None = None) -> RunRecord:
@@ -249,6 +234,7 @@ def execute(spec: RunSpec, bench: Workbench | None = None, on_step: OnStep | Non
     finally:
         if predictor is not None:
             predictor.close()
+    bench.check_unchanged(spec)
     return RunRecord(
         key=spec.key,
         spec=spec,

@@ -8,22 +8,24 @@ The two take the same steps in another order, so the same seed gives other image
 
 Sources: KaiyangZhou/CoOp@ff61507 datasets/dtd.py (and its kin); MaxZanella/CLIP-LoRA@358f0d7
 datasets/utils.py, datasets/dtd.py (and its kin), datasets/imagenet.py, utils.py, main.py.
+
+torch is imported where its random numbers are asked for, by 'nested' alone.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
-
-from .seeding import generator
 from .strict import UnknownName
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Draws = Literal["nested", "coop", "clip_lora"]
 DRAWS = ("nested", "coop", "clip_lora")
+Indices = tuple[list[int], list[int]]  # of train and of val
 VAL_SHOTS = 4  # CoOp and CLIP-LoRA draw min(k, 4) validation images a class
 
 
@@ -43,12 +45,16 @@ def draw(
     one, such as ImageNet: see `draw_clip_lora_imagenet`).  `classes` names the classes in messages and finds
     those without images.
     """
+    import torch
+
+    from .seeding import generator
+
     items = torch.as_tensor(labels).tolist()
     if shots < 1:
         raise ValueError(f"shots={shots}; a draw takes at least 1 image a class")
     refuse_empty_classes(items, classes)
     if how == "coop":
-        return draw_coop(items, [], shots, seed)[0]
+        return torch.tensor(draw_coop(items, [], shots, seed)[0])
     if how == "clip_lora":
         if val is None:
             raise ValueError(
@@ -60,7 +66,7 @@ def draw(
         drawn = (
             draw_clip_lora(items, val, shots, seed) if val else draw_clip_lora_imagenet(items, shots, seed)
         )
-        return drawn[0]
+        return torch.tensor(drawn[0])
     if how != "nested":
         raise UnknownName("draw", how, DRAWS)
     chosen, groups = [], _by_class(items)
@@ -79,7 +85,7 @@ def draw(
     return torch.cat(chosen)
 
 
-def draw_coop(train: Sequence[int], val: Sequence[int], shots: int, seed: int) -> tuple[Tensor, Tensor]:
+def draw_coop(train: Sequence[int], val: Sequence[int], shots: int, seed: int) -> Indices:
     """Return CoOp's (train, val) indices: k training and min(k, 4) validation images a class.
 
     CoOp seeds Python's `random`, takes the classes in order of first appearance, and for each calls
@@ -92,7 +98,7 @@ def draw_coop(train: Sequence[int], val: Sequence[int], shots: int, seed: int) -
     return _coop(train, shots, stream), _coop(val, min(shots, VAL_SHOTS), stream)
 
 
-def draw_clip_lora(train: Sequence[int], val: Sequence[int], shots: int, seed: int) -> tuple[Tensor, Tensor]:
+def draw_clip_lora(train: Sequence[int], val: Sequence[int], shots: int, seed: int) -> Indices:
     """Return CLIP-LoRA's (train, val) indices for its ten sets other than ImageNet.
 
     `set_random_seed` (utils.py) seeds Python's `random`, NumPy and torch; the draw reads Python's only, and
@@ -107,7 +113,7 @@ def draw_clip_lora(train: Sequence[int], val: Sequence[int], shots: int, seed: i
     return _coop(train, shots, stream), chosen_val
 
 
-def draw_clip_lora_imagenet(train: Sequence[int], shots: int, seed: int) -> tuple[Tensor, Tensor]:
+def draw_clip_lora_imagenet(train: Sequence[int], shots: int, seed: int) -> Indices:
     """Return CLIP-LoRA's (train, val) indices for ImageNet, both of the train split.
 
     datasets/imagenet.py takes one `random.sample` of k + min(k, 4) training images for each class, in order
@@ -131,21 +137,17 @@ def draw_clip_lora_imagenet(train: Sequence[int], shots: int, seed: int) -> tupl
         sample = stream.sample(indices, both)
         chosen[0].extend(sample[:shots])
         chosen[1].extend(sample[shots:])
-    return _indices(chosen[0]), _indices(chosen[1])
+    return chosen
 
 
-def _coop(labels: Sequence[int], shots: int, stream: random.Random) -> Tensor:
+def _coop(labels: Sequence[int], shots: int, stream: random.Random) -> list[int]:
     """`generate_fewshot_dataset` of one split; CoOp's (Dassl) and CLIP-LoRA's are the same."""
     if shots < 1:
-        return torch.arange(len(labels))
+        return list(range(len(labels)))
     chosen: list[int] = []
     for indices in _by_class(labels).values():
         chosen += stream.sample(indices, shots) if len(indices) >= shots else stream.choices(indices, k=shots)
-    return _indices(chosen)
-
-
-def _indices(chosen: Sequence[int]) -> Tensor:
-    return torch.tensor(chosen, dtype=torch.int64)
+    return chosen
 
 
 def _by_class(labels: Sequence[int]) -> dict[int, list[int]]:

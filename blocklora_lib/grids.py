@@ -6,7 +6,7 @@ No image is opened and no torch is imported: a grid is listed, counted and price
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from .data.fake import local_manifest
 from .data.roots import checksum as data_checksum
-from .manifests import Manifest, load_manifest, manifest_names
+from .manifests import Manifest, manifest_names
 from .methods import complete, get_method
 from .paths import MANIFESTS
 from .profiles import MethodEntry, Profile
@@ -74,12 +74,6 @@ def expand(
 ) -> list[RunSpec]:
     """All run specs of an experiment, each once, by dataset and method; filters keep one of them."""
     return [spec for spec, _ in _planned(profile, experiment, dataset, method, split, manifests).values()]
-
-
-def has_files(specs: Iterable[RunSpec], manifests: Path = MANIFESTS) -> bool:
-    """Whether any of these runs reads image files, whose content no manifest knows."""
-    names = {name for spec in specs for name in spec.sets}
-    return any(load_manifest(name, manifests).kind == "external" for name in names)
 
 
 def _planned(

@@ -11,14 +11,14 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, TextIO
 
 from .code_digest import code_digest
 from .files import holds_none, read_text, remove, same_error, write_whole
 from .grids import expand
-from .manifests import load_manifest
 from .plain_data import read_json
 from .profiles import Profile
 from .sealed import is_whole
@@ -67,11 +67,11 @@ def only_one(folder: Path) -> IO[str]:
     return lock
 
 
-def grid_groups(profile: Profile, experiments: Iterable[str]) -> dict[tuple[str, str, str], list[str]]:
-    """Return (experiment, dataset, method or "all") -> keys of its runs.
+def grid_groups(profile: Profile, experiments: Iterable[str]) -> dict[tuple[str, str, str], list[RunSpec]]:
+    """Return (experiment, dataset, method or "all") -> its runs.
 
-    One group is one job: `profile.job` says whether the methods of a dataset share a process. The keys follow
-    from profile, data and weights.
+    One group is one job: `profile.job` says whether the methods of a dataset share a process. The runs' keys
+    follow from profile, data and weights.
     """
     groups = {}
     for experiment in sorted(experiments):
@@ -81,15 +81,9 @@ def grid_groups(profile: Profile, experiments: Iterable[str]) -> dict[tuple[str,
             methods = [ALL]
         for dataset in profile.datasets_of(chosen):
             for method in methods:
-                specs = expand(profile, experiment, dataset, None if method == ALL else method)
-                groups[experiment, dataset, method] = [spec.key for spec in specs]
+                name = None if method == ALL else method
+                groups[experiment, dataset, method] = expand(profile, experiment, dataset, name)
     return groups
-
-
-def reads_files(profile: Profile) -> bool:
-    """Whether a set of the profile lies in image files, which the keys of its runs do not cover."""
-    sets = {*profile.datasets, *profile.variants}
-    return any(load_manifest(name).kind == "external" for name in sets)
 
 
 def digest(paths: Iterable[Path]) -> str:
@@ -110,26 +104,33 @@ def write_index(
 
 
 def drop_stale_indexes(
-    folder: Path, groups: Mapping[str, Sequence[str]], keep_old: bool = False, from_files: bool = False
+    folder: Path,
+    groups: Mapping[str, Sequence[RunSpec]],
+    keep_old: bool = False,
+    images: Callable[[RunSpec], str | None] = lambda spec: None,
 ) -> list[Path]:
     """Delete each group's index that does not name exactly the runs of the group, or names a record that is
-    gone, damaged or, unless keep_old, of an earlier state of the library.
+    gone, damaged, of other images or, unless keep_old, of an earlier state of the library.
 
-    So an edited profile, data bundle, checkpoint or library costs exactly the runs that it changed, and no
-    other.  from_files: delete all: images in files may have changed, and only the grid, which is then asked,
-    compares them with what the records saw.
+    So an edited profile, data bundle, image, checkpoint or library costs exactly the runs that it changed,
+    and no other.  images: as `RunImages.digest`, which reads only files that have changed since.
     """
     dropped = []
-    for name, keys in groups.items():
+    for name, specs in groups.items():
         path = Path(name)
-        stale = from_files or not _is_true(path, keys, folder / "runs", keep_old)
-        if os.path.lexists(path) and stale:
+        if os.path.lexists(path) and not _is_true(path, specs, folder / "runs", keep_old, images):
             remove(path)
             dropped.append(path)
     return dropped
 
 
-def _is_true(path: Path, keys: Sequence[str], runs: Path, keep_old: bool) -> bool:
+def _is_true(
+    path: Path,
+    specs: Sequence[RunSpec],
+    runs: Path,
+    keep_old: bool,
+    images: Callable[[RunSpec], str | None],
+) -> bool:
     try:
         listed = read_json(path)["keys"]
     except (ValueError, KeyError, TypeError):
@@ -138,12 +139,17 @@ def _is_true(path: Path, keys: Sequence[str], runs: Path, keep_old: bool) -> boo
         if not holds_none(error):
             raise
         return False
-    return listed == list(keys) and all(stands(runs / f"{key}.json", keep_old) for key in keys)
+    return listed == [spec.key for spec in specs] and all(
+        stands(runs / f"{spec.key}.json", keep_old, partial(images, spec)) for spec in specs
+    )
 
 
-def stands(path: Path, keep_old: bool = False) -> bool:
-    """Whether a record is whole and of the present code, by a glance at its text: what the grid looks at
-    closely it has looked at when it wrote the index.  OSError where the machine does not let it be read.
+def stands(path: Path, keep_old: bool = False, images: Callable[[], str | None] = lambda: None) -> bool:
+    """Whether a record is whole, of the present code and of the present images, by a glance at its text: what
+    the grid looks at closely it has looked at when it wrote the index.
+
+    images: returns the digest of the image files that the run would read, None where nothing can be said.
+    OSError where the machine does not let record or images be read.
     """
     try:
         text = read_text(path)
@@ -154,7 +160,13 @@ def stands(path: Path, keep_old: bool = False) -> bool:
             raise
         return False
     named = f'\n "key": "{path.stem}",\n' in text
-    return named and is_whole(text) and (keep_old or f'\n "code": "{code_digest()}",\n' in text)
+    if not (named and is_whole(text) and (keep_old or f'\n "code": "{code_digest()}",\n' in text)):
+        return False
+    try:
+        found = images()
+    except ValueError:  # faults of a set, which the grid will tell
+        return False
+    return found is None or f'\n "images": "{found}",\n' in text
 
 
 class Monitor:
@@ -169,8 +181,9 @@ class Monitor:
         every: float = 10.0,
         stream: TextIO | None = None,
         keep_old: bool = False,
+        images: Callable[[str], str | None] = lambda key: None,
     ) -> None:
-        self.keep_old = keep_old
+        self.keep_old, self.images = keep_old, images  # images: of a run's key, as `stands` asks for them
         self.runs, self.keys, self.every, self.stream = runs, set(keys), every, stream or sys.stderr
         self._stale: dict[str, int] = {}  # files that were there and do not count, by when they were written
         self._counted = 0
@@ -182,7 +195,7 @@ class Monitor:
         for key in self.keys:
             path = self.runs / f"{key}.json"
             try:
-                counts = not path.is_file() or stands(path, self.keep_old)
+                counts = not path.is_file() or stands(path, self.keep_old, partial(self.images, key))
             except OSError:  # what is wrong with it the grid will say, which needs it
                 counts = False
             if not counts:

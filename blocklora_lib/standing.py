@@ -46,7 +46,7 @@ def stored(
     """Look a spec up.
 
     keep_old: a record of another state of the library stands.  images: returns the digest of the image files
-    that the spec would read now (see Workbench.images), None where they are not at hand.
+    that the spec would read now (see RunImages.digest), None where they are not at hand.
     """
     try:
         record = store.load(spec)

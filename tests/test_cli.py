@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from blocklora_lib import experiment, grids
 from blocklora_lib.cli import app, parameters
+from blocklora_lib.data import run_images
 from blocklora_lib.training import TrainingDiverged
 
 ROOT = str(Path(__file__).parents[1])
@@ -26,8 +27,8 @@ def blocklora(tmp_path, tiny_clip, manifests, monkeypatch):
     """Call `blocklora ARGS` on the tiny profile and data; returns (exit code, stdout, stderr)."""
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(profile_facts(tiny_clip)))
-    make, expand, files = grids.make_spec, grids.expand, grids.has_files
-    monkeypatch.setattr(grids, "has_files", lambda specs: files(specs, manifests))
+    make, expand, images = grids.make_spec, grids.expand, run_images.RunImages
+    monkeypatch.setattr(run_images, "RunImages", lambda: images(manifests))
     monkeypatch.setattr(grids, "make_spec", lambda *a, **k: make(*a, **k | {"manifests": manifests}))
     monkeypatch.setattr(grids, "expand", lambda *a, **k: expand(*a, manifests=manifests, **k))
     bench = experiment.Workbench

@@ -6,19 +6,23 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from conftest import eurosat_profile
+from PIL import Image
 
 from blocklora_lib.data import content
 from blocklora_lib.data.content import file_digests
 from blocklora_lib.data.roots import checksum
+from blocklora_lib.data.run_images import RunImages
 from blocklora_lib.experiment import Workbench, execute, run_or_load
 from blocklora_lib.grids import make_spec
 from blocklora_lib.manifests import data_checksum, load_manifest
-from blocklora_lib.runs import RunStore
+from blocklora_lib.runs import MachineFailure, RunStore
 from blocklora_lib.standing import stored
 
 LONG_AGO = time.time_ns() - 3600 * 10**9
@@ -195,3 +199,107 @@ def test_the_checksum_of_bundles_is_what_it_was():
     seen = [[m.name, m.sha256, list(m.classes), m.template] for m in manifests]
     text = json.dumps(seen, separators=(",", ":"))
     assert checksum(manifests) == hashlib.sha256(text.encode()).hexdigest()
+
+
+def lora(tiny_clip, shots=2, **changes):
+    return make_spec(eurosat_profile(tiny_clip, **changes), "eurosat", "lora", shots, 1)
+
+
+@pytest.mark.parametrize("draw", ["coop", "clip_lora", "nested"])
+def test_the_digest_is_of_the_files_that_a_run_reads_in_order_with_their_labels(eurosat, tiny_clip, draw):
+    """From the split file and the draw's own file, without the library's readers of either."""
+    spec = lora(tiny_clip, draw=draw)
+    listed = json.loads(next(eurosat.glob("split*.json")).read_text())
+    (base,) = {path.parents[1] for path in images_of(eurosat)}
+    drawn = json.loads(Workbench("cpu").drawn(spec).to_json())["train"]
+    assert len(drawn) == 2 * 10
+
+    def digest(rows):
+        seen = [
+            [path, label, hashlib.sha256((eurosat / path).read_bytes()).hexdigest()] for path, label in rows
+        ]
+        return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+
+    tested = [(f"{base.relative_to(eurosat)}/{path}", label) for path, label, _ in listed["test"]]
+    both = [["eurosat", digest(tested)], ["few-shot", digest((path, label) for path, label, _ in drawn)]]
+    expected = hashlib.sha256(json.dumps(both).encode()).hexdigest()
+    assert RunImages().digest(spec) == Workbench("cpu").images(spec) == expected
+
+
+def test_images_are_looked_at_without_torch_and_only_the_changed_one_is_read_again(
+    eurosat, tiny_clip, monkeypatch
+):
+    monkeypatch.setattr(content, "RECENT", -(10**18))
+    spec = lora(tiny_clip, draw="clip_lora")
+    first, read = RunImages().digest(spec), []
+    digest = content._digest
+    monkeypatch.setattr(content, "_digest", lambda path: [read.append(path), digest(path)][1])
+    assert RunImages().digest(spec) == first
+    assert read == []
+    code = (
+        "import sys; from blocklora_lib.data.run_images import RunImages as R;"
+        "from blocklora_lib.specs import RunSpec as S; print(R().digest(S.model_validate_json(sys.argv[1])));"
+        "assert not {'torch', 'pandas', 'open_clip'} & set(sys.modules)"
+    )
+    words = [sys.executable, "-c", code, spec.model_dump_json()]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip() == first
+    changed = eurosat / Workbench("cpu").drawn(spec).train[3][0]
+    swap(changed, next(path for path in images_of(eurosat) if path.read_bytes() != changed.read_bytes()))
+    assert RunImages().digest(spec) != first
+    assert changed in read
+    assert len(read) == len(set(read)) <= 2
+
+
+def other_image(path: Path) -> None:
+    Image.new("RGB", (32, 32), "teal").save(path, "JPEG")
+
+
+def damaged(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize("change", [other_image, damaged, Path.unlink])
+@pytest.mark.parametrize("of", ["train", "test", "list"])
+def test_data_that_change_under_a_run_leave_no_record(spec, eurosat, tmp_path, of, change):
+    store, bench = RunStore(tmp_path / "runs"), Workbench("cpu")
+    dataset = bench.dataset("eurosat")
+    path = {
+        "train": lambda: eurosat / bench.drawn(spec).train[-1][0],
+        "test": lambda: eurosat / dataset.path("test", 0),
+        "list": lambda: next(eurosat.glob("split*.json")),
+    }[of]()
+
+    def on_step(step, *_):
+        if path.exists() and step == 4:  # the last: images have been read, and most are kept
+            change(path)
+
+    with pytest.raises(MachineFailure) as error:
+        run_or_load(spec, store, bench, on_step=on_step)
+    assert "\n" not in str(error.value)
+    assert not list(store.folder.glob("*.json"))
+    if "changed while it ran" in str(error.value):  # or reading it failed
+        assert ("a list of eurosat" if of == "list" else str(path)) in str(error.value)
+        assert "nothing is stored of it" in str(error.value)
+
+
+def test_an_image_that_changed_between_two_runs_of_one_process_spoils_the_second_alone(
+    eurosat, tiny_clip, tmp_path
+):
+    """Its pixels are kept from the first on, so the second would be stored as one of the new image."""
+    store, bench = RunStore(tmp_path / "runs"), Workbench("cpu")
+    one, two = (lora(tiny_clip, shots, draw="nested") for shots in (1, 2))  # its images are among the two's
+    run_or_load(one, store, bench)
+    path = bench.drawn(one).train[0][0]
+    assert path in {row[0] for row in bench.drawn(two).train}
+    other_image(eurosat / path)
+    with pytest.raises(MachineFailure, match=Path(path).name):
+        run_or_load(two, store, bench)
+    assert stored(store, one, images=Workbench("cpu").images).standing == "moved"
+    assert run_or_load(two, store, Workbench("cpu")).status == "done"  # another process
+
+
+def test_a_run_whose_images_stay_is_stored_though_their_times_move(spec, eurosat, tmp_path):
+    store = RunStore(tmp_path / "runs")
+    on_step = lambda *_: [os.utime(path) for path in images_of(eurosat)]  # noqa: E731
+    assert run_or_load(spec, store, Workbench("cpu"), on_step=on_step).status == "done"
+    assert store.path(spec).is_file()

@@ -39,7 +39,7 @@ def coop_reference(train, val, shots, seed):
 @given(train=label_lists, val=st.lists(st.integers(0, 4), max_size=30), shots=st.integers(1, 8), seed=seeds)
 def test_coop_is_coops_draw(train, val, shots, seed):
     expected = coop_reference(train, val, shots, seed)
-    assert [t.tolist() for t in draw_coop(train, val, shots, seed)] == expected
+    assert list(draw_coop(train, val, shots, seed)) == expected
     assert draw(train, shots, seed, "coop").tolist() == expected[0]
 
 
@@ -88,7 +88,7 @@ def clip_lora_imagenet_reference(targets, num_shots, seed):
 @given(train=label_lists, val=st.lists(st.integers(0, 4), max_size=30), shots=st.integers(-1, 8), seed=seeds)
 def test_clip_lora_is_clip_loras_draw(train, val, shots, seed):
     expected = clip_lora_reference(train, val, shots, seed)
-    assert [t.tolist() for t in draw_clip_lora(train, val, shots, seed)] == expected
+    assert list(draw_clip_lora(train, val, shots, seed)) == expected
     if val and shots > 0:
         assert draw(train, shots, seed, "clip_lora", val=val).tolist() == expected[0]
 
@@ -98,7 +98,7 @@ def test_clip_lora_on_imagenet_takes_train_and_val_in_one_sample(per_class, shot
     labels = [c for c in range(4) for _ in range(per_class)]
     order.shuffle(labels)
     expected = clip_lora_imagenet_reference(labels, shots, seed)
-    train, val = (t.tolist() for t in draw_clip_lora_imagenet(labels, shots, seed))
+    train, val = draw_clip_lora_imagenet(labels, shots, seed)
     assert [train, val] == expected
     assert draw(labels, shots, seed, "clip_lora", val=[]).tolist() == train
     assert not set(train) & set(val)
@@ -108,14 +108,14 @@ def test_clip_lora_on_imagenet_takes_train_and_val_in_one_sample(per_class, shot
 def test_clip_lora_draws_other_images_than_coop_where_there_is_a_val_split():
     train, val = [0] * 50 + [1] * 50, [0] * 20 + [1] * 20
     coop, clip_lora = draw_coop(train, val, 4, 1), draw_clip_lora(train, val, 4, 1)
-    assert all(a.tolist() != b.tolist() for a, b in zip(coop, clip_lora, strict=True))
+    assert all(a != b for a, b in zip(coop, clip_lora, strict=True))
     # without a val split the two would start alike, which is why the val labels must be given
-    assert draw_clip_lora(train, [], 4, 1)[0].tolist() == coop[0].tolist()
+    assert draw_clip_lora(train, [], 4, 1)[0] == coop[0]
 
 
 def test_fewer_than_one_shot_is_the_whole_set_in_order():
     for shots in (0, -1):
-        assert [t.tolist() for t in draw_clip_lora([1, 0, 1], [0, 1], shots, 1)] == [[0, 1, 2], [0, 1]]
+        assert list(draw_clip_lora([1, 0, 1], [0, 1], shots, 1)) == [[0, 1, 2], [0, 1]]
         with pytest.raises(ValueError, match=f"shots={shots}; CLIP-LoRA's ImageNet"):
             draw_clip_lora_imagenet([1, 0, 1], shots, 1)
 

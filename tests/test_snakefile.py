@@ -9,12 +9,21 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from conftest import eurosat_profile
+from PIL import Image
+from typer.testing import CliRunner
 
+from blocklora_lib.cli import app
 from blocklora_lib.code_digest import code_digest
+from blocklora_lib.data.fake import make_fake
 from blocklora_lib.grids import expand
+from blocklora_lib.manifests import load_manifest
 from blocklora_lib.paths import PROFILES, ROOT
+from blocklora_lib.plain_data import to_yaml
 from blocklora_lib.profiles import load_profile
 from blocklora_lib.progress import (
     Monitor,
@@ -23,7 +32,6 @@ from blocklora_lib.progress import (
     drop_stale_indexes,
     grid_groups,
     only_one,
-    reads_files,
 )
 from blocklora_lib.reproduce import as_typed
 from blocklora_lib.runs import RunStore
@@ -214,15 +222,38 @@ def test_a_truncated_record_and_one_of_other_code_are_computed_again_and_it_is_s
     assert [path.name for path in (store.folder / "damaged").iterdir()] == [first.name]
 
 
+def test_unchanged_image_files_leave_nothing_to_do_and_a_changed_one_its_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("BLOCKLORA_DATA", str(tmp_path / "data"))
+    folders = [make_fake(load_manifest(name), tmp_path / "data", per_class=1) for name in ("eurosat", "dtd")]
+    facts = eurosat_profile("PocketCLIP", targets=["eurosat", "dtd"], methods=[{"name": "zero_shot"}])
+    facts = facts.model_dump(mode="json", exclude_unset=True) | {"name": "mine"}
+    facts["backbone"] = {"name": "PocketCLIP", "pretrained": "bundled"}
+    (tmp_path / "mine.yaml").write_text(to_yaml(facts))
+    indexes = [f"results/mine/grid/few_shot/{name}-zero_shot.json" for name in ("eurosat", "dtd")]
+    given = dict(profile="mine.yaml", notebooks="05_few_shot")
+    for name, place in zip(("eurosat", "dtd"), indexes, strict=True):  # what the engine's jobs do
+        words = f"grid --profile {tmp_path}/mine.yaml --results {tmp_path}/results/mine".split()
+        words += f"--dataset {name} --method zero_shot --index {tmp_path}/{place}".split()
+        assert CliRunner().invoke(app, words).exit_code == 0
+    assert "Nothing to be done" in snakemake(tmp_path, *indexes, "--dry-run", **given).stdout
+    (split,) = folders[0].glob("split*.json")
+    image = next(folders[0].rglob(Path(json.loads(split.read_text())["test"][0][0]).name))
+    Image.new("RGB", (32, 32), "teal").save(image)
+    assert planned(snakemake(tmp_path, *indexes, "--dry-run", **given)) == {"grid": 1}
+    assert not (tmp_path / indexes[0]).exists()
+    assert (tmp_path / indexes[1]).exists()
+
+
 def test_groups_hold_every_run_of_the_experiment_once():
     profile = load_profile(PROFILE)
-    keys = [key for group in grid_groups(profile, ["few_shot"]).values() for key in group]
+    keys = [spec.key for group in grid_groups(profile, ["few_shot"]).values() for spec in group]
     assert sorted(keys) == sorted(spec.key for spec in expand(profile, "few_shot"))
 
 
 def record(key, code=None):
     """As much of a record as the engine looks at: its key, its code and its checksum."""
-    return seal({"schema": 2, "key": key, "code": code_digest() if code is None else code, "end": 0})
+    code = code_digest() if code is None else code
+    return seal({"schema": 2, "key": key, "code": code, "images": "", "end": 0})
 
 
 @pytest.fixture
@@ -246,7 +277,7 @@ def group(tmp_path):
     ],
 )
 def test_an_index_of_other_runs_is_dropped(group, keys, stale):
-    assert drop_stale_indexes(group.parent, {str(group): keys}) == ([group] if stale else [])
+    assert drop_stale_indexes(group.parent, {str(group): runs(*keys)}) == ([group] if stale else [])
     assert group.exists() != stale
 
 
@@ -277,26 +308,42 @@ def endless(path):
 )
 def test_an_index_whose_records_do_not_stand_is_dropped(group, damage):
     damage(group.parent / "runs" / "bb.json")
-    assert drop_stale_indexes(group.parent, {str(group): ["aa", "bb"]}) == [group]
+    assert drop_stale_indexes(group.parent, {str(group): runs("aa", "bb")}) == [group]
 
 
 def test_an_index_of_records_of_other_code_stands_where_it_is_asked_for(group):
     (group.parent / "runs" / "bb.json").write_text(record("bb", code="0" * 64))
-    assert drop_stale_indexes(group.parent, {str(group): ["aa", "bb"]}, keep_old=True) == []
+    assert drop_stale_indexes(group.parent, {str(group): runs("aa", "bb")}, keep_old=True) == []
 
 
-def test_of_sets_in_image_files_the_grid_is_asked_each_time(group):
-    """A record's text does not show whether the images that it saw are still those of the folder."""
-    keys = {str(group): ["aa", "bb"]}
-    assert reads_files(load_profile("paper"))
-    assert not reads_files(load_profile("pocket"))
-    assert drop_stale_indexes(group.parent, keys) == []
-    assert drop_stale_indexes(group.parent, keys, from_files=True) == [group]
+class Run(NamedTuple):
+    """As much of a spec as the engine looks at."""
+
+    key: str
+
+
+def runs(*keys):
+    return [Run(key) for key in keys]
+
+
+@pytest.mark.parametrize(
+    ("found", "stale"), [("", False), (None, False), ("0" * 64, True), (ValueError, True)]
+)
+def test_an_index_whose_records_saw_other_images_is_dropped(group, found, stale):
+    """Images that are not at hand say nothing; what is wrong with them the grid will say."""
+
+    def images(spec):
+        if isinstance(found, type):
+            raise found
+        return found if spec.key == "bb" else ""
+
+    dropped = drop_stale_indexes(group.parent, {str(group): runs("aa", "bb")}, images=images)
+    assert dropped == ([group] if stale else [])
 
 
 def test_a_damaged_index_is_dropped(group):
     group.write_text("{")
-    assert drop_stale_indexes(group.parent, {str(group): ["aa", "bb"]}) == [group]
+    assert drop_stale_indexes(group.parent, {str(group): runs("aa", "bb")}) == [group]
 
 
 def test_a_second_reproduction_of_the_same_results_is_refused(tmp_path):
@@ -386,4 +433,4 @@ def test_a_file_system_without_locks_is_no_other_reproduction(tmp_path, monkeypa
 @pytest.mark.parametrize("text", ["[1]", "3", '{"keys": 3}', "\xff"])
 def test_any_damage_drops_an_index(group, text):
     group.write_bytes(text.encode("latin-1"))
-    assert drop_stale_indexes(group.parent, {str(group): ["aa", "bb"]}) == [group]
+    assert drop_stale_indexes(group.parent, {str(group): runs("aa", "bb")}) == [group]

@@ -19,7 +19,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, StrictInt, StrictStr, ValidationError
 
@@ -28,6 +28,9 @@ from ..manifests import Manifest
 from ..plain_data import read_json
 from ..strict import Strict, UnknownName, explain
 from .layouts import Item, items
+
+if TYPE_CHECKING:
+    from ..specs import RunSpec
 
 DRAWS = ("coop", "clip_lora", "nested")
 SPLITS = ("train", "val")
@@ -102,7 +105,7 @@ def make_draw(
     a set without a val split takes both from train, as CLIP-LoRA does for ImageNet.  nested: train only, our
     runs with it read no validation images.  A class without training images is a ValueError.
     """
-    from ..fewshot import draw, draw_clip_lora, draw_clip_lora_imagenet, draw_coop  # imports torch
+    from ..fewshot import draw, draw_clip_lora, draw_clip_lora_imagenet, draw_coop
 
     if how not in DRAWS:
         raise UnknownName("draw", how, DRAWS)
@@ -193,6 +196,34 @@ def find_draw(
         f"the draw {checksum[:12]} of {dataset} is in no file that was given "
         f"({'; '.join(others) or 'none was'}); give its file with --draw"
     )
+
+
+def draw_of(
+    spec: RunSpec, split: Mapping[str, Sequence[Item]], classes: Sequence[str], files: Sequence[Path] = ()
+) -> Draw:
+    """Return the draw of a spec that trains: made from the items of its set, or found in one of the files.
+
+    Errors as `make_draw` and `find_draw`, and if a class has no image, or a file's shots are not the spec's.
+    """
+    from ..fewshot import refuse_empty_classes
+
+    if spec.draw == "imported":
+        drawn = find_draw(files, spec.draw_checksum, split, spec.dataset)
+        check_shots(drawn, spec)
+    else:
+        refuse_empty_classes([item.label for item in split["train"]], classes)
+        drawn = make_draw(spec.dataset, split, spec.shots, spec.seed, str(spec.draw))
+    refuse_empty_classes([label for _, label, _ in drawn.train], classes)
+    return drawn
+
+
+def check_shots(drawn: Draw, spec: RunSpec) -> None:
+    """ValueError if a run asks for other shots than the draw has."""
+    if drawn.shots != spec.shots:
+        raise ValueError(
+            f"the draw {drawn.checksum[:12]} of {drawn.dataset} has {drawn.shots} shots, the run "
+            f"{spec.shots}; say --shots {drawn.shots}, or give another draw"
+        )
 
 
 def bundle_items(labels: Mapping[str, Sequence[int]], classes: Sequence[str]) -> dict[str, list[Item]]:
