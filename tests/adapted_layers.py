@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from blocklora_lib.adapter_config import AdapterConfig
@@ -80,6 +83,22 @@ def build(layer: str, kind: str = "total_rank", dropout: float = 0.0, dtype=torc
 def inputs(dtype=torch.float32, *, batch: int = N, grad: bool = False) -> Tensor:
     x = torch.randn(batch, L, E, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     return x.to(dtype).requires_grad_(grad)
+
+
+def as_function(model: nn.Module, run: Callable) -> tuple[dict[str, Tensor], Callable]:
+    """Return the adapters' parameters, and a function of such and x: run(model, x) with them in the model."""
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return run(self.model, x)
+
+    around = Around()
+    parameters = {n: p.detach().clone() for n, p in around.named_parameters() if p.requires_grad}
+    return parameters, lambda parameters, x: functional_call(around, parameters, (x,))
 
 
 def restated(model: nn.Module, x: Tensor) -> Tensor:

@@ -6,11 +6,11 @@ import warnings
 
 import pytest
 import torch
-from adapted_layers import KINDS, LAYERS, build, inputs, restated
+from adapted_layers import KINDS, LAYERS, as_function, build, inputs, restated
 from torch import nn
 from torch.autograd import forward_ad
 from torch.autograd.graph import save_on_cpu
-from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vmap
+from torch.func import grad, jacfwd, jacrev, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from blocklora_lib.dropout import dropped_projection
@@ -29,23 +29,15 @@ def _plain_attention():
 def closures(layer: str, kind: str = "total_rank", dtype=torch.float32):
     """Return parameters and loss(parameters, x), by the adapted model and restated."""
     model, adapters = build(layer, kind, dtype=dtype)
-    parameters = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    parameters, adapted = as_function(model, lambda model, x: model(x))
+    _, plain = as_function(model, restated)
     assert len(parameters) == len(list(adapters.parameters()))
 
-    class Restated(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = model
-
-        def forward(self, x):
-            return restated(self.model, x)
-
     def adapted_loss(parameters, x):
-        return functional_call(model, parameters, (x,)).square().mean().sin()
+        return adapted(parameters, x).square().mean().sin()
 
     def restated_loss(parameters, x):
-        prefixed = {f"model.{n}": p for n, p in parameters.items()}
-        return functional_call(Restated(), prefixed, (x,)).square().mean().sin()
+        return plain(parameters, x).square().mean().sin()
 
     return parameters, adapted_loss, restated_loss
 

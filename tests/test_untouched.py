@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import copy
+from collections import Counter
 
 import open_clip
 import pytest
 import torch
-from adapted_layers import adapt
+from adapted_layers import adapt, as_function
 from open_clip.transformer import LayerNorm, ResidualAttentionBlock, VisionTransformer
 from torch import nn
-from torch.func import functional_call, grad
+from torch.func import grad
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrize, prune
 
@@ -63,13 +63,13 @@ def by_the_fast_path(model: nn.Module, packed: PackedPrompts | torch.Tensor = TO
     return encode_images(model, images()), TextTower(model).encode(packed)
 
 
-def assert_same(model: nn.Module, before=None) -> None:
+def assert_same(model: nn.Module, before=None) -> tuple[torch.Tensor, torch.Tensor]:
     """The fast path gives what the model gives, also with prompts that were packed before."""
-    theirs = features(model)
+    images_theirs, text_theirs = theirs = features(model)
+    torch.testing.assert_close(encode_images(model, images()), images_theirs, rtol=1e-4, atol=1e-5)
     for packed in (TOKENS,) if before is None else (TOKENS, before):
-        ours = by_the_fast_path(model, packed)
-        for one, other in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(TextTower(model).encode(packed), text_theirs, rtol=1e-4, atol=1e-5)
+    return theirs
 
 
 def changed(forward):
@@ -87,25 +87,31 @@ def shifted(output):
     return output * 1.5 + output.mean(0, keepdim=True) if output.is_floating_point() else output
 
 
+# each returns what undoes it
+
+
 def replace_forward(module):
     module.forward = changed(module.forward)
+    return lambda: delattr(module, "forward")
 
 
 def subclass(module):
-    forward = changed(type(module).forward)
-    module.__class__ = type("Mine", (type(module),), {"forward": forward})
+    kind = type(module)
+    module.__class__ = type("Mine", (kind,), {"forward": changed(kind.forward)})
+    return lambda: setattr(module, "__class__", kind)
 
 
 def hook_forward(module):
-    module.register_forward_hook(lambda module, args, output: shifted(output))
+    return module.register_forward_hook(lambda module, args, output: shifted(output)).remove
 
 
 def hook_input(module):
-    module.register_forward_pre_hook(lambda module, args: (shifted(args[0]), *args[1:]))
+    return module.register_forward_pre_hook(lambda module, args: (shifted(args[0]), *args[1:])).remove
 
 
 def compile_call(module):
     module._compiled_call_impl = changed(module._call_impl)  # as module.compile() does, without a compiler
+    return lambda: setattr(module, "_compiled_call_impl", None)
 
 
 WAYS = [replace_forward, subclass, hook_forward, hook_input, compile_call]
@@ -120,19 +126,19 @@ WAYS = [replace_forward, subclass, hook_forward, hook_input, compile_call]
     ],
 )
 def test_whatever_is_changed_changes_the_fast_path_too(name, way, adapted):
-    original, seen = build(name), 0
+    model, seen = build(name), 0
     if adapted:
-        adapt(original)
-    before = TextTower(original).pack(TOKENS)
+        adapt(model)
+    before = TextTower(model).pack(TOKENS)
     assert isinstance(before, PackedPrompts)
-    plain = features(original)
-    for module_name, module in original.named_modules():
+    plain = features(model)
+    for module_name, module in list(model.named_modules()):
         if not module_name or isinstance(module, nn.ModuleList | nn.ModuleDict | Adapter):
             continue
-        model = copy.deepcopy(original)
-        way(model.get_submodule(module_name))
-        assert_same(model, before)
-        seen += any(not torch.allclose(a, b) for a, b in zip(features(model), plain, strict=True))
+        undo = way(module)
+        seen += any(not torch.allclose(a, b) for a, b in zip(assert_same(model, before), plain, strict=True))
+        undo()
+    assert all(map(torch.equal, features(model), plain))
     # attention reads the weights of its out_proj; all else is called (Identity too: patch dropout)
     assert seen >= 2 * (2 * 8) + 5
 
@@ -141,17 +147,26 @@ def test_whatever_is_changed_changes_the_fast_path_too(name, way, adapted):
 @pytest.mark.parametrize("kind", ["forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"])
 def test_every_hook_runs_as_often_as_in_the_models_forward(kind):
     model = build("CustomTextCLIP").requires_grad_(True)
-    for name, module in model.named_modules():
-        if not name or isinstance(module, nn.ModuleList):
-            continue
-        counts = []
-        for run in (by_the_fast_path, features):
-            calls = []
-            handle = getattr(module, f"register_{kind}")(lambda *_, calls=calls: calls.append(1))
-            sum(part.sum() for part in run(model)).backward()
-            handle.remove()
-            counts.append(len(calls))
-        assert counts[0] == counts[1], name
+    hooked = {n: m for n, m in model.named_modules() if n and not isinstance(m, nn.ModuleList)}
+
+    def calls(run, names):
+        """How often the hooks of these modules run, all there at once."""
+        found = Counter()
+        hooks = [
+            getattr(hooked[name], f"register_{kind}")(lambda *_, name=name: found.update([name]))
+            for name in names
+        ]
+        result = sum(part.sum() for part in run(model))
+        if "backward" in kind:
+            result.backward()
+        for hook in hooks:
+            hook.remove()
+        return found
+
+    expected = calls(features, hooked)
+    assert len(expected) > 20
+    for name in hooked:  # each alone: another's would send the fast path out of the way
+        assert calls(by_the_fast_path, [name])[name] == expected[name], name
 
 
 def sparse_weight(model):
@@ -318,21 +333,15 @@ def test_a_transform_takes_the_models_own_forward():
     model = build("CLIP")
     adapters = adapt(model)
     packed = TextTower(model).pack(TOKENS)
-    parameters = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
-    assert len(parameters) == len(list(adapters.parameters()))
 
-    class Encoder(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = model
+    def loss(encode):
+        return lambda model, _: sum(x.square().sum() for x in encode(model))
 
-        def forward(self, fast):
-            encoded = by_the_fast_path(self.model, packed) if fast else features(self.model)
-            return sum(x.square().sum() for x in encoded)
-
-    prefixed = {f"model.{n}": p for n, p in parameters.items()}
-    ours, theirs = (
-        grad(lambda p, fast=fast: functional_call(Encoder(), p, (fast,)))(prefixed) for fast in (True, False)
-    )
+    results = []
+    for encode in (lambda model: by_the_fast_path(model, packed), features):
+        parameters, function = as_function(model, loss(encode))
+        assert len(parameters) == len(list(adapters.parameters()))
+        results.append(grad(function)(parameters, None))
+    ours, theirs = results
     for key, value in ours.items():
         torch.testing.assert_close(value, theirs[key])
