@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -68,6 +68,8 @@ class Evidence:
         self._published = published
         self.remarks: list[str] = []  # what sets the records apart, see standing.remarks
         self._runs: dict[str, DataFrame] = {}  # many judges look at the same runs, which are many files
+        self._failed: dict[str, list[str]] = {}  # kinds of failure, by experiment
+        self._asked: dict[str, None] = {}  # experiments that the present judge looked at, in order
 
     @property
     def small_backbone(self) -> bool:
@@ -80,19 +82,34 @@ class Evidence:
             raise MissingResults(
                 f"profile {self.profile.name} has no experiment {experiment}; add it to its YAML file"
             )
+        self._asked[experiment] = None
         if experiment not in self._runs:
             store = RunStore(self.folder / "runs")
             self._runs[experiment] = runs = experiment_runs(self.profile, store, experiment)
             self.remarks += [line for line in runs.attrs["remarks"] if line not in self.remarks]
         return self._runs[experiment]
 
-    def failed(self, experiment: str) -> int:
-        """How many runs of the experiment ended without a result, such as those that diverged."""
-        store = RunStore(self.folder / "runs")
-        return sum(
-            record.status == "failed"
-            for record in map(store.load, expand(self.profile, experiment))
-            if record
+    def failed(self, experiment: str, kind: Literal["diverged", "refused"] | None = None) -> int:
+        """How many runs of the experiment ended without a result (kind: for that reason)."""
+        if experiment not in self._failed:
+            store = RunStore(self.folder / "runs")
+            records = filter(None, map(store.load, expand(self.profile, experiment)))
+            self._failed[experiment] = [record.error.kind for record in records if record.error]
+        return sum(kind in (None, found) for found in self._failed[experiment])
+
+    def found(self, judge: Callable[[Evidence], Finding]) -> Finding:
+        """Return what a judge finds; its text says so where runs that it looked at failed and are in no mean.
+
+        Whatever a judge says of seeds itself, none can pass over a missing one in silence.
+        """
+        self._asked.clear()
+        finding = judge(self)
+        lost = {name: self.failed(name) for name in self._asked if self.failed(name)}
+        told = " and ".join(f"{n} run{'s' * (n > 1)} of {name}" for name, n in lost.items())
+        return (
+            replace(finding, evidence=f"{finding.evidence} In no mean, for they failed: {told}.")
+            if lost
+            else finding
         )
 
     def table(self, notebook: str, name: str) -> DataFrame:
@@ -158,7 +175,7 @@ def judge(claims: Iterable[Claim], evidence: Evidence, notebooks: Path = NOTEBOO
     found = []
     for claim in claims:
         try:
-            finding = claim.judge(evidence)
+            finding = evidence.found(claim.judge)
         except MissingResults as missing:
             finding = Finding(None, str(missing), "nothing")
         link = cell_link(*claim.shown, notebooks)

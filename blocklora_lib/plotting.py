@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.transforms import Bbox
 
@@ -94,6 +96,20 @@ _SPARE = tuple(
 def method_style(method: str) -> MethodStyle:
     """Return the method's style; an unlisted method gets a spare one that depends on its name alone."""
     return METHOD_STYLES.get(method) or _SPARE[zlib.crc32(method.encode()) % len(_SPARE)]
+
+
+HOLLOW = "hollow: fewer seeds than planned, or than a neighbour's"
+
+
+def hollow(axes: Axes, x: Sequence[float], y: Sequence[float], marker: str, colour: str, **more: Any) -> None:
+    """Draw markers of means that are not complete (see summaries): hollow, over those of a line."""
+    look = {"color": colour, "markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 1.0}
+    axes.plot(x, y, marker, linestyle="none", **{"zorder": 3.5, **look, **more})
+
+
+def hollow_handle(text: str = HOLLOW) -> Line2D:
+    """Return what explains a hollow marker in a legend."""
+    return Line2D([], [], color="#8c8c8c", marker="o", markerfacecolor="white", linestyle="none", label=text)
 
 
 def new_figure(width: float = TEXT_WIDTH, height: float = 2.6) -> Figure:

@@ -18,7 +18,7 @@ from .methods import get_method
 from .paths import PUBLISHED
 from .profiles import MethodEntry, Profile
 from .results import MissingResults
-from .tables import AVERAGE
+from .summaries import AVERAGE
 
 Setting = Literal["few_shot", "cross_dataset", "domain_generalization"]
 COLUMNS = ("method", "setting", "target_dataset", "shots", "backbone", "accuracy", "source", "how_read")
@@ -34,6 +34,8 @@ COMPARED = [  # columns of a comparison
     "low",
     "high",
     "n",
+    "expected",
+    "complete",
     "published_method",
     "published",
     "published_error",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from .published import Setting, cited, other_methods, read_as, same_method
-from .tables import AVERAGE, Table, booktabs, escape_latex, with_interval
+from .summaries import AVERAGE
+from .tables import Table, booktabs, escape_latex, mean_cell
 
 if TYPE_CHECKING:
     from .notebook import Notebook
@@ -51,7 +52,7 @@ def same_table(rows: pd.DataFrame, titles: Mapping[str, str]) -> Table:
                     label,
                     f"{row.shots:.0f}",
                     _title(row.dataset, titles),
-                    with_interval(row.mean, row.low, row.high, 2),
+                    mean_cell(row, 2),
                     _value(row),
                     _difference(row, 2),
                     row.published_method,
@@ -82,7 +83,7 @@ def others_table(rows: pd.DataFrame, titles: Mapping[str, str]) -> Table:
     for shots, block in rows.groupby("shots", dropna=False):
         unstated = math.isnan(shots)
         told = "not stated" if unstated else f"{shots:.0f}"
-        own = {row.dataset: with_interval(row.mean, row.low, row.high) for row in block.itertuples()}
+        own = {row.dataset: mean_cell(row) for row in block.itertuples()}
         group = [] if unstated else [[told, f"{label} (ours)", "", "", *(own.get(s, "–") for s in sets)]]
         for (name, source), part in block.groupby(["published_method", "source"], sort=False):
             cells = {row.dataset: row for row in part.itertuples()}

@@ -17,6 +17,7 @@ from .profiles import Profile
 from .runs import DamagedRecord, RunStore, in_order
 from .runs import frame as run_frame
 from .standing import remarks
+from .summaries import PLANNED
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -39,6 +40,7 @@ def experiment_runs(
     """Return an experiment's finished runs, as the profile now defines it: a row for each evaluated set.
 
     `method` and `method_label` are the profile's names, so that one method with two settings is two methods.
+    `seeds_planned` is how many seeds a row's cell should have: 1 without training.
     Records of earlier settings stay in the store and are left out.  A failed run has a record and no row.
     Runs without a record, or with one that is damaged, raise MissingResults, unless `partial` asks for what
     there is; so do runs on miniatures in a profile that stands beside published numbers.  `attrs["remarks"]`
@@ -78,6 +80,8 @@ def experiment_runs(
         )
     frame["method"] = [names[key].name for key in frame["key"]]
     labels = [names[key].label for key in frame["key"]]
+    seeds = profile.experiment(experiment).seeds or profile.seeds
+    frame[PLANNED] = [len(seeds) if shots else 1 for shots in frame["shots"]]
     frame["method_label"] = [a or b for a, b in zip(labels, frame["method_label"], strict=True)]
     return frame
 

@@ -5,10 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -69,19 +65,3 @@ def paired_difference(a: Sequence[float], b: Sequence[float], confidence: float 
     else:
         p = float(2 * t.sf(abs(interval.mean) / standard_error, interval.n - 1))
     return PairedDifference(interval.mean, interval.low, interval.high, interval.n, p)
-
-
-def summarise(
-    runs: DataFrame, by: Sequence[str], value: str = "accuracy", confidence: float = 0.95
-) -> DataFrame:
-    """Return one row for each group of `by`: mean, low, high and n of `value` over the runs (seeds) in it."""
-    import pandas as pd
-
-    missing = [c for c in [*by, value] if c not in runs.columns]
-    if missing:
-        raise KeyError(f"no column {', '.join(missing)}; the frame has {', '.join(map(str, runs.columns))}")
-    rows = []
-    for group, part in runs.groupby(list(by), sort=True, dropna=False):
-        interval = mean_interval(part[value].tolist(), confidence)
-        rows.append([*group, interval.mean, interval.low, interval.high, interval.n])
-    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n"])

@@ -9,32 +9,16 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
-from .statistics import summarise
+from .summaries import AVERAGE, counted, few_shot_summary
 
 _NUMBER = re.compile(
     r"[-+−]?\d[\d.,]*(e[-+]?\d+)?%?( ± [\d.]+)?( \(\d+ of \d+\))?( \*)?|–"
 )  # as cells show one
 SENTENCE = 40  # characters beyond which a cell is a sentence, whose lines are broken
-AVERAGE = "average"  # the name under which the mean over all sets stands beside the sets
-RUN_COLUMNS = ("dataset", "evaluated_on", "shots", "seed", "method", "method_label", "accuracy")
-SUMMARY_COLUMNS = ("dataset", "method", "method_label", "shots", "mean", "low", "high", "n")
-# The order in which methods are listed everywhere; one that is not named here follows, by name.
-METHOD_ORDER = (
-    "zero_shot",
-    "tip_adapter",
-    "coop",
-    "maple",
-    "promptsrc",
-    "lora",
-    "block_lora",
-    "lora_plus",
-    "lora_r1",
-    "frozen_a",
-)
 
 
 @dataclass(frozen=True)
@@ -70,55 +54,6 @@ def to_html(shown: pd.DataFrame) -> str:
     return f'<table class="data">\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>'
 
 
-def check_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return runs; refuse a frame without the columns of the run store, or without a single finished run."""
-    missing = [c for c in RUN_COLUMNS if c not in runs.columns]
-    if missing:
-        raise ValueError(f"the frame has no column {', '.join(missing)}; give RunStore(...).frame()")
-    if runs.empty:
-        raise ValueError("no finished run in this frame; compute some with `blocklora grid --profile NAME`")
-    return runs
-
-
-def in_method_order(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows sorted by METHOD_ORDER, label and shots."""
-    known = {name: i for i, name in enumerate(METHOD_ORDER)}
-    order = rows["method"].map(lambda name: known.get(name, len(known)))
-    return (
-        rows.assign(_order=order)
-        .sort_values(["_order", "method", "method_label", "shots"])
-        .drop(columns="_order")
-    )
-
-
-def few_shot_summary(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return mean, low, high (95% interval over seeds, in %) and n for each (dataset, method, shots), and
-    `average`.
-
-    The average is taken over the sets within a seed, then its interval over seeds; a seed that lacks one of
-    the sets is left out, because a mean over fewer sets is another quantity.
-    """
-    runs = check_runs(runs)
-    runs = runs[runs["evaluated_on"] == runs["dataset"]]
-    runs = runs.assign(accuracy=100.0 * runs["accuracy"].astype(float))
-    sets = runs["dataset"].nunique()
-    cell = ["method", "method_label", "shots"]
-    per_seed = runs.groupby([*cell, "seed"])["accuracy"].agg(["mean", "count"]).reset_index()
-    complete = per_seed[per_seed["count"] == sets].rename(columns={"mean": "accuracy"})
-    parts = [summarise(runs, ["dataset", *cell])]
-    if sets > 1 and not complete.empty:
-        parts.append(summarise(complete.assign(dataset=AVERAGE), ["dataset", *cell]))
-    summary = pd.concat(parts, ignore_index=True)
-    return in_method_order(summary)[list(SUMMARY_COLUMNS)].reset_index(drop=True)
-
-
-def on_fewer_seeds(summary: pd.DataFrame) -> pd.Series:
-    """Which means of a summary rest on fewer seeds than another one of the same set and shots: True or False
-    a row.
-    """
-    return summary["n"] < summary.groupby(["dataset", "shots"])["n"].transform("max")
-
-
 def with_interval(mean: float, low: float, high: float, digits: int = 1) -> str:
     """Return 'mean ± half width'; without the interval where a single run gives none."""
     if math.isnan(mean):
@@ -126,6 +61,21 @@ def with_interval(mean: float, low: float, high: float, digits: int = 1) -> str:
     if math.isnan(low) or math.isnan(high):
         return f"{mean:.{digits}f}"
     return f"{mean:.{digits}f} ± {(high - low) / 2:.{digits}f}"
+
+
+def mean_cell(row: Any, digits: int = 1) -> str:
+    """Return with_interval of a row of a summary; '64.1 (1 of 3)' where it is not complete."""
+    mark = "" if row.complete or math.isnan(row.mean) else f" ({counted(row.n, row.expected)})"
+    return with_interval(row.mean, row.low, row.high, digits) + mark
+
+
+def difference_cell(row: Any) -> str:
+    """Return a difference in points, '+1.2 [+0.1, +2.3]', marked as mean_cell marks a mean."""
+    mark = "" if row.complete else f" ({counted(row.n, row.expected)})"
+    if math.isnan(row.mean):
+        return f"–{mark}"
+    interval = "" if math.isnan(row.low) else f" [{row.low:+.1f}, {row.high:+.1f}]"
+    return f"{row.mean:+.1f}{interval}{mark}"
 
 
 def shots_of(k: int) -> str:
@@ -232,9 +182,9 @@ def few_shot_table(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) 
     """Rows: method by shots.  Columns: sets, then their average.  Cells: mean ± 95% half width over seeds, in
     %.
 
-    Best mean of each set and shot count in bold (LaTeX) and starred (text).  A mean over fewer seeds than its
-    neighbours', of the same set and shots, says so, '64.1 (1 of 3)', and is never the best: it is another
-    quantity.  The column `seeds` gives how many there are.
+    Best mean of each set and shot count in bold (LaTeX) and starred (text).  A mean over fewer seeds than are
+    planned, or than those of its set and shots have, says so, '64.1 (1 of 3)', and is never the best: it is
+    another quantity.  The column `seeds` gives how many there are.
     """
     summary = few_shot_summary(runs)
     titles = titles or {}
@@ -242,8 +192,7 @@ def few_shot_table(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) 
     sets += [AVERAGE] if AVERAGE in set(summary["dataset"]) else []
     heads = [titles.get(name, "Average" if name == AVERAGE else name) for name in sets]
     cells = {(r.dataset, r.method_label, r.shots): r for r in summary.itertuples()}
-    seeds = summary.groupby(["dataset", "shots"])["n"].max().to_dict()
-    best = summary[~on_fewer_seeds(summary)].groupby(["dataset", "shots"])["mean"].max().to_dict()
+    best = summary[summary["complete"]].groupby(["dataset", "shots"])["mean"].max().to_dict()
     shown, groups = [], []
     for shots in sorted(summary["shots"].unique()):
         group = []
@@ -251,19 +200,17 @@ def few_shot_table(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) 
             found = [cells.get((name, label, shots)) for name in sets]
             texts, latex = [], []
             for cell in found:
-                few = cell is not None and cell.n < seeds[cell.dataset, shots]
-                bold = (
-                    cell is not None
-                    and shots > 0
-                    and not few
-                    and round(cell.mean, 1) == round(best[cell.dataset, shots], 1)
-                )
-                text = "–" if cell is None else with_interval(cell.mean, cell.low, cell.high)
-                number, _, half = text.partition(" ± ")
+                if cell is None:
+                    texts.append("–")
+                    latex.append(escape_latex("–"))
+                    continue
+                bold = cell.complete and shots > 0
+                bold = bold and round(cell.mean, 1) == round(best[cell.dataset, shots], 1)
+                number, _, half = with_interval(cell.mean, cell.low, cell.high).partition(" ± ")
                 number = rf"\textbf{{{number}}}" if bold else escape_latex(number)
-                mark = f" ({cell.n} of {seeds[cell.dataset, shots]})" if few else ""
+                mark = "" if cell.complete else f" ({counted(cell.n, cell.expected)})"
                 latex.append(number + (rf"{{\tiny$\pm${half}}}" if half else "") + mark)
-                texts.append(text + mark + (" *" if bold else ""))
+                texts.append(mean_cell(cell) + (" *" if bold else ""))
             n = str(max(cell.n for cell in found if cell is not None))
             shown.append([label, shots, n, *texts])
             group.append([escape_latex(label), str(shots), n, *latex])

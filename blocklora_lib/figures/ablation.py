@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from ..plotting import GREY, STYLE, TEXT_WIDTH, method_style, new_figure
+from ..plotting import GREY, STYLE, TEXT_WIDTH, hollow, hollow_handle, method_style, new_figure
+from ..summaries import summarise
 
 READINGS = {
     "total_rank": "r is the total rank",
@@ -30,10 +31,12 @@ MARKERS = "osD^v"
 def blocks_and_parameters(rows: pd.DataFrame) -> Figure:
     """Draw accuracy against trained parameters, a panel for each reading and set; n stands under its point.
 
-    rows: one for each run: reading, rank, n_blocks, dataset, accuracy (0 to 1), trainable_parameters.
-    Dots are runs, the line joins their means.
+    rows: one for each run: reading, rank, n_blocks, dataset, seed, accuracy (0 to 1), trainable_parameters.
+    Dots are runs, the line joins their means, of which those that are not complete are hollow.
     """
     rows = rows.astype({"n_blocks": int, "rank": int})
+    cell = ["reading", "rank", "n_blocks", "dataset", "trainable_parameters"]
+    means = summarise(rows, cell, within=["dataset"])
     readings = [reading for reading in READINGS if reading in set(rows["reading"])]
     sets = list(rows["dataset"].unique())
     with rc_context(dict(STYLE)):
@@ -42,22 +45,29 @@ def blocks_and_parameters(rows: pd.DataFrame) -> Figure:
         for y, name in enumerate(sets):
             for x, reading in enumerate(readings):
                 part = rows[(rows["dataset"] == name) & (rows["reading"] == reading)]
-                _draw_blocks(grid[y][x], part)
+                _draw_blocks(
+                    grid[y][x], part, means[(means["dataset"] == name) & (means["reading"] == reading)]
+                )
                 if y == 0:
                     grid[y][x].set_title(f"{READINGS[reading]}: r = {part['rank'].iloc[0]}")
             grid[y][0].set_ylabel(f"{name}\naccuracy (%)")
         for axes in grid[-1]:
             axes.set_xlabel("trained parameters (thousands)")
+        if not means["complete"].all():
+            figure.legend(handles=[hollow_handle()], loc="outside lower center")
     return figure
 
 
-def _draw_blocks(axes: Axes, part: pd.DataFrame) -> None:
+def _draw_blocks(axes: Axes, part: pd.DataFrame, means: pd.DataFrame) -> None:
     style = method_style("block_lora")
     thousands, percent = part["trainable_parameters"] / 1000, 100 * part["accuracy"]
     axes.plot(thousands, percent, "o", color=style.colour, markersize=2.5, alpha=0.45, zorder=2)
-    means = part.groupby("n_blocks")[["trainable_parameters", "accuracy"]].mean()
-    at, height = means["trainable_parameters"] / 1000, 100 * means["accuracy"]
+    means = means.set_index("n_blocks").sort_index()
+    at, height = means["trainable_parameters"] / 1000, 100 * means["mean"]
     axes.plot(at, height, style.line, marker=style.marker, color=style.colour, zorder=3)
+    few = ~means["complete"]
+    if few.any():
+        hollow(axes, at[few], height[few], style.marker, style.colour)
     axes.set_xscale("log", base=2)
     axes.set_xticks(at.tolist(), [f"{v:.3g}\nn = {n}" for n, v in at.items()])
     axes.margins(x=0.12)
@@ -67,9 +77,12 @@ def _draw_blocks(axes: Axes, part: pd.DataFrame) -> None:
 def collapse_by_rate(rows: pd.DataFrame, zero: Mapping[str, float]) -> Figure:
     """Draw accuracy over the learning rate for each initial scale of A_s: on test and on training images.
 
-    rows: one for each run: dataset, lr, init_scale, accuracy, train_accuracy (0 to 1).  zero: zero-shot's,
-    by set, dotted.  Dots are runs, lines join their means.  A run that diverged has no row.
+    rows: one for each run: dataset, lr, init_scale, seed, accuracy, train_accuracy (0 to 1).  zero:
+    zero-shot's, by set, dotted.  Dots are runs, lines join their means.  A run that
+    diverged has no row; the mean of those that are left of its cell is hollow.
     """
+    cell = ["dataset", "init_scale", "lr"]
+    means = {c: summarise(rows, cell, c, within=["dataset"]) for c in ("accuracy", "train_accuracy")}
     sets, scales = list(rows["dataset"].unique()), sorted(rows["init_scale"].unique())
     rates = sorted(rows["lr"].unique())
     parts = (("accuracy", "test images"), ("train_accuracy", "training images"))
@@ -84,9 +97,14 @@ def collapse_by_rate(rows: pd.DataFrame, zero: Mapping[str, float]) -> Figure:
                     at = [rates.index(lr) + 0.08 * (i - (len(scales) - 1) / 2) for lr in part["lr"]]
                     dots = dict(markersize=2.5, alpha=0.45, clip_on=False)  # an accuracy of 0 is on the axis
                     axes.plot(at, 100 * part[column], marker, color=colour, **dots)
-                    means = part.groupby("lr")[column].mean()
-                    at = [rates.index(lr) + 0.08 * (i - (len(scales) - 1) / 2) for lr in means.index]
-                    axes.plot(at, 100 * means, marker=marker, color=colour, label=f"{scale:g}", clip_on=False)
+                    mean = means[column]
+                    mean = mean[(mean["dataset"] == name) & (mean["init_scale"] == scale)]
+                    at = mean["lr"].map(rates.index) + 0.08 * (i - (len(scales) - 1) / 2)
+                    look = dict(label=f"{scale:g}", clip_on=False)
+                    axes.plot(at, 100 * mean["mean"], marker=marker, color=colour, **look)
+                    few = ~mean["complete"]
+                    if few.any():
+                        hollow(axes, at[few], 100 * mean["mean"][few], marker, colour, clip_on=False)
                 if column == "accuracy" and name in zero:
                     axes.axhline(
                         100 * zero[name], color=GREY, linewidth=0.9, linestyle=":", label="zero-shot"
@@ -101,6 +119,8 @@ def collapse_by_rate(rows: pd.DataFrame, zero: Mapping[str, float]) -> Figure:
             axes.set_xlabel("learning rate")
         handles, labels = grid[0][0].get_legend_handles_labels()
         labels = [text if text == "zero-shot" else f"initial scale {text}" for text in labels]
+        if not means["accuracy"]["complete"].all():
+            handles, labels = [*handles, hollow_handle()], [*labels, "hollow: some seeds have no result"]
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return figure
 
@@ -108,7 +128,8 @@ def collapse_by_rate(rows: pd.DataFrame, zero: Mapping[str, float]) -> Figure:
 def trained_minus_frozen(by_set: pd.DataFrame, overall: pd.DataFrame) -> Figure:
     """Draw what training A_s gains over freezing it: a dot for each set, then mean and interval.
 
-    by_set: shots, dataset, difference.  overall: shots, mean, low, high.  All in points.
+    by_set: shots, dataset, difference, complete.  overall: shots, mean, low, high, complete.  All in points.
+    What is not complete is hollow.
     """
     shots = sorted(int(k) for k in overall["shots"])
     style = method_style("frozen_a")
@@ -117,7 +138,8 @@ def trained_minus_frozen(by_set: pd.DataFrame, overall: pd.DataFrame) -> Figure:
         axes = figure.subplots()
         axes.axhline(0, color="#333333", linewidth=0.7)
         for i, k in enumerate(shots):
-            values = by_set.loc[by_set["shots"] == k, "difference"]
+            part = by_set[by_set["shots"] == k]
+            values, few = part.loc[part["complete"], "difference"], part.loc[~part["complete"], "difference"]
             axes.plot(
                 [i - 0.12] * len(values),
                 values,
@@ -127,6 +149,7 @@ def trained_minus_frozen(by_set: pd.DataFrame, overall: pd.DataFrame) -> Figure:
                 alpha=0.5,
                 label="a set" if i == 0 else None,
             )
+            hollow(axes, [i - 0.12] * len(few), few, "o", GREY, markersize=3)
         overall = overall.sort_values("shots")
         error = [overall["mean"] - overall["low"], overall["high"] - overall["mean"]]
         axes.errorbar(
@@ -139,21 +162,27 @@ def trained_minus_frozen(by_set: pd.DataFrame, overall: pd.DataFrame) -> Figure:
             elinewidth=1,
             label="mean, 95% interval over sets",
         )
+        few = (~overall["complete"]).to_numpy()
+        at = [i + 0.08 for i in range(len(shots)) if few[i]]
+        hollow(axes, at, overall["mean"][few], style.marker, style.colour)
         axes.set_xticks(range(len(shots)), [str(k) for k in shots])
         axes.set_xlim(-0.5, len(shots) - 0.5)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes.grid(False, axis="x")
         axes.set_xlabel("shots")
         axes.set_ylabel("trained minus frozen $A_s$ (points)")
-        figure.legend(loc="outside upper center", ncols=2)
+        handles, _ = axes.get_legend_handles_labels()
+        if not (by_set["complete"].all() and overall["complete"].all()):
+            handles.append(hollow_handle("hollow: pairs of runs are missing"))
+        figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return figure
 
 
 def placement(rows: pd.DataFrame) -> Figure:
     """Draw accuracy (left, a marker for each set) beside trained parameters (right), a line for each place.
 
-    rows: place, group, dataset, mean, low, high (%), parameters; places stand in the order of the rows, a
-    rule between groups.
+    rows: place, group, dataset, mean, low, high (%), complete, parameters; places stand in the order of the
+    rows, a rule between groups.  A mean that is not complete is hollow.
     """
     places = rows[["place", "group", "parameters"]].drop_duplicates("place").reset_index(drop=True)
     sets = list(rows["dataset"].unique())
@@ -174,6 +203,9 @@ def placement(rows: pd.DataFrame) -> Figure:
                 elinewidth=1,
                 label=name,
             )
+            few = (~part["complete"]).to_numpy()
+            height_of = [y for y, flag in zip(at, few, strict=True) if flag]
+            hollow(left, part["mean"][few], height_of, MARKERS[i % 5], COLOURS[i % 5])
         right.barh([height[p] for p in places["place"]], places["parameters"], height=0.55, color="#b9b9b9")
         for row in places.itertuples():
             right.annotate(
@@ -199,5 +231,7 @@ def placement(rows: pd.DataFrame) -> Figure:
         right.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         left.set_xlabel("top-1 accuracy (%)")
         right.set_xlabel("trained parameters")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(sets))
+        handles, _ = left.get_legend_handles_labels()
+        handles += [] if rows["complete"].all() else [hollow_handle()]
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     return figure

@@ -13,9 +13,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ..plotting import GREY, STYLE, TEXT_WIDTH, method_style, new_figure, spread
-from ..statistics import mean_interval
-from ..tables import AVERAGE, check_runs, few_shot_summary, in_method_order, on_fewer_seeds, shots_of
+from ..plotting import (
+    GREY,
+    HOLLOW,
+    STYLE,
+    TEXT_WIDTH,
+    hollow,
+    hollow_handle,
+    method_style,
+    new_figure,
+    spread,
+)
+from ..summaries import AVERAGE, few_shot_summary, gains
+from ..tables import shots_of
 
 ZERO_SHOT_AT = 0.5  # where zero-shot stands on the log2 axis of shots: one octave left of 1 shot
 
@@ -23,7 +33,7 @@ ZERO_SHOT_AT = 0.5  # where zero-shot stands on the log2 axis of shots: one octa
 def draw_shots(axes: Axes, rows: pd.DataFrame, chance: float | None = None) -> None:
     """Draw mean and 95% band over shots for each method of `rows`, a part of few_shot_summary, in a panel.
 
-    A mean over fewer seeds than its neighbours' is a hollow marker.
+    A mean that is not complete is a hollow marker.
 
     chance (%) is drawn where `shows_chance` says so: a line far below would flatten what is to be seen.
     """
@@ -64,10 +74,9 @@ def draw_shots(axes: Axes, rows: pd.DataFrame, chance: float | None = None) -> N
             markeredgecolor="white",
             markeredgewidth=0.5,
         )
-        fewer = part[on_fewer_seeds(rows)[part.index]]
+        fewer = part[~part["complete"]]
         if len(fewer):
-            hollow = dict(color=style.colour, markerfacecolor="white", linestyle="none")
-            axes.plot(fewer["shots"], fewer["mean"], style.marker, zorder=3.5, **hollow)
+            hollow(axes, fewer["shots"], fewer["mean"], style.marker, style.colour)
     if chance is not None and shows_chance(rows, chance):
         axes.axhline(chance, color="#a6a6a6", linewidth=0.8, linestyle=(0, (1, 1.2)), zorder=1)
     axes.set_xscale("log", base=2)
@@ -113,9 +122,8 @@ def method_handles(
             if interval == "band"
             else Line2D([], [], color="#8c8c8c", linewidth=1.1, label=text)
         )
-    if interval == "band" and on_fewer_seeds(rows).any():
-        look = dict(color="#8c8c8c", marker="o", markerfacecolor="white", linestyle="none")
-        handles.append(Line2D([], [], label="hollow: fewer seeds than its neighbours", **look))
+    if not rows["complete"].all():
+        handles.append(hollow_handle())
     if chance:
         handles.append(Line2D([], [], color="#a6a6a6", linestyle=(0, (1, 1.2)), linewidth=1, label="chance"))
     return handles
@@ -172,39 +180,9 @@ def accuracy_by_shots(
     return figure
 
 
-def gains(runs: pd.DataFrame, shots: int | None = None) -> pd.DataFrame:
-    """Return accuracy at `shots` (default: the most) minus zero-shot, in points: mean, low, high, n."""
-    runs = check_runs(runs)
-    runs = runs[runs["evaluated_on"] == runs["dataset"]]
-    zero = runs[runs["shots"] == 0].groupby("dataset")["accuracy"].mean()
-    if zero.empty:
-        raise ValueError("no zero-shot run (shots = 0) in this frame; a gain needs one for each set")
-    shots = int(runs["shots"].max()) if shots is None else shots
-    part = runs[(runs["shots"] == shots) & runs["dataset"].isin(zero.index)]
-    if part.empty or shots == 0:
-        known = ", ".join(str(s) for s in sorted(runs["shots"].unique()) if s > 0) or "none"
-        raise ValueError(
-            f"no trained run with shots={shots} beside a zero-shot run; shots in this frame: {known}"
-        )
-    part = part.assign(gain=100.0 * (part["accuracy"].astype(float) - part["dataset"].map(zero)))
-    cell = ["method", "method_label"]
-    whole = part.groupby([*cell, "seed"])["gain"].agg(["mean", "count"]).reset_index()
-    whole = whole[whole["count"] == part["dataset"].nunique()].rename(columns={"mean": "gain"})
-    rows = []
-    for name, source in ((None, part), (AVERAGE, whole)):
-        for group, values in source.groupby([*cell] if name else ["dataset", *cell])["gain"]:
-            dataset, method, label = (name, *group) if name else group
-            interval = mean_interval(values.tolist())
-            rows.append(
-                (dataset, method, label, shots, interval.mean, interval.low, interval.high, interval.n)
-            )
-    frame = pd.DataFrame(rows, columns=["dataset", *cell, "shots", "mean", "low", "high", "n"])
-    return in_method_order(frame).reset_index(drop=True)
-
-
 def draw_gains(axes: Axes, rows: pd.DataFrame, titles: Mapping[str, str]) -> None:
     """Draw one row a set, largest mean gain on top, the average in a row of its own below; dots with 95%
-    intervals.
+    intervals, hollow where the mean is not complete.
     """
     order = rows[rows["dataset"] != AVERAGE].groupby("dataset")["mean"].mean().sort_values().index.tolist()
     order = ([AVERAGE] if AVERAGE in set(rows["dataset"]) else []) + order
@@ -241,6 +219,8 @@ def draw_gains(axes: Axes, rows: pd.DataFrame, titles: Mapping[str, str]) -> Non
                     markeredgewidth=0.3,
                     zorder=3,
                 )
+                if not row.complete:
+                    hollow(axes, [row.mean], [y], style.marker, style.colour, markersize=size)
     axes.axvline(0, color="#333333", linewidth=0.7, zorder=1)
     names = [titles.get(n, "Average" if n == AVERAGE else n) for n in order]
     axes.set_yticks(range(len(order)), names)
@@ -286,11 +266,13 @@ def key_figure(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) -> F
         left.set_title(
             f"Average of {len(names - {AVERAGE})} sets" if AVERAGE in names else titles.get(*names, *names)
         )
-        if (rows["n"] > 1).any():
+        said = ["bands, bars: 95% intervals over seeds"] if (rows["n"] > 1).any() else []
+        said += [HOLLOW] if not (rows["complete"].all() and gain["complete"].all()) else []
+        if said:
             left.text(
                 0.03,
                 0.97,
-                "bands, bars: 95% intervals over seeds",
+                "\n".join(said),
                 transform=left.transAxes,
                 va="top",
                 fontsize=7.5,

@@ -12,47 +12,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ..plotting import GREY, STYLE, TEXT_WIDTH, method_style, new_figure
-from ..statistics import mean_interval, paired_difference
-from ..tables import AVERAGE, few_shot_summary, in_method_order, on_fewer_seeds, shots_of
+from ..plotting import GREY, STYLE, TEXT_WIDTH, hollow, hollow_handle, method_style, new_figure
+from ..summaries import AVERAGE
+from ..tables import shots_of
 from .few_shot import draw_shots, method_handles
 
 
-def set_differences(runs: pd.DataFrame, against: str, sets: Sequence[str]) -> pd.DataFrame:
-    """Return each method minus `against`, in points, on each evaluated set and on average over `sets`.
-
-    runs: one trained shot count, and zero-shot.  On a set: mean and 95% interval over seeds, of which both
-    methods saw the same images.  Average: the sets' means, paired, with interval and p-value over the sets.
-    Columns: evaluated_on, method, method_label, against, mean, low, high, n, p.
-    """
-    labels = dict(zip(runs["method"], runs["method_label"], strict=True))
-    cell = runs.pivot_table(index=["evaluated_on", "seed"], columns="method", values="accuracy") * 100
-    # zero-shot is one run, with which every seed is compared
-    base = runs[runs["method"] == against].groupby("evaluated_on")["accuracy"].mean() * 100
-    rows = []
-    for method in (m for m in labels if m not in (against, "zero_shot")):
-        values = cell[method].dropna()
-        known = (
-            values.index.get_level_values("evaluated_on").map(base)
-            if against == "zero_shot"
-            else cell[against]
-        )
-        delta = (values - known).dropna()
-        means = delta.groupby("evaluated_on").mean()
-        for name, part in delta.groupby("evaluated_on"):
-            i = mean_interval(part.tolist())
-            rows.append((name, method, labels[method], against, i.mean, i.low, i.high, i.n, math.nan))
-        chosen = means.reindex(sets).dropna()
-        if len(chosen):
-            d = paired_difference(chosen.tolist(), [0.0] * len(chosen))
-            rows.append((AVERAGE, method, labels[method], against, d.mean, d.low, d.high, d.n, d.p_value))
-    columns = ["evaluated_on", "method", "method_label", "against", "mean", "low", "high", "n", "p"]
-    frame = in_method_order(pd.DataFrame(rows, columns=columns).assign(shots=0))
-    return frame.drop(columns="shots").reset_index(drop=True)
-
-
 def differences_by_set(rows: pd.DataFrame, titles: Mapping[str, str], source: str) -> Figure:
-    """Draw set_differences, a panel for each `against`: the source, the other sets, the average of those."""
+    """Draw set_differences of comparisons, a panel for each `against`: source, other sets, their average.
+
+    A mean that is not complete is a hollow marker.
+    """
     others = sorted(set(rows["evaluated_on"]) - {AVERAGE, source}, key=lambda n: titles.get(n, n).lower())
     average = [AVERAGE] if AVERAGE in set(rows["evaluated_on"]) else []
     order = [*average, *others[::-1], *([source] if source in set(rows["evaluated_on"]) else [])]
@@ -77,11 +47,10 @@ def differences_by_set(rows: pd.DataFrame, titles: Mapping[str, str], source: st
             axes.set_ylim(-0.5, len(order) - 0.5)
         shown = {source: f"{titles.get(source, source)} (source)", AVERAGE: f"Average of {len(others)} sets"}
         panels[0].set_yticks(range(len(order)), [shown.get(n, titles.get(n, n)) for n in order])
-        figure.legend(
-            handles=[_handle(method, label) for method, label in names.itertuples(index=False)],
-            loc="outside upper center",
-            ncols=len(names),
-        )
+        handles = [_handle(method, label) for method, label in names.itertuples(index=False)]
+        if not rows["complete"].all():
+            handles.append(hollow_handle("hollow: fewer seeds or sets"))
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(5, len(handles)))
     return figure
 
 
@@ -112,18 +81,8 @@ def _draw_set(axes: Axes, part: pd.DataFrame, place: int, methods: Sequence[str]
             markeredgewidth=0.3,
             zorder=3,
         )
-
-
-def domain_summary(runs: pd.DataFrame, source: str) -> pd.DataFrame:
-    """Return mean, low, high (95% over seeds, in %) on the source, each variant, and the variants on average.
-
-    runs: those of the source set, with a row for each evaluated set.  `dataset` is the set evaluated on.
-    """
-    part = runs[runs["dataset"] == source]
-    shifted = part[part["evaluated_on"] != source]
-    frames = [few_shot_summary(part)] if (part["evaluated_on"] == source).any() else []
-    frames += [few_shot_summary(shifted.assign(dataset=shifted["evaluated_on"]))] if len(shifted) else []
-    return pd.concat(frames, ignore_index=True)
+        if not row.complete:
+            hollow(axes, [row.mean], [y], style.marker, style.colour, markersize=3.6)
 
 
 def domain_by_shots(summary: pd.DataFrame, titles: Mapping[str, str], source: str) -> Figure:
@@ -158,33 +117,11 @@ def domain_by_shots(summary: pd.DataFrame, titles: Mapping[str, str], source: st
     return figure
 
 
-def robustness(summary: pd.DataFrame, source: str) -> pd.DataFrame:
-    """Return source and mean variant accuracy (%) for each method and shots, and both minus zero-shot's.
-
-    summary: of domain_summary.  A method that lacks a variant, or seeds of one, has no row at that number of
-    shots.  `kept`: variant accuracy as a share of source accuracy.
-    """
-    variants = summary[~summary["dataset"].isin([source, AVERAGE])]
-    cell = ["method", "method_label", "shots"]
-    # a mean over fewer variants, or seeds, than another method's would be another quantity
-    variants = variants[~on_fewer_seeds(variants)]
-    whole = variants.groupby(cell)["mean"].agg(["mean", "count"])
-    mean = whole.loc[whole["count"] == variants["dataset"].nunique(), "mean"].rename("variants")
-    own = summary[summary["dataset"] == source].set_index(cell)["mean"].rename("source")
-    frame = pd.concat([own, mean], axis=1).dropna().reset_index()
-    zero = frame[frame["shots"] == 0]
-    frame["kept"] = frame["variants"] / frame["source"]
-    for name in ("source", "variants"):
-        start = zero[name].iloc[0] if len(zero) else math.nan
-        frame[f"{name}_gain"] = frame[name] - start
-    return in_method_order(frame).reset_index(drop=True)
-
-
 def robustness_plane(rows: pd.DataFrame) -> Figure:
     """Draw mean accuracy on the variants against accuracy on the source, a path over shots for each method.
 
-    rows: method, method_label, shots, source, variants (%), of `robustness`.  Markers grow with the shots:
-    methods end close together, where numbers beside the points would cover each other.
+    rows: method, method_label, shots, source, variants (%), complete, of summaries.robustness.  Markers grow
+    with the shots: methods end close together, where numbers beside the points would cover each other.
     """
     counts = sorted(int(k) for k in rows["shots"].unique() if k > 0)
     sizes = {k: 3.0 + 5.0 * i / max(1, len(counts) - 1) for i, k in enumerate(counts)}
@@ -206,6 +143,15 @@ def robustness_plane(rows: pd.DataFrame) -> Figure:
             for row in part.itertuples():
                 size = dict(markersize=sizes[row.shots], markerfacecolor=face)
                 axes.plot(row.source, row.variants, zorder=3, **look, **size)
+                if not row.complete:
+                    hollow(
+                        axes,
+                        [row.source],
+                        [row.variants],
+                        style.marker,
+                        style.colour,
+                        markersize=sizes[row.shots],
+                    )
             handles.append(Line2D([], [], linestyle=style.line, markersize=4.5, markerfacecolor=face, **look))
         axes.margins(0.08)
         if start:
@@ -214,6 +160,7 @@ def robustness_plane(rows: pd.DataFrame) -> Figure:
             handles.append(axes.axline(start, slope=start[1] / start[0], **look))
         dot = dict(color="#8c8c8c", marker="o", linestyle="none")
         handles += [Line2D([], [], markersize=sizes[k], label=shots_of(k), **dot) for k in counts]
+        handles += [] if rows["complete"].all() else [hollow_handle("hollow: fewer seeds")]
         axes.set_xlabel("accuracy on the source (%)")
         axes.set_ylabel("mean accuracy on its variants (%)")
         for axis in (axes.xaxis, axes.yaxis):
