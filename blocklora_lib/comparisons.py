@@ -55,7 +55,7 @@ def matched(
     values = wide[names].dropna()
     if values.empty:
         raise ValueError(f"{', '.join(map(str, names))} have no run of the same {' and '.join(over)}")
-    return Matched(values, max(len(wide), planned(trained, trained, over)))
+    return Matched(values, max(len(wide), planned(trained, over)))
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,8 @@ def summarise(
 ) -> pd.DataFrame:
     """Return a row for each group of `by`, in their order, with the MEANS of `value` over its runs.
 
-    within: columns in which neighbours agree; groups that do are to have the same repetitions (none: all
-    groups are).  over: columns that name a repetition.  A run whose value is nan counts as missing.
+    within: columns of `by` in which neighbours agree; groups that do are to have the same repetitions (none:
+    all groups are).  over: columns that name a repetition.  A run whose value is nan counts as missing.
     KeyError for an unknown column, ValueError where a group has two runs of one repetition.
     """
     import pandas as pd
@@ -56,19 +56,17 @@ def summarise(
     by, within, over = list(by), list(within), list(over)
     if missing := [c for c in [*by, *within, *over, value] if c not in runs.columns]:
         raise KeyError(f"no column {', '.join(missing)}; the frame has {', '.join(map(str, runs.columns))}")
-    rows = []
-    for _, near in runs.groupby(within, dropna=False) if within else [((), runs)]:
-        known = len(near[over].drop_duplicates())
-        for group, part in near.groupby(by, sort=True, dropna=False):
-            if (twice := part.duplicated(over)).any():
-                where = dict(zip([*by, *over], [*group, *part.loc[twice, over].iloc[0]], strict=True))
-                told = ", ".join(f"{name}={value}" for name, value in where.items())
-                raise ValueError(f"several runs of {told} in one mean; name in `by` what sets them apart")
-            rows.append(
-                [*group, *_means(part[value].dropna().tolist(), max(known, planned(near, part, over)))]
-            )
-    frame = pd.DataFrame(rows, columns=[*by, *MEANS])
-    return frame.sort_values(by, kind="stable", ignore_index=True)
+    if (twice := runs.duplicated([*by, *over])).any():
+        told = ", ".join(f"{name}={v}" for name, v in runs.loc[twice, [*by, *over]].iloc[0].items())
+        raise ValueError(f"several runs of {told} in one mean; name in `by` what sets them apart")
+    expected = {
+        key: max(len(near[over].drop_duplicates()), planned(near, over))
+        for key, near in (runs.groupby(within, dropna=False) if within else [((), runs)])
+    }
+    at, rows = [by.index(name) for name in within], []
+    for group, values in runs.groupby(by, sort=True, dropna=False)[value]:
+        rows.append([*group, *_means(values.dropna().tolist(), expected[tuple(group[i] for i in at)])])
+    return pd.DataFrame(rows, columns=[*by, *MEANS])
 
 
 def _means(values: list[float], expected: int) -> list[object]:
@@ -81,12 +79,12 @@ def _means(values: list[float], expected: int) -> list[object]:
     return [i.mean, i.low, i.high, n, sd, expected, n == expected]
 
 
-def planned(near: pd.DataFrame, part: pd.DataFrame, over: Sequence[str]) -> int:
-    """Return how many repetitions are planned for `part`, a group of `near`; 0 where nothing tells."""
-    if PLANNED not in part.columns or part[PLANNED].isna().all():
+def planned(near: pd.DataFrame, over: Sequence[str]) -> int:
+    """Return how many repetitions are planned for each mean of neighbours; 0 where nothing tells."""
+    if PLANNED not in near.columns or near[PLANNED].isna().all():
         return 0
     others = [name for name in over if name != "seed"]
-    return int(part[PLANNED].max()) * (len(near[others].drop_duplicates()) if others else 1)
+    return int(near[PLANNED].max()) * (len(near[others].drop_duplicates()) if others else 1)
 
 
 def counted(n: int, expected: int) -> str:

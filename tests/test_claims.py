@@ -52,8 +52,11 @@ class Given:
             raise MissingResults(f"{name} is not given")
         return self.frames[name]
 
-    def failed(self, experiment: str) -> int:
+    def failed(self, experiment: str, kind: str | None = None) -> int:
         return self.diverged
+
+    def found(self, judge):
+        return judge(self)
 
     @property
     def published(self) -> pd.DataFrame:

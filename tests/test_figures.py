@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 from synthetic import LABELS, synthetic_runs
 
-from blocklora_lib.figures.few_shot import accuracy_by_shots, gain_by_dataset, gains, key_figure
+from blocklora_lib.figures.few_shot import accuracy_by_shots, gain_by_dataset, key_figure
 from blocklora_lib.plotting import (
     METHOD_STYLES,
     STYLE,
@@ -20,6 +20,7 @@ from blocklora_lib.plotting import (
     save_figure,
     spread,
 )
+from blocklora_lib.summaries import gains
 
 SETS = ("chess", "flags", "letters", "photos")
 FIGURES = [accuracy_by_shots, gain_by_dataset, key_figure]

@@ -19,7 +19,7 @@ from blocklora_lib.profiles import load_profile
 from blocklora_lib.published import cited, counterparts, other_methods, read_as, read_published, same_method
 from blocklora_lib.published_tables import beside_published, others_table, same_table
 from blocklora_lib.results import MissingResults
-from blocklora_lib.tables import AVERAGE
+from blocklora_lib.summaries import AVERAGE
 
 PAPER = load_profile("paper")
 NOTEBOOKS = ("05_few_shot", "06_cross_dataset", "07_domain_generalization", "08_ablations")

@@ -18,7 +18,8 @@ from blocklora_lib.mathml import MathMLExporter, inline_mathml, mathml
 from blocklora_lib.notebook import Notebook, notebook_names
 from blocklora_lib.paths import NOTEBOOKS
 from blocklora_lib.report import write_report
-from blocklora_lib.tables import few_shot_summary, few_shot_table
+from blocklora_lib.summaries import few_shot_summary
+from blocklora_lib.tables import few_shot_table
 
 
 class Links(HTMLParser):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 
-import pandas as pd
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from blocklora_lib.statistics import mean_interval, paired_difference, summarise
+from blocklora_lib.statistics import mean_interval, paired_difference
 
 values = st.lists(st.floats(0, 1, width=32), min_size=2, max_size=30)
 
@@ -62,17 +61,3 @@ def test_paired_difference_of_one_pair_and_of_equal_pairs():
 def test_bad_input_is_named(call, says):
     with pytest.raises(ValueError, match=says):
         call()
-
-
-def test_summarise_groups_seeds():
-    runs = pd.DataFrame(
-        {"dataset": ["a", "a", "a", "b"], "shots": [1, 1, 1, 1], "accuracy": [0.2, 0.4, 0.6, 0.5]}
-    )
-    table = summarise(runs, ["dataset", "shots"])
-    assert table["n"].tolist() == [3, 1]
-    assert table["mean"].tolist() == pytest.approx([0.4, 0.5])
-    # 0.4 ± t(0.975, 2) * 0.2 / sqrt(3)
-    assert table["high"][0] == pytest.approx(0.4 + 4.302652729911275 * 0.2 / math.sqrt(3))
-    assert math.isnan(table["low"][1])
-    with pytest.raises(KeyError, match="no column accurcy"):
-        summarise(runs, ["dataset"], "accurcy")

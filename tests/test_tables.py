@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from synthetic import synthetic_runs
 
-from blocklora_lib.tables import AVERAGE, escape_latex, few_shot_summary, few_shot_table, plain, with_interval
+from blocklora_lib.summaries import AVERAGE, few_shot_summary
+from blocklora_lib.tables import escape_latex, few_shot_table, plain, with_interval
 
 
 def tiny_runs() -> pd.DataFrame:

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from synthetic import synthetic_runs
 
+from blocklora_lib.comparisons import set_differences
 from blocklora_lib.figures import ablation, transfer
 from blocklora_lib.plotting import TEXT_WIDTH, save_figure
-from blocklora_lib.tables import AVERAGE
+from blocklora_lib.summaries import AVERAGE, domain_summary, robustness
 
 TITLES = {"source": "Source", "one": "First", "two": "Second"}
 
@@ -47,7 +48,7 @@ def evaluated(gains, seeds=(1, 2, 3)):
 @pytest.fixture
 def differences():
     runs = evaluated({"source": 0.2, "one": 0.1, "two": -0.02})
-    both = [transfer.set_differences(runs, against, ["one", "two"]) for against in ("zero_shot", "lora")]
+    both = [set_differences(runs, against, ["one", "two"]) for against in ("zero_shot", "lora")]
     return pd.concat(both, ignore_index=True)
 
 
@@ -65,7 +66,7 @@ def test_differences_are_paired_by_seed_and_averaged_over_the_targets_alone(diff
 
 
 def test_one_seed_and_one_target_have_no_interval():
-    rows = transfer.set_differences(evaluated({"source": 0.2, "one": 0.1}, seeds=(1,)), "zero_shot", ["one"])
+    rows = set_differences(evaluated({"source": 0.2, "one": 0.1}, seeds=(1,)), "zero_shot", ["one"])
     assert rows["low"].isna().all()
 
 
@@ -85,7 +86,7 @@ def domains():
         source.assign(evaluated_on=v, accuracy=source["accuracy"] / k) for v, k in (("one", 2), ("two", 4))
     ]
     other = synthetic_runs(sets=("elsewhere",), methods=("lora",))
-    return transfer.domain_summary(pd.concat([source, *shifted, other]), "source")
+    return domain_summary(pd.concat([source, *shifted, other]), "source")
 
 
 def test_the_average_of_the_variants_leaves_the_source_out(domains, tmp_path):
@@ -100,13 +101,13 @@ def test_the_average_of_the_variants_leaves_the_source_out(domains, tmp_path):
 
 def test_one_variant_has_a_panel_and_no_average(tmp_path):
     source = synthetic_runs(sets=("source",), methods=("zero_shot", "lora"), seeds=(1,))
-    summary = transfer.domain_summary(pd.concat([source, source.assign(evaluated_on="one")]), "source")
+    summary = domain_summary(pd.concat([source, source.assign(evaluated_on="one")]), "source")
     figure = drawn(transfer.domain_by_shots(summary, TITLES, "source"), tmp_path)
     assert [axes.get_title() for axes in figure.axes] == ["Source (source)", "First"]
 
 
 def test_robustness_is_the_share_that_is_kept(domains, tmp_path):
-    rows = transfer.robustness(domains, "source")
+    rows = robustness(domains, "source")
     assert rows["kept"].tolist() == pytest.approx([0.375] * len(rows))
     assert rows.loc[rows["shots"] == 0, "source_gain"].tolist() == [0]
     figure = drawn(transfer.robustness_plane(rows), tmp_path)
@@ -133,7 +134,8 @@ def test_blocks_are_named_beside_their_parameters(tmp_path):
         ("block_rank", 2): 3000,
     }
     rows = [
-        dict(reading=r, rank=8, n_blocks=n, dataset=d, accuracy=0.5 + seed / 100, trainable_parameters=size)
+        dict(reading=r, rank=8, n_blocks=n, dataset=d, seed=seed, accuracy=0.5 + seed / 100)
+        | dict(trainable_parameters=size)
         for (r, n), size in sizes.items()
         for d in ("First", "Second")
         for seed in (1, 2)
@@ -146,7 +148,8 @@ def test_blocks_are_named_beside_their_parameters(tmp_path):
 
 def test_collapse_has_test_and_training_images_and_zero_shot(tmp_path):
     rows = [
-        dict(dataset="First", lr=lr, init_scale=scale, accuracy=0.0 if lr > 0.1 else 0.4, train_accuracy=1.0)
+        dict(dataset="First", lr=lr, init_scale=scale, accuracy=0.0 if lr > 0.1 else 0.4)
+        | dict(seed=1, train_accuracy=1.0)
         for lr in (0.02, 0.2)
         for scale in (0.1, 1.0)
     ]
@@ -161,6 +164,7 @@ def test_a_frozen_a_is_compared_on_each_set_and_on_average(tmp_path):
         {"shots": [1, 1, 4, 4], "dataset": ["one", "two"] * 2, "difference": [1.0, 3, 4, 8]}
     )
     overall = pd.DataFrame({"shots": [1, 4], "mean": [2.0, 6.0], "low": [0.0, 2.0], "high": [4.0, 10.0]})
+    by_set, overall = by_set.assign(complete=True), overall.assign(complete=True)
     figure = drawn(ablation.trained_minus_frozen(by_set, overall), tmp_path)
     assert labels(figure.axes[0].xaxis) == ["1", "4"]
     assert legend(figure) == ["a set", "mean, 95% interval over sets"]
@@ -170,6 +174,7 @@ def test_places_stand_in_order_beside_their_parameters(tmp_path):
     places = [("projections", "q", 100), ("projections", "q, k, v", 300), ("towers", "text tower only", 90)]
     rows = [
         dict(group=group, place=place, parameters=count, dataset=d, mean=50.0, low=low, high=low + 5)
+        | dict(complete=True)
         for group, place, count in places
         for d, low in (("First", 47.5), ("Second", math.nan))
     ]
