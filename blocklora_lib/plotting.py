@@ -98,7 +98,9 @@ def method_style(method: str) -> MethodStyle:
     return METHOD_STYLES.get(method) or _SPARE[zlib.crc32(method.encode()) % len(_SPARE)]
 
 
-HOLLOW = "hollow: fewer seeds than planned, or than a neighbour's"
+HOLLOW = (
+    "hollow: fewer seeds"  # than planned, or than a neighbour has: captions say from how many to how many
+)
 
 
 def hollow(axes: Axes, x: Sequence[float], y: Sequence[float], marker: str, colour: str, **more: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import pandas as pd
@@ -10,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from ..plotting import GREY, STYLE, TEXT_WIDTH, hollow, hollow_handle, method_style, new_figure
+from ..plotting import GREY, HOLLOW, STYLE, TEXT_WIDTH, hollow, hollow_handle, method_style, new_figure
 from ..summaries import summarise
 
 READINGS = {
@@ -120,8 +121,9 @@ def collapse_by_rate(rows: pd.DataFrame, zero: Mapping[str, float]) -> Figure:
         handles, labels = grid[0][0].get_legend_handles_labels()
         labels = [text if text == "zero-shot" else f"initial scale {text}" for text in labels]
         if not means["accuracy"]["complete"].all():
-            handles, labels = [*handles, hollow_handle()], [*labels, "hollow: some seeds have no result"]
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+            handles, labels = [*handles, hollow_handle()], [*labels, HOLLOW]
+        columns = len(labels) if len(labels) < 5 else math.ceil(len(labels) / 2)
+        figure.legend(handles, labels, loc="outside upper center", ncols=columns)
     return figure
 
 
@@ -173,7 +175,7 @@ def trained_minus_frozen(by_set: pd.DataFrame, overall: pd.DataFrame) -> Figure:
         axes.set_ylabel("trained minus frozen $A_s$ (points)")
         handles, _ = axes.get_legend_handles_labels()
         if not (by_set["complete"].all() and overall["complete"].all()):
-            handles.append(hollow_handle("hollow: pairs of runs are missing"))
+            handles.append(hollow_handle())
         figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return figure
 

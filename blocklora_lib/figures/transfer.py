@@ -160,7 +160,7 @@ def robustness_plane(rows: pd.DataFrame) -> Figure:
             handles.append(axes.axline(start, slope=start[1] / start[0], **look))
         dot = dict(color="#8c8c8c", marker="o", linestyle="none")
         handles += [Line2D([], [], markersize=sizes[k], label=shots_of(k), **dot) for k in counts]
-        handles += [] if rows["complete"].all() else [hollow_handle("hollow: fewer seeds")]
+        handles += [] if rows["complete"].all() else [hollow_handle()]
         axes.set_xlabel("accuracy on the source (%)")
         axes.set_ylabel("mean accuracy on its variants (%)")
         for axis in (axes.xaxis, axes.yaxis):

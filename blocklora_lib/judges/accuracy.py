@@ -285,12 +285,13 @@ def control_is_the_same(e: Evidence) -> Finding:
     )
     apart = (found.values["block_lora"] - found.values["lora_plus"]).abs()
     totals = runs[runs["method"] == "block_lora"].set_index(found.values.index.names)["total"]
+    few = "" if found.n == found.expected else f" (of {found.expected}; the others lack one of the two runs)"
     answers = int(totals.loc[found.values.index].sum())
     k = trained_shots(runs)[-1]
     d = differences(runs, "block_lora", "lora_plus", k)
     return Finding(
         bool(apart.sum() <= 0.01 * answers),
-        f"{int((apart == 0).sum())} of {found.told('accuracies')} are the same to the last answer; "
+        f"{int((apart == 0).sum())} of {found.n} accuracies{few} are the same to the last answer; "
         f"{int(apart.sum())} of {answers:,} answers apart (float32 rounding); {points(d)} at {shots_of(k)}, "
         f"over {d.told()}.",
     )
