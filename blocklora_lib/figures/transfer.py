@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -137,8 +138,8 @@ def robustness_plane(rows: pd.DataFrame) -> Figure:
             if (part["shots"] == 0).all():
                 handles += axes.plot(*start, linestyle="none", markersize=8, zorder=4, **look)
                 continue
-            # its points may lie on Block-LoRA's, which must stay in sight
-            face = "none" if method == "lora_plus" else style.colour
+            # its points may lie on Block-LoRA's, which must stay in sight; hollow means something else
+            face = to_rgba(style.colour, 0.35) if method == "lora_plus" else style.colour
             axes.plot(part["source"], part["variants"], style.line, color=style.colour, linewidth=1, zorder=3)
             for row in part.itertuples():
                 size = dict(markersize=sizes[row.shots], markerfacecolor=face)
