@@ -95,6 +95,8 @@ def counted(n: int, expected: int) -> str:
 def seeds_told(summary: pd.DataFrame) -> str:
     """Write over how many seeds the trained means of a summary are: '3 seeds', '1 to 3 of 3 seeds'."""
     rows = summary[summary["shots"] > 0] if "shots" in summary.columns else summary
+    if rows.empty:
+        return "no seed"
     least, most, expected = int(rows["n"].min()), int(rows["n"].max()), int(rows["expected"].max())
     if rows["complete"].all():
         return f"{least} seed{'s' * (most > 1)}" if least == most else f"{least} to {most} seeds"

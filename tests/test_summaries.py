@@ -169,6 +169,7 @@ def test_a_mean_over_sets_says_how_many_pairs_it_rests_on():
 def test_what_a_caption_says_of_seeds():
     runs = synthetic_runs(sets=("a", "b"))
     assert seeds_told(few_shot_summary(runs)) == "3 seeds"
+    assert seeds_told(few_shot_summary(runs[runs["shots"] == 0])) == "no seed"  # nothing is trained yet
     assert seeds_told(few_shot_summary(runs[runs["seed"] < 2])) == "1 seed"
     told = seeds_told(few_shot_summary(without(runs, "lora", 3)))
     assert told.startswith("2 to 3 of 3 seeds (hollow: fewer")
