@@ -10,7 +10,7 @@ import ast
 import hashlib
 import re
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from .user_cache import recall, remember
@@ -45,8 +45,8 @@ def code_digest(package: Path = PACKAGE) -> str:
     if re.fullmatch("[0-9a-f]{64}", known):
         return known
     found = hashlib.sha256()
-    for name, tree in sorted(computing_modules(package).items()):
-        found.update(f"{name}\n{meaning(tree)}\n".encode())
+    for name, said in sorted(computing_modules(package).items()):
+        found.update(f"{name}\n{said}\n".encode())
     remember(f"code/{raw}", found.hexdigest())
     return found.hexdigest()
 
@@ -57,16 +57,17 @@ def sources(package: Path = PACKAGE, ending: str = "py") -> list[Path]:
     return [path for path in found if not any(p.startswith(".") for p in path.relative_to(package).parts)]
 
 
-def computing_modules(package: Path = PACKAGE) -> dict[str, ast.Module]:
-    """Return the modules that the digest covers, by name within the package ('data.draws'), as trees."""
+def computing_modules(package: Path = PACKAGE) -> dict[str, str]:
+    """Return the modules that the digest covers, by name within the package ('data.draws'), by `meaning`."""
     files = {_name(path, package): path for path in sources(package)}
     todo = {name for name in files if name.split(".")[0] in ROOTS}
-    found: dict[str, ast.Module] = {}
+    found: dict[str, str] = {}
     while todo:
         name = todo.pop()
         if name not in found and name not in SILENT:
-            found[name] = ast.parse(files[name].read_bytes())
-            todo |= set(_imported(name, files[name], found[name])) & files.keys()
+            inner = files[name].name == "__init__.py"
+            found[name], imported = _read(files[name].read_bytes(), name, inner)
+            todo |= imported & files.keys()
     return found
 
 
@@ -92,9 +93,15 @@ def _written(node: object) -> str:
     return repr(node)
 
 
-def _imported(name: str, path: Path, tree: ast.Module) -> Iterator[str]:
-    """Names, within the package, of what a module of ours may import, inside functions too."""
-    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+@lru_cache(256)  # most modules are the same from one look to the next
+def _read(source: bytes, name: str, inner: bool) -> tuple[str, frozenset[str]]:
+    """(meaning, names of what it may import) of a module; inner: it is the face of a folder."""
+    tree = ast.parse(source)
+    return meaning(tree), frozenset(_imported(name.split(".") if inner else name.split(".")[:-1], tree))
+
+
+def _imported(package: list[str], tree: ast.Module) -> Iterator[str]:
+    """Names, within ours, of what a module in a folder of ours may import, inside functions too."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []

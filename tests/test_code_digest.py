@@ -84,15 +84,17 @@ def test_a_new_method_and_what_only_it_imports_are_covered(package):
     assert fresh(package) not in (before, after)
 
 
-def test_every_module_that_a_run_loads_is_covered_or_named_as_silent():
+def test_every_module_that_a_run_loads_is_covered_or_named_as_silent_and_the_digest_needs_no_torch(tmp_path):
     """Python's own list of what was imported, by a run's own imports, against the static closure."""
     code = (
-        "import sys; import blocklora_lib.experiment; from blocklora_lib.methods import *;"
+        "import sys; import blocklora_lib.code_digest as c; c.code_digest();"
+        "assert 'torch' not in sys.modules;"
+        "import blocklora_lib.experiment; from blocklora_lib.methods import *;"
         "from blocklora_lib.methods import _adapter_training, method_names, get_method;"
         "[get_method(n) for n in method_names()];"
         "print(*[m for m in sys.modules if m.startswith('blocklora_lib')])"
     )
-    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
@@ -102,7 +104,7 @@ def test_every_module_that_a_run_loads_is_covered_or_named_as_silent():
     assert not set(computing_modules()) & {"cli", "tables", "report", "notebook", "profiles", "grids"}
 
 
-def test_the_digest_needs_no_torch_and_is_remembered_and_a_damaged_memory_is_ignored(package, tmp_path):
+def test_the_digest_is_remembered_and_a_damaged_memory_is_ignored(package, tmp_path):
     first = fresh(package)
     (kept,) = (tmp_path / "cache" / "blocklora" / "code").iterdir()
     assert kept.read_text() == first
@@ -111,9 +113,6 @@ def test_the_digest_needs_no_torch_and_is_remembered_and_a_damaged_memory_is_ign
         assert fresh(package) == first
     kept.write_text("0" * 64)
     assert fresh(package) == "0" * 64  # it is read, not computed
-    code = "import sys, blocklora_lib.code_digest as c; c.code_digest(); assert 'torch' not in sys.modules"
-    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def test_without_a_cache_folder_that_can_be_written_the_digest_is_the_same(package, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import shutil
 import subprocess
 import sys
 import unicodedata
@@ -422,12 +423,15 @@ def test_pillows_remarks_on_images_that_are_read_do_not_reach_the_terminal(tmp_p
 
 def test_a_huge_image_stops_a_run_before_it_trains_and_a_smaller_one_does_not(tmp_path):
     folder = classes(tmp_path / "pets", "cat", "dog")
+    Image.new("1", (14000, 14000)).save(tmp_path / "huge.png", compress_level=1)
     for i in range(3):
-        Image.new("1", (14000, 14000)).save(folder / f"cat/{i}.png")
+        (folder / f"cat/{i}.png").unlink()
+        (folder / f"cat/{i}.png").symlink_to(tmp_path / "huge.png")
     found = run(folder, tmp_path, "--shots", "0")
     assert found.exit_code == 2
     assert "is larger than 178,956,970 pixels" in found.output
     assert not list((tmp_path / "results").glob("runs/*.json"))
+    shutil.rmtree(folder / "cat")
     classes(folder, "cat")
     assert run(folder, tmp_path, "--shots", "0").exit_code == 0
 
