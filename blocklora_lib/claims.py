@@ -20,7 +20,7 @@ from .parameters import read_notebook
 from .paths import NOTEBOOKS, PUBLISHED
 from .profiles import Profile
 from .results import MissingResults, experiment_runs, notebook_table
-from .runs import RunStore
+from .runs import DamagedRecord, RunStore
 from .strict import UnknownName
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Evidence:
         self.profile, self.folder = profile, folder
         self._published = published
         self.remarks: list[str] = []  # what sets the records apart, see standing.remarks
+        self.damaged: list[DamagedRecord] = []  # records that were asked for and cannot be counted
         self._runs: dict[str, DataFrame] = {}  # many judges look at the same runs, which are many files
         self._failed: dict[str, list[str]] = {}  # kinds of failure, by experiment
         self._asked: dict[str, None] = {}  # experiments that the present judge looked at, in order
@@ -85,7 +86,12 @@ class Evidence:
         self._asked[experiment] = None
         if experiment not in self._runs:
             store = RunStore(self.folder / "runs")
-            self._runs[experiment] = runs = experiment_runs(self.profile, store, experiment)
+            try:
+                self._runs[experiment] = runs = experiment_runs(self.profile, store, experiment)
+            except MissingResults as missing:
+                known = {error.path for error in self.damaged}
+                self.damaged += [error for error in missing.damaged if error.path not in known]
+                raise
             self.remarks += [line for line in runs.attrs["remarks"] if line not in self.remarks]
         return self._runs[experiment]
 

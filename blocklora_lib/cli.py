@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -156,6 +157,8 @@ def grid(
     from .runs import RunStore
     from .standing import again, remarks, stored
 
+    if not 0 < tflops < float("inf"):
+        raise ValueError(f"--tflops {tflops:g} is no rate; give what a device sustains, such as 20")
     settings = _profile(profile, skip_unreadable, fast)
     store = RunStore((results or settings.results) / "runs")
     wanted = list(settings.experiments) if experiment == "all" else [experiment]
@@ -209,7 +212,7 @@ def claims(
         typer.Option(parser=path, help="Write the summary between the marks of this file."),
     ] = None,
 ) -> None:
-    """Judge every public claim by a profile's results, as they are now."""
+    """Judge every public claim by a profile's results, as they are.  Exit code 1 if records are damaged."""
     from .claims import Evidence, judge, write_into
     from .paper_claims import CLAIMS
     from .profiles import load_profile
@@ -221,16 +224,20 @@ def claims(
         typer.echo(f"note: {line}", err=True)
     for j in judged:
         typer.echo(f"{j.claim.id:4}{j.verdict}: {j.claim.statement}\n    {j.finding.evidence}")
-    if into:
+    if into and not evidence.damaged:
         write_into(into, judged)
+    left = f"; {into} is left as it was" if into else ""
+    _incomplete(f"{error}{left}" for error in evidence.damaged)
 
 
 @app.command()
 def report(profile: ProfileOption = "pocket", results: ResultsOption = None) -> None:
-    """Write the HTML report of a profile's results."""
+    """Write the HTML report of a profile's results.  Exit code 1 if records are damaged and left out."""
     from .report import write_report
 
-    typer.echo(write_report(profile, results or ""))
+    place, damaged = write_report(profile, results or "")
+    typer.echo(place)
+    _incomplete(map(str, damaged))
 
 
 @app.command()
@@ -259,6 +266,14 @@ def notebook(
     typer.echo(run_notebook(name, profile, parameters(ctx.args), results or ""))
 
 
+def _incomplete(faults: Iterable[str]) -> None:
+    """Say what an output lacks, and end with exit code 1 if it lacks anything."""
+    for line in (faults := list(faults)):
+        typer.echo(f"left out: {line}", err=True)
+    if faults:
+        raise typer.Exit(1)
+
+
 def parameters(words: list[str]) -> dict[str, str]:
     """Read '-p NAME VALUE -p NAME VALUE ...', papermill's way of writing them."""
     given = {}
@@ -275,8 +290,6 @@ def forecast(specs: list, tflops: float) -> str:
     """What these runs will cost, in one line."""
     from .estimate import estimate
 
-    if not 0 < tflops < float("inf"):
-        raise ValueError(f"--tflops {tflops:g} is no rate; give what a device sustains, such as 20")
     try:
         cost = estimate(specs)
     except (UnknownName, FileNotFoundError) as error:  # a model or a set of one's own

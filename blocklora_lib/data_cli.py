@@ -9,14 +9,20 @@ from typing import Annotated
 
 import typer
 
+from .data.class_names import class_name, renamed
 from .data.download import dataset_folder, download, has_images, parts
 from .data.fake import local_manifest, make_fake
 from .data.layouts import Item
+from .data.own_images import some
 from .data.problems import DataError, MissingData, Problem, printable
 from .data.roots import data_root, find_folder, is_fake
 from .manifests import Manifest, all_manifests, load_manifest, manifest_names
 from .options import RootOption, own_folder, path
+from .paths import POCKET_MODEL
+from .plain_data import read_json
 from .strict import UnknownName
+
+CONTEXT = 77  # tokens that OpenAI's CLIP, and most that followed it, read of a prompt
 
 data_app = typer.Typer(help="Datasets on disk.", no_args_is_help=True)
 
@@ -209,9 +215,33 @@ def _problems(dataset: str, root: Path, decode: str) -> tuple[list[Problem], lis
         if manifest.kind == "bundle":
             return _bundle_problems(manifest), notes(manifest, folder), ""
         kind = " (a miniature)" if is_fake(folder) else ""
-        return verify_folder(manifest, folder, decode), notes(manifest, folder), kind
+        wrong, told = _too_long(manifest, folder) if manifest.layout == "folder" else ([], [])
+        return verify_folder(manifest, folder, decode) + wrong, notes(manifest, folder) + told, kind
     except DataError as error:
         return [error.problem], [], ""
+
+
+def _too_long(manifest: Manifest, folder: Path) -> tuple[list[Problem], list[str]]:
+    """(problems, notes) of one's own class names whose prompts no CLIP reads whole, or not PocketCLIP."""
+    least = read_json(POCKET_MODEL / "pocketclip.json")["text_cfg"]["context_length"]
+    wrong, told, tokenizer = [], [], None
+    for name, prompt in zip(manifest.class_folders, manifest.prompts, strict=True):
+        if len(prompt.encode()) + 2 <= least:  # a token is a byte at least, and two stand around them
+            continue
+        from .tokenizers import load_tokenizer, prompt_length  # imports torch
+
+        tokenizer = tokenizer or load_tokenizer("ViT-B-16")
+        if (length := prompt_length(tokenizer, prompt)) > CONTEXT:
+            places = dict.fromkeys(paths[0] for paths in manifest.images.values())
+            short = class_name(name)[:40].rpartition(" ")[0] or name[:40]
+            what = f"gives a prompt of {length} tokens, and CLIP reads {CONTEXT}: shorten the class's name"
+            first = next(place for place in places if (folder / place / name).is_dir())
+            wrong.append(Problem(str(folder / first / name), what, renamed(folder, places, name, short)))
+        elif length > least:
+            told.append(name)
+    one, many = "class name is", "class names are"
+    few = f"too long for PocketCLIP, of the pocket profiles, which reads {least} tokens; CLIP reads {CONTEXT}"
+    return wrong, [some(told, f"{one} {few}", f"{many} {few}")] if told else []
 
 
 def _bundle_problems(manifest: Manifest) -> list[Problem]:

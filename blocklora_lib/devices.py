@@ -69,7 +69,8 @@ def profile_device(device: str | None, given: str | None = None) -> torch.device
 
     A profile that asks for a GPU gets one or is refused: on a CPU it would take months, in silence.
     """
-    return resolve_device(given or device or "auto", fallback=device in (None, "cpu"))
+    name = given if given is not None else device
+    return resolve_device("auto" if name is None else name, fallback=device in (None, "cpu"))
 
 
 def _cuda_available() -> tuple[bool, str]:

@@ -101,6 +101,8 @@ def _of_type(value: Any, default: Any, where: str, least: int) -> Any:
         alike = len({type(entry) for entry in default}) <= 1
         if not alike and len(value) != len(default):
             raise ValueError(f"{where} must have {len(default)} entries, as in {default!r}")
+        if default and not value:
+            raise ValueError(f"{where} has no entry; give at least one, as in {default!r}")
         if default:
             samples = [default[0]] * len(value) if alike else default
             value = [

@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from .paths import NOTEBOOKS, POCKET_MODEL, PROFILES
 from .plain_data import read_json
 from .profiles import Profile, load_profile, profile_files
 from .results import results_folder
-from .runs import RunRecord, RunStore
+from .runs import DamagedRecord, RunRecord, RunStore
 from .standing import remarks
 
 KEY_FIGURE = ("00_overview", "key_figure")
@@ -42,18 +42,21 @@ BADGES |= {"not resolved": "none", "not run": "none"}
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "papermill", "snakemake")
 
 
-def write_report(profile: str, results: str | Path = "") -> Path:
-    """Write results/<profile>/report.html from what is there, and return its path."""
+def write_report(profile: str, results: str | Path = "") -> tuple[Path, list[DamagedRecord]]:
+    """Write results/<profile>/report.html from what is there; return its path, and the records it lacks."""
     settings = load_profile(profile)
     folder = results_folder(settings, results)
-    text = render_report(settings, folder)
+    records, damaged = RunStore(folder / "runs").read()
+    text = render_report(settings, folder, records, damaged)
     folder.mkdir(parents=True, exist_ok=True)
-    return write_whole(folder / "report.html", text)
+    return write_whole(folder / "report.html", text), damaged
 
 
-def render_report(profile: Profile, folder: Path) -> str:
+def render_report(
+    profile: Profile, folder: Path, records: list[RunRecord], damaged: Sequence[DamagedRecord] = ()
+) -> str:
     """Return the report's HTML."""
-    indexes, (records, damaged) = read_indexes(folder), RunStore(folder / "runs").read()
+    indexes = read_indexes(folder)
     notebooks = [_notebook(name, indexes[name], folder) for name in notebook_names() if name in indexes]
     scoreboard = _scoreboard(folder)
     claims = [

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import shlex
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 
 
 class MissingResults(FileNotFoundError):
-    """Runs or tables that are not there yet; the message says which, and the command that makes them."""
+    """Runs or tables that are not there yet; the message says which, and the command that makes them.
+
+    damaged: the records among them that are there and cannot be counted.
+    """
+
+    def __init__(self, message: str, damaged: Sequence[DamagedRecord] = ()) -> None:
+        self.damaged = tuple(damaged)
+        super().__init__(message)
 
 
 def results_folder(profile: Profile, results_dir: str | Path = "") -> Path:
@@ -61,7 +68,8 @@ def experiment_runs(
     if damaged and not partial:
         raise MissingResults(
             f"{_runs(damaged)} of {experiment} cannot be counted: {damaged[0]}"
-            f"{', and so on' * (len(damaged) > 1)}; make them again with {command}"
+            f"{', and so on' * (len(damaged) > 1)}; make them again with {command}",
+            damaged,
         )
     if missing and not partial:
         some = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")

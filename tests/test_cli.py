@@ -217,6 +217,7 @@ def test_notebook_parameters_are_read_in_papermills_way():
         (["run", "--dataset", "my_pets", "--method", "lora"], "unknown dataset 'my_pets'"),
         (["grid", "--list", "--tflops", "nan"], "--tflops nan is no rate"),
         (["grid", "--list", "--tflops=-1"], "--tflops -1 is no rate"),
+        (["grid", "--experiment", "gone", "--tflops=0"], "--tflops 0 is no rate"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(tmp_path, words, told):

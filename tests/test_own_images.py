@@ -407,6 +407,10 @@ def test_a_run_tells_what_it_leaves_out_and_looks_as_it_is_told(tmp_path):
     assert done.exit_code == 0, done.output
     assert load_manifest("pets", tmp_path / "results/manifests").image_loading == "as_clip"
     assert len(list((tmp_path / "results/runs").glob("*.json"))) == 2
+    assert "stored before" not in done.output
+    done = run(folder, tmp_path, "--shots", "0", "--image-loading", "as_clip")
+    assert "note: this run was stored before; its record is shown, nothing is run" in done.output
+    assert run(folder, tmp_path, "--device", "").exit_code == 2
     refused = run(folder, tmp_path, "--image-loading", "clip")
     assert refused.exit_code == 2
     assert "did you mean 'as_clip'?" in refused.output
@@ -419,6 +423,23 @@ def test_pillows_remarks_on_images_that_are_read_do_not_reach_the_terminal(tmp_p
         warnings.simplefilter("always")
         assert verified(folder).exit_code == 0
     assert not [str(warning.message) for warning in caught if "DecompressionBomb" in str(warning.category)]
+
+
+@pytest.mark.parametrize("words", [5, 25, 26, 70, 71])
+@pytest.mark.parametrize("splits", [[""], ["train/", "test/"]])
+def test_class_names_that_a_text_tower_cuts_are_found(tmp_path, words, splits):
+    """'a photo of a' is four tokens, the stop one more, and one stands at each end."""
+    name = " ".join(["a"] * words)
+    folder = classes(tmp_path / "pets", *(f"{split}{c}" for split in splits for c in (name, "dog")))
+    length = words + 4 + 1 + 2
+    found = verified(folder)
+    assert found.exit_code == (length > 77)
+    assert ("1 class name is too long for PocketCLIP" in found.output) == (32 < length <= 77)
+    if length > 77:
+        assert f"gives a prompt of {length} tokens, and CLIP reads 77" in found.output
+        mend(found.output.partition("next: ")[2].splitlines()[0])
+        again = verified(folder)
+        assert again.exit_code == 0, again.output
 
 
 def test_a_huge_image_stops_a_run_before_it_trains_and_a_smaller_one_does_not(tmp_path):

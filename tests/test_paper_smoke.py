@@ -199,5 +199,5 @@ def test_the_notebook_runs_on_it(results, name):
 
 def test_the_report_is_written_of_it(results):
     """Whichever notebooks have run by then."""
-    text = write_report(NAME, results).read_text(encoding="utf-8")
+    text = write_report(NAME, results)[0].read_text(encoding="utf-8")
     assert all(manifest.title in text for manifest in all_manifests().values() if manifest.kind == "external")

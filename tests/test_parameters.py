@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blocklora_lib.parameters import check_parameters, known_parameters, literals
+from blocklora_lib.paths import NOTEBOOKS
 
 CELL = (
     'profile: str = "pocket"\nshots = [1, 4]\nlr: float = 2e-3\nseed = 1\nquick: bool = False\nlimit = None\n'
@@ -143,3 +144,9 @@ def test_a_damaged_notebook_is_named(tmp_path, text):
     (tmp_path / "07_example.ipynb").write_text(text)
     with pytest.raises(ValueError, match=r"notebook .*07_example\.ipynb is damaged"):
         known_parameters(tmp_path / "07_example.ipynb")
+
+
+@pytest.mark.parametrize("value", ["[]", [], ()])
+def test_a_list_without_entries_is_refused_before_the_notebook_runs(value):
+    with pytest.raises(ValueError, match=r"batches=.* has no entry; give at least one, as in \[1, 8, 32\]"):
+        check_parameters(NOTEBOOKS / "09_inference.ipynb", {"batches": value})

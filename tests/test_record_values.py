@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from synthetic_records import write_records
 from test_runs import make_failure, make_record, make_spec
+from typer.testing import CliRunner
 
+from blocklora_lib.claims import MARKERS
+from blocklora_lib.cli import app
 from blocklora_lib.paths import RESULTS
 from blocklora_lib.profiles import load_profile
 from blocklora_lib.results import MissingResults, experiment_runs
@@ -193,3 +197,27 @@ def test_a_reader_names_damaged_records_and_never_goes_on_as_if_they_were_missin
         experiment_runs(profile, store)
     part = experiment_runs(profile, store, partial=True)
     assert set(whole["key"]) - set(part["key"]) == {path.stem}
+
+
+def test_an_output_without_damaged_records_is_made_named_and_ends_with_code_1(tmp_path):
+    """As of failed runs: what could be done is done, and a script sees that it is not whole."""
+    profile = load_profile("smoke")
+    records = write_records(profile, tmp_path / "runs", ["few_shot"])
+    (tmp_path / "readme.md").write_text("\n".join(MARKERS))
+    given = ["--profile", "smoke", "--results", str(tmp_path)]
+
+    def call(*words):
+        done = CliRunner().invoke(app, [*words, *given])
+        return done.exit_code, done.stderr
+
+    assert call("report")[0] == call("claims")[0] == 0
+    path = tmp_path / "runs" / f"{next(iter(records))}.json"
+    path.write_text(path.read_text()[:-9])
+    for command in (["report"], ["claims", "--into", str(tmp_path / "readme.md")]):
+        (tmp_path / "report.html").unlink(missing_ok=True)
+        code, said = call(*command)
+        assert code == 1
+        assert said.count("left out: run record") == 1
+        assert f"{path} is damaged" in said
+        assert (tmp_path / "report.html").is_file() == (command == ["report"])
+    assert (tmp_path / "readme.md").read_text() == "\n".join(MARKERS)

@@ -61,7 +61,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(folder):
-    return write_report("smoke", folder).read_text(encoding="utf-8")
+    return write_report("smoke", folder)[0].read_text(encoding="utf-8")
 
 
 def test_nothing_is_loaded_from_elsewhere(page):
@@ -103,7 +103,7 @@ def test_the_scoreboard_stands_above_the_checks(folder):
     rows = [row | {"cell": row["cell"].format(name)} for name in ("00_overview", "03_complexity")]
     path = folder / "claims.json"
     path.write_text(json.dumps({"profile": "smoke", "claims": rows}), encoding="utf-8")
-    page = write_report("smoke", folder).read_text(encoding="utf-8")
+    page = write_report("smoke", folder)[0].read_text(encoding="utf-8")
     path.unlink()
     assert page.count('<span class="badge bad">contradicted</span>') == 2
     assert "75% &lt; 50%" in page
@@ -124,13 +124,13 @@ def test_a_failed_notebook_is_named_with_its_error(folder):
     ]
     path = folder / "notebooks" / "01_method.failed.ipynb"
     nbformat.write(book, path)
-    page = write_report("smoke", folder).read_text(encoding="utf-8")
+    page = write_report("smoke", folder)[0].read_text(encoding="utf-8")
     path.unlink()
     assert "<b>01_method failed.</b> ZeroDivisionError: division by zero" in page
 
 
 def test_a_report_of_nothing_says_so(tmp_path):
-    assert "No notebook has been run yet" in write_report("smoke", tmp_path).read_text(encoding="utf-8")
+    assert "No notebook has been run yet" in write_report("smoke", tmp_path)[0].read_text(encoding="utf-8")
 
 
 def test_it_needs_no_torch():

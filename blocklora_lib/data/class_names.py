@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 from .problems import DataError, move
@@ -31,12 +32,12 @@ def distinct(folder: Path, places: list[str], classes: tuple[str, ...]) -> None:
         read = as_read(class_name(name))
         if not read:
             what = "gives no class name: CLIP reads nothing of it; call it by what its images show"
-            raise DataError(folder / places[0] / name, what, _everywhere(folder, places, name, "class"))
+            raise DataError(folder / places[0] / name, what, renamed(folder, places, name, "class"))
         if read in seen:
             what = (
                 f"and {seen[read]!r} have one prompt, as CLIP reads {read!r} of both, so one could never be"
             )
-            mend = _everywhere(folder, places, name, f"{class_name(name)} 2")
+            mend = renamed(folder, places, name, f"{class_name(name)} 2")
             what += " predicted: call one otherwise, or put the images of both into one folder"
             raise DataError(folder / places[0] / name, what, mend)
         seen[read] = name
@@ -75,7 +76,7 @@ def _free(path: Path, name: str) -> Path:
     return other
 
 
-def _everywhere(folder: Path, places: list[str], old: str, new: str) -> str:
-    """Rename a class in every split that has it."""
+def renamed(folder: Path, places: Iterable[str], old: str, new: str) -> str:
+    """The command that renames a class in every split that has it."""
     there = [folder / place / old for place in places if (folder / place / old).is_dir()]
     return " && ".join(move(path, _free(path, new)) for path in there)
