@@ -41,8 +41,8 @@ RootOption = Annotated[
 class OneSentence(TyperGroup):
     """What the user did wrong is one sentence and exit code 2; BLOCKLORA_TRACEBACK=1 shows the rest.
 
-    A failure of the machine is exit code 75 (EX_TEMPFAIL: try again), an interrupt 130; 1 is for what was done
-    and is not whole: runs that are recorded as failed, records or images that are damaged.
+    A failure of the machine is exit code 75 (EX_TEMPFAIL: try again), an interrupt 130; 1 is for what was
+    done and is not whole: runs that are recorded as failed, records or images that are damaged.
     """
 
     def invoke(self, ctx):

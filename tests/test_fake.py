@@ -206,3 +206,13 @@ def test_official_annotations_are_read_where_no_split_file_is_at_hand(tmp_path):
     ]
     assert items(cars, folder, "val") == []
     assert verify(cars, folder, "all") == []
+
+
+@pytest.mark.parametrize("per_class", [33_334, 10**12, 10**40])
+def test_a_slip_of_the_number_of_images_is_refused_before_anything_is_written(tmp_path, per_class):
+    """EuroSAT: ten classes, three splits, so 33,333 a class are the most; 10**12 filled the memory."""
+    with pytest.raises(
+        ValueError, match=rf"per_class={per_class} makes .* has at most 1,000,000; give fewer"
+    ):
+        make_fake(load_manifest("eurosat"), tmp_path / "data", per_class=per_class)
+    assert not (tmp_path / "data").exists()

@@ -27,6 +27,7 @@ from .roots import Marker, data_root, find_folder, is_fake
 
 FACTS = "FAKE_manifest.json"  # the miniature's own manifest: its classes and counts
 SIZE = 32  # pixels a side
+MOST = 1_000_000  # images: a number beyond is a slip, and would fill the disk
 Row = tuple[str, int]  # path relative to the split's image folder, label
 
 
@@ -58,6 +59,11 @@ def make_fake(
     if per_class < 1:
         raise ValueError(f"per_class={per_class}; a miniature has at least 1 image a class")
     manifest = manifest if classes is None else with_classes(manifest, classes)
+    if (asked := per_class * manifest.num_classes * len(manifest.splits)) > MOST:
+        raise ValueError(
+            f"per_class={per_class} makes {asked:,} images of {manifest.name}, a miniature "
+            f"has at most {MOST:,}; give fewer images a class, or fewer classes"
+        )
     target = root / manifest.folders[convention]
     if os.path.lexists(target) and not is_fake(target):
         what = f"is there and is no miniature: a miniature of {manifest.title} is not written over it"
