@@ -200,12 +200,18 @@ def read_indexes(folder: Path) -> dict[str, dict[str, Any]]:
 def _read_index(path: Path) -> dict[str, Any]:
     try:
         index = read_json(path)
-        for what in ("figures", "tables"):
+        for what, more in (("figures", "width"), ("tables", "html")):
             for entry in index[what]:
-                entry["name"], entry["caption"], [Path(file) for file in entry["files"]]
+                entry["name"], entry["caption"], entry[more], [Path(file) for file in entry["files"]]
+        for figure in index["figures"]:
+            if not (float(figure["width"]) > 0 and any(file.endswith(".png") for file in figure["files"])):
+                raise ValueError(f"figure {figure['name']} has no size or no PNG")
+        known = {"not resolved", *(word for words in VERDICTS.values() for word in words.values())}
         for claim in index["claims"]:
-            claim["id"], claim["statement"], claim["verdict"], claim["evidence"], claim["kind"]
-    except (ValueError, KeyError, TypeError) as error:
+            claim["id"], claim["statement"], claim["evidence"], claim["kind"]
+            if claim["verdict"] not in known:
+                raise ValueError(f"claim {claim['id']} has the verdict {claim['verdict']!r}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"it has no {error}" if isinstance(error, KeyError) else error
         raise ValueError(
             f"{path} is damaged ({what}); delete it, and execute notebook {path.stem} again"

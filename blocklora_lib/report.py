@@ -156,12 +156,14 @@ def _scoreboard(folder: Path) -> list[dict[str, str]]:
     try:
         rows = read_json(path)["claims"] if path.is_file() else []
         return [
-            row | {"badge": BADGES[row["verdict"]], "notebook": row["cell"].partition(".ipynb")[0]}
+            {name: row[name] for name in ("id", "claim", "verdict", "evidence")}
+            | {"badge": BADGES[row["verdict"]], "notebook": row["cell"].partition(".ipynb")[0]}
             for row in rows
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"it has no {error}" if isinstance(error, KeyError) else error
         raise ValueError(
-            f"{path} is damaged ({error!r}); delete it and execute notebook {SCOREBOARD} again"
+            f"{path} is damaged ({what}); delete it and execute notebook {SCOREBOARD} again"
         ) from None
 
 

@@ -15,9 +15,9 @@ from synthetic import synthetic_runs
 
 from blocklora_lib.figures.few_shot import key_figure
 from blocklora_lib.mathml import MathMLExporter, inline_mathml, mathml
-from blocklora_lib.notebook import Notebook, notebook_names
+from blocklora_lib.notebook import Notebook, notebook_names, read_indexes
 from blocklora_lib.paths import NOTEBOOKS
-from blocklora_lib.report import write_report
+from blocklora_lib.report import _scoreboard, write_report
 from blocklora_lib.summaries import few_shot_summary
 from blocklora_lib.tables import few_shot_table
 
@@ -167,3 +167,52 @@ def test_progress_bars_stay_out_of_the_page():
     body, _ = MathMLExporter().from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
     assert "runs: 10%" not in body
     assert "done" in body
+
+
+FIGURE = {"name": "f", "caption": "c", "files": ["f.png"], "width": 3.0}
+CHECK = {"id": "1", "statement": "s", "verdict": "holds", "evidence": "e", "kind": "structural"}
+WHOLE = {"figures": [FIGURE], "tables": [], "claims": [CHECK]}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        [],
+        {"figures": [FIGURE], "tables": []},
+        WHOLE | {"figures": [{k: v for k, v in FIGURE.items() if k != "width"}]},
+        WHOLE | {"figures": [FIGURE | {"width": "wide"}]},
+        WHOLE | {"figures": [FIGURE | {"width": -1}]},
+        WHOLE | {"figures": [FIGURE | {"files": ["f.pdf"]}]},
+        WHOLE | {"figures": [FIGURE | {"files": [3]}]},
+        WHOLE | {"tables": [{"name": "t", "caption": "c", "files": []}]},
+        WHOLE | {"claims": [CHECK | {"verdict": "maybe"}]},
+        WHOLE | {"claims": [CHECK | {"verdict": []}]},
+        WHOLE | {"claims": ["1"]},
+    ],
+    ids=str,
+)
+def test_an_index_that_the_page_cannot_show_is_damaged(tmp_path, damage):
+    path = tmp_path / "notebooks" / "01_method.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(WHOLE))
+    assert read_indexes(tmp_path) == {"01_method": WHOLE}
+    path.write_text(json.dumps(damage))
+    with pytest.raises(ValueError, match=r"01_method\.json is damaged \(.*execute notebook 01_method again"):
+        read_indexes(tmp_path)
+
+
+ROW = {"id": "C1", "claim": "c", "verdict": "confirmed", "evidence": "e", "cell": "01_method.ipynb#f"}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [*([{k: v for k, v in ROW.items() if k != name}] for name in ROW), [ROW | {"verdict": "x"}], ["x"], 3],
+)
+def test_a_damaged_scoreboard_is_a_sentence(tmp_path, rows):
+    path = tmp_path / "claims.json"
+    path.write_text(json.dumps({"claims": [ROW]}))
+    assert _scoreboard(tmp_path)[0]["notebook"] == "01_method"
+    path.write_text(json.dumps({"claims": rows}))
+    with pytest.raises(ValueError, match=r"claims\.json is damaged \([^(]*\); delete it") as error:
+        _scoreboard(tmp_path)
+    assert "Error(" not in str(error.value)
