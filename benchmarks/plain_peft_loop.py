@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from blocklora_lib.augment import augment
 from blocklora_lib.backbones import load_backbone
 from blocklora_lib.datasets import Dataset, load_dataset
+from blocklora_lib.devices import resolve_device
 from blocklora_lib.fewshot import draw
 from blocklora_lib.grids import make_spec
 from blocklora_lib.measure.peft_lora import cosines, with_peft
@@ -32,21 +33,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rank", type=int, default=2)
     parser.add_argument("--dropout", type=float, default=0.25)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, or auto")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
+    device = resolve_device(given.device)
     torch.manual_seed(given.seed)
     random = torch.Generator().manual_seed(given.seed)
     profile = load_profile(given.profile)
     training = profile.training
 
     # data and model
-    dataset, backbone = load_dataset(given.dataset), load_backbone(profile.backbone, "cpu")
+    dataset, backbone = load_dataset(given.dataset), load_backbone(profile.backbone, device)
     spec = make_spec(profile, given.dataset, "lora", given.shots, given.seed)
     evaluated = [dataset if name == dataset.name else load_dataset(name) for name in spec.evaluate_on]
     train_labels = dataset.labels("train")
     val = dataset.labels("val") if dataset.manifest.counts.get("val") else ()
     index = draw(train_labels, given.shots, given.seed, profile.draw, dataset.classes, val)
-    images, labels = backbone.resize(dataset.images("train")[index]), train_labels[index]
+    images, labels = backbone.resize(dataset.images("train")[index]), train_labels[index].to(device)
     tokens, scale = backbone.tokenize(dataset.prompts), backbone.logit_scale
     model = with_peft(backbone.model, given.rank, given.dropout)
 
@@ -72,6 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
             schedule.step()
             taken += 1
 
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     train_seconds = time.perf_counter() - start
 
     # evaluation: adapters merged, prompts encoded once; on the sets of a run, and on what it trained on
@@ -83,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
             correct = 0
             for part, answers in zip(pixels.split(100), truth.split(100), strict=True):
                 features = F.normalize(model.encode_image(backbone.preprocess(part)), dim=-1)
-                correct += int(((features @ classes.T).argmax(-1) == answers).sum())
+                correct += int(((features @ classes.T).argmax(-1) == answers.to(device)).sum())
             return correct / len(truth)
 
         found = {

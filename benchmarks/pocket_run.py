@@ -52,11 +52,12 @@ def main(arguments: list[str] | None = None) -> None:
         raise RuntimeError("peft is not installed, and there is nothing to compare with; pip install peft")
     device, accuracies, trained = start(given), {}, defaultdict(list)  # seconds of training, run by run
     common = ["--profile", given.profile, "--dataset", given.dataset, "--shots", str(given.shots),
-              "--seed", str(given.seed), "--threads", str(given.threads)]  # fmt: skip
+              "--seed", str(given.seed), "--threads", str(given.threads),
+              "--device", str(device)]  # fmt: skip
 
     def ours(method: str) -> None:
         with tempfile.TemporaryDirectory() as folder:  # a stored record would be shown, not run
-            more = ["--method", method, "--results", folder, "--device", "cpu"]
+            more = ["--method", method, "--results", folder]
             path = output([sys.executable, "-c", LIBRARY, "run", *common, *more], given.threads)
             record = json.loads(Path(path).read_text(encoding="utf-8"))
         accuracies[method] = Count(**record["result"]["accuracy"][given.dataset]).accuracy

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     for classes in given.classes:
         size = Size(classes, given.batch, "block_lora", given.rank, given.blocks, given.dropout,
                     given.class_chunk)  # fmt: skip
-        reasons = {v: missing(v, given.model, size, free_memory()) for v in given.variants}
+        reasons = {v: missing(v, given.model, size, free_memory(device)) for v in given.variants}
         for reason in filter(None, reasons.values()):
             print(f"left out: {reason}")
         forms = forms_of([v for v in given.variants if not reasons[v]], given.adapters, size)

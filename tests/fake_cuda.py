@@ -12,6 +12,8 @@ fused attention), kernels that CUDA lacks, and nondeterminism.  It is a matter o
 from __future__ import annotations
 
 import contextlib
+import importlib
+import random
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -19,7 +21,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
 aten = torch.ops.aten
@@ -54,6 +56,17 @@ class CudaTensor(Tensor):
     device = property(lambda self: CUDA)
     is_cuda = property(lambda self: True)
     is_cpu = is_meta = property(lambda self: False)
+
+    @property
+    def data(self) -> Tensor:
+        return self.detach()
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        if not isinstance(value, CudaTensor):  # a GPU's parameter would move; this one cannot
+            raise NotImplementedError("the stand-in's tensors stay on the GPU")
+        Tensor.data.__set__(self, value)
+        self.held = value.held
 
     def get_device(self) -> int:
         return 0
@@ -296,3 +309,43 @@ def fake_cuda() -> Iterator[Gpu]:
         stack.enter_context(_Operators())
         stack.enter_context(_Calls())
         yield gpu
+
+
+def on_meta(function: Any) -> Any:
+    """Wrap a function whose tensors are all on "meta", which backward cannot tell from the stand-in's."""
+
+    def outside(*args: Any, **kwargs: Any) -> Any:
+        with _disable_current_modes():
+            return function(*args, **kwargs)
+
+    return outside
+
+
+def stay_here(monkeypatch: Any) -> None:
+    """Let the library do in this thread and process what it would do in others, which have no stand-in."""
+    for module in ("training", "evaluation", "measure.gpu_acceptance"):
+        monkeypatch.setattr(f"blocklora_lib.{module}.ahead", iter)
+    for module in ("inference_measurements", "step_costs", "cost_measurements"):
+        monkeypatch.setattr(f"blocklora_lib.measure.{module}.peak_memories", _measured_here)
+    from blocklora_lib.measure import timing
+
+    sample, called = timing._sample, []
+
+    def once(function: Any, calls: int, device: torch.device) -> float:
+        """What is timed is called once; the seconds mean nothing."""
+        if function not in called:
+            called.append(function)
+            sample(function, 1, device)
+        return random.uniform(1, 2)
+
+    monkeypatch.setattr(timing, "_sample", once)
+
+
+def _measured_here(work: str, arguments: Any, device: str = "cpu", **_: Any) -> list[Any]:
+    """Do the work of `peak_memories`; the bytes mean nothing."""
+    from blocklora_lib.measure.peak_memory import Memory
+
+    module, _, function = work.partition(":")
+    for given in arguments:
+        getattr(importlib.import_module(module), function)(device=device, **given)()
+    return [Memory(1, 2 + i) for i, _ in enumerate(arguments)]

@@ -119,6 +119,20 @@ def test_a_module_that_moves_keeps_its_parameters_and_trains(gpu):
         assert torch.equal(p.cpu(), q)
 
 
+def test_a_parameter_holds_what_its_data_is_set_to(gpu):
+    layer, kept = nn.Linear(4, 2).to("cuda"), rows(2, 4)
+    before = layer.weight.data
+    layer.weight.data = kept.to("cuda")
+    assert torch.equal(layer.weight.cpu(), kept)
+    assert not torch.equal(before.cpu(), kept)
+    with torch.no_grad():
+        layer.weight.data.mul_(2)  # the same memory
+    assert torch.equal(layer.weight.detach().cpu(), 2 * kept)
+    assert torch.equal(layer(rows(3, 4).to("cuda")).cpu(), F.linear(rows(3, 4), 2 * kept, layer.bias.cpu()))
+    with pytest.raises(NotImplementedError):
+        layer.weight.data = kept
+
+
 def test_its_generator_is_not_the_cpus(gpu):
     x, state = rows(3, 4).to("cuda"), torch.get_rng_state()
     first = F.dropout(x)

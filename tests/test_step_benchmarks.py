@@ -35,6 +35,7 @@ from blocklora_lib.measure.step_variants import OURS, VARIANTS, Size, load, make
 from blocklora_lib.strict import UnknownName
 from blocklora_lib.theory.tower_complexity import adapter_work, frozen_work, logits_work
 
+CPU = torch.device("cpu")
 SMALL = Size(classes=3, batch=2, kind="lora", dropout=0.0)
 
 
@@ -146,11 +147,11 @@ def test_what_does_not_fit_is_left_out_with_the_reason(monkeypatch):
 
 def test_free_memory_is_the_machines_or_the_groups(tmp_path):
     (tmp_path / "meminfo").write_text("MemTotal: 4096 kB\nMemAvailable:   2048 kB\n")
-    assert step_costs.free_memory(tmp_path / "meminfo", tmp_path) == 2 * 2**20
+    assert step_costs.free_memory(CPU, tmp_path / "meminfo", tmp_path) == 2 * 2**20
     (tmp_path / "memory.max").write_text("1500000\n")
     (tmp_path / "memory.current").write_text("500000\n")
-    assert step_costs.free_memory(tmp_path / "meminfo", tmp_path) == 10**6
-    assert step_costs.free_memory(tmp_path / "none", tmp_path) == float("inf")
+    assert step_costs.free_memory(CPU, tmp_path / "meminfo", tmp_path) == 10**6
+    assert step_costs.free_memory(CPU, tmp_path / "none", tmp_path) == float("inf")
 
 
 # growth
@@ -379,7 +380,8 @@ def test_pocket_run_compares_whole_processes(monkeypatch, tmp_path, capsys):
     told = pd.DataFrame(json.loads((tmp_path / "pocket_run.json").read_text())["times"])
     told = told[(told["part"] == "training") & (told["name"] == "peft")].set_index("round")["seconds"]
     assert list(told) == [1 + i for i, command in enumerate(commands, 1) if "run" not in command][1:]
-    shared = ["--profile", "pocket", "--dataset", "fashion", "--shots", "16", "--seed", "1", "--threads", "1"]
+    shared = ["--profile", "pocket", "--dataset", "fashion", "--shots", "16", "--seed", "1", "--threads", "1",
+              "--device", "cpu"]  # fmt: skip
     assert all(any(c[i : i + len(shared)] == shared for i in range(len(c))) for c in commands)
 
 

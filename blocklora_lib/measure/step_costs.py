@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from ..adapter_config import AdapterConfig
 from ..architectures import clip_architecture
@@ -121,8 +122,15 @@ def estimate(model: str, size: Size) -> int | None:
     return memory_model.total_bytes(parts) + 3 * len(lora.targets) * masks
 
 
-def free_memory(facts: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> float:
-    """Bytes that this process may still take: of the machine, or of its control group; inf if nobody says."""
+def free_memory(
+    device: torch.device, facts: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")
+) -> float:
+    """Bytes that this process may still take there: of the GPU, the machine or its control group.
+
+    inf if nobody says.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
     free = math.inf
     try:
         lines = dict(line.split(":", 1) for line in facts.read_text(encoding="utf-8").splitlines())
