@@ -10,22 +10,23 @@ from pathlib import Path
 
 from snakemake_interface_common.exceptions import WorkflowError
 
-from blocklora_lib.code_digest import sources
-from blocklora_lib.data.run_images import RunImages
-from blocklora_lib.exits import exit_code, sentence
-from blocklora_lib.files import user_path
-from blocklora_lib.gpus import resources_of, visible_gpus
-from blocklora_lib.notebook import choose_notebooks, drop_damaged_indexes, notebook_needs
-from blocklora_lib.paths import NOTEBOOKS as SOURCES, ROOT
-from blocklora_lib.profiles import is_file_name, load_profile, profile_files
-from blocklora_lib.progress import ALL, Monitor, digest, drop_stale_indexes, grid_groups, only_one
-from blocklora_lib.reproduce import as_typed
+from blocklora_lib.runs.code_digest import sources
+from blocklora_lib.runs.images import RunImages
+from blocklora_lib.cli.exits import exit_code, sentence
+from blocklora_lib.core.files import user_path
+from blocklora_lib.core.gpus import resources_of, visible_gpus
+from blocklora_lib.suite.catalogue import choose_notebooks, drop_damaged_indexes, notebook_needs
+from blocklora_lib.core.paths import NOTEBOOKS as SOURCES, ROOT
+from blocklora_lib.runs.profile_files import is_file_name, load_profile, profile_files
+from blocklora_lib.suite.engine import ALL, digest, drop_stale_indexes, grid_groups, only_one
+from blocklora_lib.suite.monitor import Monitor
+from blocklora_lib.suite.reproduce import as_typed
 
 if config.get("quiet"):  # errors, what the jobs say and the monitor's lines are enough for a person
     logger.setLevel("WARNING")
 for variable in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE"):  # one thread a job, and no network unless it is asked for
     os.environ.setdefault(variable, "1")
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # products on a GPU repeat, see blocklora_lib/devices.py
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # products on a GPU repeat, see blocklora_lib/core/devices.py
 
 
 

@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
+from blocklora_lib.measure.adapter_path import adapter_path
 from blocklora_lib.measure.benchmark_output import options, progress, run, show_ratios, start, write
-from blocklora_lib.measure.cost_measurements import adapter_path
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = options(__doc__, model=None, rounds=21)
     parser.add_argument("--width", type=int, default=768, help="d, of the d x d projection")
-    parser.add_argument("--tokens", type=int, default=197 * 8, help="rows of x: images times tokens of each")
+    parser.add_argument(
+        "--tokens", type=int, default=197 * 8, help="rows of x: images times tokens of each"
+    )
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 8], help="r")
     parser.add_argument(
-        "--blocks", type=int, nargs="+", default=[2, 4], help="n; cut that r does not allow is left out"
+        "--blocks",
+        type=int,
+        nargs="+",
+        default=[2, 4],
+        help="n; cut that r does not allow is left out",
     )
-    parser.add_argument("--reading", default="total_rank", choices=("total_rank", "block_rank", "input"))
+    parser.add_argument(
+        "--reading", default="total_rank", choices=("total_rank", "block_rank", "input")
+    )
     parser.add_argument("--dropout", type=float, default=0.0, help="on the adapter's input")
     given = parser.parse_args(arguments)
     device = start(given)
     points = [
-        {"d": given.width, "tokens": given.tokens, "rank": r, "n_blocks": n, "reading": given.reading}
+        {
+            "d": given.width,
+            "tokens": given.tokens,
+            "rank": r,
+            "n_blocks": n,
+            "reading": given.reading,
+        }
         for r in given.ranks
         for n in given.blocks
         if given.reading != "total_rank" or r % n == 0
     ]
     bar = progress(len(points) * given.rounds, "adapter path")
-    frame = adapter_path(points, rounds=given.rounds, device=device, dropout=given.dropout, on_round=bar)
+    frame = adapter_path(
+        points, rounds=given.rounds, device=device, dropout=given.dropout, on_round=bar
+    )
     show_ratios(frame, ["rank", "n_blocks", "form"])
-    print("Baseline: LoRA of rank r. 'frozen_linear' is the frozen product that the adapter stands beside.")
+    print(
+        "Baseline: LoRA of rank r. 'frozen_linear' is the frozen product that the adapter stands "
+        "beside."
+    )
     write("adapter_path", frame, given, device)
 
 

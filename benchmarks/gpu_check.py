@@ -1,7 +1,9 @@
-"""Whether a GPU computes what the suite promises, and what it costs there: under ten minutes on one card.
+"""Whether a GPU computes what the suite promises, and what it costs there: under ten minutes on one
+card.
 
-Each result is one JSON object: what, case, numbers, accept (in words; '' where nothing is asked), ok (true,
-false, or null: for information).  The script ends with 1 if one is false, with 2 if it cannot begin.
+Each result is one JSON object: what, case, numbers, accept (in words; '' where nothing is asked),
+ok (true, false, or null: for information). The script ends with 1 if one is false, with 2 if it
+cannot begin.
 """
 
 from __future__ import annotations
@@ -19,17 +21,19 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
-from blocklora_lib.devices import resolve_device
-from blocklora_lib.files import user_path, write_whole
+from blocklora_lib.core.devices import resolve_device
+from blocklora_lib.core.files import user_path, write_whole
+from blocklora_lib.core.paths import RESULTS
 from blocklora_lib.measure import gpu_acceptance as measure
 from blocklora_lib.measure.benchmark_output import markdown
-from blocklora_lib.measure.gpu_acceptance import Numbers, Sizes
+from blocklora_lib.measure.gpu_acceptance import Sizes
+from blocklora_lib.measure.gpu_steps import Numbers
 from blocklora_lib.measure.timing import conditions
-from blocklora_lib.paths import RESULTS
-from blocklora_lib.provenance import git_revision
-from blocklora_lib.tags import open_clip_name
+from blocklora_lib.runs.provenance import git_revision
+from blocklora_lib.weights.tags import open_clip_name
 
-# precision of the frozen weights, TF32, and whether only kernels that repeat are used, as runs do by default
+# precision of the frozen weights, TF32, and whether only kernels that repeat are used, as runs do
+# by default
 OURS = (
     *(("fp32", False, True), ("fp16", False, True), ("bf16", False, True)),
     *(("fp32", False, False), ("fp32", True, False), ("fp16", False, False)),
@@ -39,7 +43,9 @@ SMALL_CARD = 24e9 / 2**30  # GiB, of claim C13: a thousand classes fit a GPU of 
 
 
 class Case(NamedTuple):
-    """measure() gives numbers, judge(numbers) says whether they are accepted; None: for information."""
+    """measure() gives numbers, judge(numbers) says whether they are accepted; None: for
+    information.
+    """
 
     what: str
     case: str
@@ -51,7 +57,8 @@ class Case(NamedTuple):
 def cases(sizes: Sizes, device: torch.device) -> Iterator[Case]:
     """Yield what is measured; what must be right comes before what it costs."""
     yield Case("CUDA against CPU", "5 steps, no dropout", partial(measure.against_cpu, sizes, device),
-               "losses within 1e-4, adapters within 1e-2 (Adam divides by small gradients), relative",
+               "losses within 1e-4, adapters within 1e-2 (Adam divides by small gradients), "
+               "relative",
                lambda n: n["losses_relative"] < 1e-4 and n["adapters_relative"] < 1e-2)  # fmt: skip
     for name, how in (("class_chunk", {"class_chunk": True}), ("checkpoint", {"checkpoint": True}),
                       ("both", {"class_chunk": True, "checkpoint": True})):  # fmt: skip
@@ -60,7 +67,11 @@ def cases(sizes: Sizes, device: torch.device) -> Iterator[Case]:
                    "gradients within 1e-4, relative", lambda n: n["relative"] < 1e-4)  # fmt: skip
     for precision in ("fp32", "fp16", "bf16"):
         for strict in (True, False):
-            accept = ("three runs give the same bits", lambda n: n["same_bits"]) if strict else ("", None)
+            accept = (
+                ("three runs give the same bits", lambda n: n["same_bits"])
+                if strict
+                else ("", None)
+            )
             yield Case("repeats", f"{precision}, {'strict' if strict else 'fast'}",
                        partial(measure.repeats, sizes, device, precision, strict), *accept)  # fmt: skip
     yield Case("whole runs", "smoke profile, twice", partial(measure.whole_runs, device),
@@ -90,7 +101,13 @@ def step_cases(sizes: Sizes, device: torch.device, classes: int) -> Iterator[Cas
 
 
 def ours(
-    sizes: Sizes, device: torch.device, classes: int, precision: str, tf32: bool, strict: bool, way: dict
+    sizes: Sizes,
+    device: torch.device,
+    classes: int,
+    precision: str,
+    tf32: bool,
+    strict: bool,
+    way: dict,
 ) -> Numbers:
     """Return the costs of this library's step."""
 
@@ -122,7 +139,9 @@ def fits(numbers: Numbers) -> bool:
 
 
 def judged(case: Case, device: torch.device) -> dict[str, Any]:
-    """Measure a case.  An error is a result too: false, but where what is for information has no room."""
+    """Measure a case. An error is a result too: false, but where what is for information has no
+    room.
+    """
     start = time.perf_counter()
     try:
         numbers = case.measure()
@@ -152,7 +171,9 @@ def table(results: list[dict[str, Any]]) -> pd.DataFrame:
         {
             "what": result["what"],
             "case": result["case"],
-            "found": ", ".join(f"{k} {short(v)}" for k, v in result["numbers"].items() if v is not None),
+            "found": ", ".join(
+                f"{k} {short(v)}" for k, v in result["numbers"].items() if v is not None
+            ),
             "accepted": words[result["ok"]],
         }
         for result in results
@@ -165,7 +186,9 @@ def keep(results: list[dict[str, Any]], folder: Path) -> None:
     lines = "".join(f"{json.dumps(result)}\n" for result in results)
     write_whole(folder / "gpu-check.jsonl", lines)
     flat = [{**{k: v for k, v in r.items() if k != "numbers"}, **r["numbers"]} for r in results]
-    write_whole(folder / "gpu-check.csv", pd.DataFrame(flat).to_csv(index=False, lineterminator="\n"))
+    write_whole(
+        folder / "gpu-check.csv", pd.DataFrame(flat).to_csv(index=False, lineterminator="\n")
+    )
 
 
 def check(sizes: Sizes) -> None:
@@ -175,7 +198,9 @@ def check(sizes: Sizes) -> None:
             raise ValueError(f"--{name} {getattr(sizes, name)}; use at least 1")
     for classes in sizes.classes:
         if classes < 2:
-            raise ValueError(f"--classes {classes}; use at least 2, between which a gradient decides")
+            raise ValueError(
+                f"--classes {classes}; use at least 2, between which a gradient decides"
+            )
         measure.class_prompts(classes)  # refuses more than ImageNet has
     open_clip_name(sizes.model)
 
@@ -185,13 +210,23 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     default = Sizes()
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu to try the script itself")
-    parser.add_argument("--model", default=default.model, help="a CLIP of open_clip (random weights)")
-    parser.add_argument("--classes", type=int, nargs="+", default=list(default.classes), help="of ImageNet")
+    parser.add_argument(
+        "--device", default="cuda", help="cuda, cuda:1, or cpu to try the script itself"
+    )
+    parser.add_argument(
+        "--model", default=default.model, help="a CLIP of open_clip (random weights)"
+    )
+    parser.add_argument(
+        "--classes", type=int, nargs="+", default=list(default.classes), help="of ImageNet"
+    )
     parser.add_argument("--batch", type=int, default=default.batch, help="images in every step")
     parser.add_argument("--steps", type=int, default=default.steps, help="steps that are timed")
-    parser.add_argument("--images", type=int, default=default.images, help="images that are evaluated")
-    parser.add_argument("--output", type=user_path, default=RESULTS / "gpu-check", help="folder to write to")
+    parser.add_argument(
+        "--images", type=int, default=default.images, help="images that are evaluated"
+    )
+    parser.add_argument(
+        "--output", type=user_path, default=RESULTS / "gpu-check", help="folder to write to"
+    )
     given = parser.parse_args(arguments)
     try:
         device = resolve_device(given.device)
@@ -202,13 +237,25 @@ def main(arguments: list[str] | None = None) -> None:
         parser.exit(2, f"error: {' '.join(str(error).split())}\n")
     facts = conditions(device) | {"cuda": torch.version.cuda, "revision": git_revision()}
     facts |= {"date": date.today().isoformat(), "batch": sizes.batch, "model": sizes.model}
-    results = [{"what": "conditions", "case": "", "numbers": facts, "accept": "", "ok": None, "seconds": 0.0}]
+    results = [
+        {
+            "what": "conditions",
+            "case": "",
+            "numbers": facts,
+            "accept": "",
+            "ok": None,
+            "seconds": 0.0,
+        }
+    ]
     print(json.dumps(results[0]), flush=True)
     for case in cases(sizes, device):
         results.append(judged(case, device))
         print(json.dumps(results[-1]), flush=True)
         keep(results, given.output)  # after each: what was measured stays if the time runs out
-    print(f"\n{markdown(table(results[1:]))}\n\nwritten: {given.output}/gpu-check.jsonl, gpu-check.csv")
+    print(
+        f"\n{markdown(table(results[1:]))}\n\nwritten: {given.output}/gpu-check.jsonl, "
+        "gpu-check.csv"
+    )
     if failed := [f"{r['what']} ({r['case']})" for r in results if r["ok"] is False]:
         print(f"not accepted: {'; '.join(failed)}")
         raise SystemExit(1)

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from blocklora_lib.measure.benchmark_output import load, options, progress, run, show_ratios, start, write
-from blocklora_lib.measure.inference_measurements import inference
+from blocklora_lib.measure.benchmark_output import (
+    load,
+    options,
+    progress,
+    run,
+    show_ratios,
+    start,
+    write,
+)
+from blocklora_lib.measure.inference import inference
 from blocklora_lib.measure.timing import equivalent
 
 
@@ -20,7 +28,10 @@ def main(arguments: list[str] | None = None) -> None:
     show_ratios(frame, ["batch", "form", "images_per_second"])
     for row in frame[frame["form"] == "merged"].to_dict("records"):
         shown = "shown" if equivalent(row, given.margin) else "not shown"
-        print(f"batch {row['batch']}: merged costs what the base costs, within {given.margin:.0%}: {shown}")
+        print(
+            f"batch {row['batch']}: merged costs what the base costs, within {given.margin:.0%}: "
+            f"{shown}"
+        )
     write("inference", frame, given, device)
 
 

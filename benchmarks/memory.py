@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from blocklora_lib.measure.benchmark_output import options, run, spec_of, start, write
-from blocklora_lib.measure.cost_measurements import training_memory
-from blocklora_lib.measure.inference_measurements import inference_memory
+from blocklora_lib.measure.inference import inference_memory
+from blocklora_lib.measure.training_step import training_memory
 
 MIB = 2**20
 
@@ -15,7 +15,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = options(__doc__, rounds=0)
     parser.add_argument("--classes", type=int, default=10, help="prompts in a training step")
     parser.add_argument("--batch", type=int, default=2, help="images at once")
-    parser.add_argument("--repeats", type=int, default=1, help="processes for each form of inference")
+    parser.add_argument(
+        "--repeats", type=int, default=1, help="processes for each form of inference"
+    )
     parser.add_argument("--forms", nargs="*", default=["frozen", "dense", "low_rank", "sum_first"],
                         help="forms of training; none: leave training out")  # fmt: skip
     given = parser.parse_args(arguments)
@@ -23,7 +25,9 @@ def main(arguments: list[str] | None = None) -> None:
     spec, where = spec_of(given.model), str(device)
     print("inference: a process for each form ...")
     frames = [
-        inference_memory(spec, [given.batch], device=where, repeats=given.repeats).assign(what="inference")
+        inference_memory(spec, [given.batch], device=where, repeats=given.repeats).assign(
+            what="inference"
+        )
     ]
     if given.forms:
         print("training: a process for each form ...")
@@ -35,8 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
         shown[f"{name} MiB"] = (frame[f"{name}_bytes"] / MIB).round(1)
     print(f"\n{shown.to_string(index=False)}")
     print(
-        "\nweights: counted. prepared: measured before the work, with the code that libraries loaded.\n"
-        "peak: the highest within it. Compare forms: the code is in all of them."
+        "\nweights: counted. prepared: measured before the work, with the code that libraries "
+        "loaded.\npeak: the highest within it. Compare forms: the code is in all of them."
     )
     write("memory", frame, given, device)
 

@@ -1,8 +1,10 @@
-"""LoRA by the `peft` library in a plain loop: what a user would write instead.  Prints one line of JSON.
+"""LoRA by the `peft` library in a plain loop: what a user would write instead. Prints one line of
+JSON.
 
-The same images, steps, batches, augmentation and optimizer as a run of a profile, and the same evaluation.
-Data, draw and augmentation are the library's, so that both see the same; the model, the adapters and the
-loop are open_clip's, peft's and torch's own. All prompts are encoded at every step, over the whole context.
+The same images, steps, batches, augmentation and optimizer as a run of a profile, and the same
+evaluation. Data, draw and augmentation are the library's, so that both see the same; the model, the
+adapters and the loop are open_clip's, peft's and torch's own. All prompts are encoded at every
+step, over the whole context.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ import time
 import torch
 import torch.nn.functional as F
 
-from blocklora_lib.augment import augment
-from blocklora_lib.backbones import load_backbone
-from blocklora_lib.datasets import Dataset, load_dataset
-from blocklora_lib.devices import resolve_device
-from blocklora_lib.fewshot import draw
-from blocklora_lib.grids import make_spec
-from blocklora_lib.measure.peft_lora import cosines, with_peft
-from blocklora_lib.profiles import load_profile
+from blocklora_lib.clip.backbone import load_backbone
+from blocklora_lib.core.devices import resolve_device
+from blocklora_lib.data.augment import augment
+from blocklora_lib.data.dataset import Dataset, load_dataset
+from blocklora_lib.data.sampling import draw
+from blocklora_lib.measure.other_code.peft_lora import cosines, with_peft
+from blocklora_lib.runs.grid import make_spec
+from blocklora_lib.runs.profile_files import load_profile
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -45,7 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
     # data and model
     dataset, backbone = load_dataset(given.dataset), load_backbone(profile.backbone, device)
     spec = make_spec(profile, given.dataset, "lora", given.shots, given.seed)
-    evaluated = [dataset if name == dataset.name else load_dataset(name) for name in spec.evaluate_on]
+    evaluated = [
+        dataset if name == dataset.name else load_dataset(name) for name in spec.evaluate_on
+    ]
     train_labels = dataset.labels("train")
     val = dataset.labels("val") if dataset.manifest.counts.get("val") else ()
     index = draw(train_labels, given.shots, given.seed, profile.draw, dataset.classes, val)
@@ -79,7 +83,8 @@ def main(arguments: list[str] | None = None) -> None:
         torch.cuda.synchronize(device)
     train_seconds = time.perf_counter() - start
 
-    # evaluation: adapters merged, prompts encoded once; on the sets of a run, and on what it trained on
+    # evaluation: adapters merged, prompts encoded once; on the sets of a run, and on what it
+    # trained on
     model = model.merge_and_unload().eval()
     with torch.inference_mode():
 
@@ -92,7 +97,9 @@ def main(arguments: list[str] | None = None) -> None:
             return correct / len(truth)
 
         found = {
-            "accuracy": {s.name: accuracy(s, s.images("test"), s.labels("test")) for s in evaluated},
+            "accuracy": {
+                s.name: accuracy(s, s.images("test"), s.labels("test")) for s in evaluated
+            },
             "train_accuracy": accuracy(dataset, images, labels),
             "steps": taken,
             "train_seconds": train_seconds,

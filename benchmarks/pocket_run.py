@@ -1,7 +1,7 @@
 """Time a whole run of Block-LoRA, the start included, beside the same run by peft in a plain loop.
 
-Of either process the seconds of its training steps are taken apart from the rest. A process that only imports
-torch and open_clip, and ends, runs beside them: no run can take less.
+Of either process the seconds of its training steps are taken apart from the rest. A process that
+only imports torch and open_clip, and ends, runs beside them: no run can take less.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from blocklora_lib.learning.count import Count
 from blocklora_lib.measure.benchmark_output import (
     LEGEND,
     markdown,
@@ -30,7 +31,6 @@ from blocklora_lib.measure.benchmark_output import (
     write,
 )
 from blocklora_lib.measure.timing import paired_times, ratios
-from blocklora_lib.runs import Count
 
 HERE = Path(__file__).resolve().parent
 LIBRARY = "from blocklora_lib.cli import app; app()"  # what the command `blocklora` runs
@@ -49,8 +49,14 @@ def main(arguments: list[str] | None = None) -> None:
                         help="seconds to add to peft's run, to see what a difference looks like")  # fmt: skip
     given = parser.parse_args(arguments)
     if find_spec("peft") is None:
-        raise RuntimeError("peft is not installed, and there is nothing to compare with; pip install peft")
-    device, accuracies, trained = start(given), {}, defaultdict(list)  # seconds of training, run by run
+        raise RuntimeError(
+            "peft is not installed, and there is nothing to compare with; pip install peft"
+        )
+    device, accuracies, trained = (
+        start(given),
+        {},
+        defaultdict(list),
+    )  # seconds of training, run by run
     common = ["--profile", given.profile, "--dataset", given.dataset, "--shots", str(given.shots),
               "--seed", str(given.seed), "--threads", str(given.threads),
               "--device", str(device)]  # fmt: skip
@@ -76,10 +82,16 @@ def main(arguments: list[str] | None = None) -> None:
     bar = progress(given.rounds, "whole runs")
     whole = paired_times(functions, given.rounds, warmup=1, min_seconds=0, on_round=bar)
     training = whole[whole["name"].isin(trained)]
-    seconds = [trained[name][i] for i, name in zip(training["round"], training["name"], strict=True)]
+    seconds = [
+        trained[name][i] for i, name in zip(training["round"], training["name"], strict=True)
+    ]
     training = training.assign(seconds=seconds)
-    times = pd.concat([whole.assign(part="process"), training.assign(part="training")], ignore_index=True)
-    frame = pd.concat([ratios(part, "peft").assign(part=name) for name, part in times.groupby("part")])
+    times = pd.concat(
+        [whole.assign(part="process"), training.assign(part="training")], ignore_index=True
+    )
+    frame = pd.concat(
+        [ratios(part, "peft").assign(part=name) for name, part in times.groupby("part")]
+    )
     frame["accuracy"] = frame["name"].map(accuracies)
     frame.insert(0, "dataset", given.dataset)
     frame.insert(1, "shots", given.shots)
@@ -90,7 +102,9 @@ def main(arguments: list[str] | None = None) -> None:
 def output(command: list[str], threads: int) -> str:
     """Run a process and return the last line that it prints."""
     threads_of = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(HERE.parent)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | threads_of)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | threads_of
+    )
     if done.returncode:
         last = done.stderr.strip().rpartition("\n")[2]
         raise RuntimeError(f"{Path(command[1]).name} {' '.join(command[3:])} failed: {last}")
@@ -105,7 +119,11 @@ def show(frame: pd.DataFrame) -> None:
     print(f"\n{markdown(shown)}\n\n{LEGEND}")
     for row in frame[frame["resolved"]].to_dict("records"):
         fast = [1 / row[c] for c in ("ratio", "ratio_high", "ratio_low")]
-        print("{}: {:.2f} [{:.2f}, {:.2f}] times as fast as peft, {}".format(row["name"], *fast, row["part"]))
+        print(
+            "{}: {:.2f} [{:.2f}, {:.2f}] times as fast as peft, {}".format(
+                row["name"], *fast, row["part"]
+            )
+        )
 
 
 if __name__ == "__main__":

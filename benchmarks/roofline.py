@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from blocklora_lib.architectures import from_config
-from blocklora_lib.measure.benchmark_output import (
+from blocklora_lib.clip.architectures import from_config
+from blocklora_lib.measure.benchmark_output import (  # fmt: skip
     markdown,
     options,
     progress,
@@ -13,7 +13,7 @@ from blocklora_lib.measure.benchmark_output import (
     spec_of,
     start,
     write,
-)  # fmt: skip
+)
 from blocklora_lib.measure.products import roofline, squares, step_products
 from blocklora_lib.measure.step_variants import Size, class_prompts, load, make_step
 from blocklora_lib.measure.timing import by_round, paired_times
@@ -23,12 +23,18 @@ WAYS = ("independent", "shared_prefix")
 
 def main(arguments: list[str] | None = None) -> None:
     parser = options(__doc__, "ViT-B-16-quickgelu", rounds=7)
-    parser.add_argument("--classes", type=int, nargs="+", default=[100], help="ImageNet's first so many")
+    parser.add_argument(
+        "--classes", type=int, nargs="+", default=[100], help="ImageNet's first so many"
+    )
     parser.add_argument("--batch", type=int, default=8, help="images in every step")
     parser.add_argument("--rank", type=int, default=2, help="r")
     parser.add_argument("--blocks", type=int, default=2, help="n of Block-LoRA")
-    parser.add_argument("--variants", nargs="+", default=list(WAYS), choices=WAYS, help="of our step")
-    parser.add_argument("--sides", type=int, nargs="+", default=[1024, 2048, 4096], help="of square products")
+    parser.add_argument(
+        "--variants", nargs="+", default=list(WAYS), choices=WAYS, help="of our step"
+    )
+    parser.add_argument(
+        "--sides", type=int, nargs="+", default=[1024, 2048, 4096], help="of square products"
+    )
     given = parser.parse_args(arguments)
     device, frames, alone = start(given), [], []
     backbone = load(spec_of(given.model), given.variants, device)["fp32"]
@@ -40,7 +46,9 @@ def main(arguments: list[str] | None = None) -> None:
         prefix = int((tokens == tokens[0]).all(0).long().cumprod(0).sum()) if classes > 1 else 0
         for variant in given.variants:
             shared = prefix if variant == "shared_prefix" else 0
-            counted = step_products(architecture, lengths, given.batch, shared, size.adapter.block_rank)
+            counted = step_products(
+                architecture, lengths, given.batch, shared, size.adapter.block_rank
+            )
             products = {f"product {i}": item for i, item in enumerate(counted.items())}
             tops = squares(given.sides)
             functions = {name: p.prepared(device) for name, (p, _) in products.items()}
@@ -49,11 +57,17 @@ def main(arguments: list[str] | None = None) -> None:
             bar = progress(given.rounds, f"{variant}, {classes} classes")
             times = paired_times(functions, given.rounds, warmup=1, device=device, on_round=bar,
                                  min_seconds=0.01)  # fmt: skip
-            seconds, facts = by_round(times), {"model": given.model, "classes": classes, "variant": variant}
+            seconds, facts = (
+                by_round(times),
+                {"model": given.model, "classes": classes, "variant": variant},
+            )
             frames.append(roofline(seconds, products, "step", tops).assign(**facts))
             alone += [
                 facts | vars(p) | {"times": n, "gflops": p.flops / seconds[name].median() / 1e9}
-                for name, (p, n) in [*products.items(), *((name, (p, 0)) for name, p in tops.items())]
+                for name, (p, n) in [
+                    *products.items(),
+                    *((name, (p, 0)) for name, p in tops.items()),
+                ]
             ]
     show(frame := pd.concat(frames, ignore_index=True))
     write("roofline", frame, given, device, products=pd.DataFrame(alone))
@@ -63,7 +77,7 @@ def architecture_config(model: str) -> dict:
     """The configuration of a model that open_clip knows, one that was added at run time included."""
     from open_clip import get_model_config
 
-    from blocklora_lib.architectures import read_config
+    from blocklora_lib.clip.architectures import read_config
 
     return get_model_config(model) or read_config(model)
 
@@ -79,10 +93,9 @@ def show(frame: pd.DataFrame) -> None:
     intervals = zip(frame["share"], frame["share_low"], frame["share_high"], strict=True)
     shown["share reached"] = [f"{s:.2f} [{low:.2f}, {high:.2f}]" for s, low, high in intervals]
     print(
-        f"\n{markdown(shown)}\n\n"
-        "share reached: time of the products alone, at the step's own shapes and by its own kernels (frozen\n"
-        "ones on a CPU: oneDNN's), by the time of the step. GFLOP: of the minimal step, by closed forms.\n"
-        "squares: the best rate over square products."
+        f"\n{markdown(shown)}\n\nshare reached: time of the products alone, at the step's own "
+        "shapes and by its own kernels (frozen\nones on a CPU: oneDNN's), by the time of the step. "
+        "GFLOP: of the minimal step, by closed forms.\nsquares: the best rate over square products."
     )
 
 

@@ -1,11 +1,13 @@
-"""How time and peak memory of our training step grow: with classes, images, rank, blocks and threads."""
+"""How time and peak memory of our training step grow: with classes, images, rank, blocks and
+threads.
+"""
 
 from __future__ import annotations
 
 import pandas as pd
 
-from blocklora_lib.figures.benchmark import growth_table
-from blocklora_lib.measure.benchmark_output import (
+from blocklora_lib.display.figures.benchmark import growth_table
+from blocklora_lib.measure.benchmark_output import (  # fmt: skip
     markdown,
     options,
     progress,
@@ -13,7 +15,7 @@ from blocklora_lib.measure.benchmark_output import (
     spec_of,
     start,
     write,
-)  # fmt: skip
+)
 from blocklora_lib.measure.growth import AXES, axis_times, memory_line, points, time_line
 from blocklora_lib.measure.step_costs import step_memory
 from blocklora_lib.measure.step_variants import OURS, Size, load
@@ -33,7 +35,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=4, help="images, while something else grows")
     parser.add_argument("--rank", type=int, default=2, help="r, while something else grows")
     parser.add_argument("--blocks", type=int, default=2, help="n, while something else grows")
-    parser.add_argument("--variants", nargs="+", default=["independent"], choices=OURS, help="of our step")
+    parser.add_argument(
+        "--variants", nargs="+", default=["independent"], choices=OURS, help="of our step"
+    )
     parser.add_argument("--no-memory", action="store_true", help="leave the peaks of memory out")
     given = parser.parse_args(arguments)
     device, spec = start(given), spec_of(given.model)
@@ -52,9 +56,13 @@ def main(arguments: list[str] | None = None) -> None:
             if axis != "threads":
                 lines.append(facts | {"quantity": "seconds"} | time_line(times))
             if axis in MEMORY_AXES and not given.no_memory:
-                peaks = step_memory(spec, {v: (variant, size) for v, size in sizes.items()}, str(device))
+                peaks = step_memory(
+                    spec, {v: (variant, size) for v, size in sizes.items()}, str(device)
+                )
                 peaks = peaks.set_index("name")["peak_bytes"]
-                lines.append(facts | {"quantity": "bytes"} | memory_line(list(peaks.index), list(peaks)))
+                lines.append(
+                    facts | {"quantity": "bytes"} | memory_line(list(peaks.index), list(peaks))
+                )
                 found = {v: row | {"peak_bytes": int(peaks[v])} for v, row in found.items()}
             rows += [facts | {"value": v} | row for v, row in found.items()]
     if not rows:

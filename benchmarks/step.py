@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from blocklora_lib.figures.benchmark import steps_table
-from blocklora_lib.measure.benchmark_output import (
+from blocklora_lib.display.figures.benchmark import steps_table
+from blocklora_lib.measure.benchmark_output import (  # fmt: skip
     markdown,
     options,
     progress,
@@ -14,8 +14,8 @@ from blocklora_lib.measure.benchmark_output import (
     spec_of,
     start,
     write,
-)  # fmt: skip
-from blocklora_lib.measure.step_costs import (
+)
+from blocklora_lib.measure.step_costs import (  # fmt: skip
     compare,
     forms_of,
     free_memory,
@@ -23,13 +23,15 @@ from blocklora_lib.measure.step_costs import (
     rows_with,
     step_memory,
     step_times,
-)  # fmt: skip
+)
 from blocklora_lib.measure.step_variants import OTHERS, VARIANTS, Size, load
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = options(__doc__, "ViT-B-16-quickgelu", rounds=6)
-    parser.add_argument("--classes", type=int, nargs="+", default=[100], help="ImageNet's first so many")
+    parser.add_argument(
+        "--classes", type=int, nargs="+", default=[100], help="ImageNet's first so many"
+    )
     parser.add_argument("--batch", type=int, default=8, help="images in every step")
     parser.add_argument("--variants", nargs="+", default=["independent", "shared_prefix", *OTHERS],
                         choices=VARIANTS, help="what to compare")  # fmt: skip
@@ -38,7 +40,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rank", type=int, default=2, help="r")
     parser.add_argument("--blocks", type=int, default=2, help="n of Block-LoRA")
     parser.add_argument("--dropout", type=float, default=0.25, help="on the adapters' input")
-    parser.add_argument("--class-chunk", type=int, default=None, help="classes at a time, in our variants")
+    parser.add_argument(
+        "--class-chunk", type=int, default=None, help="classes at a time, in our variants"
+    )
     parser.add_argument("--no-memory", action="store_true", help="leave the peaks of memory out")
     parser.add_argument("--delay", nargs=2, action="append", default=[], metavar=("FORM", "SECONDS"),
                         help="make a form slower, to see what a difference looks like")  # fmt: skip
@@ -64,7 +68,9 @@ def main(arguments: list[str] | None = None) -> None:
         frames.append(rows_with(compare(times, memory, baselines), facts))
         print(f"\n{markdown(steps_table(frames[-1], ratio_text))}")
     if not frames:
-        raise ValueError("every variant was left out; give others by --variants, or fewer --classes")
+        raise ValueError(
+            "every variant was left out; give others by --variants, or fewer --classes"
+        )
     write("step", pd.concat(frames, ignore_index=True), given, device)
 
 

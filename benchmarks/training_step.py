@@ -1,9 +1,24 @@
-"""Time whole training steps of CLIP with each form of adapter, and the share that the adapter path takes."""
+"""Time whole training steps of CLIP with each form of adapter, and the share that the adapter path
+takes.
+"""
 
 from __future__ import annotations
 
-from blocklora_lib.measure.benchmark_output import load, options, progress, run, show_ratios, start, write
-from blocklora_lib.measure.cost_measurements import STEP_FORMS, path_share, step_ratios, training_step_times
+from blocklora_lib.measure.benchmark_output import (
+    load,
+    options,
+    progress,
+    run,
+    show_ratios,
+    start,
+    write,
+)
+from blocklora_lib.measure.training_step import (
+    STEP_FORMS,
+    path_share,
+    step_ratios,
+    training_step_times,
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -28,7 +43,10 @@ def main(arguments: list[str] | None = None) -> None:
     if "frozen" in given.forms:
         share = path_share(times)
         columns = ["form", "share", "share_low", "share_high", "resolved", "speedup_limit"]
-        print(f"\nThe adapter path's share of a step\n{share[columns].round(3).to_string(index=False)}")
+        print(
+            "\nThe adapter path's share of a step\n"
+            f"{share[columns].round(3).to_string(index=False)}"
+        )
         print("share: (step - step without adapters) / step. No saving on the path can exceed it.")
     write("training_step", frame, given, device)
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from blocklora_lib.adapter_config import AdapterConfig
-from blocklora_lib.inject import AdapterSet, attach, attach_linear
+from blocklora_lib.adapters.attach import AdapterSet, attach, attach_linear
+from blocklora_lib.adapters.config import AdapterConfig
 
 KINDS = {
     "lora": dict(kind="lora", rank=2),
@@ -56,8 +56,12 @@ class Layer(nn.Module):
 LAYERS = {"self": SelfAttention, "cross": CrossAttention, "linear": Layer}
 
 
-def adapt(model: nn.Module, kind: str = "total_rank", dropout: float = 0.0, dtype=None) -> AdapterSet:
-    """Put adapters on every layer, their B not zero; they compute in float32 unless dtype says otherwise."""
+def adapt(
+    model: nn.Module, kind: str = "total_rank", dropout: float = 0.0, dtype=None
+) -> AdapterSet:
+    """Put adapters on every layer, their B not zero; they compute in float32 unless dtype says
+    otherwise.
+    """
     settings = dict(KINDS[kind], targets=("q", "k", "v", "o"), dropout=dropout)
     generator = torch.Generator().manual_seed(0)
     adapters = (
@@ -74,7 +78,9 @@ def adapt(model: nn.Module, kind: str = "total_rank", dropout: float = 0.0, dtyp
 
 
 def build(layer: str, kind: str = "total_rank", dropout: float = 0.0, dtype=torch.float32):
-    """Return (model, adapters); dtype is that of the frozen weights, and float64 that of the adapters too."""
+    """Return (model, adapters); dtype is that of the frozen weights, and float64 that of the
+    adapters too.
+    """
     torch.manual_seed(0)
     model = LAYERS[layer]().to(dtype)
     return model, adapt(model, kind, dropout, torch.float64 if dtype == torch.float64 else None)
@@ -86,7 +92,9 @@ def inputs(dtype=torch.float32, *, batch: int = N, grad: bool = False) -> Tensor
 
 
 def as_function(model: nn.Module, run: Callable) -> tuple[dict[str, Tensor], Callable]:
-    """Return the adapters' parameters, and a function of such and x: run(model, x) with them in the model."""
+    """Return the adapters' parameters, and a function of such and x: run(model, x) with them in the
+    model.
+    """
 
     class Around(nn.Module):
         def __init__(self) -> None:
@@ -107,10 +115,16 @@ def restated(model: nn.Module, x: Tensor) -> Tensor:
         return _linear(x, model.fc.weight, model.fc.bias, model.fc.adapters["weight"])
     attn, other = model.attn, x.roll(1, -2) if isinstance(model, CrossAttention) else x
     parts = zip(
-        (x, other, other), attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3), "qkv", strict=True
+        (x, other, other),
+        attn.in_proj_weight.chunk(3),
+        attn.in_proj_bias.chunk(3),
+        "qkv",
+        strict=True,
     )
     q, k, v = (
-        _linear(part, weight, bias, attn.adapters[target]).unflatten(-1, (2, E // 2)).transpose(-2, -3)
+        _linear(part, weight, bias, attn.adapters[target])
+        .unflatten(-1, (2, E // 2))
+        .transpose(-2, -3)
         for part, weight, bias, target in parts
     )
     weights = (q @ k.mT / (E // 2) ** 0.5).softmax(-1)

@@ -13,29 +13,33 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from blocklora_lib.adapters import Adapter
-from blocklora_lib.backbones import load_backbone
-from blocklora_lib.measure import clip_lora as reference
+from blocklora_lib.adapters.updates import Adapter
+from blocklora_lib.clip.backbone import load_backbone
+from blocklora_lib.core.seeding import generator
+from blocklora_lib.learning.contract import Context
+from blocklora_lib.learning.loop import batches
+from blocklora_lib.learning.spec import TrainingSpec
+from blocklora_lib.measure.other_code import clip_lora as reference
 from blocklora_lib.methods import get_method
-from blocklora_lib.methods._context import Context
-from blocklora_lib.seeding import generator
-from blocklora_lib.specs import BackboneSpec, TrainingSpec
-from blocklora_lib.training import batches
+from blocklora_lib.weights.spec import BackboneSpec
 
 CLASS_NAMES = ("forest", "annual crop land", "river", "sea_or_lake")
 SEED, STEPS = 1, 5
-# What float32 allows: relative L2 norms of the worst tensor.  In brackets what was seen at ViT-B/16 size.
+# What float32 allows: relative L2 norms of the worst tensor.  In brackets what was seen at ViT-B/16
+# size.
 BARS = {
     "logits": 1e-4,  # [3e-6] less their mean over the classes
     "loss": 1e-5,  # [1e-6]
-    "lr": 1e-9,  # CosineAnnealingLR multiplies its way along the cosine, so roundings of float64 add up
+    # CosineAnnealingLR multiplies its way along the cosine, so roundings of float64 add up
+    "lr": 1e-9,
     "gradient": 1e-3,  # [1e-5] of A and of B, from equal parameters
-    # Adam divides a gradient by its own size, so an entry of B whose gradient is as small as its rounding
-    # error may step the other way.  What five steps changed [2e-3]: one such entry in 10^4 makes
-    # 2 sqrt(10^-4) = 2e-2.  The gradient of A is a product with that B [4e-4].
+    # Adam divides a gradient by its own size, so an entry of B whose gradient is as small as its
+    # rounding error may step the other way.  What five steps changed [2e-3]: one such entry in 10^4
+    # makes 2 sqrt(10^-4) = 2e-2.  The gradient of A is a product with that B [4e-4].
     "change": 2e-2,
     "later gradients": 2e-2,
-    # While B = 0, A has no gradient and only decays, by lr * weight_decay = 2e-6.  One rounding is 6e-8.
+    # While B = 0, A has no gradient and only decays, by lr * weight_decay = 2e-6.  One rounding is
+    # 6e-8.
     "decay": 3e-7,
 }
 # The tiny model has so few entries that none of them is that small [4e-6, 2e-6].
@@ -56,7 +60,9 @@ class Case:
 
     def context(self, training: TrainingSpec | None = None, on_step=None) -> Context:
         training = training or self.training
-        return Context(self.backbone, self.tokens, self.images, self.labels, training, 1, SEED, on_step)
+        return Context(
+            self.backbone, self.tokens, self.images, self.labels, training, 1, SEED, on_step
+        )
 
     def fit(self, method: str = "lora", training: dict | None = None, **settings):
         """Train by the library's own path; return the predictor and what every step did."""
@@ -79,13 +85,17 @@ class Case:
         for name, module in self.backbone.model.named_modules():
             if isinstance(module, Adapter):
                 words = name.split(".")
-                found["vision" if words[0] == "visual" else "text", int(words[-4]), words[-1]] = module
+                found["vision" if words[0] == "visual" else "text", int(words[-4]), words[-1]] = (
+                    module
+                )
         return found
 
     def theirs(self, dropout: float = 0.0, scale: float | None = None) -> reference.ClipLora:
         """CLIP-LoRA on the same weights, its A drawn from the same stream by nn.init."""
         model = self.backbone.model
-        heads = [t.resblocks[0].attn.num_heads for t in (model.visual.transformer, model.transformer)]
+        heads = [
+            t.resblocks[0].attn.num_heads for t in (model.visual.transformer, model.transformer)
+        ]
         theirs = reference.ClipLora(model.state_dict(), heads, dropout=dropout, scale=scale)
         return theirs.reset(generator(SEED, "adapter"))
 
@@ -112,7 +122,10 @@ def factors(adapter: Adapter) -> tuple[Tensor, Tensor]:
 
 def gradients(adapters: dict) -> dict:
     """Gradients of A and B, B without the dimension of its n = 1 blocks."""
-    return {k: tuple(p.grad.clone().reshape(p.shape[-2:]) for p in factors(a)) for k, a in adapters.items()}
+    return {
+        k: tuple(p.grad.clone().reshape(p.shape[-2:]) for p in factors(a))
+        for k, a in adapters.items()
+    }
 
 
 @contextmanager
@@ -130,7 +143,9 @@ def apart(ours: Tensor, theirs: Tensor) -> float:
     return float((ours.reshape(theirs.shape) - theirs).norm() / theirs.norm())
 
 
-def steps_apart(ours: list[reference.Step], theirs: list[reference.Step], start: dict) -> dict[str, float]:
+def steps_apart(
+    ours: list[reference.Step], theirs: list[reference.Step], start: dict
+) -> dict[str, float]:
     """The largest distance, over steps and tensors, of each of BARS but the logits."""
     assert len(ours) == len(theirs) == STEPS
     assert ours[0].gradients.keys() == theirs[0].gradients.keys()
@@ -180,7 +195,9 @@ def large_updates(case: Case, std: float = 0.05) -> dict:
     """A as at the start, B at random, so that ΔW weighs in every product and A has a gradient."""
     random = torch.Generator().manual_seed(7)
     start = values(case.theirs().adapters())
-    return {k: (a, torch.empty_like(b).normal_(0, std, generator=random)) for k, (a, b) in start.items()}
+    return {
+        k: (a, torch.empty_like(b).normal_(0, std, generator=random)) for k, (a, b) in start.items()
+    }
 
 
 def centred(logits: Tensor) -> Tensor:
@@ -195,8 +212,20 @@ def tiny_case(folder: Path) -> Case:
     config = {
         "embed_dim": 32,
         "quick_gelu": True,
-        "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "head_width": 32},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+        "vision_cfg": {
+            "image_size": 32,
+            "patch_size": 8,
+            "width": 64,
+            "layers": 2,
+            "head_width": 32,
+        },
+        "text_cfg": {
+            "context_length": 77,
+            "vocab_size": 49408,
+            "width": 32,
+            "heads": 2,
+            "layers": 2,
+        },
     }
     path = folder / "TinyQuickGELU-parity.json"
     path.write_text(json.dumps(config), encoding="utf-8")

@@ -1,5 +1,6 @@
-"""Small stand-ins that every test can afford: a bundle of coloured squares, a tiny random CLIP, a profile
-of both."""
+"""Small stand-ins that every test can afford: a bundle of coloured squares, a tiny random CLIP, a
+profile of both.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from blocklora_lib.profiles import Profile
+from blocklora_lib.runs.profile import Profile
 
 CLASSES = ("red square", "green square", "blue square")
 TINY = "TinyCLIP-test"
@@ -50,8 +51,8 @@ def write_bundle(
     skip: tuple[str, int] | None = None,
     **manifest,
 ) -> Path:
-    """Write name.parquet and manifests/name.yaml in the project's format; counts: images a class of each
-    split.
+    """Write name.parquet and manifests/name.yaml in the project's format; counts: images a class of
+    each split.
 
     `skip` = (split, class) leaves a class of a split without images.
     """
@@ -70,7 +71,10 @@ def write_bundle(
                     rows[key].append(value)
     file = folder / f"{name}.parquet"
     pq.write_table(
-        pa.table({k: pa.array(v, pa.int16()) if k == "label" else pa.array(v) for k, v in rows.items()}), file
+        pa.table(
+            {k: pa.array(v, pa.int16()) if k == "label" else pa.array(v) for k, v in rows.items()}
+        ),
+        file,
     )
     facts = {
         "name": name,
@@ -95,7 +99,9 @@ def edit_manifest(folder: Path, changes: dict, name: str = "squares") -> None:
     """Change facts of a manifest; the value "delete" takes a key away."""
     path = folder / f"{name}.yaml"
     facts = yaml.safe_load(path.read_text(encoding="utf-8")) | changes
-    path.write_text(yaml.safe_dump({k: v for k, v in facts.items() if v != "delete"}), encoding="utf-8")
+    path.write_text(
+        yaml.safe_dump({k: v for k, v in facts.items() if v != "delete"}), encoding="utf-8"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -109,13 +115,27 @@ def manifests(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory) -> str:
-    """Name of a CLIP with random weights that open_clip knows: 32 px, 4 + 1 tokens, two layers a tower."""
+    """Name of a CLIP with random weights that open_clip knows: 32 px, 4 + 1 tokens, two layers a
+    tower.
+    """
     import open_clip
 
     config = {
         "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 2, "head_width": 16},
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
+        "vision_cfg": {
+            "image_size": 32,
+            "patch_size": 16,
+            "width": 32,
+            "layers": 2,
+            "head_width": 16,
+        },
+        "text_cfg": {
+            "context_length": 16,
+            "vocab_size": 49408,
+            "width": 16,
+            "heads": 2,
+            "layers": 2,
+        },
     }
     path = tmp_path_factory.mktemp("clip") / f"{TINY}.json"
     path.write_text(json.dumps(config), encoding="utf-8")
@@ -140,7 +160,13 @@ def profile_facts(backbone: str) -> dict:
             {"name": "block_lora", "settings": {"rank": 2, "n_blocks": 2}},
             {"name": "frozen_a"},
         ],
-        "training": {"steps_per_shot": 2, "min_steps": 3, "max_steps": 4, "batch_size": 4, "lr": 1e-2},
+        "training": {
+            "steps_per_shot": 2,
+            "min_steps": 3,
+            "max_steps": 4,
+            "batch_size": 4,
+            "lr": 1e-2,
+        },
         "experiments": {"few_shot": {}},
     }
 
@@ -148,8 +174,8 @@ def profile_facts(backbone: str) -> dict:
 @pytest.fixture
 def eurosat(tmp_path, monkeypatch) -> Path:
     """A miniature of EuroSAT, three images a class and split, where external sets are looked for."""
-    from blocklora_lib.data.fake import make_fake
-    from blocklora_lib.manifests import load_manifest
+    from blocklora_lib.data.manifest_files import load_manifest
+    from blocklora_lib.data.obtain.miniature import make_fake
 
     monkeypatch.setenv("BLOCKLORA_DATA", str(tmp_path / "data"))
     return make_fake(load_manifest("eurosat"), tmp_path / "data", per_class=3)
@@ -179,6 +205,6 @@ def tiny_profile(tiny_clip) -> Profile:
 
 @pytest.fixture
 def bench(manifests):
-    from blocklora_lib.experiment import Workbench
+    from blocklora_lib.runs.workbench import Workbench
 
     return Workbench("cpu", manifests)

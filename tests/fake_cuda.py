@@ -1,12 +1,15 @@
-"""A machine with a GPU, without one: tensors that say they lie on "cuda:0", with the numbers of a CPU.
+"""A machine with a GPU, without one: tensors that say they lie on "cuda:0", with the numbers of a
+CPU.
 
-A `CudaTensor` holds an ordinary CPU tensor, which computes.  Every operator that meets one is looked at:
-what a GPU would refuse (two devices in one operator, a CPU's generator, `.numpy()`) raises here too.
-Draws on it come from a generator of its own, of which a CPU's state says nothing, as on a GPU.  To PyTorch's
-C++ it is a "meta" tensor: every way to move it comes by here, and autograd's engine needs no driver.
+A `CudaTensor` holds an ordinary CPU tensor, which computes. Every operator that meets one is looked
+at: what a GPU would refuse (two devices in one operator, a CPU's generator, `.numpy()`) raises here
+too. Draws on it come from a generator of its own, of which a CPU's state says nothing, as on a GPU.
+To PyTorch's C++ it is a "meta" tensor: every way to move it comes by here, and autograd's engine
+needs no driver.
 
-What it does not show: autocast and whatever else C++ decides by the device (foreach and fused optimizers,
-fused attention), kernels that CUDA lacks, and nondeterminism.  It is a matter of the thread that enters it.
+What it does not show: autocast and whatever else C++ decides by the device (foreach and fused
+optimizers, fused attention), kernels that CUDA lacks, and nondeterminism. It is a matter of the
+thread that enters it.
 """
 
 from __future__ import annotations
@@ -28,12 +31,13 @@ aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
 MOVES = {aten._to_copy, aten.to, aten.copy_, aten.copy}  # their purpose is to have two devices
 INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_, aten._unsafe_index}
-# a number of the CPU, as a tensor without dimensions, may stand beside CUDA in these and in the pointwise
+# a number of the CPU, as a tensor without dimensions, may stand beside CUDA in these and in the
+# pointwise
 TAKES_A_NUMBER = {aten.where, aten.fill_, aten.fill, aten.masked_fill, aten.masked_fill_, *INDEXING}
 
 
 class CudaTensor(Tensor):
-    """A tensor on the only GPU.  held: its numbers, on the CPU."""
+    """A tensor on the only GPU. held: its numbers, on the CPU."""
 
     held: Tensor
     __torch_function__ = torch._C._disabled_torch_function_impl
@@ -75,8 +79,8 @@ class CudaTensor(Tensor):
         if force:
             return self.detach().cpu().numpy()
         raise TypeError(
-            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host "
-            "memory first."
+            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor "
+            "to host memory first."
         )
 
     def __array__(self, dtype=None, copy=None):
@@ -99,10 +103,14 @@ class CudaTensor(Tensor):
 
 
 def computed(func: Any, args: tuple, kwargs: dict) -> Any:
-    """Call an operator on CPU numbers; its result lies where a GPU's would, or it raises what torch would."""
+    """Call an operator on CPU numbers; its result lies where a GPU's would, or it raises what torch
+    would.
+    """
     check(func, args, kwargs)
     given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-    place = next((leaf.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.device)), None)
+    place = next(
+        (leaf.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.device)), None
+    )
     beside = given[:1] if func.overloadpacket in (INDEXING | MOVES) else given
     on_gpu = place == "cuda" or (place is None and any(isinstance(t, CudaTensor) for t in beside))
     if func.overloadpacket is aten.set_ or func.overloadpacket is aten._local_scalar_dense:
@@ -148,7 +156,10 @@ def check(func: Any, args: tuple, kwargs: dict) -> None:
     for leaf in leaves:
         if isinstance(leaf, torch.Generator) and any(isinstance(t, CudaTensor) for t in given):
             raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
-    if isinstance(kwargs.get("generator"), torch.Generator) and str(kwargs.get("device") or "cpu") != "cpu":
+    if (
+        isinstance(kwargs.get("generator"), torch.Generator)
+        and str(kwargs.get("device") or "cpu") != "cpu"
+    ):
         raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
     if packet in MOVES:
         return
@@ -157,13 +168,17 @@ def check(func: Any, args: tuple, kwargs: dict) -> None:
     there = [t for t in given if not isinstance(t, CudaTensor) and not (number and t.dim() == 0)]
     if here and there:
         raise RuntimeError(
-            "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! "
-            f"({func})"
+            "Expected all tensors to be on the same device, but found at least two devices, cuda:0 "
+            f"and cpu! ({func})"
         )
-    written = [args[i] for i, a in enumerate(func._schema.arguments) if a.is_write and i < len(args)]
+    written = [
+        args[i] for i, a in enumerate(func._schema.arguments) if a.is_write and i < len(args)
+    ]
     written += [kwargs[a.name] for a in func._schema.arguments if a.is_write and a.name in kwargs]
     if here and any(isinstance(t, Tensor) and not isinstance(t, CudaTensor) for t in written):
-        raise RuntimeError(f"Expected the tensor that is written to be on cuda:0, but it is on cpu! ({func})")
+        raise RuntimeError(
+            f"Expected the tensor that is written to be on cuda:0, but it is on cpu! ({func})"
+        )
 
 
 def numbers(x: Any) -> Any:
@@ -177,11 +192,12 @@ def _draws(func: Any) -> bool:
     return torch.Tag.nondeterministic_seeded in func.tags
 
 
-# --- what `torch` and `torch.cuda` answer -----------------------------------------------------------------
+# --- what `torch` and `torch.cuda` answer
+# -----------------------------------------------------------------
 
 
 class Gpu:
-    """The state of the GPU's generator, which `torch.cuda` reads and sets.  asked: how often either."""
+    """The state of the GPU's generator, which `torch.cuda` reads and sets. asked: how often either."""
 
     def __init__(self) -> None:
         self.generator = torch.Generator().manual_seed(0)
@@ -215,13 +231,19 @@ def _of_the_gpu() -> Iterator[None]:
 
 
 class _Calls(TorchFunctionMode):
-    """What C++ would do before an operator is called: read numbers into a tensor, or another one's device."""
+    """What C++ would do before an operator is called: read numbers into a tensor, or another one's
+    device.
+    """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
         if name == "cuda" and args and isinstance(args[0], Tensor):
             return args[0].to(CUDA)
-        if name in ("tensor", "as_tensor", "asarray") and args and _type_of(kwargs.get("device")) == "cuda":
+        if (
+            name in ("tensor", "as_tensor", "asarray")
+            and args
+            and _type_of(kwargs.get("device")) == "cuda"
+        ):
             wants = {"requires_grad": kwargs.pop("requires_grad", False)}
             made = func(args[0], **{k: v for k, v in kwargs.items() if k != "device"})
             return made.to(CUDA).requires_grad_(**wants)
@@ -250,7 +272,9 @@ class _Operators(TorchDispatchMode):
         leaves = tree_leaves((args, kwargs))
         places = {leaf.type for leaf in leaves if isinstance(leaf, torch.device)}
         if "meta" in places and not any(_by_hand):  # C++ made it for one of ours, by its device
-            args, kwargs = tree_map(lambda x: CUDA if isinstance(x, torch.device) else x, (args, kwargs))
+            args, kwargs = tree_map(
+                lambda x: CUDA if isinstance(x, torch.device) else x, (args, kwargs)
+            )
         elif "cuda" not in places and not any(isinstance(t, CudaTensor) for t in leaves):
             return func(*args, **kwargs)
         return computed(func, args, kwargs)
@@ -291,7 +315,9 @@ def fake_cuda() -> Iterator[Gpu]:
     }
     with contextlib.ExitStack() as stack:
         for name, value in answers.items():
-            stack.enter_context(mock.patch.object(torch.cuda, name, lambda *a, _value=value, **k: _value))
+            stack.enter_context(
+                mock.patch.object(torch.cuda, name, lambda *a, _value=value, **k: _value)
+            )
         for name in ("get_rng_state", "set_rng_state", "manual_seed"):
             stack.enter_context(mock.patch.object(torch.cuda, name, getattr(gpu, name)))
         stack.enter_context(mock.patch.object(torch.cuda, "manual_seed_all", gpu.manual_seed))
@@ -312,7 +338,9 @@ def fake_cuda() -> Iterator[Gpu]:
 
 
 def on_meta(function: Any) -> Any:
-    """Wrap a function whose tensors are all on "meta", which backward cannot tell from the stand-in's."""
+    """Wrap a function whose tensors are all on "meta", which backward cannot tell from the
+    stand-in's.
+    """
 
     def outside(*args: Any, **kwargs: Any) -> Any:
         with _disable_current_modes():
@@ -322,7 +350,9 @@ def on_meta(function: Any) -> Any:
 
 
 def stay_here(monkeypatch: Any) -> None:
-    """Let the library do in this thread and process what it would do in others, which have no stand-in."""
+    """Let the library do in this thread and process what it would do in others, which have no
+    stand-in.
+    """
     for module in ("training", "evaluation", "measure.gpu_acceptance"):
         monkeypatch.setattr(f"blocklora_lib.{module}.ahead", iter)
     for module in ("inference_measurements", "step_costs", "cost_measurements"):

@@ -1,4 +1,6 @@
-"""A web server on 127.0.0.1 that can break off, forget ranges, change its files and answer with errors."""
+"""A web server on 127.0.0.1 that can break off, forget ranges, change its files and answer with
+errors.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server:
-    """Files by path; how each misbehaves; what was asked for, as (path, Range header, If-Range header)."""
+    """Files by path; how each misbehaves; what was asked for, as (path, Range header, If-Range
+    header).
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -52,7 +56,9 @@ class Server:
             request.send_response(200)
         body = content[start:]
         request.send_header("Content-Length", str(len(body)))
-        request.send_header("Content-Type", "text/html" if self.html else "application/octet-stream")
+        request.send_header(
+            "Content-Type", "text/html" if self.html else "application/octet-stream"
+        )
         if self.etag:
             request.send_header("ETag", self.etag)
         request.end_headers()

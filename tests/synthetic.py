@@ -21,8 +21,12 @@ SETS = (
 )
 
 
-def synthetic_runs(sets=SETS, shots=(1, 4, 16), seeds=(1, 2, 3), methods=tuple(LABELS)) -> pd.DataFrame:
-    """Accuracy = base + slope · log2(2 k) + a seed's share: numbers that a test can work out by hand."""
+def synthetic_runs(
+    sets=SETS, shots=(1, 4, 16), seeds=(1, 2, 3), methods=tuple(LABELS)
+) -> pd.DataFrame:
+    """Accuracy = base + slope · log2(2 k) + a seed's share: numbers that a test can work out by
+    hand.
+    """
     rows = []
     for i, dataset in enumerate(sets):
         base = 0.12 + 0.03 * i
@@ -30,7 +34,11 @@ def synthetic_runs(sets=SETS, shots=(1, 4, 16), seeds=(1, 2, 3), methods=tuple(L
             for k in [0] if method == "zero_shot" else shots:
                 for seed in [0] if method == "zero_shot" else seeds:
                     slope = 0.055 + 0.004 * i - 0.012 * m
-                    gain = 0.0 if k == 0 else slope * (k.bit_length()) * 1.2 + 0.012 * (seed - 2) * (1 + m)
+                    gain = (
+                        0.0
+                        if k == 0
+                        else slope * (k.bit_length()) * 1.2 + 0.012 * (seed - 2) * (1 + m)
+                    )
                     correct = round(1000 * min(0.98, base + gain))
                     rows.append(
                         {

@@ -8,10 +8,12 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from blocklora_lib.grids import expand
-from blocklora_lib.manifests import Manifest, load_manifest
-from blocklora_lib.profiles import Profile
-from blocklora_lib.runs import Cost, Count, Result, RunRecord, RunSpec
+from blocklora_lib.data.manifest import Manifest
+from blocklora_lib.data.manifest_files import load_manifest
+from blocklora_lib.learning.count import Count
+from blocklora_lib.runs.grid import expand
+from blocklora_lib.runs.profile import Profile
+from blocklora_lib.runs.record import Cost, Result, RunRecord, RunSpec
 
 LABELS = {
     "zero_shot": "Zero-shot",
@@ -20,31 +22,47 @@ LABELS = {
     "frozen_a": "w/o A",
     "lora_plus": "LoRA+",
 }
-STRENGTH = {"zero_shot": 0.0, "lora": 0.06, "block_lora": 0.055, "frozen_a": 0.045, "lora_plus": 0.055}
+STRENGTH = {
+    "zero_shot": 0.0,
+    "lora": 0.06,
+    "block_lora": 0.055,
+    "frozen_a": 0.045,
+    "lora_plus": 0.055,
+}
 SITES = 3 * 12 * (768 + 512)  # Σd: q, k, v of twelve layers of both towers of ViT-B/16
 read = cache(load_manifest)
 
 
-def write_records(profile: Profile, folder: Path, experiments: Iterable[str]) -> dict[str, RunRecord]:
-    """Write the record of every run of these experiments into folder, as a run store holds them; by key."""
+def write_records(
+    profile: Profile, folder: Path, experiments: Iterable[str]
+) -> dict[str, RunRecord]:
+    """Write the record of every run of these experiments into folder, as a run store holds them; by
+    key.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     records = {}
     for experiment in experiments:
         for spec in expand(profile, experiment):
             if spec.key not in records:
                 records[spec.key] = made_up(spec)
-                (folder / f"{spec.key}.json").write_text(records[spec.key].to_json(), encoding="utf-8")
+                (folder / f"{spec.key}.json").write_text(
+                    records[spec.key].to_json(), encoding="utf-8"
+                )
     return records
 
 
 def made_up(spec: RunSpec) -> RunRecord:
-    """Return a record whose accuracy grows with shots, has a level of its set's and a share of its seed's."""
+    """Return a record whose accuracy grows with shots, has a level of its set's and a share of its
+    seed's.
+    """
     counts = {name: accuracy(spec, name, read(name)) for name in spec.evaluate_on}
     name = spec.method.name
     total = 16 * len(read(spec.dataset).classes)
     train = Count(correct=round(0.97 * total), total=total) if spec.shots else None
     loss = (1.0,) * (spec.training.steps(spec.shots) if spec.training else 0)
-    result = Result(accuracy=counts, train=train, loss=loss, trainable_parameters=trained_numbers(spec))
+    result = Result(
+        accuracy=counts, train=train, loss=loss, trainable_parameters=trained_numbers(spec)
+    )
     return RunRecord(
         key=spec.key,
         spec=spec,
@@ -58,7 +76,9 @@ def made_up(spec: RunSpec) -> RunRecord:
 def accuracy(spec: RunSpec, name: str, manifest: Manifest) -> Count:
     """Correct answers of the set's whole test split."""
     level = random.Random(name).uniform(0.3, 0.75)
-    noise = random.Random(f"{spec.dataset}{spec.shots}{spec.seed}{name}{spec.method}{spec.training}")
+    noise = random.Random(
+        f"{spec.dataset}{spec.shots}{spec.seed}{name}{spec.method}{spec.training}"
+    )
     gain = STRENGTH[spec.method.name] * math.log2(2 * spec.shots) if spec.shots else 0.0
     gain *= 1.0 if name == spec.dataset else 0.1
     total = (manifest.counts_unverified | manifest.counts)["test"]
@@ -67,7 +87,9 @@ def accuracy(spec: RunSpec, name: str, manifest: Manifest) -> Count:
 
 
 def trained_numbers(spec: RunSpec) -> int:
-    """Return what the closed form gives for square projections: Σd (width of A_s + columns of all B_i)."""
+    """Return what the closed form gives for square projections: Σd (width of A_s + columns of all
+    B_i).
+    """
     settings = dict(spec.method.settings)
     if "rank" not in settings:
         return 0

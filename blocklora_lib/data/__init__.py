@@ -1,1 +1,4 @@
-"""Datasets on disk: where they lie, items, checks, miniatures, downloads and draws.  No torch in here."""
+"""Data sets: from a manifest, a folder and a seed to images, labels and few-shot draws.
+
+Read manifest, layouts, dataset, sampling, draw. Knows core. Nothing here knows a model.
+"""

@@ -1,4 +1,4 @@
-"""Names of class folders: text, one class each, and prompts that CLIP can tell apart.  No torch."""
+"""Names of class folders: text, one class each, and prompts that CLIP can tell apart. No torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def as_read(name: str) -> str:
 
 
 def distinct(folder: Path, places: list[str], classes: tuple[str, ...]) -> None:
-    """Refuse classes whose names CLIP reads alike: of two with one prompt, one can never be predicted."""
+    """Refuse classes whose names CLIP reads alike: of two with one prompt, one can never be
+    predicted.
+    """
     seen: dict[str, str] = {}
     for name in classes:
         read = as_read(class_name(name))
@@ -34,9 +36,7 @@ def distinct(folder: Path, places: list[str], classes: tuple[str, ...]) -> None:
             what = "gives no class name: CLIP reads nothing of it; call it by what its images show"
             raise DataError(folder / places[0] / name, what, renamed(folder, places, name, "class"))
         if read in seen:
-            what = (
-                f"and {seen[read]!r} have one prompt, as CLIP reads {read!r} of both, so one could never be"
-            )
+            what = f"and {seen[read]!r} have one prompt, as CLIP reads {read!r} of both, so one could never be"
             mend = renamed(folder, places, name, f"{class_name(name)} 2")
             what += " predicted: call one otherwise, or put the images of both into one folder"
             raise DataError(folder / places[0] / name, what, mend)
@@ -44,7 +44,9 @@ def distinct(folder: Path, places: list[str], classes: tuple[str, ...]) -> None:
 
 
 def check_name(place: Path, name: str) -> None:
-    """Refuse a path under `place` of which a part is no text, or such that a manifest could not hold it."""
+    """Refuse a path under `place` of which a part is no text, or such that a manifest could not
+    hold it.
+    """
     unfit = re.match(r"~|[A-Za-z]:|.*\\", name) and "/" not in name  # of a class folder
     if name.isascii() and name.isprintable() and not unfit:
         return
@@ -62,9 +64,7 @@ def check_name(place: Path, name: str) -> None:
             raise DataError(path, what, move(path, _free(path, raw.decode("latin-1")))) from None
         if any(unicodedata.category(c) == "Cc" for c in part) or (unfit and path.is_dir()):
             plain = re.sub(r"[\\~:\x00-\x1f\x7f-\x9f]", "_", part)
-            what = (
-                f"has {part!r} as its name, with a control character, \\, a drive or a leading ~: rename it"
-            )
+            what = f"has {part!r} as its name, with a control character, \\, a drive or a leading ~: rename it"
             raise DataError(path, what, move(path, _free(path, plain)))
 
 

@@ -1,7 +1,8 @@
-"""Digests of image files by what they hold.  A file that has not changed since is not read again.
+"""Digests of image files by what they hold. A file that has not changed since is not read again.
 
-That is judged as git judges it: by size, times of change, inode and device, and never of a file that changed
-within the seconds before it was read, which could have changed once more without a trace.
+That is judged as git judges it: by size, times of change, inode and device, and never of a file
+that changed within the seconds before it was read, which could have changed once more without a
+trace.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ..files import ABSENT, FORBIDDEN, NO_FILE
-from ..user_cache import recall, remember
+from ..core.files import ABSENT, FORBIDDEN, NO_FILE
+from ..core.user_cache import recall, remember
 
 RECENT = 5 * 10**9  # ns before the reading in which a change makes a file's times no witness
 WORKERS = 8  # reading waits for the disk, and hashing does not hold the interpreter
@@ -25,20 +26,25 @@ TOLD = 2000  # files to read from which on it is said
 
 
 def file_digests(folder: Path, paths: Sequence[str]) -> list[str]:
-    """Return the SHA-256 of each file, by path within a folder; of what is no readable file, why not.
+    """Return the SHA-256 of each file, by path within a folder; of what is no readable file, why
+    not.
 
     What was found is kept in the user's cache folder, a file for each folder of images.
     """
     name = f"content/{hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:32]}.json"
     known = _read(name)
     seen = {path: _stamp(folder / path) for path in dict.fromkeys(paths)}
-    found = {path: known[path][1] for path, now in seen.items() if now and known.get(path, [0])[0] == now}
+    found = {
+        path: known[path][1] for path, now in seen.items() if now and known.get(path, [0])[0] == now
+    }
     todo = [path for path in seen if path not in found]
     if todo:
         fresh: dict[str, list] = {}
         with ThreadPoolExecutor(WORKERS) as pool:
             read = pool.map(lambda path: _digest(folder / path), todo)
-            for path, (stamp, digest, settled) in zip(todo, _bar(read, len(todo), folder), strict=True):
+            for path, (stamp, digest, settled) in zip(
+                todo, _bar(read, len(todo), folder), strict=True
+            ):
                 found[path] = digest
                 if settled:
                     fresh[path] = [stamp, digest]
@@ -52,7 +58,9 @@ def _digest(path: Path) -> tuple[list[int] | None, str, bool]:
     began = time.time_ns()
     try:
         # a pipe must not be waited for
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        descriptor = os.open(
+            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+        )
         with open(descriptor, "rb") as file:
             before = os.fstat(descriptor)
             if not stat.S_ISREG(before.st_mode):
@@ -61,7 +69,11 @@ def _digest(path: Path) -> tuple[list[int] | None, str, bool]:
             stamp = _numbers(before)
             same = stamp == _numbers(os.fstat(descriptor))
     except OSError as error:
-        for codes, why in ((ABSENT, "missing"), (NO_FILE, "no regular file"), (FORBIDDEN, "not to be read")):
+        for codes, why in (
+            (ABSENT, "missing"),
+            (NO_FILE, "no regular file"),
+            (FORBIDDEN, "not to be read"),
+        ):
             if error.errno in codes:
                 return None, why, False
         raise  # the machine's
@@ -80,7 +92,9 @@ def _numbers(status: os.stat_result) -> list[int]:
 
 
 def _read(name: str) -> dict[str, list]:
-    """What is known of a folder's files: path -> [stamp, digest]; whatever does not look so is left out."""
+    """What is known of a folder's files: path -> [stamp, digest]; whatever does not look so is left
+    out.
+    """
     try:
         facts = json.loads(recall(name) or "{}")
         return {
@@ -98,7 +112,9 @@ def _bar(values, total: int, folder: Path):
         return values
     if not sys.stderr.isatty():
         print(
-            f"reading {total:,} images of {folder} once, to know their content", file=sys.stderr, flush=True
+            f"reading {total:,} images of {folder} once, to know their content",
+            file=sys.stderr,
+            flush=True,
         )
         return values
     from tqdm import tqdm

@@ -1,4 +1,4 @@
-"""One image file to RGB: scaled rightly, or refused with the reason.  No torch.
+"""One image file to RGB: scaled rightly, or refused with the reason. No torch.
 
 Two ways to look at a file, a setting of the dataset (`image_loading` in its manifest):
 
@@ -7,9 +7,9 @@ as_clip   Pillow's convert("RGB"), as the loaders of CLIP, CoOp and CLIP-LoRA ha
           the paper's sets are looked at by.
 upright   as a viewer shows it: turned as EXIF says, transparent pixels over white.  One's own images.
 
-Both alike: values of more than 8 bits are scaled to 8 by the file's own depth (Pillow's convert cuts them off
-at 255, a white image); floats and 32-bit integers, whose white no file states, are refused.  Of an
-animation the first frame is taken.  Colour profiles are not applied.
+Both alike: values of more than 8 bits are scaled to 8 by the file's own depth (Pillow's convert
+cuts them off at 255, a white image); floats and 32-bit integers, whose white no file states, are
+refused. Of an animation the first frame is taken. Colour profiles are not applied.
 """
 
 from __future__ import annotations
@@ -22,13 +22,22 @@ from typing import Literal, TypeVar
 import numpy as np
 from PIL import Image
 
-from ..files import ABSENT, FORBIDDEN, NO_FILE, regular_file
+from ..core.files import ABSENT, FORBIDDEN, NO_FILE, regular_file
 
 T = TypeVar("T")
 Loading = Literal["as_clip", "upright"]
-LONGEST = 1000  # times the shorter side: it grows to the resolution, so that a thread would fill the memory
-EXTERNAL = frozenset({"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR"})  # start other programs, or are no images
-ORIENTATION, BITS, WHITE_IS_ZERO, SAMPLE_FORMAT, PLANES = 274, 258, 262, 339, 284  # tags of TIFF and EXIF
+# times the shorter side: it grows to the resolution, so that a thread would fill the memory
+LONGEST = 1000
+EXTERNAL = frozenset(
+    {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR"}
+)  # start other programs, or are no images
+ORIENTATION, BITS, WHITE_IS_ZERO, SAMPLE_FORMAT, PLANES = (
+    274,
+    258,
+    262,
+    339,
+    284,
+)  # tags of TIFF and EXIF
 TURNS = dict(
     enumerate(
         (
@@ -45,22 +54,29 @@ TURNS = dict(
 )
 REDUCED, DNG = 254, 50706  # tags of a TIFF whose first image is the preview of a raw photograph
 RAW = frozenset(".dng .cr2 .cr3 .nef .nrw .arw .orf .rw2 .raf .pef .srw".split())
-DEEP = {"I;16": ("PNG", "TIFF", "JPEG2000"), "I": ("PPM", "PNG")}  # formats that spread values over all bits
+DEEP = {
+    "I;16": ("PNG", "TIFF", "JPEG2000"),
+    "I": ("PPM", "PNG"),
+}  # formats that spread values over all bits
 
 
 class UnreadableImage(ValueError):
-    """A file that is missing, does not decode, or whose values have no sure meaning; `why` says which."""
+    """A file that is missing, does not decode, or whose values have no sure meaning; `why` says
+    which.
+    """
 
     def __init__(self, path: Path, why: str) -> None:
         self.why = why
-        super().__init__(f"image {path} {why}; `blocklora data verify` finds all such files of its dataset")
+        super().__init__(
+            f"image {path} {why}; `blocklora data verify` finds all such files of its dataset"
+        )
 
 
 def read(path: Path, loading: Loading = "as_clip") -> Image.Image:
     """Return the image in RGB.
 
-    UnreadableImage names a file that cannot be read; an OSError of the machine (a disk or a network that
-    fails, too many open files) is no fault of the image and is raised as it is.
+    UnreadableImage names a file that cannot be read; an OSError of the machine (a disk or a network
+    that fails, too many open files) is no fault of the image and is raised as it is.
     """
     return _open(path, _upright if loading == "upright" else _as_clip)
 
@@ -83,12 +99,15 @@ def fault(path: Path, thorough: bool = True) -> str:
 
 
 def frames(path: Path) -> int:
-    """Number of images in a file that holds one after another, as an animation does; 1 of unreadable ones.
+    """Number of images in a file that holds one after another, as an animation does; 1 of
+    unreadable ones.
 
     A photograph with a preview beside it (MPO) is one image.
     """
     try:
-        return _open(path, lambda image: 1 if image.format == "MPO" else getattr(image, "n_frames", 1))
+        return _open(
+            path, lambda image: 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        )
     except UnreadableImage:
         return 1
 
@@ -124,7 +143,8 @@ def endings() -> frozenset[str]:
 
 
 def cut_short(path: Path) -> bool:
-    """Whether a JPEG's or a PNG's end mark is missing near the file's end; the image may still be whole.
+    """Whether a JPEG's or a PNG's end mark is missing near the file's end; the image may still be
+    whole.
 
     True for a file that is not there.
     """
@@ -183,19 +203,25 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _unfit(path: Path, image: Image.Image) -> str:
-    """Why the values of an image have no sure meaning as pixels, or its shape none as a view; or ''."""
+    """Why the values of an image have no sure meaning as pixels, or its shape none as a view; or
+    ''.
+    """
     short, long = sorted(image.size)
     if short < 1 or long > LONGEST * short:
-        return f"is {image.width} x {image.height}: a side is over {LONGEST} times the other; cut it"
+        return (
+            f"is {image.width} x {image.height}: a side is over {LONGEST} times the other; cut it"
+        )
     tiff = image.format == "TIFF"
     raw = tiff and (DNG in image.tag_v2 or any(value & 1 for value in _numbers(image, REDUCED)))
     if raw or path.suffix.lower() in RAW:
         return "is a camera's raw file, of which Pillow reads a preview at most; save it as JPEG, PNG or TIFF"
-    deep_planes = tiff and _numbers(image, PLANES) == (2,) and max(_numbers(image, BITS), default=1) > 8
+    deep_planes = (
+        tiff and _numbers(image, PLANES) == (2,) and max(_numbers(image, BITS), default=1) > 8
+    )
     if deep_planes and len(image.getbands()) > 1:
         return (
-            "holds 16-bit colours in separate planes, whose bytes Pillow mixes up; save it as PNG, or as a "
-            "TIFF of interleaved channels"
+            "holds 16-bit colours in separate planes, whose bytes Pillow mixes up; save it as PNG, "
+            "or as a TIFF of interleaved channels"
         )
     deep = DEEP.get(image.mode[:4]) if image.mode[0] == "I" else None
     if image.mode == "F":
@@ -232,14 +258,18 @@ def _upright(image: Image.Image) -> Image.Image:
 def _turned_size(image: Image.Image) -> tuple[int, int]:
     """Pillow's TIFF has turned the size already, as it will the pixels."""
     width, height = image.size
-    return (height, width) if image.format != "TIFF" and _orientation(image) > 4 else (width, height)
+    return (
+        (height, width) if image.format != "TIFF" and _orientation(image) > 4 else (width, height)
+    )
 
 
 def _orientation(image: Image.Image) -> int:
     """EXIF's note on how the camera was held, 1 (upright) to 8; damaged notes turn nothing."""
     try:
         turn = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # as many kinds as there are ways to damage EXIF; viewers show such an image unturned
+    except (
+        Exception
+    ):  # as many kinds as there are ways to damage EXIF; viewers show such an image unturned
         return 1
     return turn if turn in TURNS else 1
 
@@ -250,16 +280,24 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     clear = image.info.get("transparency")
     if image.mode != "I" and not image.mode.startswith("I;16"):
         image.load()
-        if raw == "RGB;16B" and clear is not None:  # Pillow keeps the high bytes of the pixels alone
+        if (
+            raw == "RGB;16B" and clear is not None
+        ):  # Pillow keeps the high bytes of the pixels alone
             image.info["transparency"] = tuple(value >> 8 for value in clear)
-        elif raw in ("L;2", "L;4") and clear is not None:  # and spreads these over 0..255, but not `clear`
+        elif (
+            raw in ("L;2", "L;4") and clear is not None
+        ):  # and spreads these over 0..255, but not `clear`
             image.info["transparency"] = clear * {"L;2": 85, "L;4": 17}[raw]
         return image
     white = 2 ** _numbers(image, BITS)[0] - 1 if image.format == "TIFF" else 2**16 - 1
-    values = np.asarray(image).astype(np.int64)  # PGM's are spread over 16 bits whatever its own white
+    values = np.asarray(image).astype(
+        np.int64
+    )  # PGM's are spread over 16 bits whatever its own white
     grey = ((values * 255 + white // 2) // white).clip(0, 255).astype(np.uint8)
     if image.format == "TIFF" and _numbers(image, WHITE_IS_ZERO) == (0,):
         grey = 255 - grey
     if clear is None:
         return Image.fromarray(grey)
-    return Image.merge("LA", (Image.fromarray(grey), Image.fromarray(np.uint8(255) * (values != clear))))
+    return Image.merge(
+        "LA", (Image.fromarray(grey), Image.fromarray(np.uint8(255) * (values != clear)))
+    )

@@ -6,8 +6,9 @@ class_folders  a folder per class under each split's folder; labels follow the m
 mat            MATLAB annotations: one vector of labels and one of splits, or a struct array a split
 folder         one's own images, a folder per class (see `own_items`)
 
-The order of items is the file's own, so that draws repeat; folders are read in sorted order.  (CoOp and Dassl
-list ImageNet's folders as the file system gives them, so its ImageNet draws depend on the machine.)
+The order of items is the file's own, so that draws repeat; folders are read in sorted order. (CoOp
+and Dassl list ImageNet's folders as the file system gives them, so its ImageNet draws depend on the
+machine.)
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from ..files import read_text
-from ..manifests import Manifest
-from ..plain_data import parse_json
-from ..strict import UnknownName, near
+from ..core.files import read_text
+from ..core.plain_data import parse_json
+from ..core.schema import UnknownName, near
+from .manifest import Manifest
 from .problems import DataError, MissingData, again, remedy
 
 SPLITS = ("train", "val", "test")
@@ -41,11 +42,13 @@ class Item(NamedTuple):
 
 
 def items(manifest: Manifest, folder: Path, split: str) -> list[Item]:
-    """Return the items of a split in the split file's own order (class folders: by class, then by name).
+    """Return the items of a split in the split file's own order (class folders: by class, then by
+    name).
 
-    `folder` is the dataset's own folder, as `roots.find_folder` returns it.  A split that the set does not
-    have is an empty list.  No image is opened.  MissingData (a FileNotFoundError) where a file is not there;
-    DataError (a ValueError) where it is damaged, a label is out of range or a path leaves the folder.
+    `folder` is the dataset's own folder, as `roots.find_folder` returns it. A split that the set
+    does not have is an empty list. No image is opened. MissingData (a FileNotFoundError) where a
+    file is not there; DataError (a ValueError) where it is damaged, a label is out of range or a
+    path leaves the folder.
     """
     if split not in SPLITS:
         raise UnknownName("split", split, SPLITS)
@@ -56,7 +59,9 @@ def items(manifest: Manifest, folder: Path, split: str) -> list[Item]:
             "blocklora data list",
         )
     if not folder.is_dir():
-        raise MissingData(folder, f"is missing: no folder of {manifest.title}", remedy(manifest, folder))
+        raise MissingData(
+            folder, f"is missing: no folder of {manifest.title}", remedy(manifest, folder)
+        )
     if split not in manifest.splits:
         return []
     reader = {
@@ -70,11 +75,12 @@ def items(manifest: Manifest, folder: Path, split: str) -> list[Item]:
 
 
 def image_folder(manifest: Manifest, folder: Path, split: str, listed: bool = False) -> str:
-    """Return where the images of a split lie, relative to `folder`: the first of the manifest's that exists.
+    """Return where the images of a split lie, relative to `folder`: the first of the manifest's
+    that exists.
 
-    ImageNet's differs between CoOp and CLIP-LoRA under one name: DataError if both are there and are not the
-    same folder.  listed: a split file names the images, so that draws need no images; where no folder exists
-    the first name is returned, and `verify` tells of each missing image.
+    ImageNet's differs between CoOp and CLIP-LoRA under one name: DataError if both are there and
+    are not the same folder. listed: a split file names the images, so that draws need no images;
+    where no folder exists the first name is returned, and `verify` tells of each missing image.
     """
     present: list[str] = []
     for name in manifest.images[split]:
@@ -87,15 +93,21 @@ def image_folder(manifest: Manifest, folder: Path, split: str, listed: bool = Fa
         raise DataError(folder / present[0], what, shlex.join(["mv", spare, f"{spare}.other"]))
     if not present and not listed:
         first, *others = manifest.images[split]
-        what = f"is missing: no folder of {split} images" + "".join(f", nor {folder / o}" for o in others)
+        what = f"is missing: no folder of {split} images" + "".join(
+            f", nor {folder / o}" for o in others
+        )
         raise MissingData(folder / first, what, remedy(manifest, folder))
     return (present or manifest.images[split])[0]
 
 
 def load_text(manifest: Manifest, folder: Path, name: str) -> str:
-    """Return the text of one of the set's own files; MissingData or DataError where it cannot be read."""
+    """Return the text of one of the set's own files; MissingData or DataError where it cannot be
+    read.
+    """
     path = folder / name
-    with_images = None if manifest.split_file else folder  # such lists come in one archive with the images
+    with_images = (
+        None if manifest.split_file else folder
+    )  # such lists come in one archive with the images
     if not path.is_file():
         what = f"is missing: {manifest.title} is read from it"
         raise MissingData(path, what, remedy(manifest, folder, with_images))
@@ -103,7 +115,9 @@ def load_text(manifest: Manifest, folder: Path, name: str) -> str:
         return read_text(path)
     except (ValueError, OSError) as error:
         again = remedy(manifest, folder, with_images or path)
-        raise DataError(path, f"cannot be read: {str(error).replace(str(path), 'it')}", again) from None
+        raise DataError(
+            path, f"cannot be read: {str(error).replace(str(path), 'it')}", again
+        ) from None
 
 
 def under(base: str, path: str) -> str | None:
@@ -141,7 +155,14 @@ def _split_json(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
 
 
 def _item(
-    manifest: Manifest, file: Path, where: str, again: str, base: str, image: str, label: int, name: str
+    manifest: Manifest,
+    file: Path,
+    where: str,
+    again: str,
+    base: str,
+    image: str,
+    label: int,
+    name: str,
 ) -> Item:
     """The item, checked: label in range, class name as in the manifest, path inside the folder."""
     if not 0 <= label < len(manifest.classes):
@@ -168,29 +189,36 @@ def _variant_lists(manifest: Manifest, folder: Path, split: str) -> Iterator[Ite
     names = [name.strip() for name in names if name.strip()]
     if names != list(manifest.classes):
         differs = next(
-            (n for n, c in zip(names, manifest.classes, strict=False) if n != c), f"{len(names)} names"
+            (n for n, c in zip(names, manifest.classes, strict=False) if n != c),
+            f"{len(names)} names",
         )
         what = f"lists other classes than the manifest of {manifest.name} (first: {differs!r})"
         raise DataError(folder / manifest.annotations["classes"], what, again)
     labels = {name: label for label, name in enumerate(names)}
     file = folder / manifest.annotations[split]
     base = image_folder(manifest, folder, split, listed=True)
-    for number, line in enumerate(load_text(manifest, folder, manifest.annotations[split]).splitlines(), 1):
+    for number, line in enumerate(
+        load_text(manifest, folder, manifest.annotations[split]).splitlines(), 1
+    ):
         if not line.strip():
             continue
         image, _, name = line.strip().partition(" ")
         if name not in labels:
             what = f"line {number}: class {name!r} is out of range; {near(name, labels)}"
             raise DataError(file, what[:300], again)
-        yield _item(manifest, file, f"line {number}", again, base, f"{image}.jpg", labels[name], name)
+        yield _item(
+            manifest, file, f"line {number}", again, base, f"{image}.jpg", labels[name], name
+        )
 
 
 def class_folder_items(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
     """Items of a folder per class, in class order, then by path; a class without a folder has none."""
-    from .own_images import images
+    from .user_images import images
 
     base = image_folder(manifest, folder, split)
-    for label, (name, classname) in enumerate(zip(manifest.class_folders, manifest.classes, strict=True)):
+    for label, (name, classname) in enumerate(
+        zip(manifest.class_folders, manifest.classes, strict=True)
+    ):
         place = folder / base / name
         if not place.is_dir() and not place.is_symlink():
             continue  # a class without images is counted, and named, by verify
@@ -201,13 +229,15 @@ def class_folder_items(manifest: Manifest, folder: Path, split: str) -> Iterator
 def own_items(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
     """Items of one's own images, by class, then by path; a set without splits is cut by its seed.
 
-    A class is cut by a stream of its own, seeded with the split seed and its folder's name: another class
-    more or less does not move its images.
+    A class is cut by a stream of its own, seeded with the split seed and its folder's name: another
+    class more or less does not move its images.
     """
-    from .own_images import images
+    from .user_images import images
 
     base = image_folder(manifest, folder, split)
-    for label, (name, classname) in enumerate(zip(manifest.class_folders, manifest.classes, strict=True)):
+    for label, (name, classname) in enumerate(
+        zip(manifest.class_folders, manifest.classes, strict=True)
+    ):
         place = folder / base / name
         found = images(place).paths if place.is_dir() else []
         if manifest.split_seed is not None:
@@ -217,15 +247,23 @@ def own_items(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
                 raise DataError(place, what, again(folder))
             random.Random(f"{manifest.split_seed}/{name}").shuffle(found)
             test, val = max(1, round(TEST * len(found))), round(VAL * len(found))
-            parts = {"test": found[:test], "val": found[test : test + val], "train": found[test + val :]}
+            parts = {
+                "test": found[:test],
+                "val": found[test : test + val],
+                "train": found[test + val :],
+            }
             found = sorted(parts[split])
-        yield from (Item(str(PurePosixPath(base) / name / image), label, classname) for image in found)
+        yield from (
+            Item(str(PurePosixPath(base) / name / image), label, classname) for image in found
+        )
 
 
 def _mat(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
     base = image_folder(manifest, folder, split, listed=True)
     files = manifest.annotations
-    if "labels" in files:  # Flowers102: one label an image, and the numbers (from 1) of each split's images
+    if (
+        "labels" in files
+    ):  # Flowers102: one label an image, and the numbers (from 1) of each split's images
         file = folder / files["labels"]
         labels = _load_mat(manifest, folder, files["labels"], "labels").tolist()
         key = {"train": "trnid", "val": "valid", "test": "tstid"}[split]
@@ -242,7 +280,9 @@ def _mat(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
         if not {"fname", "class"} <= set(found.dtype.names or ()):
             what = "has no fields fname and class in annotations"
             raise DataError(file, what, remedy(manifest, folder, file))
-        rows = [(str(name), label) for name, label in zip(found["fname"], found["class"], strict=True)]
+        rows = [
+            (str(name), label) for name, label in zip(found["fname"], found["class"], strict=True)
+        ]
     again = remedy(manifest, folder, file)
     for number, (image, label) in enumerate(rows):
         where = f"entry {number} of {split}"

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..manifests import Manifest
+from .manifest import Manifest
 
 MARKER = "FAKE.json"  # the file that marks a miniature
 
 
 class Problem(NamedTuple):
-    """What is wrong with which file, and the command that helps.  str(problem) is one sentence."""
+    """What is wrong with which file, and the command that helps. str(problem) is one sentence."""
 
     file: str
     what: str
@@ -37,7 +37,9 @@ class MissingData(DataError, FileNotFoundError):
 
 
 def printable(name: str) -> str:
-    """Return a file's name as it can be printed in one line: bytes that are no text, line ends as \\x.."""
+    """Return a file's name as it can be printed in one line: bytes that are no text, line ends as
+    \\x..
+    """
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(c if c >= " " and c != "\x7f" else f"\\x{ord(c):02x}" for c in text)
 
@@ -74,16 +76,22 @@ def _quoted(word: str) -> str:
 
 
 def command(verb: str, name: str, folder: Path, *options: str) -> str:
-    """Return `blocklora data VERB NAME --root ROOT ...` for the dataset in `folder`, ready for a shell."""
+    """Return `blocklora data VERB NAME --root ROOT ...` for the dataset in `folder`, ready for a
+    shell.
+    """
     words = ["blocklora", "data", verb, name, "--root", str(folder.parent), *options]
     return shlex.join(words)
 
 
-def remedy(manifest: Manifest, folder: Path, spoiled: Path | None = None, convention: str = "") -> str:
-    """Return the command that puts the set in `folder` right: write it again, or fetch what is missing.
+def remedy(
+    manifest: Manifest, folder: Path, spoiled: Path | None = None, convention: str = ""
+) -> str:
+    """Return the command that puts the set in `folder` right: write it again, or fetch what is
+    missing.
 
-    spoiled: a file or folder that is there and damaged; what is there is not fetched again, so it moves away.
-    One's own images are not fetched: the command looks at them again, after they were mended by hand.
+    spoiled: a file or folder that is there and damaged; what is there is not fetched again, so it
+    moves away. One's own images are not fetched: the command looks at them again, after they were
+    mended by hand.
     """
     if manifest.layout == "folder":
         return again(folder)

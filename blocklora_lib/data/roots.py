@@ -1,4 +1,6 @@
-"""Where data lie: the root, a dataset's folder under either convention, and the mark of a miniature."""
+"""Where data lie: the root, a dataset's folder under either convention, and the mark of a
+miniature.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,13 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from ..files import user_path
-from ..manifests import Manifest, Split, data_checksum
-from ..paths import ROOT
-from ..plain_data import read_json
-from ..strict import Strict, explain
+from ..core.files import user_path
+from ..core.paths import ROOT
+from ..core.plain_data import read_json
+from ..core.schema import Strict, explain
 from .content import file_digests
+from .manifest import Manifest, Split
+from .manifest_files import data_checksum
 from .problems import MARKER, DataError, MissingData, remedy
 
 VARIABLE = "BLOCKLORA_DATA"
@@ -39,7 +42,8 @@ class Marker(Strict):
 def data_root(given: Path | str | None = None) -> Path:
     """Return `given`, else the environment variable BLOCKLORA_DATA, else data/ in the repository.
 
-    The folder need not exist yet; ~ is the home folder, and a relative path is of the working folder.
+    The folder need not exist yet; ~ is the home folder, and a relative path is of the working
+    folder.
     """
     chosen = given if given is not None else os.environ.get(VARIABLE) or ROOT / "data"
     return user_path(chosen)
@@ -48,15 +52,17 @@ def data_root(given: Path | str | None = None) -> Path:
 def find_folder(manifest: Manifest, root: Path | str) -> Path:
     """Return the dataset's folder under `root`, by CoOp's or CLIP-LoRA's name.
 
-    MissingData (a FileNotFoundError) if neither exists; DataError (a ValueError) if both exist and differ, or
-    if the name is a symbolic link to nowhere.  Two folders with the same files are one dataset.
+    MissingData (a FileNotFoundError) if neither exists; DataError (a ValueError) if both exist and
+    differ, or if the name is a symbolic link to nowhere. Two folders with the same files are one
+    dataset.
     """
     root = Path(root)
     names = list(dict.fromkeys(manifest.folders.values()))
     if not names:
         raise DataError(
             root,
-            f"cannot hold {manifest.title}: its manifest gives no folder name; add `folders: {{coop: NAME}}`",
+            f"cannot hold {manifest.title}: its manifest gives no folder name; add `folders: "
+            "{coop: NAME}`",
             "blocklora data list",
         )
     present: list[Path] = []
@@ -67,13 +73,15 @@ def find_folder(manifest: Manifest, root: Path | str) -> Path:
         if path.is_dir() and not any(path.samefile(p) for p in present):
             present.append(path)
     if not present:
-        what = f"is missing: no folder of {manifest.title}" + (f" (nor {names[1]})" if len(names) > 1 else "")
+        what = f"is missing: no folder of {manifest.title}" + (
+            f" (nor {names[1]})" if len(names) > 1 else ""
+        )
         raise MissingData(root / names[0], what, remedy(manifest, root / names[0]))
     if len(present) == 2 and _listing(present[0]) != _listing(present[1]):
-        what = (
-            f"and {present[1]} both hold {manifest.title}, and they differ: keep one of the two under {root}"
+        what = f"and {present[1]} both hold {manifest.title}, and they differ: keep one of the two under {root}"
+        raise DataError(
+            present[0], what, shlex.join(["mv", str(present[1]), f"{present[1]}.other"])
         )
-        raise DataError(present[0], what, shlex.join(["mv", str(present[1]), f"{present[1]}.other"]))
     return present[0]
 
 
@@ -97,8 +105,8 @@ def is_fake(folder: Path | str) -> bool:
 
 
 def checksum(manifests: Iterable[Manifest], root: Path | str | None = None) -> str:
-    """Return `data_checksum` of the sets; a miniature under root gives another one than the real set, and so
-    does a split file that is not the manifest's.
+    """Return `data_checksum` of the sets; a miniature under root gives another one than the real
+    set, and so does a split file that is not the manifest's.
 
     So a result made on a miniature is never taken for one of the real images.
     """
@@ -121,7 +129,9 @@ def _marks(manifest: Manifest, root: Path) -> list[str]:
 
 
 def _listing(folder: Path) -> set[tuple[str, int, str]]:
-    """Relative path and size of every file, and the digest of those that are lists; links not followed."""
+    """Relative path and size of every file, and the digest of those that are lists; links not
+    followed.
+    """
     found = set()
     for place, _, files in os.walk(folder):
         for name in set(files) - {MARKER}:

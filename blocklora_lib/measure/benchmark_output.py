@@ -1,7 +1,8 @@
-"""What the scripts in benchmarks/ share: options, progress, a table with spread, CSV and JSON on disk.
+"""What the scripts in benchmarks/ share: options, progress, a table with spread, CSV and JSON on
+disk.
 
-A record is <stem>.json: benchmark (the script's name), date, revision, conditions (machine, threads,
-torch), options, rows. Records that the notebooks show lie in results/reference/benchmarks.
+A record is <stem>.json: benchmark (the script's name), date, revision, conditions (machine,
+threads, torch), options, rows. Records that the notebooks show lie in results/reference/benchmarks.
 """
 
 from __future__ import annotations
@@ -17,21 +18,23 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from ..backbones import Backbone, BackboneSpec, load_backbone
-from ..devices import resolve_device
-from ..files import user_path, write_whole
-from ..provenance import git_revision
-from ..weights import POCKET
+from ..clip.backbone import Backbone, BackboneSpec, load_backbone
+from ..core.devices import resolve_device
+from ..core.files import user_path, write_whole
+from ..runs.provenance import git_revision
+from ..weights.files import POCKET
 from .timing import conditions, verdict
 
 LEGEND = (
-    "ratio: median over the rounds of time / the baseline's time in the same round, with the 95% interval of "
-    "that median.\n'not resolved' means that the interval holds 1: neither faster nor slower was shown. More "
-    "--rounds narrow it."
+    "ratio: median over the rounds of time / the baseline's time in the same round, with the 95% "
+    "interval of that median.\n'not resolved' means that the interval holds 1: neither faster nor "
+    "slower was shown. More --rounds narrow it."
 )
 
 
-def options(description: str, model: str | None = "ViT-B-16", rounds: int = 11) -> argparse.ArgumentParser:
+def options(
+    description: str, model: str | None = "ViT-B-16", rounds: int = 11
+) -> argparse.ArgumentParser:
     """Return a parser with the options of all benchmarks; model None leaves --model out."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -41,8 +44,12 @@ def options(description: str, model: str | None = "ViT-B-16", rounds: int = 11) 
             "--model", default=model, help=f"{POCKET}, or a name of open_clip (random weights)"
         )
     if rounds:
-        parser.add_argument("--rounds", type=int, default=rounds, help="rounds of the paired timing")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of the CPU")
+        parser.add_argument(
+            "--rounds", type=int, default=rounds, help="rounds of the paired timing"
+        )
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="threads of the CPU"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, or auto")
     parser.add_argument(
         "--output", type=user_path, default=None, help="stem of a CSV and a JSON file to write"
@@ -91,21 +98,31 @@ def show_ratios(frame: pd.DataFrame, keys: Sequence[str]) -> None:
     shown["ms"] = [f"{m:.3g} [{a:.3g}, {b:.3g}]" for m, a, b in zip(*ms.values(), strict=True)]
     for baseline in dict.fromkeys(frame["baseline"]):
         part = frame["baseline"] == baseline
-        table = shown[part].assign(ratio=[ratio_text(row) for row in frame[part].to_dict("records")])
+        table = shown[part].assign(
+            ratio=[ratio_text(row) for row in frame[part].to_dict("records")]
+        )
         print(f"\nagainst {baseline!r}\n\n{markdown(table)}")
     print(f"\n{LEGEND}")
 
 
 def markdown(frame: pd.DataFrame) -> str:
     """Return the frame as a Markdown table, padded so that it reads well in a terminal too."""
-    cells = [[str(column) for column in frame], *([str(v) for v in row] for row in frame.to_numpy())]
+    cells = [
+        [str(column) for column in frame],
+        *([str(v) for v in row] for row in frame.to_numpy()),
+    ]
     widths = [max(len(row[i]) for row in cells) for i in range(frame.shape[1])]
-    lines = ["| " + " | ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    lines = [
+        "| " + " | ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)) + " |"
+        for row in cells
+    ]
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
 def ratio_text(row: dict[str, Any]) -> str:
-    """Return '0.71x [0.69, 0.73]', and a word where nothing is resolved; the baseline is no finding."""
+    """Return '0.71x [0.69, 0.73]', and a word where nothing is resolved; the baseline is no
+    finding.
+    """
     if row.get("form", row.get("name")) == row["baseline"]:
         return "1"
     if row["resolved"]:

@@ -1,4 +1,5 @@
-"""Other ways to compute the same update, to compare ours with: same parameters, same values, other cost.
+"""Other ways to compute the same update, to compare ours with: same parameters, same values, other
+cost.
 
 dense       (B A) materialised as a d_out x d_in matrix, then x times it, with separate q, k, v products: what
             CLIP-LoRA's released code does whenever dropout is on (`LinearLoRA.forward`).
@@ -7,8 +8,8 @@ loop        Σ_i (x A_s) B_i with both products computed for every block: no sha
 loop_once   (x A_s) once, then a product with each B_i, summed after.
 fused       ours: one product for the A of q, k and v, Σ B_i first, one product for all B (`attention.py`).
 
-An adapter takes a form in place, by its class, as modules do in `inject`: parameters, optimizers and the set
-that holds it stay what they are. Dropout is torch's own here, one mask a projection.
+An adapter takes a form in place, by its class, as modules do in `inject`: parameters, optimizers
+and the set that holds it stay what they are. Dropout is torch's own here, one mask a projection.
 """
 
 from __future__ import annotations
@@ -20,13 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..adapted import adapted_class
-from ..adapter_config import AdapterError
-from ..adapters import Adapter, BlockLoRA, InputBlockLoRA, LoRA, make_adapter
-from ..attention import AdaptedMultiheadAttention
-from ..inject import AdapterSet
-from ..strict import UnknownName
-from ..used_weight import project, stored
+from ..adapters.attach import AdapterSet
+from ..adapters.attention import AdaptedMultiheadAttention
+from ..adapters.updates import Adapter, BlockLoRA, InputBlockLoRA, LoRA, make_adapter
+from ..core.schema import AdapterError, UnknownName
+from ..layers.adapted import adapted_class
+from ..layers.used_weight import project, stored
 
 
 class DenseLoRA(LoRA):
@@ -88,18 +88,26 @@ class LoopedOnceInputBlockLoRA(LoopedInputBlockLoRA):
 
 
 class SeparateAttention(AdaptedMultiheadAttention):
-    """Adapted attention with q, k and v projected one by one, each followed by its adapter's own forward."""
+    """Adapted attention with q, k and v projected one by one, each followed by its adapter's own
+    forward.
+    """
 
     def project_qkv(self, x: Tensor, targets: str = "qkv") -> Tensor:
-        """Return the projections named, side by side.  x: (..., E) -> (..., m E); targets: of "qkv"."""
+        """Return the projections named, side by side. x: (..., E) -> (..., m E); targets: of "qkv"."""
         biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         parts = dict(
-            zip("qkv", zip(stored(self, "in_proj_weight").chunk(3), biases, strict=True), strict=True)
+            zip(
+                "qkv",
+                zip(stored(self, "in_proj_weight").chunk(3), biases, strict=True),
+                strict=True,
+            )
         )
         adapters = {t: self.adapters[t] for t in targets if t in self.adapters}
         return torch.cat([project(x, *parts[t], adapters.get(t)) for t in targets], -1)
 
-    def _in_projection(self, query: Tensor, key: Tensor, value: Tensor, self_attention: bool) -> list[Tensor]:
+    def _in_projection(
+        self, query: Tensor, key: Tensor, value: Tensor, self_attention: bool
+    ) -> list[Tensor]:
         return super()._in_projection(query, key, value, self_attention=False)
 
 
@@ -142,7 +150,9 @@ def replace_forms(adapters: AdapterSet, form: str) -> AdapterSet:
     Parameters stay the same objects, and the form stays chosen through `merge` and `unmerge`.
     """
     if adapters.merged:
-        raise AdapterError(f"the adapters are merged and compute nothing; unmerge() before form={form!r}")
+        raise AdapterError(
+            f"the adapters are merged and compute nothing; unmerge() before form={form!r}"
+        )
     fused, unused = form == "fused", torch.Generator()
     classes = [
         type(make_adapter(adapters.config, adapter.d_in, adapter.d_out, unused))

@@ -1,7 +1,9 @@
-"""How time and memory of our step grow with classes, images, rank, blocks and threads: lines through them.
+"""How time and memory of our step grow with classes, images, rank, blocks and threads: lines
+through them.
 
-Time: all points of an axis run once in every round; a line is fitted in each round by least squares, and
-its slope is the median over the rounds, with the distribution-free interval of `timing.median_interval`.
+Time: all points of an axis run once in every round; a line is fitted in each round by least
+squares, and its slope is the median over the rounds, with the distribution-free interval of
+`timing.median_interval`.
 Memory: one process a point, one line, the interval of its slope by Student's t.
 """
 
@@ -16,7 +18,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from ..backbones import Backbone
+from ..clip.backbone import Backbone
 from .step_variants import Size, make_step, precision
 from .timing import CONFIDENCE, by_round, median_interval, paired_times
 
@@ -70,10 +72,11 @@ def _with_threads(step: Callable[[], object], threads: int, after: int) -> Calla
 
 
 def time_line(times: pd.DataFrame) -> dict[str, float]:
-    """Fit seconds = intercept + slope x in every round.  times: `axis_times`.
+    """Fit seconds = intercept + slope x in every round. times: `axis_times`.
 
-    Returns slope, slope_low, slope_high, intercept, rounds, and residual: how far the medians lie from the
-    line, at most, as a share of the largest. A large residual says that growth is not linear.
+    Returns slope, slope_low, slope_high, intercept, rounds, and residual: how far the medians lie
+    from the line, at most, as a share of the largest. A large residual says that growth is not
+    linear.
     """
     wide = by_round(times)
     x = wide.columns.to_numpy(dtype=float)
@@ -83,7 +86,12 @@ def time_line(times: pd.DataFrame) -> dict[str, float]:
     medians = wide.median().to_numpy()
     residual = np.abs(np.polyval(np.polyfit(x, medians, 1), x) - medians).max() / medians.max()
     return {
-        **{"slope": float(slope), "slope_low": low, "slope_high": high, "intercept": float(intercept)},
+        **{
+            "slope": float(slope),
+            "slope_low": low,
+            "slope_high": high,
+            "intercept": float(intercept),
+        },
         **{"rounds": len(wide), "residual": float(residual)},
     }
 
@@ -93,7 +101,9 @@ def memory_line(values: Sequence[float], sizes: Sequence[float]) -> dict[str, fl
     fit = stats.linregress(values, sizes)
     freedom = len(values) - 2
     half = stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * fit.stderr if freedom > 0 else math.nan
-    off = np.abs(fit.intercept + fit.slope * np.asarray(values) - np.asarray(sizes)).max() / max(sizes)
+    off = np.abs(fit.intercept + fit.slope * np.asarray(values) - np.asarray(sizes)).max() / max(
+        sizes
+    )
     return {
         **{"slope": float(fit.slope), "slope_low": float(fit.slope - half)},
         **{"slope_high": float(fit.slope + half), "intercept": float(fit.intercept)},

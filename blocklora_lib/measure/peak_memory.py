@@ -1,14 +1,15 @@
-"""Peak memory of a piece of work, measured in a fresh process, where nothing earlier has grown the heap.
+"""Peak memory of a piece of work, measured in a fresh process, where nothing earlier has grown the
+heap.
 
-The work is named, 'module:function', and prepared in two steps: `function(device=..., **arguments)` loads
-what it needs and returns the work, a function without arguments. The work runs twice. The first time loads
-what libraries load at first use; the second is measured. Counted above the process that has only imported
-the module: what is there before it (prepared) and what it reaches (peak).
+The work is named, 'module:function', and prepared in two steps: `function(device=..., **arguments)`
+loads what it needs and returns the work, a function without arguments. The work runs twice. The
+first time loads what libraries load at first use; the second is measured. Counted above the process
+that has only imported the module: what is there before it (prepared) and what it reaches (peak).
 
-On a CPU this is the process's resident memory. The allocator is told to hand every large block back at once
-(glibc's thresholds), so the peak is of live tensors and not of what was freed before. Code that libraries
-load at first use is in both numbers, some tens of MB, so compare forms rather than read one alone. On a GPU
-it is what torch's allocator has given out.
+On a CPU this is the process's resident memory. The allocator is told to hand every large block back
+at once (glibc's thresholds), so the peak is of live tensors and not of what was freed before. Code
+that libraries load at first use is in both numbers, some tens of MB, so compare forms rather than
+read one alone. On a GPU it is what torch's allocator has given out.
 """
 
 from __future__ import annotations
@@ -25,9 +26,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..paths import ROOT
+from ..core.paths import ROOT
 
-_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+_ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "MALLOC_ARENA_MAX": "1",
+}
 
 
 class MeasurementFailed(RuntimeError):
@@ -47,7 +52,9 @@ class Memory:
         return self.peak_bytes - self.prepared_bytes
 
 
-def peak_memory(work: str, arguments: Mapping[str, Any] | None = None, device: str = "cpu") -> Memory:
+def peak_memory(
+    work: str, arguments: Mapping[str, Any] | None = None, device: str = "cpu"
+) -> Memory:
     """Measure `work` ('module:function', arguments as JSON has them) once."""
     return peak_memories(work, [arguments or {}], device)[0]
 
@@ -57,8 +64,8 @@ def peak_memories(
 ) -> list[Memory]:
     """Measure `work` once for each of `arguments`, each in a process of its own.
 
-    All are forks of one process that has imported the module and done nothing else: as fresh as new ones,
-    and the imports, which take longer than small works, are paid once.
+    All are forks of one process that has imported the module and done nothing else: as fresh as new
+    ones, and the imports, which take longer than small works, are paid once.
     """
     import torch
 
@@ -79,14 +86,17 @@ def peak_memories(
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or len(lines) != len(arguments):
-        last = done.stderr.strip().rpartition("\n")[2] or "it was ended from outside; is there enough memory?"
+        last = (
+            done.stderr.strip().rpartition("\n")[2]
+            or "it was ended from outside; is there enough memory?"
+        )
         raise MeasurementFailed(f"measuring the memory of {work} failed: {last}")
     return [Memory(**json.loads(line)) for line in lines]
 
 
 def main() -> None:
-    """Import the module, then measure in one fork after another.  argv: work; stdin: the request."""
-    from ..provenance import PeakMemory  # torch: imported before the forks, and only here
+    """Import the module, then measure in one fork after another. argv: work; stdin: the request."""
+    from ..runs.provenance import PeakMemory  # torch: imported before the forks, and only here
 
     request, (module, _, function) = json.load(sys.stdin), sys.argv[1].partition(":")
     prepare = getattr(importlib.import_module(module), function)

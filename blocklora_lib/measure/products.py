@@ -1,10 +1,11 @@
-"""The matrix products that a training step cannot do without, by shape, and the time they take alone.
+"""The matrix products that a training step cannot do without, by shape, and the time they take
+alone.
 
-The minimal step: prompts without padding (and the common prefix once, if shared), the last block for the
-pooled token alone, no gradient of frozen weights, none below the first adapted layer, adapters in the order
-(x A) B with the A of q, k, v side by side. A frozen product of T tokens is m x k times k x n. Attention
-products are batches of L x L per head, the half that a causal mask would spare included. Counted from the
-architecture alone: nothing is run.
+The minimal step: prompts without padding (and the common prefix once, if shared), the last block
+for the pooled token alone, no gradient of frozen weights, none below the first adapted layer,
+adapters in the order (x A) B with the A of q, k, v side by side. A frozen product of T tokens is m
+x k times k x n. Attention products are batches of L x L per head, the half that a causal mask would
+spare included. Counted from the architecture alone: nothing is run.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..architectures import ClipArchitecture, Tower
-from ..frozen import frozen_linear
+from ..clip.architectures import ClipArchitecture, Tower
+from ..layers.frozen import frozen_linear
 from .timing import median_interval
 
 GROUPS = ("frozen", "attention", "adapters")
@@ -26,7 +27,9 @@ GROUPS = ("frozen", "attention", "adapters")
 
 @dataclass(frozen=True)
 class Product:
-    """batch times (m x k)(k x n).  transposed: the right factor lies as n x k, as a linear layer keeps it."""
+    """batch times (m x k)(k x n). transposed: the right factor lies as n x k, as a linear layer
+    keeps it.
+    """
 
     group: str
     m: int
@@ -41,7 +44,9 @@ class Product:
         return 2 * self.batch * self.m * self.k * self.n
 
     def prepared(self, device: torch.device) -> Callable[[], Tensor]:
-        """Return a function that computes it, on numbers of its own, by the kernel that the step uses."""
+        """Return a function that computes it, on numbers of its own, by the kernel that the step
+        uses.
+        """
         if self.batch > 1:
             left = torch.randn(self.batch, self.m, self.k, device=device)
             right = torch.randn(self.batch, self.k, self.n, device=device)
@@ -55,21 +60,30 @@ class Product:
 
 
 def step_products(
-    architecture: ClipArchitecture, lengths: Sequence[int], images: int, prefix: int = 0, rank: int = 1
+    architecture: ClipArchitecture,
+    lengths: Sequence[int],
+    images: int,
+    prefix: int = 0,
+    rank: int = 1,
 ) -> Counter[Product]:
-    """Return {product: how often} of one step with adapters on q, k, v of every block of both towers.
+    """Return {product: how often} of one step with adapters on q, k, v of every block of both
+    towers.
 
-    lengths: tokens of each prompt, end of text included; prefix: so many first tokens are encoded once for
-    all (0: for each prompt); rank: width of the adapter's bottleneck, r/n for Block-LoRA.
+    lengths: tokens of each prompt, end of text included; prefix: so many first tokens are encoded
+    once for all (0: for each prompt); rank: width of the adapter's bottleneck, r/n for Block-LoRA.
     """
     vision, text = architecture.vision, architecture.text
     rows = sum(lengths) - prefix * (len(lengths) - 1)
-    shapes = Counter((length - prefix, length) for length in lengths)  # (queries, keys) of attention
+    shapes = Counter(
+        (length - prefix, length) for length in lengths
+    )  # (queries, keys) of attention
     if prefix:
         shapes[prefix, prefix] += 1
     alike = Counter({(vision.tokens, vision.tokens): images})
     found = _tower(vision, images * vision.tokens, alike, Counter({vision.tokens: images}), rank)
-    found[Product("frozen", images * (vision.tokens - 1), vision.inputs, vision.width)] += 1  # patches
+    found[Product("frozen", images * (vision.tokens - 1), vision.inputs, vision.width)] += (
+        1  # patches
+    )
     found += _tower(text, rows, shapes, Counter(lengths), rank)
     e = vision.embed_dim
     found[Product("frozen", images, e, len(lengths))] += 1  # cosines, and backward to both towers
@@ -78,10 +92,13 @@ def step_products(
     return found
 
 
-def _tower(tower: Tower, rows: int, shapes: Counter, lengths: Counter, rank: int) -> Counter[Product]:
+def _tower(
+    tower: Tower, rows: int, shapes: Counter, lengths: Counter, rank: int
+) -> Counter[Product]:
     """Blocks and the projection to the embedding.
 
-    shapes: {(queries, keys): sequences} of attention; lengths: {keys: sequences} of the last block's.
+    shapes: {(queries, keys): sequences} of attention; lengths: {keys: sequences} of the last
+    block's.
     """
     t, e, m, last = rows, tower.width, tower.mlp_width, tower.layers - 1
     deeper, pooled = min(last, 1), sum(lengths.values())
@@ -124,7 +141,8 @@ def _attention(batch: int, queries: int, keys: int, head: int) -> list[Product]:
 
 
 def _adapters(rows: int, e: int, width: int, layers: int, below: int) -> Counter[Product]:
-    """h = x A and h B in so many layers; backward ∂L/∂B, ∂L/∂h, ∂L/∂A, and ∂L/∂x in those with layers below.
+    """h = x A and h B in so many layers; backward ∂L/∂B, ∂L/∂h, ∂L/∂A, and ∂L/∂x in those with
+    layers below.
 
     width: the bottlenecks of the adapters that are taken together.
     """
@@ -145,17 +163,26 @@ def squares(sides: Sequence[int]) -> dict[str, Product]:
 
 
 def roofline(
-    seconds: pd.DataFrame, products: Mapping[str, tuple[Product, int]], step: str, tops: Mapping[str, Product]
+    seconds: pd.DataFrame,
+    products: Mapping[str, tuple[Product, int]],
+    step: str,
+    tops: Mapping[str, Product],
 ) -> pd.DataFrame:
-    """Return how near a step comes to its products alone: a row for each group of them, sums from the top.
+    """Return how near a step comes to its products alone: a row for each group of them, sums from
+    the top.
 
-    seconds: a row a round, a column each product, square, and the step. Columns: products (the groups taken),
-    gflop, step_seconds, seconds_alone, step_rate and alone_rate (GFLOP/s), best_rate (of the squares),
-    share = seconds_alone / step_seconds with its interval over the rounds, and share_of_best = step_rate /
-    best_rate.
+    seconds: a row a round, a column each product, square, and the step. Columns: products (the
+    groups taken), gflop, step_seconds, seconds_alone, step_rate and alone_rate (GFLOP/s), best_rate
+    (of the squares), share = seconds_alone / step_seconds with its interval over the rounds, and
+    share_of_best = step_rate / best_rate.
     """
     rows, taken = [], []
-    best = pd.concat([p.flops / seconds[name] for name, p in tops.items()], axis=1).max(axis=1).median() / 1e9
+    best = (
+        pd.concat([p.flops / seconds[name] for name, p in tops.items()], axis=1)
+        .max(axis=1)
+        .median()
+        / 1e9
+    )
     for group in GROUPS:
         taken.append(group)
         chosen = {name: (p, times) for name, (p, times) in products.items() if p.group in taken}
@@ -165,7 +192,10 @@ def roofline(
         rows.append(
             {"products": " + ".join(taken), "gflop": gflop}
             | {"step_seconds": seconds[step].median(), "seconds_alone": alone.median()}
-            | {"step_rate": (gflop / seconds[step]).median(), "alone_rate": (gflop / alone).median()}
+            | {
+                "step_rate": (gflop / seconds[step]).median(),
+                "alone_rate": (gflop / alone).median(),
+            }
             | {"best_rate": best, "share": share.median(), "share_low": low, "share_high": high}
             | {"share_of_best": (gflop / seconds[step]).median() / best, "rounds": len(seconds)}
         )

@@ -1,7 +1,7 @@
-"""Records of benchmarks: JSON files, as the scripts in benchmarks/ write them.  No torch.
+"""Records of benchmarks: JSON files, as the scripts in benchmarks/ write them. No torch.
 
-A record: benchmark (the script), date, revision, conditions (machine, threads, torch), options, rows, and
-what further tables the script adds.
+A record: benchmark (the script), date, revision, conditions (machine, threads, torch), options,
+rows, and what further tables the script adds.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..paths import RESULTS
-from ..plain_data import read_json
+from ..core.paths import RESULTS
+from ..core.plain_data import read_json
 
 BENCHMARKS = RESULTS / "reference" / "benchmarks"  # the committed ones
 FIELDS = ("benchmark", "date", "conditions", "options", "rows")
@@ -49,8 +49,8 @@ def read_records(benchmark: str, folder: Path = BENCHMARKS) -> list[Record]:
             facts, lacking = {}, list(FIELDS)
         if lacking:
             raise ValueError(
-                f"{path} is no record of a benchmark: it lacks {', '.join(lacking)}; write it anew by "
-                "--output of a script in benchmarks/, or take it out of the folder"
+                f"{path} is no record of a benchmark: it lacks {', '.join(lacking)}; write it anew "
+                "by --output of a script in benchmarks/, or take it out of the folder"
             )
         if facts["benchmark"] == benchmark:
             records.append(Record(path, facts))

@@ -1,4 +1,6 @@
-"""Time and peak memory of whole steps in the variants of `step_variants.py`, and what fits in memory."""
+"""Time and peak memory of whole steps in the variants of `step_variants.py`, and what fits in
+memory.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ..adapter_config import AdapterConfig
-from ..architectures import clip_architecture
-from ..backbones import Backbone
-from ..specs import BackboneSpec
-from ..strict import UnknownName
-from ..theory import memory_model
-from ..theory.memory_model import GIB
+from ..adapters.config import AdapterConfig
+from ..clip.architectures import clip_architecture
+from ..clip.backbone import Backbone
+from ..core.schema import UnknownName
+from ..costs import memory as memory_costs
+from ..costs.memory import GIB
+from ..weights.spec import BackboneSpec
 from .peak_memory import peak_memories
 from .step_variants import OTHERS, VARIANTS, Delayed, Size, make_step, precision
 from .timing import paired_times, ratios
@@ -33,7 +35,7 @@ def step_times(
     delays: Mapping[str, float] | None = None,
     on_round: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
-    """Return round, name, seconds of steps.  forms: name -> (variant, size); backbones by precision.
+    """Return round, name, seconds of steps. forms: name -> (variant, size); backbones by precision.
 
     delays: seconds that a form is made slower, to see that a slower one is found slower.
     """
@@ -49,16 +51,23 @@ def step_times(
     return paired_times(steps, rounds, warmup=1, device=device, min_seconds=0.02, on_round=on_round)
 
 
-def step_memory(spec: BackboneSpec, forms: Mapping[str, tuple[str, Size]], device: str) -> pd.DataFrame:
+def step_memory(
+    spec: BackboneSpec, forms: Mapping[str, tuple[str, Size]], device: str
+) -> pd.DataFrame:
     """Return name, prepared_bytes, peak_bytes of each form; a fresh process for each."""
     base = spec.model_dump(exclude={"precision"})
     arguments = [{"spec": base, "variant": v, "size": asdict(size)} for v, size in forms.values()]
     found = peak_memories("blocklora_lib.measure.step_variants:prepare", arguments, device)
-    return pd.DataFrame({"name": name} | asdict(memory) for name, memory in zip(forms, found, strict=True))
+    return pd.DataFrame(
+        {"name": name} | asdict(memory) for name, memory in zip(forms, found, strict=True)
+    )
 
 
-def compare(times: pd.DataFrame, memory: pd.DataFrame | None, baselines: Sequence[str]) -> pd.DataFrame:
-    """Return the columns of `timing.ratios` for each baseline, and the memory where it was measured.
+def compare(
+    times: pd.DataFrame, memory: pd.DataFrame | None, baselines: Sequence[str]
+) -> pd.DataFrame:
+    """Return the columns of `timing.ratios` for each baseline, and the memory where it was
+    measured.
 
     That is prepared_bytes, peak_bytes, and peak_ratio: the peak by the baseline's.
     """
@@ -67,13 +76,19 @@ def compare(times: pd.DataFrame, memory: pd.DataFrame | None, baselines: Sequenc
         frame = ratios(times, baseline)
         if memory is not None:
             frame = frame.merge(memory, on="name", how="left")
-            frame["peak_ratio"] = frame["peak_bytes"] / frame.set_index("name")["peak_bytes"][baseline]
+            frame["peak_ratio"] = (
+                frame["peak_bytes"] / frame.set_index("name")["peak_bytes"][baseline]
+            )
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
 
 
-def forms_of(variants: Sequence[str], kinds: Sequence[str], size: Size) -> dict[str, tuple[str, Size]]:
-    """Return {name: (variant, size)}: our variants with each kind of adapter, other code's with LoRA."""
+def forms_of(
+    variants: Sequence[str], kinds: Sequence[str], size: Size
+) -> dict[str, tuple[str, Size]]:
+    """Return {name: (variant, size)}: our variants with each kind of adapter, other code's with
+    LoRA.
+    """
     forms = {}
     for variant in variants:
         if variant not in VARIANTS:
@@ -90,8 +105,8 @@ def forms_of(variants: Sequence[str], kinds: Sequence[str], size: Size) -> dict[
 def missing(variant: str, model: str, size: Size, available: float) -> str | None:
     """Say why a variant cannot run here at this size; None where it can.
 
-    Other code's memory is estimated by the closed form of CLIP-LoRA's (an upper bound for peft's); a model
-    that the closed form does not know is let through.
+    Other code's memory is estimated by the closed form of CLIP-LoRA's (an upper bound for peft's);
+    a model that the closed form does not know is let through.
     """
     if variant == "peft" and find_spec("peft") is None:
         return "peft is not installed; pip install peft"
@@ -101,13 +116,14 @@ def missing(variant: str, model: str, size: Size, available: float) -> str | Non
     if need is None or need <= RESERVE * available:
         return None
     return (
-        f"{variant} at {size.classes} classes needs about {need / GIB:.0f} GiB by the closed form, and "
-        f"{available / GIB:.0f} GiB are free"
+        f"{variant} at {size.classes} classes needs about {need / GIB:.0f} GiB by the closed form, "
+        f"and {available / GIB:.0f} GiB are free"
     )
 
 
 def estimate(model: str, size: Size) -> int | None:
-    """Bytes of a float32 step of CLIP-LoRA's code by `theory.memory_model`; None for an unknown model.
+    """Bytes of a float32 step of CLIP-LoRA's code by `theory.memory_model`; None for an unknown
+    model.
 
     That is a GPU's, whose dropout keeps masks of one byte; on a CPU they are float32.
     """
@@ -116,10 +132,12 @@ def estimate(model: str, size: Size) -> int | None:
     except ValueError:
         return None
     lora = AdapterConfig(kind="lora", rank=size.rank)
-    parts = memory_model.clip_lora_code_memory(architecture, lora, size.batch, size.classes, 4)
+    parts = memory_costs.clip_lora_code_memory(architecture, lora, size.batch, size.classes, 4)
     tokens = (size.batch * architecture.vision.tokens, size.classes * architecture.text.tokens)
-    masks = sum(t * tower.width * tower.layers for t, tower in zip(tokens, architecture.towers, strict=True))
-    return memory_model.total_bytes(parts) + 3 * len(lora.targets) * masks
+    masks = sum(
+        t * tower.width * tower.layers for t, tower in zip(tokens, architecture.towers, strict=True)
+    )
+    return memory_costs.total_bytes(parts) + 3 * len(lora.targets) * masks
 
 
 def free_memory(
@@ -135,7 +153,9 @@ def free_memory(
     try:
         lines = dict(line.split(":", 1) for line in facts.read_text(encoding="utf-8").splitlines())
         free = int(lines["MemAvailable"].split()[0]) * 1024
-        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        limit, used = (
+            (group / name).read_text().strip() for name in ("memory.max", "memory.current")
+        )
         free = min(free, int(limit) - int(used))
     except (OSError, KeyError, ValueError):  # 'max': no limit
         pass

@@ -1,4 +1,5 @@
-"""One training step on the same images and classes, as this library takes it and as other code does.
+"""One training step on the same images and classes, as this library takes it and as other code
+does.
 
 independent    ours; dropout masks drawn for every class and token, as CLIP-LoRA draws them
 shared_prefix  ours; the tokens that all prompts begin with are encoded once
@@ -7,8 +8,8 @@ bf16           ours; shared prefix, frozen weights in bfloat16
 clip_lora      CLIP-LoRA's computation, restated in `clip_lora.py`: LoRA, float32
 peft           the `peft` library's LoRA in a plain loop: see `peft_lora.py`
 
-Every step encodes images and prompts, takes cross-entropy, backward, and AdamW. Adapters sit on q, k, v of
-every block of both towers. Values cost nothing: weights are random, images noise.
+Every step encodes images and prompts, takes cross-entropy, backward, and AdamW. Adapters sit on q,
+k, v of every block of both towers. Values cost nothing: weights are random, images noise.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..adapter_config import AdapterConfig
-from ..backbones import Backbone, load_backbone
-from ..inject import attach
-from ..seeding import generator
-from ..specs import BackboneSpec
-from ..strict import UnknownName
-from . import clip_lora, peft_lora
-from .cost_measurements import random_images, twin
+from ..adapters.attach import attach
+from ..adapters.config import AdapterConfig
+from ..clip.backbone import Backbone, load_backbone
+from ..core.schema import UnknownName
+from ..core.seeding import generator
+from ..weights.spec import BackboneSpec
+from .other_code import clip_lora, peft_lora
+from .training_step import random_images, twin
 
 PROMPT = "a photo of a {}."
 SCALE = 100.0  # of the cosines, in every variant
@@ -39,7 +40,9 @@ SCALE = 100.0  # of the cosines, in every variant
 
 @dataclass(frozen=True)
 class OurWay:
-    """The settings of this library's step: as `TrainingSpec` has them, and the precision of the weights."""
+    """The settings of this library's step: as `TrainingSpec` has them, and the precision of the
+    weights.
+    """
 
     share_prefix: bool = False
     checkpoint: bool = False
@@ -60,7 +63,7 @@ VARIANTS = (*OURS, *OTHERS)
 
 @dataclass(frozen=True)
 class Size:
-    """What is encoded at every step, and by which adapter.  kind: 'block_lora' or 'lora'."""
+    """What is encoded at every step, and by which adapter. kind: 'block_lora' or 'lora'."""
 
     classes: int
     batch: int
@@ -77,7 +80,9 @@ class Size:
 
 
 class Step:
-    """One training step: `loss` makes the graph; a call takes backward and AdamW too and returns it."""
+    """One training step: `loss` makes the graph; a call takes backward and AdamW too and returns
+    it.
+    """
 
     def __init__(
         self,
@@ -97,14 +102,18 @@ class Step:
 
 
 def make_step(backbone: Backbone, variant: str, size: Size) -> Step:
-    """Return the step of a variant on this backbone's numbers, which variants share; see the module's text.
+    """Return the step of a variant on this backbone's numbers, which variants share; see the
+    module's text.
 
-    The backbone's precision must be the variant's, see `precision`. Raises ModuleNotFoundError where 'peft'
-    is not installed, and ValueError for a model that the restatement does not cover.
+    The backbone's precision must be the variant's, see `precision`. Raises ModuleNotFoundError
+    where 'peft' is not installed, and ValueError for a model that the restatement does not cover.
     """
     if variant not in VARIANTS:
         raise UnknownName("variant", variant, VARIANTS)
-    tokens, images = backbone.tokenize(class_prompts(size.classes)), random_images(backbone, size.batch)
+    tokens, images = (
+        backbone.tokenize(class_prompts(size.classes)),
+        random_images(backbone, size.batch),
+    )
     draw = generator(1, "labels")
     labels = torch.randint(size.classes, (size.batch,), generator=draw).to(images.device)
     make = {"clip_lora": _clip_lora, "peft": _peft}.get(variant)
@@ -127,16 +136,23 @@ def _ours(backbone: Backbone, way: OurWay, size: Size, images: Tensor, tokens: T
         return backbone.encode_images(images, checkpoint=way.checkpoint) @ text.T
 
     groups = adapters.parameter_groups(lr=2e-4, weight_decay=1e-2)
-    return cosines, torch.optim.AdamW(groups, fused=True), backbone.training_kernels  # as `training` has it
+    return (
+        cosines,
+        torch.optim.AdamW(groups, fused=True),
+        backbone.training_kernels,
+    )  # as `training` has it
 
 
 def _clip_lora(backbone: Backbone, size: Size, images: Tensor, tokens: Tensor) -> tuple:
     model = backbone.model
     try:
-        heads = [t.resblocks[0].attn.num_heads for t in (model.visual.transformer, model.transformer)]
+        heads = [
+            t.resblocks[0].attn.num_heads for t in (model.visual.transformer, model.transformer)
+        ]
     except AttributeError:
         raise ValueError(
-            f"CLIP-LoRA's code has no towers like those of {backbone.spec.name}; leave out 'clip_lora'"
+            f"CLIP-LoRA's code has no towers like those of {backbone.spec.name}; leave out "
+            "'clip_lora'"
         ) from None
     theirs = clip_lora.ClipLora(model.state_dict(), heads, size.rank, size.dropout)
     theirs = theirs.to(images.device).reset(generator(1, "adapter")).train()
@@ -176,15 +192,21 @@ class Delayed:
         return self.function()
 
 
-def load(spec: BackboneSpec, variants: Sequence[str], device: str | torch.device) -> dict[str, Backbone]:
+def load(
+    spec: BackboneSpec, variants: Sequence[str], device: str | torch.device
+) -> dict[str, Backbone]:
     """Load the backbone once for each precision that the variants need: {precision: backbone}."""
     kinds = dict.fromkeys(precision(variant) for variant in variants)
-    return {kind: load_backbone(spec.model_copy(update={"precision": kind}), device) for kind in kinds}
+    return {
+        kind: load_backbone(spec.model_copy(update={"precision": kind}), device) for kind in kinds
+    }
 
 
 def prepare(spec: Mapping[str, Any], variant: str, size: Mapping[str, Any], device: str) -> Step:
     """Load a backbone and return one step; for `peak_memory`."""
     backbone = load_backbone(BackboneSpec(**spec, precision=precision(variant)), device)
     step = make_step(backbone, variant, Size(**size))
-    step.model = nn.ModuleList([backbone])  # what is shared between variants lives as long as the step
+    step.model = nn.ModuleList(
+        [backbone]
+    )  # what is shared between variants lives as long as the step
     return step

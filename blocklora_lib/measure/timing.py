@@ -1,9 +1,11 @@
-"""Paired timing: every round runs every function once, so that what slows a round down slows all of it.
+"""Paired timing: every round runs every function once, so that what slows a round down slows all of
+it.
 
-A shared machine drifts by tens of percent within minutes; two runs one after the other compare the drift.
-Here a ratio is formed within each round, t_i(name)/t_i(baseline), and its median over the rounds is reported
-with a distribution-free interval. A ratio whose interval holds 1 is *not resolved*: it is no result, neither
-'faster' nor 'equal'. That two forms cost the same is a statement of its own, see `equivalent`.
+A shared machine drifts by tens of percent within minutes; two runs one after the other compare the
+drift. Here a ratio is formed within each round, t_i(name)/t_i(baseline), and its median over the
+rounds is reported with a distribution-free interval. A ratio whose interval holds 1 is *not
+resolved*: it is no result, neither 'faster' nor 'equal'. That two forms cost the same is a
+statement of its own, see `equivalent`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..strict import UnknownName
+from ..core.schema import UnknownName
 
 CONFIDENCE = 0.95
 MIN_ROUNDS = 3
@@ -42,11 +44,13 @@ def paired_times(
     min_seconds: float = 1e-3,
     on_round: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
-    """Return round, name, seconds: each function once a round, in an order shuffled anew for each round.
+    """Return round, name, seconds: each function once a round, in an order shuffled anew for each
+    round.
 
-    A sample lasts at least `min_seconds`: it calls its function as often as that needs by the warm-up's last
-    call, and `seconds` is for one call. A GPU is synchronised around a sample. Garbage is collected between
-    rounds, never within a sample. on_round(i, rounds) is called after each round, for a progress bar.
+    A sample lasts at least `min_seconds`: it calls its function as often as that needs by the
+    warm-up's last call, and `seconds` is for one call. A GPU is synchronised around a sample.
+    Garbage is collected between rounds, never within a sample. on_round(i, rounds) is called after
+    each round, for a progress bar.
     """
     if not functions:
         raise ValueError("no function to time; give at least one, as {name: function}")
@@ -64,7 +68,9 @@ def paired_times(
     for i in range(1, rounds + 1):
         shuffle.shuffle(order)
         with _no_collection():
-            found = {name: _sample(functions[name], calls[name], device) / calls[name] for name in order}
+            found = {
+                name: _sample(functions[name], calls[name], device) / calls[name] for name in order
+            }
         gc.collect(1)  # the young; a full collection walks all of torch
         rows += [(i, name, found[name]) for name in functions]
         if on_round:
@@ -100,11 +106,12 @@ def synchronise(device: torch.device) -> None:
 
 
 def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return order statistics that hold the median with at least this confidence; nan with too few values.
+    """Return order statistics that hold the median with at least this confidence; nan with too few
+    values.
 
-    Whatever their distribution, the number of N independent values below the median is binomial (N, 1/2), so
-    [x_(k), x_(N+1-k)] misses it with probability 2 P(at most k - 1 heads in N throws). The largest k for
-    which that is at most 1 - confidence is taken. At 95% there is none for N < 6.
+    Whatever their distribution, the number of N independent values below the median is binomial (N,
+    1/2), so [x_(k), x_(N+1-k)] misses it with probability 2 P(at most k - 1 heads in N throws). The
+    largest k for which that is at most 1 - confidence is taken. At 95% there is none for N < 6.
     """
     ordered, n = np.sort(np.asarray(values, dtype=float)), len(values)
     tail, k = 0.0, 0
@@ -119,11 +126,11 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> 
 def ratios(times: pd.DataFrame, baseline: str, confidence: float = CONFIDENCE) -> pd.DataFrame:
     """Return one row a name: median and quartiles of its seconds and of its ratio to `baseline`.
 
-    Columns name, baseline, seconds_median, seconds_q1, seconds_q3, ratio, ratio_q1, ratio_q3, ratio_low,
-    ratio_high, rounds, resolved. [ratio_low, ratio_high] is `median_interval` of the ratios of the rounds, at
-    95% unless told. resolved: the interval excludes 1, so the effect is larger than what the spread leaves
-    open. Fewer than 6 rounds never resolve anything. Each row stands for itself: of twenty ratios that are
-    truly 1, one may be resolved.
+    Columns name, baseline, seconds_median, seconds_q1, seconds_q3, ratio, ratio_q1, ratio_q3,
+    ratio_low, ratio_high, rounds, resolved. [ratio_low, ratio_high] is `median_interval` of the
+    ratios of the rounds, at 95% unless told. resolved: the interval excludes 1, so the effect is
+    larger than what the spread leaves open. Fewer than 6 rounds never resolve anything. Each row
+    stands for itself: of twenty ratios that are truly 1, one may be resolved.
     """
     wide = by_round(times)
     if baseline not in wide:
@@ -136,19 +143,28 @@ def ratios(times: pd.DataFrame, baseline: str, confidence: float = CONFIDENCE) -
             {"name": name, "baseline": baseline}
             | quartiles(wide[name], "seconds_median", "seconds")
             | quartiles(ratio, "ratio", "ratio")
-            | {"ratio_low": low, "ratio_high": high, "rounds": len(wide), "resolved": low > 1 or high < 1}
+            | {
+                "ratio_low": low,
+                "ratio_high": high,
+                "rounds": len(wide),
+                "resolved": low > 1 or high < 1,
+            }
         )
     return pd.DataFrame(rows)
 
 
 def by_round(times: pd.DataFrame) -> pd.DataFrame:
-    """Return seconds, one row a round, one column a name.  A round that lacks a name would not be paired."""
+    """Return seconds, one row a round, one column a name. A round that lacks a name would not be
+    paired.
+    """
     wide = times.pivot(index="round", columns="name", values="seconds").rename_axis(columns=None)
     wide = wide[list(dict.fromkeys(times["name"]))]
     if wide.isna().any().any():
         name = wide.columns[wide.isna().any()][0]
         rounds = wide.index[wide[name].isna()].tolist()
-        raise ValueError(f"{name!r} has no time in round {rounds[0]}; give the whole frame of paired_times")
+        raise ValueError(
+            f"{name!r} has no time in round {rounds[0]}; give the whole frame of paired_times"
+        )
     return wide
 
 
@@ -161,19 +177,21 @@ def quartiles(values: Sequence[float], median: str, prefix: str) -> dict[str, fl
 def equivalent(row: Mapping[str, Any], margin: float = 0.05) -> bool:
     """Whether a row of `ratios` is shown to be 1 within ±margin: its interval lies in 1 ± margin.
 
-    Two one-sided tests (Schuirmann 1987), by way of the interval. At 95% that is stricter than the 90% which
-    the two tests at 5% would need. False means 'not shown', never 'different'.
+    Two one-sided tests (Schuirmann 1987), by way of the interval. At 95% that is stricter than the
+    90% which the two tests at 5% would need. False means 'not shown', never 'different'.
     """
     if not 0 < margin < 1:
         raise ValueError(f"margin={margin} must lie between 0 and 1, as in 0.05")
     return bool(row["ratio_low"] >= 1 - margin and row["ratio_high"] <= 1 + margin)
 
 
-def verdict(row: Mapping[str, Any], better_than: float | None = None, margin: float | None = None) -> str:
+def verdict(
+    row: Mapping[str, Any], better_than: float | None = None, margin: float | None = None
+) -> str:
     """Put a row of `ratios` in words: '0.71x [0.69, 0.73]', or 'not resolved: ...'.
 
-    better_than: a ratio that the paper names; added is whether the interval reaches it.  margin: also say
-    'equal within 5%' where `equivalent` shows it.
+    better_than: a ratio that the paper names; added is whether the interval reaches it. margin:
+    also say 'equal within 5%' where `equivalent` shows it.
     """
     found = f"{row['ratio']:.2f}x [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}]"
     if margin is not None and equivalent(row, margin):
@@ -193,8 +211,8 @@ def require_resolved(row: Mapping[str, Any]) -> Mapping[str, Any]:
     if row["resolved"]:
         return row
     raise TimingUnresolved(
-        f"{row.get('name', 'the ratio')} against {row.get('baseline', 'its baseline')}: {_spread(row)}; "
-        "use more rounds or a quieter machine"
+        f"{row.get('name', 'the ratio')} against {row.get('baseline', 'its baseline')}: "
+        f"{_spread(row)}; use more rounds or a quieter machine"
     )
 
 
@@ -209,7 +227,9 @@ def _spread(row: Mapping[str, Any]) -> str:
 
 
 def conditions(device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Return what a time depends on besides the code: device, processor, threads, torch, load.  No host."""
+    """Return what a time depends on besides the code: device, processor, threads, torch, load. No
+    host.
+    """
     device = torch.device(device)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan

@@ -1,7 +1,7 @@
 """The registry of methods: every module of this folder is one method and defines `Method`.
 
-A method has `name`, `label` (for figures), `trains` (whether shots and seeds mean anything), `Settings`
-(frozen, unknown keys refused) and `fit(context) -> Predictor`.
+A method has `name`, `label` (for figures), `trains` (whether shots and seeds mean anything),
+`Settings` (frozen, unknown keys refused) and `fit(context) -> Predictor`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import pkgutil
 from functools import cache
 from typing import Any
 
-from ..specs import MethodSpec
-from ..strict import FrozenDict, UnknownName
+from ..core.schema import FrozenDict, UnknownName
+from ..learning.spec import MethodSpec
 
 
 @cache  # a grid of a thousand runs asks three thousand times
 def method_names() -> tuple[str, ...]:
     """Names of all methods: the modules of this folder that do not start with an underscore."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
+    return tuple(
+        sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    )
 
 
 def get_method(name: str) -> Any:

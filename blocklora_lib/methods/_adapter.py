@@ -1,4 +1,6 @@
-"""What all adapter methods share: settings without `kind`, and training that is loaded when it is needed."""
+"""What all adapter methods share: settings without `kind`, and training that is loaded when it is
+needed.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import model_validator
 
-from ..adapter_config import AdapterConfig
-from ..strict import near
+from ..adapters.config import AdapterConfig
+from ..core.schema import near
 
 if TYPE_CHECKING:
-    from ._adapter_training import AdapterPredictor
-    from ._context import Context
+    from ..learning.adapter_fit import AdapterPredictor
+    from ..learning.contract import Context
 
 
 class AdapterSettings(AdapterConfig):
@@ -41,7 +43,8 @@ class AdapterMethod:
 
     def fit(self, context: Context) -> AdapterPredictor:
         """Train and return the predictor; the adapters stay attached until it is closed."""
-        from ._adapter_training import fit_adapters  # torch: listing a grid does without it
+        from ..learning.adapter_fit import fit_adapters  # torch: listing a grid does without it
 
-        # the settings' class only fixes the kind; the adapter's own config is what is saved with adapters
+        # the settings' class only fixes the kind; the adapter's own config is what is saved with
+        # adapters
         return fit_adapters(context, AdapterConfig(**self.settings.model_dump()))

@@ -1,8 +1,8 @@
 """The control of Block-LoRA: LoRA of rank r/n whose B learns n times as fast as A.
 
-LoRA+ (Hayou et al. 2024) with ratio n.  Its settings are those of the Block-LoRA that it controls, whose
-scale and start it takes: by theory both train alike (notebook 11), so a gap between the two would be an
-error.
+LoRA+ (Hayou et al. 2024) with ratio n. Its settings are those of the Block-LoRA that it controls,
+whose scale and start it takes: by theory both train alike (notebook 11), so a gap between the two
+would be an error.
 """
 
 from __future__ import annotations

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..strict import Strict
+from ..core.schema import Strict
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._context import Context
+    from ..learning.contract import Context
 
 
 class Settings(Strict):

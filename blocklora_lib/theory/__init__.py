@@ -1,1 +1,4 @@
-"""Models and experiments of the theory: work of a tower, memory, codes, trajectories, subspaces."""
+"""What can be proved or computed about the method: bounds, codes, trajectories, breaks, subspaces.
+
+Knows adapters, clip, costs and learning; no records.
+"""

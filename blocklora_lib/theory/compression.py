@@ -1,14 +1,17 @@
-"""An adapter in a few dozen bits: a code, its length in bits, the decoder, and training on coded values.
+"""An adapter in a few dozen bits: a code, its length in bits, the decoder, and training on coded
+values.
 
-The form is 'w/o A': A_s is drawn from a seed that is fixed beforehand, so that only B has to be written down.
-All numbers of all B together, D of them, lie in a random subspace that the same seed fixes,
+The form is 'w/o A': A_s is drawn from a seed that is fixed beforehand, so that only B has to be
+written down. All numbers of all B together, D of them, lie in a random subspace that the same seed
+fixes,
 
     vec(B) = Δ P z,     P: D x k,  P_ij ~ N(0, 1/k),     z_j in {-(L-1)/2, ..., (L-1)/2},
 
-as in the intrinsic dimension of Li et al. (2018), which Lotfi et al. (2022) code for bounds. A code is one
-whole number: what was chosen from the `CodeSpace` (placement, k, L, Δ), then the k symbols in base L. The
-choice fixes the length of the rest, so that no code is the beginning of another one, and Kraft's inequality
-holds: 2^-bits is a prior over all of them. The space is data-free: it is written down before training.
+as in the intrinsic dimension of Li et al. (2018), which Lotfi et al. (2022) code for bounds. A code
+is one whole number: what was chosen from the `CodeSpace` (placement, k, L, Δ), then the k symbols
+in base L. The choice fixes the length of the rest, so that no code is the beginning of another one,
+and Kraft's inequality holds: 2^-bits is a prior over all of them. The space is data-free: it is
+written down before training.
 """
 
 from __future__ import annotations
@@ -21,20 +24,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..adapter_config import AdapterConfig
-from ..inject import AdapterSet, attach
-from ..seeding import generator
+from ..adapters.attach import AdapterSet, attach
+from ..adapters.config import AdapterConfig
+from ..core.seeding import generator
 
 
 @dataclass(frozen=True)
 class CodeSpace:
-    """Everything that a code can say, fixed before the data are seen; each choice is paid for in bits."""
+    """Everything that a code can say, fixed before the data are seen; each choice is paid for in
+    bits.
+    """
 
     placements: Sequence[AdapterConfig]  # kind "frozen_a", so that B is all that is trained
     dimensions: Sequence[int]  # k
     levels: Sequence[int]  # L
     scales: Sequence[float]  # Δ
-    seed: int = 0  # of A_s and P: part of the space, so it costs nothing and must not be chosen on the data
+    seed: int = (
+        0  # of A_s and P: part of the space, so it costs nothing and must not be chosen on the data
+    )
 
     def __post_init__(self) -> None:
         for name in ("placements", "dimensions", "levels", "scales"):
@@ -43,16 +50,19 @@ class CodeSpace:
                 raise ValueError(f"{name} of a code space is empty; give at least one choice")
             if len(set(values)) != len(values):
                 raise ValueError(
-                    f"{name} of a code space lists a choice twice; each one costs bits, list it once"
+                    f"{name} of a code space lists a choice twice; each one costs bits, list it "
+                    "once"
                 )
         if kinds := sorted({p.kind for p in self.placements} - {"frozen_a"}):
             raise ValueError(
-                f"placements name kind {', '.join(kinds)}; only 'frozen_a' has an A that a seed fixes"
+                f"placements name kind {', '.join(kinds)}; only 'frozen_a' has an A that a seed "
+                "fixes"
             )
         if min(self.dimensions) < 1 or min(self.levels) < 2 or min(self.scales) <= 0:
             raise ValueError(
-                f"dimensions={list(self.dimensions)}, levels={list(self.levels)}, scales="
-                f"{list(self.scales)}; use dimensions from 1, levels from 2 and positive scales"
+                f"dimensions={list(self.dimensions)}, levels={list(self.levels)}, "
+                f"scales={list(self.scales)}; use dimensions from 1, levels from 2 and positive "
+                "scales"
             )
 
     @property
@@ -76,9 +86,13 @@ class AdapterCode:
 
 
 def quantise(values: np.ndarray | Tensor, levels: int, scale: float) -> np.ndarray:
-    """Return the symbols 0..L-1 nearest to values / Δ on the grid -(L-1)/2 .. (L-1)/2, for each value."""
+    """Return the symbols 0..L-1 nearest to values / Δ on the grid -(L-1)/2 .. (L-1)/2, for each
+    value.
+    """
     middle = (levels - 1) / 2
-    return np.clip(np.floor(np.asarray(values) / scale + middle + 0.5), 0, levels - 1).astype(np.int64)
+    return np.clip(np.floor(np.asarray(values) / scale + middle + 0.5), 0, levels - 1).astype(
+        np.int64
+    )
 
 
 def dequantise(symbols: Sequence[int] | np.ndarray, levels: int, scale: float) -> np.ndarray:
@@ -98,7 +112,9 @@ def encode(code: AdapterCode, space: CodeSpace) -> bytes:
     number = 0
     for values, value in _fields(space, code):
         if value not in values:
-            raise ValueError(f"{value} is not in the code space, which has {list(values)}; take one of these")
+            raise ValueError(
+                f"{value} is not in the code space, which has {list(values)}; take one of these"
+            )
         number = number << _width(values) | list(values).index(value)
     payload = 0
     for symbol in code.symbols:
@@ -115,12 +131,16 @@ def decode(content: bytes, space: CodeSpace) -> AdapterCode:
     for values in (space.placements, space.dimensions, space.levels, space.scales):
         left -= _width(values)
         if left < 0 or (index := number >> left & (1 << _width(values)) - 1) >= len(values):
-            raise ValueError("these bytes are no code of this space; decode with the space that encoded them")
+            raise ValueError(
+                "these bytes are no code of this space; decode with the space that encoded them"
+            )
         chosen.append(values[index])
     placement, dimension, levels, scale = chosen
     left -= _payload_bits(dimension, levels)
     if left not in range(8):
-        raise ValueError(f"{len(content)} bytes do not hold {dimension} symbols; was the code cut off?")
+        raise ValueError(
+            f"{len(content)} bytes do not hold {dimension} symbols; was the code cut off?"
+        )
     payload, symbols = number >> left & (1 << _payload_bits(dimension, levels)) - 1, []
     for _ in range(dimension):
         payload, symbol = divmod(payload, levels)
@@ -131,13 +151,17 @@ def decode(content: bytes, space: CodeSpace) -> AdapterCode:
 class CodedAdapters:
     """Adapters on a model whose B are written from symbols; A_s and P follow from the space's seed."""
 
-    def __init__(self, model: nn.Module, placement: AdapterConfig, dimension: int, seed: int) -> None:
+    def __init__(
+        self, model: nn.Module, placement: AdapterConfig, dimension: int, seed: int
+    ) -> None:
         self.adapters: AdapterSet = attach(model, placement, generator(seed, "adapter"))
         for adapter in self.adapters.adapters.values():
             adapter.eval()  # no dropout: what is scored is what is decoded
         self.parameters = list(self.adapters.parameters())
         shape = (sum(p.numel() for p in self.parameters), dimension)
-        self.basis = torch.randn(shape, generator=generator(seed, "subspace")) / math.sqrt(dimension)
+        self.basis = torch.randn(shape, generator=generator(seed, "subspace")) / math.sqrt(
+            dimension
+        )
         self.basis = self.basis.to(self.parameters[0].device)
 
     def write(self, symbols: np.ndarray | Sequence[int], levels: int, scale: float) -> None:
@@ -151,7 +175,9 @@ class CodedAdapters:
                 parameter.copy_(part.view_as(parameter))
 
     def pull_back(self, scale: float) -> Tensor:
-        """Return ∂L/∂z = Δ Pᵀ ∂L/∂vec(B), from the gradients of the last backward pass; they are cleared."""
+        """Return ∂L/∂z = Δ Pᵀ ∂L/∂vec(B), from the gradients of the last backward pass; they are
+        cleared.
+        """
         gradient = torch.cat([p.grad.flatten() for p in self.parameters])
         for parameter in self.parameters:
             parameter.grad = None
@@ -182,10 +208,10 @@ def fit_symbols(
 ) -> tuple[np.ndarray, Score]:
     """Return the symbols with the fewest wrong answers that were met, and their score.
 
-    objective() -> (wrong answers, differentiable loss) on the training images, with the B now written. First
-    Adam on z, rounded in the forward pass while the gradient passes through as if it were not; then sweeps
-    that move one symbol by one level and keep what helps. How the symbols are found costs no bits, they alone
-    are what a code holds.
+    objective() -> (wrong answers, differentiable loss) on the training images, with the B now
+    written. First Adam on z, rounded in the forward pass while the gradient passes through as if it
+    were not; then sweeps that move one symbol by one level and keep what helps. How the symbols are
+    found costs no bits, they alone are what a code holds.
     """
     basis, edge = coded.basis, (levels - 1) / 2 + 0.49
     z = torch.zeros(basis.shape[1], device=basis.device, requires_grad=True)
@@ -215,7 +241,12 @@ def fit_symbols(
 
 @torch.no_grad()
 def _sweep(
-    coded: CodedAdapters, best: np.ndarray, score: Score, levels: int, scale: float, objective: Callable
+    coded: CodedAdapters,
+    best: np.ndarray,
+    score: Score,
+    levels: int,
+    scale: float,
+    objective: Callable,
 ) -> tuple[np.ndarray, Score]:
     for place in range(len(best)):
         for step in (-1, 1):

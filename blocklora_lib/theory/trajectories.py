@@ -1,14 +1,14 @@
 """Two trainings in lockstep: how far apart their updates ΔW are, and how far apart the blocks B_i.
 
-The update of Block-LoRA, ΔWᵀ = s A_s Σ B_i, depends on the B_i through S = Σ B_i alone, so ∂L/∂B_i = ∂L/∂S
-for every i.  Let an optimizer move a parameter p with gradients g_1 .. g_t by
+The update of Block-LoRA, ΔWᵀ = s A_s Σ B_i, depends on the B_i through S = Σ B_i alone, so ∂L/∂B_i
+= ∂L/∂S for every i. Let an optimizer move a parameter p with gradients g_1 .. g_t by
 
     p ← (1 - η λ) p - η u_t(g_1, .., g_t)        η learning rate, λ decoupled weight decay.
 
-From equal starts all B_i stay equal, and S moves by S ← (1 - η λ) S - n η u_t: one matrix with learning rate
-n η and weight decay λ/n.  If the decay is coupled, u_t(g + λ p), the B_i = S/n see g + (λ/n) S: the same
-ratios.  `kind="collapsed"` and `AdapterSet.parameter_groups` are that form; here both are trained side by
-side.
+From equal starts all B_i stay equal, and S moves by S ← (1 - η λ) S - n η u_t: one matrix with
+learning rate n η and weight decay λ/n. If the decay is coupled, u_t(g + λ p), the B_i = S/n see g +
+(λ/n) S: the same ratios. `kind="collapsed"` and `AdapterSet.parameter_groups` are that form; here
+both are trained side by side.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..adapter_config import AdapterConfig
-from ..inject import AdapterSet, attach, attach_linear
-from ..seeding import derive_seed, generator, seeded_torch
-from ..towers import TextTower, encode_images
-from ..training import cosine_lr
+from ..adapters.attach import AdapterSet, attach, attach_linear
+from ..adapters.config import AdapterConfig
+from ..clip.towers import TextTower, encode_images
+from ..core.seeding import derive_seed, generator, seeded_torch
+from ..learning.loop import cosine_lr
 
 Hook = Callable[[AdapterSet, int], None]
 CPU = torch.device("cpu")
@@ -44,7 +44,9 @@ OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
 
 @dataclass(frozen=True)
 class Task:
-    """A frozen model, and the loss of its step-th minibatch.  build: a fresh copy, each time the same."""
+    """A frozen model, and the loss of its step-th minibatch. build: a fresh copy, each time the
+    same.
+    """
 
     build: Callable[[], nn.Module]
     loss: Callable[[nn.Module, int], Tensor]
@@ -91,7 +93,8 @@ class Learner:
 def same_masks(seed: int, step: int, device: torch.device = CPU) -> Iterator[None]:
     """Give every learner of this seed the same dropout masks, and torch's generator back as it was.
 
-    `torch.manual_seed` reaches for a GPU as well and takes as long as a small step: only there it is used.
+    `torch.manual_seed` reaches for a GPU as well and takes as long as a small step: only there it
+    is used.
     """
     if device.type != "cpu":
         with seeded_torch(seed, f"dropout/{step}", device):
@@ -118,8 +121,9 @@ def make_learner(
 ) -> Learner:
     """Attach adapters drawn from `seed` and give them their optimizer.
 
-    Learning rate and weight decay of B are those of A times and divided by n in the collapsed form, else as
-    those of A (`AdapterSet.parameter_groups`).  ratios = (of rates, of decays) replaces both: for controls.
+    Learning rate and weight decay of B are those of A times and divided by n in the collapsed form,
+    else as those of A (`AdapterSet.parameter_groups`). ratios = (of rates, of decays) replaces
+    both: for controls.
     """
     adapters = task.attach(task.build(), config, generator(seed, "adapter")).double()
     for adapter in adapters.adapters.values():
@@ -147,10 +151,11 @@ def collapsed(config: AdapterConfig) -> AdapterConfig:
 
 
 def follow(ours: Learner, other: Learner, steps: int, final: float = 0.01) -> pd.DataFrame:
-    """Train both along a cosine from 1 to `final` times their learning rates and compare after every step.
+    """Train both along a cosine from 1 to `final` times their learning rates and compare after
+    every step.
 
-    Columns: step, difference (`relative_difference` of `ours` to `other`), spread (of the B_i of `ours`,
-    relative), distance (the same, not divided), loss.
+    Columns: step, difference (`relative_difference` of `ours` to `other`), spread (of the B_i of
+    `ours`, relative), distance (the same, not divided), loss.
     """
     rows = []
     for step in range(steps):
@@ -173,7 +178,9 @@ def relative_difference(ours: list[Tensor], others: list[Tensor]) -> float:
 
 
 def distance_of_blocks(adapters: AdapterSet) -> tuple[float, float]:
-    """Return max |B_i - B_j| over blocks, entries and sites, and max |B_i|.  Equal bits: the first is 0."""
+    """Return max |B_i - B_j| over blocks, entries and sites, and max |B_i|. Equal bits: the first
+    is 0.
+    """
     stacks = [a.B.detach() for a in adapters.adapters.values() if a.B.dim() == 3]
     if not stacks:
         return 0.0, 0.0
@@ -182,7 +189,9 @@ def distance_of_blocks(adapters: AdapterSet) -> tuple[float, float]:
 
 
 def set_blocks(adapters: AdapterSet, total: float, offsets: float, seed: int) -> None:
-    """Start Σ B_i at random numbers of size `total`, cut into equal B_i, plus offsets whose sum is zero."""
+    """Start Σ B_i at random numbers of size `total`, cut into equal B_i, plus offsets whose sum is
+    zero.
+    """
     draw = generator(seed, "start of B")
     for adapter in adapters.adapters.values():
         up = adapter.B.data
@@ -194,10 +203,13 @@ def set_blocks(adapters: AdapterSet, total: float, offsets: float, seed: int) ->
         up.copy_(whole / len(up) + offsets * (own - own.mean(0)))
 
 
-def decay_alone(optimizer: str, lr: float, decay: float, steps: int, final: float = 0.01) -> list[float]:
+def decay_alone(
+    optimizer: str, lr: float, decay: float, steps: int, final: float = 0.01
+) -> list[float]:
     """Return what is left of 1 after every step of `follow`'s schedule where no gradient is seen.
 
-    The law of B_i - B_j if the optimizer is linear or its decay decoupled: the common gradient cancels.
+    The law of B_i - B_j if the optimizer is linear or its decay decoupled: the common gradient
+    cancels.
     """
     left = nn.Parameter(torch.ones(1, dtype=torch.float64))
     one = OPTIMIZERS[optimizer]([left], lr=lr, weight_decay=decay)
@@ -213,15 +225,20 @@ def decay_alone(optimizer: str, lr: float, decay: float, steps: int, final: floa
 def batches(samples: int, size: int, seed: int) -> Callable[[int], Tensor]:
     """Return step -> indices of its minibatch, the same at every call."""
     return lambda step: torch.randint(
-        samples, (size,), generator=torch.Generator().manual_seed(derive_seed(seed, f"batch/{step}"))
+        samples,
+        (size,),
+        generator=torch.Generator().manual_seed(derive_seed(seed, f"batch/{step}")),
     )
 
 
-def attention_task(seed: int, width: int = 24, heads: int = 4, noise: float = 1.0, batch: int = 8) -> Task:
-    """Fit self-attention to another one's noisy outputs: 64 sequences of 6 tokens, adapters on q, k, v, o.
+def attention_task(
+    seed: int, width: int = 24, heads: int = 4, noise: float = 1.0, batch: int = 8
+) -> Task:
+    """Fit self-attention to another one's noisy outputs: 64 sequences of 6 tokens, adapters on q,
+    k, v, o.
 
-    The noise keeps every gradient away from zero.  Without it Adam's quotient m/√v would become that of two
-    rounding errors once the fit is perfect, and no two correct programs would agree.
+    The noise keeps every gradient away from zero. Without it Adam's quotient m/√v would become that
+    of two rounding errors once the fit is perfect, and no two correct programs would agree.
     """
 
     def build() -> nn.Module:
@@ -245,11 +262,18 @@ def attention_task(seed: int, width: int = 24, heads: int = 4, noise: float = 1.
 
 
 def linear_task(
-    seed: int, d_in: int = 24, d_out: int = 16, noise: float = 1.0, batch: int = 32, samples: int = 128
+    seed: int,
+    d_in: int = 24,
+    d_out: int = 16,
+    noise: float = 1.0,
+    batch: int = 32,
+    samples: int = 128,
 ) -> Task:
     """Fit a frozen projection to another one's noisy outputs through an adapter."""
     draw = generator(seed, "linear task")
-    weight, teacher = (torch.randn(d_out, d_in, generator=draw, dtype=torch.float64) for _ in range(2))
+    weight, teacher = (
+        torch.randn(d_out, d_in, generator=draw, dtype=torch.float64) for _ in range(2)
+    )
     x = torch.randn(samples, d_in, generator=draw, dtype=torch.float64)
     y = x @ (weight + teacher).T / d_in**0.5
     y += noise * torch.randn(y.shape, generator=draw, dtype=torch.float64)
@@ -272,8 +296,8 @@ def clip_task(
 ) -> Task:
     """Few-shot classification by a CLIP in float64, both towers: cross-entropy of scaled cosines.
 
-    backbone: a `Backbone`; images: (N, 3, H, W), pixels; labels: (N,); tokens: (C, context length); on
-    any device.
+    backbone: a `Backbone`; images: (N, 3, H, W), pixels; labels: (N,); tokens: (C, context length);
+    on any device.
     """
     images = backbone.preprocess(images).double()
     labels, tokens = labels.to(images.device), tokens.to(images.device)

@@ -1,12 +1,14 @@
-"""Hold the manifests of the paper's sets against their sources.  For maintainers; needs no network.
+"""Hold the manifests of the paper's sets against their sources. For maintainers; needs no network.
 
     git clone https://github.com/linzhiqiu/cross_modal_adaptation CLONE
     python tools/manifests/check.py CLONE
 
-CLONE holds CoOp's split files (splits/) and few-shot draws with class names (indices/), MIT-licensed.
-Compared: class names, their order and spelling, folders, image counts and checksums where the split file is
-there; class names and folders, by a draw, where it is not.  The 200 folders of ImageNet-A and -R are compared
-with timm's where timm is installed.  Prints one line a set; exit code 1 if anything differs.
+CLONE holds CoOp's split files (splits/) and few-shot draws with class names (indices/),
+MIT-licensed.
+Compared: class names, their order and spelling, folders, image counts and checksums where the split
+file is there; class names and folders, by a draw, where it is not. The 200 folders of ImageNet-A
+and -R are compared with timm's where timm is installed. Prints one line a set; exit code 1 if
+anything differs.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from blocklora_lib.data.layouts import items
-from blocklora_lib.manifests import Manifest, all_manifests
+from blocklora_lib.data.manifest import Manifest
+from blocklora_lib.data.manifest_files import all_manifests
 
 
 def differences(manifest: Manifest, clone: Path) -> Iterator[str]:
@@ -33,7 +36,10 @@ def differences(manifest: Manifest, clone: Path) -> Iterator[str]:
         yield from against_draw(manifest, draw)
     if manifest.name in ("imagenet_a", "imagenet_r") and importlib.util.find_spec("timm"):
         lists = importlib.resources.files("timm") / "data" / "_info"
-        if list(manifest.class_folders) != (lists / f"{manifest.name}_synsets.txt").read_text().split():
+        if (
+            list(manifest.class_folders)
+            != (lists / f"{manifest.name}_synsets.txt").read_text().split()
+        ):
             yield "class_folders differ from timm's list"
 
 
@@ -62,7 +68,9 @@ def against_split_file(manifest: Manifest, path: Path) -> Iterator[str]:
     for key in split:  # and the reader gives the same, with only the file at hand
         read = items(manifest, path.parent, key)
         base = PurePosixPath(manifest.images[key][0])
-        if [(item.path, item.label) for item in read] != [(str(base / p), n) for p, n, _ in split[key]]:
+        if [(item.path, item.label) for item in read] != [
+            (str(base / p), n) for p, n, _ in split[key]
+        ]:
             yield f"{key}: layouts.items reads the file otherwise"
 
 
@@ -94,6 +102,7 @@ def main(clone: Path) -> int:
 if __name__ == "__main__":
     if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "indices").is_dir():
         sys.exit(
-            f"usage: {sys.argv[0]} CLONE, a clone of linzhiqiu/cross_modal_adaptation (it holds indices/)"
+            f"usage: {sys.argv[0]} CLONE, a clone of linzhiqiu/cross_modal_adaptation (it holds "
+            "indices/)"
         )
     sys.exit(min(main(Path(sys.argv[1])), 1))

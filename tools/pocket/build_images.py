@@ -3,8 +3,8 @@
     python tools/pocket/fetch.py CACHE
     python tools/pocket/build_images.py CACHE [NAME ...]
 
-Same packages, same bytes: every random choice has a seed of the set's own name, every listing is sorted.
-Maintainers run this with the versions of requirements.txt beside it; users never need to.
+Same packages, same bytes: every random choice has a seed of the set's own name, every listing is
+sorted. Maintainers run this with the versions of requirements.txt beside it; users never need to.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def emoji_set(
 
 
 def emoji_source(cache: Path) -> ImageSet:
-    """ImageNet's role, the source set: 39 classes by three vendors; a code point never crosses splits."""
+    """ImageNet's role, the source set: 39 classes by three vendors; a code point never crosses
+    splits.
+    """
     splits, licence = ("train", "val", "test"), "Apache-2.0 AND MIT AND CC-BY-4.0"
     notes = "Classes are Unicode subgroups, some merged. Train, val and test share no code point."
     images = emoji_set(cache, "emoji_source", "Emoji", emoji.SOURCE, splits, licence, notes)
@@ -81,7 +83,9 @@ def emoji_a(cache: Path) -> ImageSet:
     """ImageNet-A's role: test drawings turned, scaled, dimmed and laid over cluttered photographs."""
     classes, sources = list(emoji.CLASSES), [*npm(cache, "twemoji"), *SAMPLE_PHOTOGRAPHS]
     notes = "Drawings of the test code points over photographs: hard on purpose."
-    images = ImageSet("emoji_a", "Emoji-A", "variant", classes, CC_BY, sources, notes, "emoji_source")
+    images = ImageSet(
+        "emoji_a", "Emoji-A", "variant", classes, CC_BY, sources, notes, "emoji_source"
+    )
     pack, r = IconPack(cache, "twemoji"), images.rng
     names = emoji.icon_names(cache, pack)
     backgrounds = [sample_photograph(name) for name in BACKGROUNDS]
@@ -96,7 +100,13 @@ def emoji_a(cache: Path) -> ImageSet:
             drawing = drawing.transpose(Image.FLIP_LEFT_RIGHT)
         scene.alpha_composite(drawing, (r.randint(0, 128 - side + 1), r.randint(0, 128 - side + 1)))
         scene = ImageEnhance.Brightness(scene.convert("RGB")).enhance(r.uniform(0.55, 1.3))
-        images.add(np.asarray(scene.resize((SIZE, SIZE), Image.LANCZOS)), class_name, "test", code, "twemoji")
+        images.add(
+            np.asarray(scene.resize((SIZE, SIZE), Image.LANCZOS)),
+            class_name,
+            "test",
+            code,
+            "twemoji",
+        )
     return images
 
 

@@ -1,11 +1,12 @@
-"""PocketCLIP's training pairs: drawings with captions, none of them an evaluated image or close to one.
+"""PocketCLIP's training pairs: drawings with captions, none of them an evaluated image or close to
+one.
 
     python tools/pocket/corpus.py CACHE        writes CACHE/corpus/{images.npy,captions.json}
 
-Captions of a pair: names (what the drawing is called), tags (keywords) and kinds (category words; where a
-word of the name is the Unicode name of an emoji, the class of that emoji). The vendors of the evaluated sets
-are left out, and so is every pair whose image is close to an evaluated one (cosine of 32 x 32 thumbnails
-above 0.97).
+Captions of a pair: names (what the drawing is called), tags (keywords) and kinds (category words;
+where a word of the name is the Unicode name of an emoji, the class of that emoji). The vendors of
+the evaluated sets are left out, and so is every pair whose image is close to an evaluated one
+(cosine of 32 x 32 thumbnails above 0.97).
 """
 
 from __future__ import annotations
@@ -74,10 +75,11 @@ STYLE = re.compile(
 EMPTY_CATEGORIES = {*"travel others base abstract ui symbols content edit".split(), "brand / logo"}
 # Words of emoji names that mean other things elsewhere ("star face", "post box").
 AMBIGUOUS = set(
-    "face with and of button the person playing mark sign red blue black white green open closed cat up down "
-    "left right social no hot new heart hand man woman sun star eyes love web bar post box pill home ring "
-    "ball page paper light disk case line set key map meeting wave check circle square ear back nose leg "
-    "foot tongue mouth bone ship band coin note drop fire bath travel".split()
+    "face with and of button the person playing mark sign red blue black white green open closed "
+    "cat up down left right social no hot new heart hand man woman sun star eyes love web bar post "
+    "box pill home ring ball page paper light disk case line set key map meeting wave check circle "
+    "square ear back nose leg foot tongue mouth bone ship band coin note drop fire bath "
+    "travel".split()
 )
 
 
@@ -90,7 +92,11 @@ def words_to_classes(cache: Path) -> dict[str, str]:
             classes[" ".join(words)].add(class_name)
             if words and len(words[-1]) > 2:
                 classes[words[-1]].add(class_name)
-    return {word: names.pop() for word, names in classes.items() if len(names) == 1 and word not in AMBIGUOUS}
+    return {
+        word: names.pop()
+        for word, names in classes.items()
+        if len(names) == 1 and word not in AMBIGUOUS
+    }
 
 
 def kinds_of(name: str, classes: dict[str, str]) -> list[str]:
@@ -123,7 +129,9 @@ def icons(cache: Path, classes: dict[str, str]) -> Iterator[Pair]:
 BACKGROUNDS = ("astronaut.png", "camera.png", "motorcycle_left.png", "color.png")
 
 
-def flag_pairs(image: np.ndarray, name: str, source: str, r: np.random.RandomState) -> Iterator[Pair]:
+def flag_pairs(
+    image: np.ndarray, name: str, source: str, r: np.random.RandomState
+) -> Iterator[Pair]:
     """A flag as drawn, and five times in wind and weather."""
     yield Pair(image, [name], [], ["country flag"], source)
     alpha = np.where(edge_connected((image > 250).all(-1)), 0, 255).astype(np.uint8)
@@ -134,7 +142,9 @@ def flag_pairs(image: np.ndarray, name: str, source: str, r: np.random.RandomSta
 
 
 def edge_connected(mask: np.ndarray) -> np.ndarray:
-    """The part of a mask that touches the border: the paper around a drawing, not the white within it."""
+    """The part of a mask that touches the border: the paper around a drawing, not the white within
+    it.
+    """
     labels, _ = ndimage.label(mask)
     border = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     return np.isin(labels, border[border > 0])
@@ -174,7 +184,11 @@ def openclipart(cache: Path, classes: dict[str, str]) -> Iterator[Pair]:
     evaluated = {sub for folders in CLIPART.values() for sub in folders.split()}
     for path in sorted(folder.rglob("*.svg")):
         place = str(path.parent.relative_to(folder))
-        if place in evaluated or place.startswith(SKIPPED_FOLDERS) or path.stat().st_size > LARGEST_DRAWING:
+        if (
+            place in evaluated
+            or place.startswith(SKIPPED_FOLDERS)
+            or path.stat().st_size > LARGEST_DRAWING
+        ):
             continue
         text = path.read_text(errors="replace")
         image = fit(rasterise(text))
@@ -218,14 +232,16 @@ def characters(cache: Path) -> Iterator[Pair]:
                     continue
                 if character.isdigit():
                     name = DIGITS[int(character)]
-                    yield Pair(image, [name], [f"digit {name}", f"number {name}"], ["digit"], "fonts")
+                    yield Pair(
+                        image, [name], [f"digit {name}", f"number {name}"], ["digit"], "fonts"
+                    )
                 else:
                     yield Pair(image, [f"letter {character}"], [], [], "fonts")
 
 
 def close_to_evaluated(images: np.ndarray, evaluated: np.ndarray) -> np.ndarray:
-    """Which `images` are near-duplicates of an evaluated one: cosine > 0.95 in grey 16 x 16, then > 0.97 in
-    colour 32 x 32.
+    """Which `images` are near-duplicates of an evaluated one: cosine > 0.95 in grey 16 x 16, then >
+    0.97 in colour 32 x 32.
     """
     grey, colour = descriptors(evaluated), descriptors(evaluated, 32, grey=False).astype(np.float16)
     close = np.zeros(len(images), bool)
@@ -240,11 +256,17 @@ def close_to_evaluated(images: np.ndarray, evaluated: np.ndarray) -> np.ndarray:
 
 
 def main(cache: Path) -> None:
-    """Collect the pairs, drop what is close to an evaluated image and what occurs twice, write the corpus."""
+    """Collect the pairs, drop what is close to an evaluated image and what occurs twice, write the
+    corpus.
+    """
     classes = words_to_classes(cache)
     sources = [icons(cache, classes), emoji_pairs(cache), openclipart(cache, classes)]
     sources += [other_flags(cache), characters(cache)]
-    pairs = [pair for source in sources for pair in tqdm(source, desc="pairs", unit="pair", mininterval=5)]
+    pairs = [
+        pair
+        for source in sources
+        for pair in tqdm(source, desc="pairs", unit="pair", mininterval=5)
+    ]
     images = np.stack([pair.image for pair in pairs])
     bundles = sorted((ROOT / "pocket" / "images").glob("*.parquet"))
     encoded = [data for path in bundles for data in pd.read_parquet(path, columns=["image"]).image]
@@ -262,9 +284,13 @@ def main(cache: Path) -> None:
     folder = cache / "corpus"
     folder.mkdir(exist_ok=True)
     np.save(folder / "images.npy", images[keep])
-    captions = [{key: getattr(pairs[i], key) for key in ("names", "tags", "kinds", "source")} for i in keep]
+    captions = [
+        {key: getattr(pairs[i], key) for key in ("names", "tags", "kinds", "source")} for i in keep
+    ]
     (folder / "captions.json").write_text(json.dumps(captions))
-    summary = dict(pairs=len(pairs), close=int(close.sum()), kept=len(keep), dropped=dropped, sources=kept)
+    summary = dict(
+        pairs=len(pairs), close=int(close.sum()), kept=len(keep), dropped=dropped, sources=kept
+    )
     (folder / "summary.json").write_text(json.dumps(summary))
 
 

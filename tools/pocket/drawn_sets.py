@@ -41,20 +41,26 @@ def chess(cache: Path) -> ImageSet:
     fonts = sorted(f for f in (folder / "ttf").glob("*.ttf") if f.stem not in ALSO_DRAWN)
     images.random.shuffle(fonts)
     for k, path in enumerate(fonts):
-        split, font = "train" if k < 4 else "val" if k < 5 else "test", ImageFont.truetype(str(path), 90)
+        split, font = (
+            "train" if k < 4 else "val" if k < 5 else "test",
+            ImageFont.truetype(str(path), 90),
+        )
         for letters in ("kqrbnp", "lwtvmo"):  # white, black
             for c, letter in enumerate(letters):
                 left, top, right, bottom = font.getbbox(letter)
                 if right - left < 10 or bottom - top < 10:
                     continue
                 piece = Image.new("RGBA", (160, 160), (0, 0, 0, 0))
-                ImageDraw.Draw(piece).text((30 - left, 30 - top), letter, font=font, fill=(0, 0, 0, 255))
+                ImageDraw.Draw(piece).text(
+                    (30 - left, 30 - top), letter, font=font, fill=(0, 0, 0, 255)
+                )
                 drawing = fit(piece, background=LIGHT if (k + c) % 2 else DARK_UNDER_FONTS)
                 images.add(drawing, classes[c], split, f"ttf {path.stem}", "pychess")
     return images
 
 
-# ------------------------------------------------------------------------------------------- sprites
+# -------------------------------------------------------------------------------------------
+# sprites
 SPRITES = {  # class: folder of units
     "drake": "drakes",
     "dwarf": "dwarves",
@@ -74,7 +80,9 @@ SPRITES = {  # class: folder of units
     "ghost or undead": "undead",
     "beast": "monsters",
 }
-NOT_A_UNIT = re.compile(r"(halo|projectile|death|die|fire-|breath|explo|blast|missile|blob|wail|lightning)")
+NOT_A_UNIT = re.compile(
+    r"(halo|projectile|death|die|fire-|breath|explo|blast|missile|blob|wail|lightning)"
+)
 UNIT_FRACTIONS = {"train": 0.45, "test": 0.47, "val": 0.08}
 
 
@@ -94,7 +102,9 @@ def sprites(cache: Path) -> ImageSet:
                 continue
             picture = Image.open(path).convert("RGBA")
             if 60 <= picture.width <= 110 and (np.asarray(picture)[..., 3] > 128).sum() >= 450:
-                units[f"{path.parent.relative_to(folder)}/{re.split(r'[-+[]', path.stem)[0]}"].append(path)
+                units[
+                    f"{path.parent.relative_to(folder)}/{re.split(r'[-+[]', path.stem)[0]}"
+                ].append(path)
         split = assign([[unit] for unit in sorted(units)], UNIT_FRACTIONS, images.random)
         taken = dict.fromkeys(quota, 0)
         for turn in range(16):  # one frame a unit and turn, spread over its animation
@@ -107,11 +117,12 @@ def sprites(cache: Path) -> ImageSet:
     return images
 
 
-# ------------------------------------------------------------------------------------------- pictograms
+# -------------------------------------------------------------------------------------------
+# pictograms
 PICTOGRAMS = (
-    "battery bell book bookmark building calendar camera car chat check clipboard clock cloud code dice "
-    "filter folder hand heart home image link lock mail map music pause pencil phone play plus receipt "
-    "search shield stop volume wifi"
+    "battery bell book bookmark building calendar camera car chat check clipboard clock cloud code "
+    "dice filter folder hand heart home image link lock mail map music pause pencil phone play "
+    "plus receipt search shield stop volume wifi"
 ).split()
 PICTOGRAM_PACKS = {
     "train": ("lucide", "bi", "ri", "carbon", "hugeicons", "iconoir"),
@@ -149,7 +160,8 @@ def pictograms(cache: Path) -> ImageSet:
     return images
 
 
-# ------------------------------------------------------------------------------------------- clip art
+# ------------------------------------------------------------------------------------------- clip
+# art
 CLIPART = {  # class: folders of drawings
     "bird": "animals/birds",
     "insect": "animals/bugs",
@@ -188,8 +200,12 @@ def clipart(cache: Path) -> ImageSet:
     for name, folders in CLIPART.items():
         paths = [path for sub in folders.split() for path in sorted((folder / sub).glob("*.svg"))]
         paths = [path for path in paths if path.stat().st_size <= LARGEST_DRAWING]
-        drawn = {str(p.relative_to(folder)): fit(rasterise(p.read_text(errors="replace"))) for p in paths}
-        drawn = {key: image for key, image in drawn.items() if image is not None and image.std() >= 4}
+        drawn = {
+            str(p.relative_to(folder)): fit(rasterise(p.read_text(errors="replace"))) for p in paths
+        }
+        drawn = {
+            key: image for key, image in drawn.items() if image is not None and image.std() >= 4
+        }
         groups = similar_clusters(list(drawn.values()), list(drawn), 0.94)
         split = assign(groups, {"train": 0.5, "test": 0.5}, images.random)
         for key, image in drawn.items():

@@ -85,7 +85,9 @@ class Unicode:
         grouped = {code: entry for code, entry in self.entries.items() if "subgroup" in entry}
         self.subgroup = {code: subgroups[str(entry["subgroup"])] for code, entry in grouped.items()}
         class_of = {group: name for name, groups in CLASSES.items() for group in groups}
-        self.class_name = {c: class_of[group] for c, group in self.subgroup.items() if group in class_of}
+        self.class_name = {
+            c: class_of[group] for c, group in self.subgroup.items() if group in class_of
+        }
         self.by_slug: dict[str, str] = {}
         for code, entry in self.entries.items():
             self.by_slug.setdefault(slug(entry["label"]), code)
@@ -105,7 +107,9 @@ def unicode_table(cache: Path) -> Unicode:
 
 
 def icon_names(cache: Path, pack: IconPack) -> dict[str, str]:
-    """Code point -> icon name, from the pack's own table or by the emoji's name; skin tones are left out."""
+    """Code point -> icon name, from the pack's own table or by the emoji's name; skin tones are
+    left out.
+    """
     table = unicode_table(cache)
     names = {code: name for code, name in pack.characters.items() if code in table.entries}
     for name in [*pack.data["icons"], *pack.data.get("aliases", {})]:
@@ -126,11 +130,16 @@ def drawings(cache: Path, vendor: str) -> dict[str, np.ndarray]:
 
 
 LARGE_CLASS = {"test": 0.46, "train": 0.44, "val": 0.10}
-SMALL_CLASS = {"train": 0.56, "test": 0.44}  # sixteen training drawings first, the rest for the test
+SMALL_CLASS = {
+    "train": 0.56,
+    "test": 0.44,
+}  # sixteen training drawings first, the rest for the test
 
 
 def split_code_points(cache: Path) -> dict[str, tuple[str, str]]:
-    """Code point -> (class name, split). Code points that one vendor draws nearly alike share a split."""
+    """Code point -> (class name, split). Code points that one vendor draws nearly alike share a
+    split.
+    """
     table, rng = unicode_table(cache), random.Random(7)
     common = set(drawings(cache, "noto")) & set(drawings(cache, "twemoji"))
     result = {}

@@ -1,11 +1,12 @@
-"""Hold PocketCLIP against chance, the majority class and a pixel probe on every pocket set; write its card.
+"""Hold PocketCLIP against chance, the majority class and a pixel probe on every pocket set; write
+its card.
 
     python tools/pocket/evaluate.py CACHE      pocket/model/evaluation.json and pocket/model/README.md
 
-Probes are logistic regressions on 16 images a class, the strength of their penalty chosen by cross-validation
-on those images, mean of three draws: one on PocketCLIP's frozen image features, one on 16 x 16 pixels and a
-colour histogram (what a model must beat to be worth its name). A variant is tested with the source set's
-probes.
+Probes are logistic regressions on 16 images a class, the strength of their penalty chosen by
+cross-validation on those images, mean of three draws: one on PocketCLIP's frozen image features,
+one on 16 x 16 pixels and a colour histogram (what a model must beat to be worth its name). A
+variant is tested with the source set's probes.
 """
 
 from __future__ import annotations
@@ -27,27 +28,41 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from blocklora_lib.backbones import load_backbone  # noqa: E402
-from blocklora_lib.datasets import load_dataset  # noqa: E402
-from blocklora_lib.fewshot import draw  # noqa: E402
-from blocklora_lib.manifests import all_manifests  # noqa: E402
-from blocklora_lib.specs import BackboneSpec  # noqa: E402
+from blocklora_lib.clip.backbone import load_backbone  # noqa: E402
+from blocklora_lib.data.dataset import load_dataset  # noqa: E402
+from blocklora_lib.data.manifest_files import all_manifests  # noqa: E402
+from blocklora_lib.data.sampling import draw  # noqa: E402
+from blocklora_lib.weights.spec import BackboneSpec  # noqa: E402
 
 SHOTS, SEEDS = 16, (1, 2, 3)
-COLUMNS = ("classes", "test", "chance", "majority", "zero_shot", "pixel_probe", "linear_probe")  # of the card
+COLUMNS = (
+    "classes",
+    "test",
+    "chance",
+    "majority",
+    "zero_shot",
+    "pixel_probe",
+    "linear_probe",
+)  # of the card
 
 
 def pixel_features(images: torch.Tensor) -> np.ndarray:
-    """(N, 3, 64, 64) uint8 -> 16 x 16 pixels and the square root of a 64-bin colour histogram, (N, 832)."""
+    """(N, 3, 64, 64) uint8 -> 16 x 16 pixels and the square root of a 64-bin colour histogram, (N,
+    832).
+    """
     small = torch.nn.functional.avg_pool2d(images.float() / 255, 4).flatten(1).numpy()
     bins = (images // 64).long()
     bins = (bins[:, 0] * 16 + bins[:, 1] * 4 + bins[:, 2]).flatten(1)
-    histogram = torch.stack([torch.bincount(row, minlength=64) for row in bins]).float() / bins.shape[1]
+    histogram = (
+        torch.stack([torch.bincount(row, minlength=64) for row in bins]).float() / bins.shape[1]
+    )
     return np.concatenate([(small - 0.5) * 0.25, histogram.sqrt().numpy()], 1)
 
 
 def probe(train: np.ndarray, labels: np.ndarray) -> GridSearchCV:
-    """Logistic regression with its penalty chosen by three-fold cross-validation on the sixteen shots."""
+    """Logistic regression with its penalty chosen by three-fold cross-validation on the sixteen
+    shots.
+    """
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=100, tol=1e-3))
     grid = {"logisticregression__C": [1e-3, 1e-2, 1e-1]}
     return GridSearchCV(pipeline, grid, cv=3).fit(train, labels)
@@ -70,7 +85,10 @@ def evaluate() -> dict[str, dict]:
         """One probe a draw, trained on the set itself (for a variant, on its source set)."""
         data = load_dataset(home)
         draws = [draw(data.labels("train"), SHOTS, seed, "nested") for seed in SEEDS]
-        return [probe(describe[key](data.images("train")[i]), data.labels("train")[i].numpy()) for i in draws]
+        return [
+            probe(describe[key](data.images("train")[i]), data.labels("train")[i].numpy())
+            for i in draws
+        ]
 
     result = {}
     manifests = {name: m for name, m in all_manifests().items() if m.kind == "bundle"}
@@ -96,7 +114,9 @@ def evaluate() -> dict[str, dict]:
 
 def curve(cache: Path, stage: str) -> dict:
     """First and last line of a training curve."""
-    lines = [json.loads(line) for line in (cache / "train" / f"{stage}.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (cache / "train" / f"{stage}.jsonl").read_text().splitlines()
+    ]
     return dict(seen=lines[-1]["seen"], hours=round(lines[-1]["seconds"] / 3600, 2))
 
 

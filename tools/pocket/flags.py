@@ -13,8 +13,8 @@ from render import SIZE, IconPack
 from sources import CC_BY_SA, SAMPLE_PHOTOGRAPHS, npm, sample_photograph, source
 
 COUNTRIES = (
-    "fr it de be nl ie ro ru ua pl at hu bg se no dk fi is gr ch tr jp cn kr in pk il sa br ar mx ca us gb "
-    "au nz za ng ke eg"
+    "fr it de be nl ie ro ru ua pl at hu bg se no dk fi is gr ch tr jp cn kr in pk il sa br ar mx "
+    "ca us gb au nz za ng ke eg"
 ).split()
 FLAG_SOURCES = {
     "train": ("circle-flags", "flag-4x3", "flagpack", "openmoji"),
@@ -59,8 +59,12 @@ def wave(flag: Image.Image, r: np.random.RandomState) -> Image.Image:
     return Image.fromarray(waved.clip(0, 255).astype(np.uint8), "RGBA")
 
 
-def outdoors(flag: Image.Image, backgrounds: list[Image.Image], r: np.random.RandomState) -> np.ndarray:
-    """A flag in wind and weather: waved, turned, on a photograph, dimmed, blurred, noisy; (64, 64, 3)."""
+def outdoors(
+    flag: Image.Image, backgrounds: list[Image.Image], r: np.random.RandomState
+) -> np.ndarray:
+    """A flag in wind and weather: waved, turned, on a photograph, dimmed, blurred, noisy; (64, 64,
+    3).
+    """
     flag = wave(flag, r).rotate(r.uniform(-18, 18), Image.BICUBIC, expand=True)
     scene = backdrop(backgrounds, r, 80, 200)
     scale = r.uniform(0.75, 1.25)
@@ -74,11 +78,17 @@ def outdoors(flag: Image.Image, backgrounds: list[Image.Image], r: np.random.Ran
     return pixels.clip(0, 255).astype(np.uint8)
 
 
-def backdrop(backgrounds: list[Image.Image], r: np.random.RandomState, low: int, high: int) -> Image.Image:
+def backdrop(
+    backgrounds: list[Image.Image], r: np.random.RandomState, low: int, high: int
+) -> Image.Image:
     """A random square of a random photograph, 128 x 128 RGBA."""
     picture, width = backgrounds[r.randint(len(backgrounds))], r.randint(low, high)
     x, y = r.randint(0, picture.width - width), r.randint(0, picture.height - width)
-    return picture.crop((x, y, x + width, y + width)).resize((128, 128), Image.BILINEAR).convert("RGBA")
+    return (
+        picture.crop((x, y, x + width, y + width))
+        .resize((128, 128), Image.BILINEAR)
+        .convert("RGBA")
+    )
 
 
 def flags(cache: Path) -> ImageSet:

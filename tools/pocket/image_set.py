@@ -16,14 +16,14 @@ import yaml
 from render import encode
 
 SPLITS = ("train", "val", "test")
-HEADER = (
-    "# Written by tools/pocket/build_images.py; the text is the source of truth, the numbers are counted.\n"
-)
+HEADER = "# Written by tools/pocket/build_images.py; the text is the source of truth, the numbers are counted.\n"
 
 
 @dataclass
 class ImageSet:
-    """Images with label, split, group (the object drawn: it never crosses splits) and source package."""
+    """Images with label, split, group (the object drawn: it never crosses splits) and source
+    package.
+    """
 
     name: str
     title: str
@@ -36,10 +36,14 @@ class ImageSet:
     rows: list[tuple[np.ndarray, int, str, str, str]] = field(default_factory=list)
 
     def __post_init__(self):
-        seed = zlib.crc32(self.name.encode())  # a seed a set: building one alone gives the same bytes
+        seed = zlib.crc32(
+            self.name.encode()
+        )  # a seed a set: building one alone gives the same bytes
         self.rng, self.random = np.random.RandomState(seed % 2**31), random.Random(seed)
 
-    def add(self, image: np.ndarray | None, class_name: str, split: str, group: str, source: str) -> None:
+    def add(
+        self, image: np.ndarray | None, class_name: str, split: str, group: str, source: str
+    ) -> None:
         """Append one image; None (a drawing that failed) is left out."""
         if image is not None:
             self.rows.append((image, self.classes.index(class_name), split, group, source))
@@ -67,11 +71,15 @@ class ImageSet:
             group=groups,
             source=packages,
         )
-        compression = dict.fromkeys(columns, "zstd") | {"image": "none"}  # WebP does not get smaller
+        compression = dict.fromkeys(columns, "zstd") | {
+            "image": "none"
+        }  # WebP does not get smaller
         pq.write_table(pa.table(columns), path, compression=compression)
         counts = {split: splits.count(split) for split in SPLITS if split in splits}
         per_class = Counter(zip(splits, labels, strict=True))
-        fewest = {split: min(per_class[split, c] for c in range(len(self.classes))) for split in counts}
+        fewest = {
+            split: min(per_class[split, c] for c in range(len(self.classes))) for split in counts
+        }
         manifest = dict(
             name=self.name,
             title=self.title,
@@ -90,5 +98,7 @@ class ImageSet:
         text = yaml.safe_dump(manifest, sort_keys=False, width=110, allow_unicode=True)
         (manifests / f"{self.name}.yaml").write_text(HEADER + text)
         size = f"{path.stat().st_size // 1024} KB"
-        print(f"{self.name}: {len(self.classes)} classes, {counts}, fewest a class {fewest}, {size}")
+        print(
+            f"{self.name}: {len(self.classes)} classes, {counts}, fewest a class {fewest}, {size}"
+        )
         return manifest

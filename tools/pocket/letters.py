@@ -13,16 +13,18 @@ from render import SIZE
 from sources import source
 
 NOT_LATIN = re.compile(
-    r"(symbol|icon|emoji|dingbat|math|ornament|d050000l|fallback|bullets|initials|jsmath|mathjax)", re.I
+    r"(symbol|icon|emoji|dingbat|math|ornament|d050000l|fallback|bullets|initials|jsmath|mathjax)",
+    re.I,
 )
 LETTER_PACKAGES = (
-    "adf-accanthis adf-baskervald adf-gillius adf-mekanus adf-oldania adf-romande adf-tribun adf-universalis "
-    "adf-verana aenigma atarismall averia-gwf averia-sans-gwf beteckna blankenburg cantarell "
-    "century-catalogue cherrybomb courier-prime crosextra-caladea dejavu-core dosis dustin ecolier-court "
-    "essays1743 f500 fanwood freefont-ttf georgewilliams gfs-artemisia gfs-didot goudybookletter hack havana "
-    "inconsolata jetbrains-mono joscelyn junction jura kristi league-spartan levien-museum lindenhill "
-    "lobster manchufont monofur open-sans quattrocento roboto-slab rufscript sil-charis sjfonts sora spleen "
-    "staypuft stix tomsontalks tuffy ubuntu-title vollkorn"
+    "adf-accanthis adf-baskervald adf-gillius adf-mekanus adf-oldania adf-romande adf-tribun "
+    "adf-universalis adf-verana aenigma atarismall averia-gwf averia-sans-gwf beteckna blankenburg "
+    "cantarell century-catalogue cherrybomb courier-prime crosextra-caladea dejavu-core dosis "
+    "dustin ecolier-court essays1743 f500 fanwood freefont-ttf georgewilliams gfs-artemisia "
+    "gfs-didot goudybookletter hack havana inconsolata jetbrains-mono joscelyn junction jura "
+    "kristi league-spartan levien-museum lindenhill lobster manchufont monofur open-sans "
+    "quattrocento roboto-slab rufscript sil-charis sjfonts sora spleen staypuft stix tomsontalks "
+    "tuffy ubuntu-title vollkorn"
 ).split()
 
 
@@ -32,7 +34,9 @@ def font_files(cache: Path, package: str, most: int = 4) -> list[Path]:
     for path in sorted((cache / "deb" / package).rglob("*.[ot]tf")):
         if not NOT_LATIN.search(path.name):
             families[re.split(r"[-_ ]|(?<=[a-z])(?=[A-Z])", path.stem)[0].lower()[:9]].append(path)
-    return [min(files, key=lambda p: (len(p.name), p.name)) for _, files in sorted(families.items())][:most]
+    return [
+        min(files, key=lambda p: (len(p.name), p.name)) for _, files in sorted(families.items())
+    ][:most]
 
 
 def latin(path: Path) -> bool:
@@ -45,7 +49,9 @@ def latin(path: Path) -> bool:
 
 
 def glyph(path: Path, character: str, r: np.random.RandomState) -> np.ndarray | None:
-    """A character of a font, slightly turned and scaled, in random colours of clear contrast; (64, 64, 3)."""
+    """A character of a font, slightly turned and scaled, in random colours of clear contrast; (64,
+    64, 3).
+    """
     font = ImageFont.truetype(str(path), 46)
     left, top, right, bottom = font.getbbox(character)
     drawn = font.getmask(character)
@@ -57,7 +63,9 @@ def glyph(path: Path, character: str, r: np.random.RandomState) -> np.ndarray | 
     ImageDraw.Draw(mask).text(corner, character, font=font, fill=255)
     mask, side = mask.rotate(r.uniform(-12, 12), Image.BICUBIC), r.randint(62, 92)
     offset = (96 - side) // 2
-    mask = mask.crop((offset, offset, offset + side, offset + side)).resize((SIZE, SIZE), Image.LANCZOS)
+    mask = mask.crop((offset, offset, offset + side, offset + side)).resize(
+        (SIZE, SIZE), Image.LANCZOS
+    )
     ink, paper = r.randint(0, 256, 3), r.randint(0, 256, 3)
     while abs(ink.mean() - paper.mean()) <= 70:
         ink, paper = r.randint(0, 256, 3), r.randint(0, 256, 3)
@@ -70,9 +78,9 @@ def letters(cache: Path) -> ImageSet:
     classes, licence = [f"letter {chr(65 + c)}" for c in range(26)], "LicenseRef-free-fonts"
     credit = "Glyph images of the Debian font packages " + ", ".join(LETTER_PACKAGES)
     notes = (
-        "Images of single glyphs; no font file is redistributed. The 'group' column names package and "
-        "face; each font's free licence (OFL, GPL with font exception, Apache, public domain ...) is in "
-        "licences/debian."
+        "Images of single glyphs; no font file is redistributed. The 'group' column names package "
+        "and face; each font's free licence (OFL, GPL with font exception, Apache, public domain "
+        "...) is in licences/debian."
     )
     sources = [source("debian:fonts-*", licence, credit)]
     images = ImageSet("letters", "Letters", "target", classes, licence, sources, notes)

@@ -9,11 +9,10 @@ import yaml
 from letters import LETTER_PACKAGES
 
 PREAMBLE = (
-    "# Where the pocket images come from\n\n"
-    "Written by tools/pocket/licences.py from data_manifests/. "
-    "Every image was resized to 64 x 64 and encoded as WebP. A set\n"
-    "under a share-alike licence or the GPL is a separate work beside the MIT-licensed code. "
-    "Licence texts: `licences/`.\n"
+    "# Where the pocket images come from\n\nWritten by tools/pocket/licences.py from "
+    "data_manifests/. Every image was resized to 64 x 64 and encoded as WebP. A set\nunder a "
+    "share-alike licence or the GPL is a separate work beside the MIT-licensed code. Licence "
+    "texts: `licences/`.\n"
 )
 
 
@@ -34,13 +33,17 @@ def write_licences(cache: Path, manifests: Path, pocket: Path) -> None:
     debian = {name.removeprefix("debian:") for name in packages if name.startswith("debian:")}
     for package in sorted(debian - {"fonts-*"} | {f"fonts-{name}" for name in LETTER_PACKAGES}):
         copyright_file = cache / "deb" / package / "usr/share/doc" / package / "copyright"
-        (folder / "debian" / f"{package}.txt").write_text(copyright_file.read_text(errors="replace"))
+        (folder / "debian" / f"{package}.txt").write_text(
+            copyright_file.read_text(errors="replace")
+        )
     lines = [PREAMBLE]
     for manifest in sets:
         lines += [f"## {manifest['title']} (`{manifest['file']}`): {manifest['licence']}", ""]
         lines += [manifest["notes"], ""] if manifest["notes"] else []
         for source in manifest["sources"]:
             link = f" <{source['url']}>" if source.get("url") else ""
-            lines.append(f"- {source['package']}, {source['licence']}: {source['attribution']}{link}")
+            lines.append(
+                f"- {source['package']}, {source['licence']}: {source['attribution']}{link}"
+            )
         lines.append("")
     (pocket / "ATTRIBUTION.md").write_text("\n".join(lines))

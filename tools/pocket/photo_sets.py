@@ -13,21 +13,28 @@ from render import SIZE, assign, fit, similar_clusters
 from sources import MIT, SAMPLE_PHOTOGRAPHS, sample_photograph, source
 
 
-# ---------------------------------------------------------------------------------------- garments and digits
+# ---------------------------------------------------------------------------------------- garments
+# and digits
 def _grey_set(images: ImageSet, pixels: np.ndarray, labels: np.ndarray) -> ImageSet:
-    """28 x 28 white on black -> black on white, 56 x 56 centred in 64 x 64; 32 / 8 / 60 images a class."""
+    """28 x 28 white on black -> black on white, 56 x 56 centred in 64 x 64; 32 / 8 / 60 images a
+    class.
+    """
     for c, name in enumerate(images.classes):
         index = np.where(labels == c)[0]
         images.rng.shuffle(index)
         for k, i in enumerate(index[:100]):
             canvas = np.full((SIZE, SIZE), 255, np.uint8)
-            canvas[4:60, 4:60] = 255 - np.asarray(Image.fromarray(pixels[i]).resize((56, 56), Image.BICUBIC))
+            canvas[4:60, 4:60] = 255 - np.asarray(
+                Image.fromarray(pixels[i]).resize((56, 56), Image.BICUBIC)
+            )
             split = "train" if k < 32 else "val" if k < 40 else "test"
             images.add(np.repeat(canvas[..., None], 3, 2), name, split, str(i), images.name)
     return images
 
 
-GARMENTS = "t-shirt,trousers,pullover sweater,dress,coat,sandal,shirt,sneaker,bag,ankle boot".split(",")
+GARMENTS = "t-shirt,trousers,pullover sweater,dress,coat,sandal,shirt,sneaker,bag,ankle boot".split(
+    ","
+)
 
 
 def fashion(cache: Path) -> ImageSet:
@@ -57,7 +64,8 @@ def mnist(cache: Path) -> ImageSet:
     return _grey_set(images, table[:, :-1].astype(np.uint8).reshape(-1, 28, 28), table[:, -1])
 
 
-# ------------------------------------------------------------------------------------------- cut-out objects
+# -------------------------------------------------------------------------------------------
+# cut-out objects
 PHOTOS = {  # class: folders of stamps
     "bird": "animals/birds",
     "hoofed mammal": "animals/mammals/bovines animals/mammals/equines animals/mammals/deer "
@@ -88,7 +96,9 @@ def photos(cache: Path) -> ImageSet:
     notes = "A separate work under GPL-2; its source is the Debian source package."
     images = ImageSet("photos", "Photos", "target", list(PHOTOS), licence, sources, notes)
     for name, folders in PHOTOS.items():
-        paths = [path for folder in folders.split() for path in sorted((stamps / folder).glob("*.png"))]
+        paths = [
+            path for folder in folders.split() for path in sorted((stamps / folder).glob("*.png"))
+        ]
         drawn = {str(path.relative_to(stamps))[:-4]: fit(Image.open(path)) for path in paths}
         drawn = {key: image for key, image in drawn.items() if image is not None}
         groups = similar_clusters(list(drawn.values()), list(drawn), 0.985)
@@ -99,7 +109,8 @@ def photos(cache: Path) -> ImageSet:
     return images
 
 
-# ------------------------------------------------------------------------------------------- patches
+# -------------------------------------------------------------------------------------------
+# patches
 TEXTURES = {  # class: file, box, patch width
     "brick wall": ("brick.png", None, 64),
     "grass": ("grass.png", None, 64),
@@ -117,14 +128,14 @@ TEXTURES = {  # class: file, box, patch width
 
 
 def textures(cache: Path) -> ImageSet:
-    """Grey patches of photographs, brightness and contrast levelled: train and val from the left half of a
-    photograph, test from the right.
+    """Grey patches of photographs, brightness and contrast levelled: train and val from the left
+    half of a photograph, test from the right.
     """
-    notes = (
-        "One photograph a class: train and val patches from its left half, test patches from its right half."
-    )
+    notes = "One photograph a class: train and val patches from its left half, test patches from its right half."
     licence = "CC0-1.0 AND CC-BY-2.0"
-    images = ImageSet("textures", "Textures", "target", list(TEXTURES), licence, SAMPLE_PHOTOGRAPHS, notes)
+    images = ImageSet(
+        "textures", "Textures", "target", list(TEXTURES), licence, SAMPLE_PHOTOGRAPHS, notes
+    )
     r = images.rng
     for name, (file, box, width) in TEXTURES.items():
         picture = sample_photograph(file).convert("L").convert("RGB")
@@ -132,12 +143,21 @@ def textures(cache: Path) -> ImageSet:
         middle = picture.width // 2
         for side, x0, x1 in (("left", 0, middle - 2), ("right", middle + 2, picture.width)):
             for k in range(44 if side == "left" else 40):
-                x, y = r.randint(x0, max(x0 + 1, x1 - width)), r.randint(0, max(1, picture.height - width))
-                patch = picture.crop((x, y, x + width, y + width)).resize((SIZE, SIZE), Image.LANCZOS)
+                x, y = (
+                    r.randint(x0, max(x0 + 1, x1 - width)),
+                    r.randint(0, max(1, picture.height - width)),
+                )
+                patch = picture.crop((x, y, x + width, y + width)).resize(
+                    (SIZE, SIZE), Image.LANCZOS
+                )
                 if r.rand() < 0.5:
                     patch = patch.transpose(Image.FLIP_LEFT_RIGHT)
                 a = np.asarray(patch).astype(np.float32)
-                a = (a - a.mean()) * r.uniform(0.7, 1.2) * min(2, 40 / (a.std() + 1e-3)) + r.uniform(95, 160)
+                a = (a - a.mean()) * r.uniform(0.7, 1.2) * min(
+                    2, 40 / (a.std() + 1e-3)
+                ) + r.uniform(95, 160)
                 split = "test" if side == "right" else "train" if k < 36 else "val"
-                images.add(a.clip(0, 255).astype(np.uint8), name, split, f"{name}, {side} half", file)
+                images.add(
+                    a.clip(0, 255).astype(np.uint8), name, split, f"{name}, {side} half", file
+                )
     return images

@@ -1,15 +1,17 @@
-"""Pre-train PocketCLIP: distil its text tower from a sentence encoder, train its image tower against that.
+"""Pre-train PocketCLIP: distil its text tower from a sentence encoder, train its image tower
+against that.
 
     python tools/pocket/pretrain.py text   CACHE             about 15 minutes on one thread
     python tools/pocket/pretrain.py image  CACHE --images N  about 40 minutes a million images on one thread
     python tools/pocket/pretrain.py export CACHE             pocket/model/pocketclip.safetensors (float16)
 
-Text from scratch on 60,000 captions learns nothing; a sentence encoder knows already what words mean. So the
-text tower first learns to give the encoder's embeddings (centred, normalised), is then frozen, and the image
-tower is trained contrastively against it (locked-text tuning: Zhai et al. 2022, LiT, with the roles of the
-towers exchanged). Where there is a second core, the image tower may begin against the teacher itself
-(`--against teacher`) while the text tower is being distilled; it always ends against the text tower.
-Every stage checkpoints each minute, goes on where it stopped, and appends to CACHE/train/STAGE.jsonl.
+Text from scratch on 60,000 captions learns nothing; a sentence encoder knows already what words
+mean. So the text tower first learns to give the encoder's embeddings (centred, normalised), is then
+frozen, and the image tower is trained contrastively against it (locked-text tuning: Zhai et al.
+2022, LiT, with the roles of the towers exchanged). Where there is a second core, the image tower
+may begin against the teacher itself (`--against teacher`) while the text tower is being distilled;
+it always ends against the text tower. Every stage checkpoints each minute, goes on where it
+stopped, and appends to CACHE/train/STAGE.jsonl.
 """
 
 from __future__ import annotations
@@ -32,18 +34,22 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from blocklora_lib.backbones import load_backbone  # noqa: E402
-from blocklora_lib.datasets import load_dataset  # noqa: E402
-from blocklora_lib.manifests import all_manifests  # noqa: E402
-from blocklora_lib.specs import BackboneSpec  # noqa: E402
-from blocklora_lib.towers import TextTower, encode_images  # noqa: E402
+from blocklora_lib.clip.backbone import load_backbone  # noqa: E402
+from blocklora_lib.clip.towers import TextTower, encode_images  # noqa: E402
+from blocklora_lib.data.dataset import load_dataset  # noqa: E402
+from blocklora_lib.data.manifest_files import all_manifests  # noqa: E402
+from blocklora_lib.weights.spec import BackboneSpec  # noqa: E402
 
 
 class Stage:
     """A resumable loop: state on disk each minute, one JSON line a report."""
 
     def __init__(
-        self, folder: Path, name: str, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer
+        self,
+        folder: Path,
+        name: str,
+        modules: dict[str, torch.nn.Module],
+        optimizer: torch.optim.Optimizer,
     ):
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self.log = folder / f"{name}.pt", folder / f"{name}.jsonl"
@@ -72,14 +78,20 @@ class Stage:
 
     def report(self, **values) -> None:
         """Append to the curve and say it."""
-        line = dict(seen=self.seen, seconds=round(self.seconds + time.monotonic() - self.saved), **values)
+        line = dict(
+            seen=self.seen, seconds=round(self.seconds + time.monotonic() - self.saved), **values
+        )
         with self.log.open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(line, flush=True)
 
 
-def learning_rate(peak: float, seen: int, total: int, warm_up: int = 20_000, cool_down: float = 0.3) -> float:
-    """Warm up, stay, and fall linearly to zero over the last part: the end may be moved during the run."""
+def learning_rate(
+    peak: float, seen: int, total: int, warm_up: int = 20_000, cool_down: float = 0.3
+) -> float:
+    """Warm up, stay, and fall linearly to zero over the last part: the end may be moved during the
+    run.
+    """
     return peak * min(1.0, (seen + 1) / warm_up, max(1 - seen / total, 0.0) / cool_down)
 
 
@@ -95,7 +107,9 @@ def of_text_tower(name: str) -> bool:
 
 
 def train_text(cache: Path, texts_in_all: int, batch: int = 512) -> None:
-    """Distil the text tower: 1 - cosine to the teacher's centred embedding of captions and other texts."""
+    """Distil the text tower: 1 - cosine to the teacher's centred embedding of captions and other
+    texts.
+    """
     backbone = load_backbone(BackboneSpec(name="PocketCLIP", pretrained="none"), "cpu")
     model, folder = backbone.model.train(), cache / "train"
     folder.mkdir(exist_ok=True)
@@ -122,7 +136,10 @@ def train_text(cache: Path, texts_in_all: int, batch: int = 512) -> None:
         pool = torch.randint(len(texts), (batch * 8,), generator=generator)
         batches = pool[lengths[pool].argsort()].view(8, batch)  # of texts alike in length
         for index in batches[torch.randperm(8, generator=generator)]:
-            loss = 1 - (F.normalize(tower.encode(tokens[index]), dim=-1) * target[index]).sum(-1).mean()
+            loss = (
+                1
+                - (F.normalize(tower.encode(tokens[index]), dim=-1) * target[index]).sum(-1).mean()
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -168,7 +185,7 @@ def sampling_weights(sources: list[str]) -> Tensor:
 
 
 def augment(pixels: Tensor, flip: Tensor, generator: torch.Generator) -> Tensor:
-    """Affine change, coloured or noisy paper, grey, inversion, tint.  (B, 3, 64, 64) in 0..1."""
+    """Affine change, coloured or noisy paper, grey, inversion, tint. (B, 3, 64, 64) in 0..1."""
     size = len(pixels)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -189,7 +206,9 @@ def augment(pixels: Tensor, flip: Tensor, generator: torch.Generator) -> Tensor:
     second = torch.stack([mirror * sin, cos, uniform(-0.15, 0.15)], 1)
     theta = torch.stack([first, second], 1)
     grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
-    pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    pixels = F.grid_sample(
+        pixels, grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
     grey = chance(0.05)
     pixels = pixels * (1 - grey) + pixels.mean(1, keepdim=True) * grey
     pixels = torch.where(chance(0.03) > 0, 1 - pixels, pixels)
@@ -198,13 +217,17 @@ def augment(pixels: Tensor, flip: Tensor, generator: torch.Generator) -> Tensor:
 
 @torch.inference_mode()
 def zero_shot_on_training_splits(backbone, most: int = 300) -> dict[str, float]:
-    """Zero-shot accuracy on the evaluated sets' training splits: what may be looked at while training."""
+    """Zero-shot accuracy on the evaluated sets' training splits: what may be looked at while
+    training.
+    """
     accuracy = {}
     for name, manifest in all_manifests().items():
         if manifest.kind != "bundle" or "train" not in manifest.counts:
             continue
         data = load_dataset(name)
-        index = torch.randperm(len(data.labels("train")), generator=torch.Generator().manual_seed(0))[:most]
+        index = torch.randperm(
+            len(data.labels("train")), generator=torch.Generator().manual_seed(0)
+        )[:most]
         features = backbone.encode_images(backbone.preprocess(data.images("train")[index]))
         classes = backbone.encode_prompts(backbone.tokenize(data.prompts))
         correct = (features @ classes.T).argmax(1).eq(data.labels("train")[index])
@@ -228,15 +251,24 @@ def caption_embeddings(cache: Path, backbone, captions: list[str], against: str)
 
 
 def train_image(
-    cache: Path, images_in_all: int, against: str, batch: int = 128, negatives: int = 1024, peak: float = 1e-3
+    cache: Path,
+    images_in_all: int,
+    against: str,
+    batch: int = 128,
+    negatives: int = 1024,
+    peak: float = 1e-3,
 ) -> None:
-    """Train the image tower contrastively against the text tower; a pair's own captions are no negatives."""
+    """Train the image tower contrastively against the text tower; a pair's own captions are no
+    negatives.
+    """
     backbone = load_backbone(BackboneSpec(name="PocketCLIP", pretrained="none"), "cpu")
     model, folder = backbone.model, cache / "train"
     captions, rows, caption_weights, sources = pair_captions(cache / "corpus")
     pixels = torch.from_numpy(np.load(cache / "corpus" / "images.npy")).permute(0, 3, 1, 2)
     weights = sampling_weights(sources)
-    flip = torch.tensor([source not in ("fonts", "flag", "flagpack", "circle-flags") for source in sources])
+    flip = torch.tensor(
+        [source not in ("fonts", "flag", "flagpack", "circle-flags") for source in sources]
+    )
     parameters = [*model.visual.parameters(), model.logit_scale]
     for p in parameters:
         p.requires_grad_(True)
@@ -244,7 +276,11 @@ def train_image(
     rest = [p for p in model.visual.parameters() if p.ndim <= 1] + [model.logit_scale]
     groups = [dict(params=decay, weight_decay=0.05), dict(params=rest, weight_decay=0.0)]
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98))
-    stage, losses, looked = Stage(folder, "image", {"model": model}, optimizer), [], time.monotonic()
+    stage, losses, looked = (
+        Stage(folder, "image", {"model": model}, optimizer),
+        [],
+        time.monotonic(),
+    )
     # After the checkpoint, since its text tower may be older.
     classes = caption_embeddings(cache, backbone, captions, against)
     size = f"{len(pixels)} pairs, {len(captions)} captions"
@@ -254,7 +290,9 @@ def train_image(
     while stage.seen < images_in_all:
         set_learning_rate(optimizer, learning_rate(peak, stage.seen, images_in_all))
         index = torch.multinomial(weights, batch, replacement=True, generator=generator)
-        target = rows[index, torch.multinomial(caption_weights[index], 1, generator=generator)[:, 0]]
+        target = rows[
+            index, torch.multinomial(caption_weights[index], 1, generator=generator)[:, 0]
+        ]
         others = torch.randint(len(captions), (negatives,), generator=generator)
         pool, position = torch.unique(torch.cat([target, others]), return_inverse=True)
         position = position[:batch]
@@ -289,14 +327,20 @@ def export(cache: Path) -> None:
     backbone = load_backbone(BackboneSpec(name="PocketCLIP", pretrained="none"), "cpu")
     state = torch.load(cache / "train" / "image.pt", weights_only=True)["modules"]["model"]
     captions, *_ = pair_captions(cache / "corpus")
-    used = backbone._tokenizer(distillation_texts(captions, cache, ROOT / "data_manifests")).unique()
+    used = backbone._tokenizer(
+        distillation_texts(captions, cache, ROOT / "data_manifests")
+    ).unique()
     keep = torch.zeros(len(state["token_embedding.weight"]), 1)
     keep[used] = 1
     state["token_embedding.weight"] *= keep
     state["logit_scale"].clamp_(max=math.log(60))
     state.pop("attn_mask", None)  # computed, not learnt
-    tensors = {name: tensor.to(torch.float16).contiguous() for name, tensor in sorted(state.items())}
-    save_file(tensors, ROOT / "pocket" / "model" / "pocketclip.safetensors", metadata={"format": "pt"})
+    tensors = {
+        name: tensor.to(torch.float16).contiguous() for name, tensor in sorted(state.items())
+    }
+    save_file(
+        tensors, ROOT / "pocket" / "model" / "pocketclip.safetensors", metadata={"format": "pt"}
+    )
     weights = sum(tensor.numel() for tensor in tensors.values())
     print(f"{len(used)} token rows of {len(keep)} in use, {weights:,} weights")
 

@@ -1,4 +1,6 @@
-"""From the drawings of packages to 64 x 64 pixels: icon packs, SVG rasterising, near-duplicate measures."""
+"""From the drawings of packages to 64 x 64 pixels: icon packs, SVG rasterising, near-duplicate
+measures.
+"""
 
 from __future__ import annotations
 
@@ -119,13 +121,21 @@ def decode(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def descriptors(images: list[np.ndarray] | np.ndarray, cells: int = 16, grey: bool = True) -> np.ndarray:
-    """Unit rows of centred `cells` x `cells` thumbnails: their cosine is the near-duplicate measure."""
+def descriptors(
+    images: list[np.ndarray] | np.ndarray, cells: int = 16, grey: bool = True
+) -> np.ndarray:
+    """Unit rows of centred `cells` x `cells` thumbnails: their cosine is the near-duplicate
+    measure.
+    """
     pixels = np.stack(images).astype(np.float32)
     if grey:
         pixels = pixels.mean(-1, keepdims=True)
     step = SIZE // cells
-    thumbs = pixels.reshape(len(pixels), cells, step, cells, step, -1).mean((2, 4)).reshape(len(pixels), -1)
+    thumbs = (
+        pixels.reshape(len(pixels), cells, step, cells, step, -1)
+        .mean((2, 4))
+        .reshape(len(pixels), -1)
+    )
     thumbs -= thumbs.mean(1, keepdims=True)
     return thumbs / (np.linalg.norm(thumbs, axis=1, keepdims=True) + 1e-6)
 
@@ -148,8 +158,12 @@ def clusters(keys: list[str], pairs: list[tuple[str, str]]) -> list[list[str]]:
     return list(groups.values())
 
 
-def similar_clusters(images: list[np.ndarray], keys: list[str], threshold: float) -> list[list[str]]:
-    """Groups of keys whose images look alike (cosine above `threshold`): a group must not cross splits."""
+def similar_clusters(
+    images: list[np.ndarray], keys: list[str], threshold: float
+) -> list[list[str]]:
+    """Groups of keys whose images look alike (cosine above `threshold`): a group must not cross
+    splits.
+    """
     features = descriptors(images)
     rows, columns = np.where(np.triu(features @ features.T, 1) > threshold)
     pairs = [(keys[a], keys[b]) for a, b in zip(rows, columns, strict=True) if keys[a] != keys[b]]
@@ -157,7 +171,9 @@ def similar_clusters(images: list[np.ndarray], keys: list[str], threshold: float
 
 
 def assign(groups: list[list[str]], fractions: dict[str, float], rng) -> dict[str, str]:
-    """Give whole groups to splits, largest first, each to the split that is furthest below its fraction."""
+    """Give whole groups to splits, largest first, each to the split that is furthest below its
+    fraction.
+    """
     need = {split: share * sum(map(len, groups)) for split, share in fractions.items()}
     shuffled = list(groups)
     rng.shuffle(shuffled)

@@ -1,4 +1,6 @@
-"""Where pictures come from: the source entries of manifests, and the sample photographs of PyPI packages."""
+"""Where pictures come from: the source entries of manifests, and the sample photographs of PyPI
+packages.
+"""
 
 from __future__ import annotations
 
@@ -50,4 +52,6 @@ SAMPLE_PHOTOGRAPHS = [
 def sample_photograph(name: str) -> Image.Image:
     """A sample photograph shipped by scikit-image or scikit-learn."""
     folder = "sklearn.datasets.images" if name in ("china.jpg", "flower.jpg") else "skimage.data"
-    return Image.open(files(folder.split(".")[0]).joinpath(*folder.split(".")[1:], name)).convert("RGB")
+    return Image.open(files(folder.split(".")[0]).joinpath(*folder.split(".")[1:], name)).convert(
+        "RGB"
+    )

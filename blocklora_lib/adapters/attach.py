@@ -1,0 +1,262 @@
+"""Attach adapters to a model, merge them into its weights and take them off again; save and load
+them.
+
+config = AdapterConfig(kind="block_lora", rank=2, n_blocks=2)
+adapters = attach(model, config, torch.Generator().manual_seed(1))
+optimizer = torch.optim.AdamW(adapters.parameter_groups(lr=2e-4, weight_decay=1e-2))
+...
+adapters.merge()       # W + ΔW in the frozen weights: inference at the base model's cost
+adapters.unmerge()     # the very same bits of W again
+adapters.save("adapter.safetensors")
+adapters.detach()      # the model as it was
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.schema import AdapterError
+from ..layers.adapted import Adapted, Attachment, fold, holders, is_merged, put, put_back
+from ..layers.names import NamedModules, join
+from ..layers.surroundings import bar_nested_tensors, freeze, unfreeze, unwatch, watch
+from ..layers.used_weight import stored
+from . import files as adapter_files
+from .config import AdapterConfig
+from .fitting import Plan, fit, plan
+from .sites import attention_sites, linear_sites
+from .updates import Adapter
+
+
+def attach(
+    model: nn.Module, config: AdapterConfig, generator: torch.Generator | None = None
+) -> AdapterSet:
+    """Put adapters on the q, k, v, o projections of nn.MultiheadAttention, and freeze every other
+    parameter.
+
+    The model is an open_clip model (its towers are found by their structure), or any module that
+    holds nn.MultiheadAttention, such as torchvision's ViT, which then is one tower. `generator`
+    draws the start of A layer by layer, q, k, v, o in turn (without it, torch's global generator).
+
+    What cannot be adapted rightly is refused (AdapterError) before the model changes.
+    """
+    return put_on(model, plan(model, attention_sites(model, config), config, generator))
+
+
+def attach_linear(
+    model: nn.Module,
+    names: str | re.Pattern | Iterable[str | re.Pattern],
+    config: AdapterConfig,
+    generator: torch.Generator | None = None,
+) -> AdapterSet:
+    """Put adapters on nn.Linear layers given by names, globs ("*.mlp.c_fc") or compiled patterns
+    (searched).
+
+    `config`'s targets, towers and layers say nothing here: the names do.
+    """
+    return put_on(model, plan(model, linear_sites(model, names), config, generator))
+
+
+def find_adapters(model: nn.Module) -> list[AdapterSet]:
+    """Return the adapter sets on a model, in its order: the handle of a copied or unpickled model."""
+    sites: dict[int, tuple[Attachment, NamedModules]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Adapted) and isinstance(module.adapters, nn.ModuleDict):
+            attachment = module.attached.attachment
+            sites.setdefault(id(attachment), (attachment, []))[1].append((name, module))
+    return [AdapterSet(model, attachment, found) for attachment, found in sites.values()]
+
+
+def put_on(model: nn.Module, planned: list[Plan]) -> AdapterSet:
+    """Change the model as planned: nothing fails from here on."""
+    freeze(model)
+    for module, adapted, adapters, attached in planned:
+        if isinstance(adapters, nn.ModuleDict):
+            module.adapters = adapters
+        else:
+            module.__dict__["adapters"] = adapters
+        module.__dict__["attached"] = attached
+        module.__class__ = adapted
+    sites = [(p.attached.name, p.module) for p in planned if isinstance(p.adapters, nn.ModuleDict)]
+    attachment = planned[0].attached.attachment
+    bar_nested_tensors(model)
+    watch(model, attachment, sites)
+    return AdapterSet(model, attachment, sites)
+
+
+class AdapterSet:
+    """The adapters on one model. Made by `attach`, `attach_linear`, `AdapterSet.load` or
+    `find_adapters`.
+
+    `adapters` maps "<module>.<q|k|v|o>" (for a linear layer "<module>.weight") to its Adapter. All
+    else that it says is read off the model, so two sets of the same adapters agree.
+    """
+
+    def __init__(self, model: nn.Module, attachment: Attachment, sites: NamedModules):
+        self.model, self._attachment, self._sites = model, attachment, sites
+        self.config, self.extra = attachment.config, attachment.extra
+        self.adapters: dict[str, Adapter] = {
+            join(name, target): adapter
+            for name, module in sites
+            for target, adapter in module.adapters.items()
+        }
+        self._kinds = {
+            name: "attention" if isinstance(module, nn.MultiheadAttention) else "linear"
+            for name, module in sites
+        }
+
+    @property
+    def sites(self) -> NamedModules:
+        """The adapted modules by name; none after `detach`."""
+        return [
+            (name, module)
+            for name, module in self._sites
+            if isinstance(module, Adapted) and module.attached.attachment is self._attachment
+        ]
+
+    @property
+    def merged(self) -> bool:
+        """Whether the weights hold W + ΔW."""
+        return any(is_merged(module) for _, module in self.sites)
+
+    def originals(self) -> list[Tensor]:
+        """Return the weights W that are kept beside the merged ones."""
+        weights = [
+            w for _, m in self.sites for h in holders(m) for w in h.attached.weights.values()
+        ]
+        return [weight.original for weight in weights if weight.original is not None]
+
+    # parameters
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the trainable parameters."""
+        return (
+            p for adapter in self.adapters.values() for p in adapter.parameters() if p.requires_grad
+        )
+
+    def parameter_groups(self, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+        """Return groups for a torch optimizer: one, or two for the collapsed form, whose B learns
+        faster.
+        """
+        groups: dict[int, list[nn.Parameter]] = {}
+        for adapter in self.adapters.values():
+            for name, parameter in adapter.named_parameters():
+                ratio = adapter.up_lr_ratio if name == "B" else 1
+                groups.setdefault(ratio, []).append(parameter)
+        return [
+            {"params": params, "lr": lr * ratio, "weight_decay": weight_decay / ratio}
+            for ratio, params in sorted(groups.items())
+        ]
+
+    def num_parameters(self) -> int:
+        """Trainable numbers."""
+        return sum(adapter.num_parameters() for adapter in self.adapters.values())
+
+    def double(self) -> AdapterSet:
+        """Move the adapters, and their arithmetic, to float64."""
+        for adapter in self.adapters.values():
+            adapter.double()
+        return self
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return every tensor of the adapters by name, A_s of 'w/o A' included."""
+        return {
+            join(name, key): tensor
+            for name, adapter in self.adapters.items()
+            for key, tensor in adapter.state_dict().items()
+        }
+
+    # merge
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def merge(self) -> AdapterSet:
+        """Put W + ΔW, formed in the adapter's precision, into the frozen weights. Again changes
+        nothing.
+
+        The original weights are kept beside for `unmerge`; `merge_and_unload` lets them go, for
+        good. The model's state stays W and the adapters: `state_dict` gives W, `load_state_dict`
+        loads W and merges again.
+        """
+        sites = self.sites
+        if not sites:
+            raise AdapterError("the adapters are detached; attach them again before merging")
+        put([weight for _, module in sites if not is_merged(module) for weight in fold(module)])
+        unwatch(self.model, self._attachment)
+        bar_nested_tensors(self.model)  # merged weights may go through fused kernels again
+        return self
+
+    @torch.inference_mode(False)
+    def unmerge(self) -> AdapterSet:
+        """Put the original weights back: the same bits, since they are kept and not computed.
+
+        A weight that was changed while merged is refused (AdapterError): W knows nothing of the
+        change.
+        """
+        if self.merged:
+            put_back(module for _, module in self.sites)
+            watch(self.model, self._attachment, self.sites)
+            bar_nested_tensors(self.model)
+        return self
+
+    def detach(self) -> nn.Module:
+        """Take the adapters off and return the model as it was: classes, weights and requires_grad
+        flags.
+        """
+        self.unmerge()
+        return self._take_off()
+
+    def merge_and_unload(self) -> nn.Module:
+        """Fold ΔW into the weights for good and return the plain model, without adapters, to
+        deploy.
+        """
+        self.merge()  # from here on W + ΔW is the weight
+        return self._take_off()
+
+    def _take_off(self) -> nn.Module:
+        for _, module in self.sites:
+            for holder in holders(module):
+                for key in holder.attached.weights:
+                    stored(
+                        holder, key
+                    )  # refused where it is no weight any more, before anything changes
+        unwatch(self.model, self._attachment)
+        for _, module in self.sites:
+            for holder in holders(module):
+                holder.__class__ = holder.attached.own_class
+                del holder.adapters, holder.attached
+        bar_nested_tensors(self.model)
+        unfreeze(self.model)
+        return self.model
+
+    # files
+
+    def save(self, path: str | Path, extra: dict[str, str] | None = None) -> None:
+        """Write the adapters, merged or not, and the strings `extra` to one self-describing file."""
+        tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
+        file = adapter_files.AdapterFile(self.config, self._kinds, tensors, dict(extra or {}))
+        adapter_files.write(path, file)
+
+    @classmethod
+    def load(cls, path: str | Path, model: nn.Module) -> AdapterSet:
+        """Attach the adapters of a file to `model`; a model that does not fit is left as it is."""
+        file = adapter_files.read(path)
+        sites, differences = fit(file, model)
+        if differences:
+            raise AdapterError(
+                f"the adapters of {path} do not fit {type(model).__name__}: "
+                + "; ".join(differences)
+            )
+        loaded = put_on(model, plan(model, sites, file.config, torch.Generator()))
+        loaded.extra |= file.extra
+        for name, adapter in loaded.adapters.items():
+            tensors = {key: file.tensors[join(name, key)] for key in adapter.state_dict()}
+            if any(tensor.dtype == torch.float64 for tensor in tensors.values()):
+                adapter.double()
+            adapter.load_state_dict(tensors)
+        return loaded

@@ -1,0 +1,284 @@
+"""`nn.MultiheadAttention` and `nn.Linear` with adapters: what the forward of an adapted module
+computes.
+
+A module is adapted in place: its class changes to the adapted one and back, so the object, its
+parameters, their names and every hook on it stay what they were. Code that reads its weights finds
+W + ΔW (`adapted.py`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..core.schema import AdapterError
+from ..layers.adapted import Adapted, is_merged
+from ..layers.eager import plain_eager, without_autocast
+from ..layers.frozen import frozen_linear
+from ..layers.used_weight import (
+    adapted_product,
+    project,
+    reach,
+    read_as_used,
+    refuse_symbolic_tracing,
+    stored,
+)
+from .dropout import dropped_projection, sum_blocks
+from .updates import Adapter
+
+MERGED_IN_TRAINING = (
+    "the adapters are merged, so training would reach neither them nor the frozen weights; call "
+    "unmerge() before training, or model.eval() for inference"
+)
+
+
+class AdaptedLinear(Adapted, nn.Linear):
+    """`nn.Linear` plus one adapter."""
+
+    weight = read_as_used("weight")
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not isinstance(self, Adapted):  # someone kept this method beyond detach()
+            return nn.Linear.forward(self, input)
+        refuse_symbolic_tracing(self)
+        if is_merged(self):
+            refuse_training(self)
+            return frozen_linear(input, stored(self, "weight"), self.bias)
+        return adapted_product(self, input, self.bias)
+
+
+class AdaptedMultiheadAttention(Adapted, nn.MultiheadAttention):
+    """`nn.MultiheadAttention` with adapters on some of q, k, v and o; arguments and results are
+    PyTorch's own. Merged, it is PyTorch's own forward, fused paths included.
+
+    E = embed_dim, H heads of width D = E/H, N sequences of L queries and S keys.
+    """
+
+    adapters: nn.ModuleDict  # keys among "q", "k", "v", "o"
+    in_proj_weight = read_as_used("in_proj_weight")
+    q_proj_weight = read_as_used("q_proj_weight")
+    k_proj_weight = read_as_used("k_proj_weight")
+    v_proj_weight = read_as_used("v_proj_weight")
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        if isinstance(self, Adapted):
+            refuse_symbolic_tracing(self)
+        if not isinstance(self, Adapted) or is_merged(self):
+            refuse_training(self)
+            return nn.MultiheadAttention.forward(
+                self, query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights,
+                is_causal,
+            )  # fmt: skip
+        if query.is_nested:
+            raise AdapterError(
+                "adapted attention takes padded tensors; build TransformerEncoder with "
+                "enable_nested_tensor=False"
+            )
+        if is_causal and attn_mask is None:
+            raise RuntimeError(
+                "is_causal is a hint about attn_mask; give the causal attn_mask with it"
+            )
+        batched = query.dim() == 3
+        if not batched and key_padding_mask is not None:
+            key_padding_mask = key_padding_mask.unsqueeze(0)
+        turn = not self.batch_first if batched else None
+        self_attention = query is key and key is value
+        if self_attention:
+            query = key = value = batch_first(query, turn)
+        else:
+            query, key, value = (batch_first(x, turn) for x in (query, key, value))
+
+        q, k, v = self._in_projection(query, key, value, self_attention)  # each (N, H, L or S, D)
+        dropout_p = self.dropout if self.training else 0.0
+        weights = None
+        if is_causal and key_padding_mask is None and not need_weights:
+            context = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, is_causal=True)
+        else:
+            mask = additive_mask(attn_mask, key_padding_mask, q, k.shape[2])
+            if need_weights:
+                context, weights = attention_with_weights(q, k, v, mask, dropout_p)
+                weights = weights.mean(1) if average_attn_weights else weights
+            else:
+                context = F.scaled_dot_product_attention(
+                    q, k, v, attn_mask=mask, dropout_p=dropout_p
+                )
+
+        context = context.transpose(1, 2).flatten(2)  # (N, L, E)
+        output = output_projection(self, context)
+        if not batched:
+            return output.squeeze(0), None if weights is None else weights.squeeze(0)
+        return batch_first(output, turn), weights
+
+    def active(self, targets: str) -> list[Adapter | None]:
+        """Return the adapter of each target, None where there is none to compute."""
+        if is_merged(self):
+            return [None] * len(targets)
+        reach(self)
+        return [self.adapters[t] if t in self.adapters else None for t in targets]  # noqa: SIM401 (ModuleDict)
+
+    def project_qkv(self, x: Tensor, targets: str = "qkv") -> Tensor:
+        """As `qkv_projection`: one product for all, and the adapters' updates added in place."""
+        base, adapters = frozen_qkv(self, x, targets), self.active(targets)
+        return add_updates(base, x, adapters) if any(adapters) else base
+
+    def _in_projection(
+        self, query: Tensor, key: Tensor, value: Tensor, self_attention: bool
+    ) -> list[Tensor]:
+        """Return q, k, v of all heads, adapters included. (N, L, E) -> three times (N, H, L, D)."""
+        weight = stored(self, "in_proj_weight")
+        if self_attention and weight is not None:
+            projected = self.project_qkv(query).unflatten(-1, (3, self.embed_dim)).unbind(-2)
+        else:
+            if weight is not None:
+                weights = weight.chunk(3)
+            else:
+                weights = tuple(stored(self, f"{target}_proj_weight") for target in "qkv")
+            biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+            inputs = (query, key, value)
+            projected = map(project, inputs, weights, biases, self.active("qkv"))
+        return [x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in projected]
+
+
+def refuse_training(module: nn.Module) -> None:
+    """Refuse a training forward of merged weights, which would train nothing."""
+    if isinstance(module, Adapted) and module.training and torch.is_grad_enabled():
+        raise AdapterError(MERGED_IN_TRAINING)
+
+
+def can_project(attention: nn.Module) -> bool:
+    """Whether `qkv_projection`, attention and `output_projection` are what this module's forward
+    does.
+    """
+    adapted = isinstance(attention, AdaptedMultiheadAttention)
+    merged = adapted and is_merged(attention)
+    return (
+        (type(attention) is nn.MultiheadAttention or adapted)
+        and stored(attention, "in_proj_weight") is not None
+        and attention.bias_k is None
+        and not attention.add_zero_attn
+        and not (attention.training and (merged or attention.dropout > 0))
+    )
+
+
+def qkv_projection(attention: nn.MultiheadAttention, x: Tensor, targets: str = "qkv") -> Tensor:
+    """Return the projections named, side by side, adapters included.
+
+    x: (..., E) -> (..., m E); targets: m neighbours of "qkv".
+    """
+    if isinstance(attention, AdaptedMultiheadAttention):
+        return attention.project_qkv(x, targets)
+    return frozen_qkv(attention, x, targets)
+
+
+def frozen_qkv(attention: nn.MultiheadAttention, x: Tensor, targets: str) -> Tensor:
+    """Return the projections named as one product with the frozen weights."""
+    first, e = "qkv".index(targets), attention.embed_dim
+    rows = slice(first * e, (first + len(targets)) * e)
+    bias = None if attention.in_proj_bias is None else attention.in_proj_bias[rows]
+    return frozen_linear(x, stored(attention, "in_proj_weight")[rows], bias)
+
+
+def output_projection(attention: nn.MultiheadAttention, context: Tensor) -> Tensor:
+    """Return the o projection, its adapter included. context: (..., E) -> (..., E)."""
+    adapted = isinstance(attention, AdaptedMultiheadAttention)
+    (adapter,) = attention.active("o") if adapted else (None,)
+    return project(context, stored(attention.out_proj, "weight"), attention.out_proj.bias, adapter)
+
+
+def add_updates(base: Tensor, x: Tensor, adapters: list[Adapter | None]) -> Tensor:
+    """Return base + [x ΔW_qᵀ, x ΔW_kᵀ, x ΔW_vᵀ]; None stands for no update.
+
+    base: (..., m E) for m adapters or None, x: (..., E).
+
+    The adapters, of one kind, are two products: their A side by side, h = x [A_q A_k A_v], then
+    their Σ B_i as a block diagonal. While dropout is on, each of them sees x through a mask of its
+    own.
+    """
+    return without_autocast(lambda x: _add_updates(base, x, adapters), x)
+
+
+def _add_updates(base: Tensor, x: Tensor, adapters: list[Adapter | None]) -> Tensor:
+    present = [adapter for adapter in adapters if adapter is not None]
+    first = present[0]
+    factors = {adapter: adapter.factors() for adapter in present}
+    downs = [down for down, _ in factors.values()]
+    rows = x.reshape(-1, x.shape[-1]).to(downs[0].dtype)  # (T, E), T = N L tokens
+    if first.training and first.dropout > 0:
+        hidden = dropped_projection(rows, torch.stack(downs), first.dropout, first.input_blocks)
+        hidden = hidden.transpose(0, 1).flatten(1)
+    else:
+        hidden = F.linear(sum_blocks(rows, first.input_blocks), torch.cat(downs))  # (T, m b)
+    nothing = hidden.new_empty(0, first.d_out)
+    up = torch.block_diag(
+        *(nothing if adapter is None else factors[adapter][1].T for adapter in adapters)
+    )
+    total = base.reshape(-1, base.shape[-1]).to(torch.promote_types(base.dtype, up.dtype))
+    # in place: autograd needs the result of the frozen product nowhere
+    add = total.addmm_ if plain_eager(total) else total.addmm
+    total = add(hidden.to(total.dtype), up.to(total.dtype), alpha=first.scale)
+    return total.view_as(base).to(base.dtype)
+
+
+def batch_first(x: Tensor, turn: bool | None) -> Tensor:
+    """Bring x to (N, L, E), or back: turn (L, N, E); None adds the batch of one; False leaves x
+    alone.
+    """
+    return x.unsqueeze(0) if turn is None else x.transpose(0, 1) if turn else x
+
+
+def additive_mask(
+    attn_mask: Tensor | None, padding: Tensor | None, q: Tensor, keys: int
+) -> Tensor | None:
+    """Return both masks as one that is added to the scores, (N or 1, H or 1, L or 1, S).
+
+    attn_mask (L, S) or (N H, L, S), padding (N, S); boolean masks say True where attention is
+    barred.
+    """
+    n, heads, length, _ = q.shape
+    mask = None
+    if attn_mask is not None:
+        if attn_mask.shape not in ((length, keys), (n * heads, length, keys)):
+            raise RuntimeError(
+                f"attn_mask has shape {tuple(attn_mask.shape)}; expected {(length, keys)} or "
+                f"{(n * heads, length, keys)}"
+            )
+        mask = as_float(attn_mask, q.dtype)
+        if mask.dim() == 3:
+            mask = mask.view(n, heads, length, keys)
+    if padding is not None:
+        if padding.shape != (n, keys):
+            raise RuntimeError(
+                f"key_padding_mask has shape {tuple(padding.shape)}; expected {(n, keys)}"
+            )
+        padding = as_float(padding, q.dtype).view(n, 1, 1, keys)
+        mask = padding if mask is None else mask + padding
+    return mask
+
+
+def as_float(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    if mask.dtype != torch.bool:
+        return mask.to(dtype)
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, -math.inf)
+
+
+def attention_with_weights(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p: float
+) -> tuple[Tensor, Tensor]:
+    """softmax(q kᵀ / sqrt D + mask) v and the attention weights, (N, H, L, D) and (N, H, L, S)."""
+    scores = (q * math.sqrt(1.0 / q.shape[-1])) @ k.transpose(-2, -1)
+    weights = F.softmax(scores if mask is None else scores + mask, dim=-1)
+    weights = F.dropout(weights, dropout_p, training=dropout_p > 0)
+    return weights @ v, weights

@@ -1,0 +1,118 @@
+"""What an adapter is, as settings: which update, how wide, and on which projections. No torch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+TARGETS = ("q", "k", "v", "o")
+TOWERS = ("vision", "text")
+MOST = (
+    2**16
+)  # of rank and of blocks: wider than any layer, and small enough to list what divides it
+
+
+class AdapterConfig(BaseModel):
+    """Which update, how wide, and on which projections. `rank` and `n_blocks` are the paper's (r,
+    n).
+
+    kind      "lora"        ΔWᵀ = s A B, rank r.
+              "block_lora"  ΔWᵀ = s A_s Σ B_i.
+              "frozen_a"    the ablation 'w/o A': Block-LoRA whose A_s stays at its random start.
+              "collapsed"   ΔWᵀ = s A_s B, one B = Σ B_i: what Block-LoRA computes, without the copies.
+    reading   "total_rank"  r is the total rank; the cut runs along it, A_s has width r/n. The default.
+              "block_rank"  r is the width of every block; the LoRA that is cut has rank n r.
+              "input"       the cut runs along d_in: x = [x_1 .. x_n], A_s: (d_in/n) x r, x A = (Σ x_i) A_s.
+    scaling   s = alpha/sqrt(r) as CLIP-LoRA's released code has it, or alpha/r as LoRA's paper has it. r is
+              the setting `rank` in every kind and reading, so cutting (r, n) changes no scale.
+    init      "kaiming"     uniform in ±init_scale/sqrt(d_in): Kaiming with a = sqrt 5, as CLIP-LoRA and PEFT;
+              "normal"      standard deviation init_scale/sqrt(d_in). B starts at zero.
+    dropout   on the adapter's input, drawn independently for each of q, k, v (as CLIP-LoRA does).
+    layers    "all", or depths counted from 0 within each tower; negative depths count from the last layer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["lora", "block_lora", "frozen_a", "collapsed"] = "block_lora"
+    rank: int = Field(default=2, ge=1, le=MOST)
+    n_blocks: int = Field(default=1, ge=1, le=MOST)
+    reading: Literal["total_rank", "block_rank", "input"] = "total_rank"
+    alpha: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    scaling: Literal["sqrt_rank", "rank"] = "sqrt_rank"
+    dropout: float = Field(default=0.25, ge=0, lt=1, allow_inf_nan=False)
+    init: Literal["kaiming", "normal"] = "kaiming"
+    init_scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    targets: tuple[str, ...] = ("q", "k", "v")
+    towers: tuple[str, ...] = TOWERS
+    layers: Literal["all"] | tuple[int, ...] = "all"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_n_blocks(cls, values: Any) -> Any:
+        """The paper's default is n = 2; LoRA is the case n = 1."""
+        if isinstance(values, dict) and values.get("n_blocks") is None:
+            values = {**values, "n_blocks": 1 if values.get("kind", "block_lora") == "lora" else 2}
+        return values
+
+    @field_validator("targets", "towers")
+    @classmethod
+    def _known_names(cls, names: tuple[str, ...], info) -> tuple[str, ...]:
+        known = TARGETS if info.field_name == "targets" else TOWERS
+        for name in names:
+            if name not in known:
+                raise ValueError(
+                    f"{info.field_name} names {name!r}; use some of {', '.join(known)}"
+                )
+        if not names:
+            raise ValueError(f"{info.field_name} is empty; use some of {', '.join(known)}")
+        return tuple(name for name in known if name in names)  # one order, one hash
+
+    @field_validator("layers")
+    @classmethod
+    def _some_layers(cls, layers: str | tuple[int, ...]) -> str | tuple[int, ...]:
+        if layers == ():
+            raise ValueError('layers is empty; use "all" or at least one depth')
+        return layers
+
+    @model_validator(mode="after")
+    def _rank_can_be_cut(self) -> AdapterConfig:
+        r, n = self.rank, self.n_blocks
+        if self.kind == "lora" and n != 1:
+            raise ValueError(
+                f"kind='lora' has one block, not n_blocks={n}; use kind='block_lora', or n_blocks=1"
+            )
+        if self.kind == "collapsed" and self.reading == "input" and n != 1:
+            raise ValueError(
+                f"reading='input' has one B already, so kind='collapsed' with n_blocks={n} says "
+                "nothing; use reading='total_rank' or 'block_rank', or kind='block_lora'"
+            )
+        if self.reading == "total_rank" and r % n:
+            fits = ", ".join(
+                str(m) for m in range(1, r + 1) if r % m == 0
+            )  # at most 100: r <= MOST
+            raise ValueError(
+                f"rank={r} cannot be cut into n_blocks={n} equal blocks; use n_blocks in ({fits}), "
+                f"or a rank that is a multiple of {n}, or reading='block_rank' (every block has "
+                f"width {r}) or 'input' (cut along d_in)"
+            )
+        return self
+
+    @property
+    def block_rank(self) -> int:
+        """Width of the shared down-projection A_s."""
+        return self.rank // self.n_blocks if self.reading == "total_rank" else self.rank
+
+    @property
+    def total_rank(self) -> int:
+        """Rank of the LoRA that is cut into blocks (of the update itself where the cut runs along
+        d_in).
+        """
+        return self.rank * self.n_blocks if self.reading == "block_rank" else self.rank
+
+    @property
+    def scale(self) -> float:
+        """s of the update."""
+        # CLIP-LoRA's released code divides by sqrt(r); LoRA's paper by r
+        return self.alpha / (math.sqrt(self.rank) if self.scaling == "sqrt_rank" else self.rank)

@@ -1,0 +1,133 @@
+"""Adapter files: safetensors whose metadata says what they hold. Never pickle."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..core.files import user_path, write_whole
+from ..core.plain_data import parse_json
+from ..core.schema import AdapterError, explain
+from .config import AdapterConfig
+
+FORMAT = "blocklora-adapter"
+FORMAT_VERSION = "1"
+FORMATS = (
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+)  # halves are widened exactly
+SITES = TypeAdapter(dict[str, Literal["attention", "linear"]])
+EXTRA = TypeAdapter(dict[str, str])
+
+
+class AdapterFile(NamedTuple):
+    config: AdapterConfig
+    sites: dict[str, str]  # module name -> "attention" or "linear"
+    tensors: dict[str, Tensor]  # "<module>.<target>.<tensor>"
+    extra: dict[str, str]
+
+
+def write(path: str | Path, file: AdapterFile) -> None:
+    """Write to a temporary name and rename: a reader never sees half a file."""
+    path = user_path(path)
+    refuse_values(path, file.tensors, "train or attach them again before saving")
+    for key, value in file.extra.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise AdapterError(f"extra holds {key!r}: {value!r}; keys and values must be strings")
+    metadata = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "library_version": library_version(),
+        "config": file.config.model_dump_json(),
+        "sites": json.dumps(file.sites),
+        "extra": json.dumps(file.extra),
+    }
+    try:
+        write_whole(path, sorted_header(save(file.tensors, metadata=metadata)))
+    except OSError as error:
+        raise AdapterError(
+            f"cannot write the adapter file {path}: {error}; use a folder that exists and can be "
+            "written"
+        ) from error
+
+
+def read(path: str | Path) -> AdapterFile:
+    """Read an adapter file, or say in one sentence why it is none."""
+    path = user_path(path)
+    if not path.is_file():
+        raise AdapterError(f"there is no adapter file {path}")
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata: dict[str, Any] = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(
+            f"{path} is damaged or no safetensors file ({error}); save the adapters again"
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise AdapterError(
+            f"{path} is a safetensors file, but no adapter file: its metadata lacks "
+            f"format={FORMAT!r}"
+        )
+    if metadata.get("format_version") != FORMAT_VERSION:
+        raise AdapterError(
+            f"{path} has format_version {metadata.get('format_version')!r}, this library reads "
+            f"{FORMAT_VERSION!r}; read it with version "
+            f"{metadata.get('library_version', 'unknown')} of the library"
+        )
+    try:
+        facts = {
+            key: parse_json(metadata[key], f"the metadata {key}")
+            for key in ("config", "sites", "extra")
+        }
+        config = AdapterConfig.model_validate(facts["config"])
+        sites, extra = SITES.validate_python(facts["sites"]), EXTRA.validate_python(facts["extra"])
+    except KeyError as error:
+        raise AdapterError(
+            f"the metadata of {path} lack {error}; save the adapters again"
+        ) from error
+    except ValueError as error:
+        why = explain(error) if isinstance(error, ValidationError) else error
+        raise AdapterError(
+            f"the metadata of {path} are damaged ({why}); save the adapters again"
+        ) from error
+    refuse_values(path, tensors, "save the adapters again")
+    return AdapterFile(config, sites, tensors, extra)
+
+
+def refuse_values(path: Path, tensors: dict[str, Tensor], way_out: str) -> None:
+    """Refuse numbers that are none, and number formats that adapters are not saved in."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FORMATS:
+            raise AdapterError(
+                f"{name} of {path} is {tensor.dtype}, adapters are float32; {way_out}"
+            )
+        if not tensor.isfinite().all():
+            raise AdapterError(f"{name} of {path} holds values that are not finite; {way_out}")
+
+
+def sorted_header(data: bytes) -> bytes:
+    """Sort the metadata, which safetensors writes in a random order: equal adapters, equal bytes."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.dumps(
+        json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")
+    ).encode()
+    header += b" " * (-len(header) % 8)  # the tensors start at a multiple of 8
+    return len(header).to_bytes(8, "little") + header + data[8 + length :]
+
+
+def library_version() -> str:
+    try:
+        return version("blocklora")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"

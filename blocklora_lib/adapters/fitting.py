@@ -1,0 +1,168 @@
+"""Adapters for the modules that were chosen: planned and checked before anything of the model
+changes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ..core.schema import AdapterError
+from ..layers.adapted import Adapted, AdaptedWeight, Attached, Attachment, adapted_class
+from ..layers.checks import (
+    check_attention,
+    check_linear,
+    refuse_reading_owners,
+    refuse_shared_weights,
+    refuse_wrappers,
+)
+from ..layers.names import NamedModules, few, join
+from . import files as adapter_files
+from .attention import AdaptedLinear, AdaptedMultiheadAttention
+from .config import AdapterConfig
+from .sites import attention_sites
+from .updates import Adapter, make_adapter
+
+
+class Plan(NamedTuple):
+    """What attaching to one module will do."""
+
+    module: nn.Module
+    adapted: type[Adapted]
+    adapters: nn.ModuleDict | dict[str, Adapter]
+    attached: Attached
+
+
+@torch.inference_mode(False)
+def plan(
+    model: nn.Module, sites: NamedModules, config: AdapterConfig, generator: torch.Generator | None
+) -> list[Plan]:
+    """Build the adapters of each site, in order, without touching the model."""
+    refuse_wrappers(model, sites)
+    if config.dropout > 0:
+        refuse_reading_owners(model, sites)
+    attachment, planned = Attachment(config), []
+    for name, module in sites:
+        (check_attention if isinstance(module, nn.MultiheadAttention) else check_linear)(
+            name, module
+        )
+        adapters = nn.ModuleDict()
+        for target, (d_in, d_out) in projection_shapes(module, config.targets).items():
+            try:
+                adapters[target] = make_adapter(config, d_in, d_out, generator)
+            except AdapterError as error:
+                raise AdapterError(f"{join(name, target)}: {error}") from error
+        device = next(module.parameters()).device
+        planned += plan_site(name, module, adapters.to(device).train(module.training), attachment)
+    refuse_shared_weights(model, [(step.attached.name, step.module) for step in planned])
+    return planned
+
+
+def plan_site(
+    name: str, module: nn.Module, adapters: nn.ModuleDict, attachment: Attachment
+) -> list[Plan]:
+    """Return what happens to a module and, with an adapter on o, to its output projection."""
+    if isinstance(module, nn.Linear):
+        weights = {"weight": AdaptedWeight((("weight", slice(None)),))}
+        return [plan_module(name, module, AdaptedLinear, adapters, attachment, weights)]
+    whole, e = slice(None), module.embed_dim
+    if module.in_proj_weight is None:
+        weights = {f"{t}_proj_weight": AdaptedWeight(((t, whole),)) for t in adapters if t != "o"}
+    else:
+        first = {target: "qkv".index(target) * e for target in adapters if target != "o"}
+        parts = tuple((target, slice(row, row + e)) for target, row in first.items())
+        weights = {"in_proj_weight": AdaptedWeight(parts)} if parts else {}
+    planned = [plan_module(name, module, AdaptedMultiheadAttention, adapters, attachment, weights)]
+    if "o" in adapters:  # whoever calls or reads out_proj by itself finds it adapted, too
+        own = {"o": adapters["o"]}  # a plain dict: the adapter is registered, saved and moved once
+        weights = {"weight": AdaptedWeight((("o", whole),))}
+        out, out_name = module.out_proj, join(name, "out_proj")
+        planned.append(plan_module(out_name, out, AdaptedLinear, own, attachment, weights))
+    return planned
+
+
+def plan_module(
+    name: str,
+    module: nn.Module,
+    adapted: type[Adapted],
+    adapters: nn.ModuleDict | dict[str, Adapter],
+    attachment: Attachment,
+    weights: dict[str, AdaptedWeight],
+) -> Plan:
+    own = type(module)
+    if own not in (nn.Linear, nn.MultiheadAttention):
+        try:  # its layout and metaclass must allow a subclass that instances can change to
+            adapted = adapted_class(own, adapted)
+            module.__class__ = adapted
+            module.__class__ = own
+        except Exception as error:
+            raise AdapterError(
+                f"{name or 'the model'} ({own.__name__}) cannot be of another class while adapters "
+                f"are on ({error}); use a plain {own.__mro__[1].__name__}"
+            ) from error
+    return Plan(module, adapted, adapters, Attached(name, own, attachment, weights))
+
+
+def projection_shapes(module: nn.Module, targets: tuple[str, ...]) -> dict[str, tuple[int, int]]:
+    """Return (d_in, d_out) of each projection to adapt."""
+    if isinstance(module, nn.Linear):
+        return {"weight": (module.in_features, module.out_features)}
+    width = module.embed_dim
+    shapes = {
+        "q": (width, width),
+        "k": (module.kdim, width),
+        "v": (module.vdim, width),
+        "o": (width, width),
+    }
+    return {target: shapes[target] for target in targets}
+
+
+def fit(file: adapter_files.AdapterFile, model: nn.Module) -> tuple[NamedModules, list[str]]:
+    """Return the modules that a file's adapters belong to, and what is missing, unexpected or
+    misshapen.
+    """
+    modules = dict(model.named_modules())
+    if wrapped := wrapper_names(file, modules):
+        return [], [wrapped]
+    classes = {"attention": nn.MultiheadAttention, "linear": nn.Linear}
+    sites = [
+        (n, modules[n])
+        for n, kind in file.sites.items()
+        if isinstance(modules.get(n), classes[kind])
+    ]
+    differences = []
+    if "attention" in file.sites.values():
+        try:  # a deeper model has modules that the file says nothing of
+            chosen = attention_sites(model, file.config)
+        except AdapterError as error:
+            chosen, differences = [], [str(error)]
+        sites += [site for site in chosen if site[0] not in file.sites]
+    expected = {}
+    for step in plan(model, sites, file.config, torch.Generator()):
+        if isinstance(step.adapters, nn.ModuleDict):
+            for key, tensor in step.adapters.state_dict().items():
+                expected[join(step.attached.name, key)] = tuple(tensor.shape)
+    found = {name: tuple(tensor.shape) for name, tensor in file.tensors.items()}
+    if missing := sorted(expected.keys() - found.keys()):
+        differences.append(f"missing in the file: {few(missing)}")
+    if unexpected := sorted(found.keys() - expected.keys()):
+        differences.append(f"unexpected, the model has no such place: {few(unexpected)}")
+    shapes = [
+        f"{name}: shape {found[name]} in the file, {expected[name]} in the model"
+        for name in sorted(expected.keys() & found.keys())
+        if expected[name] != found[name]
+    ]
+    return sites, differences + ([few(shapes)] if shapes else [])
+
+
+def wrapper_names(file: adapter_files.AdapterFile, modules: dict[str, nn.Module]) -> str:
+    """Say that file and model differ by a wrapper's prefix; "" where they do not."""
+    for prefix in ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."):
+        inner = prefix.rstrip(".")
+        if all(name.startswith(prefix) for name in file.sites) and inner not in modules:
+            return f"they were saved from a wrapped model (names begin with {prefix!r}); save from model.{inner}"
+        if inner in modules and not any(name in modules for name in file.sites):
+            return f"the model is wrapped (names begin with {prefix!r}); load into model.{inner}"
+    return ""

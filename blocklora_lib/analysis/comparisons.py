@@ -1,0 +1,166 @@
+"""Methods against each other, paired: a difference is of runs that share a set, a number of shots
+and a seed.
+
+A seed that one of two methods lacks is in neither's mean; what is left says so by n, expected and
+complete, as every summary does. No torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ..runs.results import PLANNED
+from .intervals import PairedDifference, paired_difference
+from .summaries import AVERAGE, MEANS, counted, in_method_order, planned, summarise
+
+
+@dataclass(frozen=True)
+class Matched:
+    """values: a row for each repetition that every column has. expected: how many there should be."""
+
+    values: pd.DataFrame
+    expected: int
+
+    @property
+    def n(self) -> int:
+        """How many there are."""
+        return len(self.values)
+
+    def told(self, what: str) -> str:
+        """Write '3 seeds', or '2 of 3 seeds (those that all have)'."""
+        return f"{counted(self.n, self.expected)} {what}" + (
+            " (those that all have)" if self.n < self.expected else ""
+        )
+
+
+def matched(
+    runs: pd.DataFrame,
+    over: Sequence[str],
+    names: Sequence[object] | None = None,
+    column: str = "method",
+    value: str = "accuracy",
+) -> Matched:
+    """Return `value` of the runs that share `over`, a column for each of `names` in `column` (None:
+    for all).
+
+    A repetition that another method of `runs` has, or that is planned, is expected; zero-shot's is
+    not, since it is one run. ValueError names what has no run at all, or no repetition in common.
+    """
+    trained = runs[runs["shots"] > 0] if "shots" in runs.columns else runs
+    names = sorted(trained[column].unique()) if names is None else list(names)
+    if missing := [str(name) for name in names if name not in set(trained[column])]:
+        raise ValueError(f"no run of {' or '.join(missing)} to compare with")
+    wide = trained.pivot(index=list(over), columns=column, values=value)
+    values = wide[names].dropna()
+    if values.empty:
+        raise ValueError(
+            f"{', '.join(map(str, names))} have no run of the same {' and '.join(over)}"
+        )
+    return Matched(values, max(len(wide), planned(trained, over)))
+
+
+@dataclass(frozen=True)
+class OverSets(PairedDifference):
+    """A mean of differences over n of `expected` sets, of `pairs` of `pairs_expected` pairs of
+    runs.
+    """
+
+    expected: int = 0
+    pairs: int = 0
+    pairs_expected: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether no set and no pair is missing."""
+        return (self.n, self.pairs) == (self.expected, self.pairs_expected)
+
+    def told(self, what: str = "sets") -> str:
+        """Write what the mean rests on: '11 sets, 33 pairs of runs'."""
+        return f"{counted(self.n, self.expected)} {what}, {self.pairs_told}"
+
+    @property
+    def pairs_told(self) -> str:
+        """Write '33 pairs of runs'."""
+        return f"{counted(self.pairs, self.pairs_expected)} pairs of runs"
+
+
+def difference_by_set(runs: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
+    """Return the MEANS over seeds of a - b, in points, on each evaluated set and number of shots.
+
+    b that needs no training is one run, with which every seed of a is compared. Neighbours of a
+    pair are all trained runs of that set and number of shots. Columns: evaluated_on, shots, then
+    MEANS.
+    """
+    for name in (a, b):
+        if name not in set(runs["method"]):
+            known = ", ".join(sorted(set(runs["method"])))
+            raise ValueError(f"no run of {name} to compare with; methods in this frame: {known}")
+    runs = runs.assign(accuracy=100 * runs["accuracy"].astype(float))
+    trained = runs[runs["shots"] > 0]
+    at = ["evaluated_on", "shots", "seed"]
+    rows = trained[[*at, *({PLANNED} & set(runs.columns))]].drop_duplicates(at)
+    rows = rows.merge(_of(trained, a, at, "a"), how="left", on=at)
+    single = (runs.loc[runs["method"] == b, "shots"] == 0).all()
+    keys = ["evaluated_on"] if single else at
+    rows = rows.merge(_of(runs, b, keys, "b"), how="left", on=keys)
+    rows["difference"] = rows["a"] - rows["b"]
+    return summarise(rows, ["evaluated_on", "shots"], "difference", ["evaluated_on", "shots"])
+
+
+def _of(runs: pd.DataFrame, method: str, keys: list[str], name: str) -> pd.DataFrame:
+    return runs.loc[runs["method"] == method, [*keys, "accuracy"]].rename(
+        columns={"accuracy": name}
+    )
+
+
+def over_sets(by_set: pd.DataFrame, sets: Sequence[str] | None = None) -> OverSets:
+    """Return mean, interval and paired t-test over sets of difference_by_set at one number of
+    shots.
+
+    sets: those that are wanted (None: all). Without a single pair all is nan, and n is 0.
+    """
+    sets = list(by_set["evaluated_on"] if sets is None else sets)
+    rows = by_set[by_set["evaluated_on"].isin(sets)]
+    means = rows.loc[rows["n"] > 0, "mean"].tolist()
+    d = (
+        paired_difference(means, [0.0] * len(means))
+        if means
+        else PairedDifference(*[math.nan] * 3, 0)
+    )
+    return OverSets(
+        *(d.mean, d.low, d.high, d.n, d.p_value),
+        expected=len(sets),
+        pairs=int(rows["n"].sum()),
+        pairs_expected=int(rows["expected"].sum()),
+    )
+
+
+def set_differences(runs: pd.DataFrame, against: str, sets: Sequence[str]) -> pd.DataFrame:
+    """Return each trained method minus `against`, in points, on each evaluated set and on their
+    average.
+
+    runs: one trained shot count, and zero-shot. On a set: MEANS over seeds, of which both methods
+    saw the same images. Average, over `sets`: of over_sets, so that n counts sets. Columns:
+    evaluated_on, method, method_label, against, MEANS, p.
+    """
+    labels = dict(zip(runs["method"], runs["method_label"], strict=True))
+    frames = []
+    for method in (m for m in labels if m not in (against, "zero_shot")):
+        rows = difference_by_set(runs, method, against).assign(p=math.nan)
+        chosen = rows[rows["evaluated_on"].isin(sets)]
+        if len(chosen):
+            d = over_sets(rows, sets)
+            sd = float(chosen["mean"].std())  # of the sets' means; nan for one
+            average = [AVERAGE, d.mean, d.low, d.high, d.n, sd, d.expected, d.complete, d.p_value]
+            columns = ["evaluated_on", *MEANS, "p"]
+            rows = pd.concat(
+                [rows[columns], pd.DataFrame([average], columns=columns)], ignore_index=True
+            )
+        frames.append(rows.assign(method=method, method_label=labels[method], against=against))
+    columns = ["evaluated_on", "method", "method_label", "against", *MEANS, "p"]
+    frame = in_method_order(pd.concat(frames, ignore_index=True).assign(shots=0))
+    return frame[columns].reset_index(drop=True)

@@ -1,0 +1,238 @@
+"""Means of runs, each with what it rests on: the one place where runs are averaged. No torch.
+
+A summary is a frame with a row a mean and the columns MEANS: mean, low and high (95% interval), n,
+sd, expected, complete. n counts repetitions, such as seeds; `expected` is how many there should be:
+all that the mean's neighbours have between them, and no fewer than the experiment plans. A run that
+failed or has still to be made has no row, and is what makes a mean not `complete`: a mean over
+other runs is another quantity, which is drawn hollow, said in words and never the best.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .intervals import mean_interval
+
+if TYPE_CHECKING:  # imported where it is used: the command line reads names from here
+    import pandas as pd
+from ..runs.results import PLANNED
+
+MEANS = ["mean", "low", "high", "n", "sd", "expected", "complete"]
+AVERAGE = "average"  # the name under which the mean over all sets stands beside the sets
+RUN_COLUMNS = ("dataset", "evaluated_on", "shots", "seed", "method", "method_label", "accuracy")
+CELL = ["method", "method_label", "shots"]
+# The order in which methods are listed everywhere; one that is not named here follows, by name.
+METHOD_ORDER = (
+    "zero_shot",
+    "tip_adapter",
+    "coop",
+    "maple",
+    "promptsrc",
+    "lora",
+    "block_lora",
+    "lora_plus",
+    "lora_r1",
+    "frozen_a",
+)
+
+
+def summarise(
+    runs: pd.DataFrame,
+    by: Sequence[str],
+    value: str = "accuracy",
+    within: Sequence[str] = (),
+    over: Sequence[str] = ("seed",),
+) -> pd.DataFrame:
+    """Return a row for each group of `by`, in their order, with the MEANS of `value` over its runs.
+
+    within: columns of `by` in which neighbours agree; groups that do are to have the same
+    repetitions (none: all groups are). over: columns that name a repetition. A run whose value is
+    nan counts as missing. KeyError for an unknown column, ValueError where a group has two runs of
+    one repetition.
+    """
+    import pandas as pd
+
+    by, within, over = list(by), list(within), list(over)
+    if missing := [c for c in [*by, *within, *over, value] if c not in runs.columns]:
+        raise KeyError(
+            f"no column {', '.join(missing)}; the frame has {', '.join(map(str, runs.columns))}"
+        )
+    if (twice := runs.duplicated([*by, *over])).any():
+        told = ", ".join(f"{name}={v}" for name, v in runs.loc[twice, [*by, *over]].iloc[0].items())
+        raise ValueError(f"several runs of {told} in one mean; name in `by` what sets them apart")
+    expected = {
+        key: max(len(near[over].drop_duplicates()), planned(near, over))
+        for key, near in (runs.groupby(within, dropna=False) if within else [((), runs)])
+    }
+    at, rows = [by.index(name) for name in within], []
+    for group, values in runs.groupby(by, sort=True, dropna=False)[value]:
+        rows.append(
+            [*group, *_means(values.dropna().tolist(), expected[tuple(group[i] for i in at)])]
+        )
+    return pd.DataFrame(rows, columns=[*by, *MEANS])
+
+
+def _means(values: list[float], expected: int) -> list[object]:
+    """Return MEANS of values."""
+    n = len(values)
+    if not n:
+        return [math.nan, math.nan, math.nan, 0, math.nan, expected, False]
+    i = mean_interval(values)
+    sd = math.sqrt(math.fsum((v - i.mean) ** 2 for v in values) / (n - 1)) if n > 1 else math.nan
+    return [i.mean, i.low, i.high, n, sd, expected, n == expected]
+
+
+def planned(near: pd.DataFrame, over: Sequence[str]) -> int:
+    """Return how many repetitions are planned for each mean of neighbours; 0 where nothing tells."""
+    if PLANNED not in near.columns or near[PLANNED].isna().all():
+        return 0
+    others = [name for name in over if name != "seed"]
+    return int(near[PLANNED].max()) * (len(near[others].drop_duplicates()) if others else 1)
+
+
+def counted(n: int, expected: int) -> str:
+    """Write how many of those expected there are: '3', or '2 of 3'."""
+    return f"{n}" if n == expected else f"{n} of {expected}"
+
+
+def seeds_told(summary: pd.DataFrame) -> str:
+    """Write over how many seeds the trained means of a summary are: '3 seeds', '1 to 3 of 3 seeds'."""
+    rows = summary[summary["shots"] > 0] if "shots" in summary.columns else summary
+    if rows.empty:
+        return "no seed"
+    least, most, expected = int(rows["n"].min()), int(rows["n"].max()), int(rows["expected"].max())
+    if rows["complete"].all():
+        return f"{least} seed{'s' * (most > 1)}" if least == most else f"{least} to {most} seeds"
+    found = f"{least}" if least == most else f"{least} to {most}"
+    return f"{found} of {expected} seeds (hollow: fewer than planned, or than a neighbour's)"
+
+
+def check_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return runs; refuse a frame without the columns of the run store, or without a single
+    finished run.
+    """
+    missing = [c for c in RUN_COLUMNS if c not in runs.columns]
+    if missing:
+        raise ValueError(
+            f"the frame has no column {', '.join(missing)}; give RunStore(...).frame()"
+        )
+    if runs.empty:
+        raise ValueError(
+            "no finished run in this frame; compute some with `blocklora grid --profile NAME`"
+        )
+    return runs
+
+
+def in_method_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows sorted by METHOD_ORDER, label and shots."""
+    known = {name: i for i, name in enumerate(METHOD_ORDER)}
+    order = rows["method"].map(lambda name: known.get(name, len(known)))
+    return (
+        rows.assign(_order=order)
+        .sort_values(["_order", "method", "method_label", "shots"])
+        .drop(columns="_order")
+    )
+
+
+def own_images(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows evaluated on the images of the set that was trained on."""
+    return runs[runs["evaluated_on"] == runs["dataset"]]
+
+
+def few_shot_summary(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the MEANS over seeds, in %, of each (dataset, method, shots), and of `average`.
+
+    Neighbours are of one set and number of shots. The average is taken over the sets within a seed,
+    then over seeds; a seed that lacks one of the sets is missing there, because a mean over fewer
+    sets is another quantity.
+    """
+    runs = own_images(check_runs(runs))
+    return _with_average(runs.assign(accuracy=100.0 * runs["accuracy"].astype(float)), "accuracy")
+
+
+def gains(runs: pd.DataFrame, shots: int | None = None) -> pd.DataFrame:
+    """Return accuracy at `shots` (default: the most) minus zero-shot, in points, as
+    few_shot_summary does.
+    """
+    runs = own_images(check_runs(runs))
+    zero = runs[runs["shots"] == 0].set_index("dataset")["accuracy"]
+    if zero.empty:
+        raise ValueError(
+            "no zero-shot run (shots = 0) in this frame; a gain needs one for each set"
+        )
+    shots = int(runs["shots"].max()) if shots is None else shots
+    part = runs[(runs["shots"] == shots) & runs["dataset"].isin(zero.index)]
+    if part.empty or shots == 0:
+        known = ", ".join(str(s) for s in sorted(runs["shots"].unique()) if s > 0) or "none"
+        raise ValueError(
+            f"no trained run with shots={shots} beside a zero-shot run; shots in this frame: "
+            f"{known}"
+        )
+    start = part["dataset"].map(zero)
+    return _with_average(part.assign(gain=100.0 * (part["accuracy"].astype(float) - start)), "gain")
+
+
+def _with_average(runs: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Return the summary of `value` for each set, and for all of them within a seed."""
+    import pandas as pd
+
+    parts, near = (
+        [summarise(runs, ["dataset", *CELL], value, ["dataset", "shots"])],
+        ["dataset", "shots"],
+    )
+    sets = runs["dataset"].nunique()
+    if sets > 1:
+        columns = {value: (value, "mean"), "count": (value, "count")}
+        columns |= {PLANNED: (PLANNED, "max")} if PLANNED in runs.columns else {}
+        by_seed = runs.groupby([*CELL, "seed"]).agg(**columns).reset_index().assign(dataset=AVERAGE)
+        by_seed[value] = by_seed[value].where(by_seed["count"] == sets)
+        average = summarise(by_seed, ["dataset", *CELL], value, near)
+        parts += [average[average["n"] > 0]] if (average["n"] > 0).any() else []
+    summary = in_method_order(pd.concat(parts, ignore_index=True))
+    return summary[["dataset", *CELL, *MEANS]].reset_index(drop=True)
+
+
+def domain_summary(runs: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Return few_shot_summary on the source, on each other evaluated set, and on those on average.
+
+    runs: those of the source set, with a row for each evaluated set. `dataset` is the set evaluated
+    on.
+    """
+    import pandas as pd
+
+    part = runs[runs["dataset"] == source]
+    shifted = part[part["evaluated_on"] != source]
+    frames = [few_shot_summary(part)] if (part["evaluated_on"] == source).any() else []
+    frames += (
+        [few_shot_summary(shifted.assign(dataset=shifted["evaluated_on"]))] if len(shifted) else []
+    )
+    return pd.concat(frames, ignore_index=True)
+
+
+def robustness(summary: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Return source and mean variant accuracy (%) for each method and shots, and both minus
+    zero-shot's.
+
+    summary: of domain_summary. A method that lacks a variant has no row at that number of shots.
+    `kept`: variant accuracy as a share of source accuracy. n: seeds of the mean that has the
+    fewest.
+    """
+    import pandas as pd
+
+    variants = summary[~summary["dataset"].isin([source, AVERAGE])]
+    whole = variants.groupby(CELL)["mean"].agg(["mean", "count"])
+    mean = whole.loc[whole["count"] == variants["dataset"].nunique(), "mean"].rename("variants")
+    own = summary[summary["dataset"] == source].set_index(CELL)["mean"].rename("source")
+    frame = pd.concat([own, mean], axis=1).dropna().reset_index()
+    zero = frame[frame["shots"] == 0]
+    frame["kept"] = frame["variants"] / frame["source"]
+    for name in ("source", "variants"):
+        start = zero[name].iloc[0] if len(zero) else math.nan
+        frame[f"{name}_gain"] = frame[name] - start
+    rest = summary[summary["dataset"] != AVERAGE].groupby(CELL, as_index=False)
+    frame = frame.merge(
+        rest.agg(n=("n", "min"), expected=("expected", "max"), complete=("complete", "all"))
+    )
+    return in_method_order(frame).reset_index(drop=True)

@@ -1,0 +1,141 @@
+"""Judges of what arithmetic and counting decide: equalities, parameters, products, bounds."""
+
+from __future__ import annotations
+
+from ...clip.architectures import clip_architecture
+from ...costs.adapter import parameter_saving, parameters
+from ..claim import Evidence, Finding
+
+
+def one_block_is_lora(e: Evidence) -> Finding:
+    worst = e.table("02_equivalence", "worst_errors").set_index("precision")
+    errors, tolerance = worst.drop(columns="tolerance"), worst["tolerance"]
+    text = "; ".join(
+        f"{name} {errors.loc[name].max():.1e} (at most {tolerance[name]:.1e})"
+        for name in worst.index
+    )
+    return Finding(
+        bool(errors.le(tolerance, axis=0).all(axis=None)),
+        f"Largest relative error against {', '.join(errors.columns)}, training and merge included: "
+        f"{text}.",
+        "arithmetic",
+    )
+
+
+def parameter_formula(e: Evidence) -> Finding:
+    runs, architecture = e.runs(), clip_architecture(e.profile.backbone.name)
+    counted, holds = runs.groupby("method")["trainable_parameters"].unique(), True
+    told = []
+    for entry in e.profile.methods:
+        config = entry.adapter_config()
+        if config is None:
+            continue
+        closed = sum(
+            parameters(config, d_in, d_out) for *_, d_in, d_out in architecture.sites(config)
+        )
+        holds &= list(counted[entry.name]) == [closed]
+        told.append(f"{entry.name} {closed:,}")
+    models = e.table("03_complexity", "adapter_parameters")
+    holds &= bool((models["closed_form"] == models["counted"]).all())
+    big = models[
+        (models["model"] == "ViT-B-16")
+        & (models["reading"] == "total_rank")
+        & (models["rank"] == 2)
+    ]
+    big = big.set_index(["form", "n_blocks"])["counted"]
+    return Finding(
+        bool(holds),
+        f"Counted in every run and in {len(models)} adapters on {models['model'].nunique()} "
+        f"models: equal. ViT-B/16, r = 2: {big['block_lora', 2]:,} at n = 2 against "
+        f"{big['lora', 1]:,}; here {', '.join(told)}.",
+        "arithmetic",
+    )
+
+
+def three_quarters_fewer(e: Evidence) -> Finding:
+    models = e.table("03_complexity", "adapter_parameters")
+    models = models[
+        (models["reading"] == "total_rank") & models["form"].isin(["lora", "block_lora"])
+    ]
+    wide = models.pivot_table(
+        index=["model", "rank"], columns=["form", "n_blocks"], values="counted"
+    )
+    savings = {
+        n: (1 - wide["block_lora", n] / wide["lora", 1]).max() for n in wide["block_lora"].columns
+    }
+    counted = {
+        n: saving for n, saving in savings.items() if saving == saving
+    }  # LoRA of that rank was counted
+    most = max(*counted.values(), parameter_saving(10**6))
+    told = ", ".join(f"{100 * saving:.1f}% at n = {n}" for n, saving in counted.items())
+    return Finding(
+        bool(most >= 0.75),
+        f"Counted: {told} fewer than LoRA. The saving (1 - 1/n)/2 stays below 50% for every n; 75% "
+        "is what remains at n = 2.",
+        "arithmetic",
+    )
+
+
+def complexity_over_n(e: Evidence) -> Finding:
+    forming = e.table("03_complexity", "forming")
+    equal = bool((forming["closed_form"] == forming["counted"]).all())
+    wide = forming.pivot_table(
+        index=["rank", "n_blocks", "d"], columns="order", values="counted"
+    ).reset_index()
+    over_n = bool((wide["sum_first"] * wide["n_blocks"] == wide["loop"]).all())
+    return Finding(
+        equal and over_n,
+        f"Forming ΔW: A_s ΣB_i takes exactly 1/n of the products of Σ A_i B_i in all {len(wide)} "
+        "counted cases. A step that never forms ΔW does neither; its frozen products and "
+        "activations do not change.",
+        "arithmetic",
+    )
+
+
+def tighter_bound(e: Evidence) -> Finding:
+    ratios, bounds = (e.table("04_generalization_bound", name) for name in ("ratios", "bounds"))
+    block = ratios[(ratios["form"] == "block_lora") & (ratios["n_blocks"] > 1)]
+    to_lora, to_same = (
+        block["ratio_to_lora"],
+        block.loc[block["reading"] != "input", "ratio_to_same_class"],
+    )
+    vacuous = bounds["vacuous"].astype(bool)
+    return Finding(
+        bool((to_lora < 1).all()),
+        f"{to_lora.min():.3f} to {to_lora.max():.3f} of the bound of the LoRA that is cut; against "
+        f"LoRA of its own width, which has the same functions, {to_same.min():.3f} to "
+        f"{to_same.max():.3f}: looser. {vacuous.sum():,} of {len(bounds):,} bounds, over sets, "
+        "shots and backbones, are vacuous.",
+        "arithmetic",
+    )
+
+
+def bound_that_bites(e: Evidence) -> Finding:
+    bounds = e.table("04_generalization_bound", "pac_bayes")
+    coded = bounds[(bounds["bits"] > 0) & (bounds["prior"] == "fixed beforehand")]
+    best = coded.loc[(coded["bound"] - coded["zero_shot_bound"]).idxmin()]
+    halves = bounds[
+        (bounds["prior"] != "fixed beforehand") & (bounds["dataset"] == best["dataset"])
+    ]
+    return Finding(
+        bool(best["bound"] < min(best["chance"], best["zero_shot_bound"])),
+        f"{best['dataset']}, {best['bits']:.0f} bits, {best['samples']:.0f} images, delta "
+        f"{best['delta']:g}: error at most {best['bound']:.3f} (test {best['test_error']:.3f}); "
+        f"zero-shot's bound {best['zero_shot_bound']:.3f}, guessing {best['chance']:.2f}. With a "
+        f"prior from half of the data: {halves['bound'].min():.3f}.",
+    )
+
+
+def theorem(e: Evidence) -> Finding:
+    found = e.table("11_what_blocks_do", "trajectories")
+    return Finding(
+        bool(
+            (found["max_relative_difference"] <= 1e-12).all()
+            and (found["spread_of_blocks"] == 0).all()
+        ),
+        "Largest relative difference of ΔW in float64 "
+        f"{found['max_relative_difference'].max():.1e} over {found['steps'].max()} steps of "
+        f"{', '.join(found['optimizer'].unique())}; spread among the B_i "
+        f"{found['spread_of_blocks'].max():g}.",
+        "arithmetic",
+    )

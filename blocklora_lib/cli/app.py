@@ -1,0 +1,302 @@
+"""`blocklora`: runs, notebooks, claims, the report. Thin: every command calls one function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..core.schema import UnknownName
+from .data import data_app
+from .options import OneSentence, ResultsOption, own_folder, path
+from .weights import weights_app
+
+if TYPE_CHECKING:
+    pass
+from .progress import Progress, forecast, outcome
+from .run_options import (
+    DeviceOption,
+    FastOption,
+    KeepOption,
+    ProfileOption,
+    RetryOption,
+    SkipOption,
+    ThreadsOption,
+    named_profile,
+    workbench,
+)
+
+app = typer.Typer(
+    cls=OneSentence,
+    help="Block-LoRA for few-shot CLIP.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+app.add_typer(data_app, name="data")
+app.add_typer(weights_app, name="weights")
+
+
+@app.command()
+def run(
+    dataset: Annotated[
+        str, typer.Option(help="Dataset to train on, or a folder of your own images.")
+    ],
+    method: Annotated[str, typer.Option(help="Method, as the profile names it.")],
+    shots: Annotated[int, typer.Option(help="Images a class.", min=0)] = 16,
+    seed: Annotated[
+        int, typer.Option(help="Seed of draw, start, shuffling and dropout.", min=0)
+    ] = 1,
+    draw: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path, help="Train on this draw's images: a file of `blocklora data draw`."
+        ),
+    ] = None,
+    profile: ProfileOption = "pocket",
+    results: ResultsOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = 1,
+    retry_failed: RetryOption = False,
+    keep_old: KeepOption = False,
+    skip_unreadable: SkipOption = False,
+    image_loading: Annotated[
+        str,
+        typer.Option(
+            help="How your own images are looked at: upright, or as_clip (no EXIF, no alpha)."
+        ),
+    ] = "upright",
+    fast: FastOption = False,
+) -> None:
+    """Run one spec, or show its stored record."""
+    from ..data.manifest_files import manifest_names
+    from ..runs.grid import make_spec
+    from ..runs.store import RunStore
+
+    settings = named_profile(profile, skip_unreadable, fast)
+    store = RunStore((results or settings.results) / "runs")
+    store.check_writable()
+    bench = workbench(settings, device, threads)
+    if folder := own_folder(dataset, settings.datasets, manifest_names()):
+        from ..data.user_dataset import write_own
+        from ..data.user_folder import look
+
+        if image_loading not in (known := ("upright", "as_clip")):
+            raise UnknownName("choice of --image-loading", image_loading, known)
+        folder = folder.resolve()
+        manifest = write_own(folder, store.folder.parent / "manifests", image_loading=image_loading)
+        for note in look(folder).notes:
+            typer.echo(f"note: {note}", err=True)
+        settings = settings.model_copy(
+            update={"source": None, "variants": (), "targets": (manifest.name,)}
+        )
+        bench = replace(bench, manifests=store.folder.parent / "manifests", root=folder.parent)
+        dataset = manifest.name
+    spec = make_spec(settings, dataset, method, shots, seed, manifests=bench.manifests)
+    from ..runs.execute import completed, run_or_load
+    from ..runs.standing import again, remarks, stored
+    from ..runs.workbench import with_draw
+
+    spec = completed(spec if draw is None else with_draw(spec, draw, bench))
+    found = stored(store, spec, keep_old, bench.images)
+    for line in again([found], store):
+        typer.echo(line, err=True)
+    if not found.pending(retry_failed):
+        typer.echo(
+            "note: this run was stored before; its record is shown, nothing is run", err=True
+        )
+    record = run_or_load(spec, store, bench, retry_failed, keep_old=keep_old)
+    for line in remarks([record]):
+        typer.echo(line, err=True)
+    typer.echo(f"{spec}: {outcome(record)}")
+    typer.echo(store.path(spec))
+    if record.status == "failed":
+        raise typer.Exit(1)
+
+
+@app.command()
+def grid(
+    profile: ProfileOption = "pocket",
+    experiment: Annotated[
+        str, typer.Option(help="Experiment of the profile, or all.")
+    ] = "few_shot",
+    dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
+    method: Annotated[str | None, typer.Option(help="Only this method.")] = None,
+    list_only: Annotated[
+        bool,
+        typer.Option(
+            "--list", help="Only say which runs are done, missing, failed, and what they will cost."
+        ),
+    ] = False,
+    tflops: Annotated[float, typer.Option(help="Rate that --list assumes for its hours.")] = 20.0,
+    retry_failed: RetryOption = False,
+    keep_old: KeepOption = False,
+    index: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path, help="Write the runs' keys here once each has a record.", hidden=True
+        ),
+    ] = None,
+    results: ResultsOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = 1,
+    skip_unreadable: SkipOption = False,
+    fast: FastOption = False,
+) -> None:
+    """Run all specs of an experiment that have no record yet, one after another, in this process.
+
+    Of `--experiment all` each run counts once, though two experiments may share it.
+    """
+    from ..runs.grid import expand
+    from ..runs.images import RunImages
+    from ..runs.standing import again, remarks, stored
+    from ..runs.store import RunStore
+    from ..suite.engine import write_index
+
+    if not 0 < tflops < float("inf"):
+        raise ValueError(f"--tflops {tflops:g} is no rate; give what a device sustains, such as 20")
+    settings = named_profile(profile, skip_unreadable, fast)
+    store = RunStore((results or settings.results) / "runs")
+    wanted = list(settings.experiments) if experiment == "all" else [experiment]
+    runs = {spec.key: spec for name in wanted for spec in expand(settings, name, dataset, method)}
+    specs = list(runs.values())
+    images = RunImages()
+    found = [stored(store, spec, keep_old, images.digest) for spec in specs]
+    if list_only:
+        for entry in found:
+            typer.echo(f"{entry.standing:8}{entry.spec.key}  {entry.spec}")
+        states = [entry.standing for entry in found]
+        todo = [entry.spec for entry in found if entry.pending(retry_failed)]
+        if todo:
+            typer.echo(forecast(todo, tflops))
+        known = ("done", "missing", "failed", *sorted({*states} - {"done", "missing", "failed"}))
+        typer.echo(", ".join(f"{states.count(state)} {state}" for state in known))
+        return
+    store.check_writable()
+    todo = [entry.spec for entry in found if entry.pending(retry_failed)]
+    for line in again(found, store):
+        typer.echo(line, err=True)
+    records = [entry.record for entry in found if not entry.pending(retry_failed)]
+    progress = Progress(len(specs), len(specs) - len(todo))
+    if todo:
+        bench = workbench(settings, device, threads)
+        from ..runs.execute import run_grid
+
+        for record in run_grid(todo, store, bench, retry_failed, keep_old):
+            progress.report(f"{record.spec}: {outcome(record)}")
+            records.append(record)
+    progress.close()
+    for line in remarks(records):
+        typer.echo(line, err=True)
+    if index:
+        write_index(index, experiment, dataset, method, specs)
+    if failed := [record for record in records if record.status == "failed"]:
+        typer.echo(
+            f"{len(failed)} of {len(specs)} runs failed (run them again with --retry-failed):",
+            err=True,
+        )
+        for record in failed:
+            typer.echo(f"  {record.spec}: {record.error.message}", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def claims(
+    profile: ProfileOption = "pocket",
+    results: ResultsOption = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(parser=path, help="Write the summary between the marks of this file."),
+    ] = None,
+) -> None:
+    """Judge every public claim by a profile's results, as they are. Exit code 1 if records are
+    damaged.
+    """
+    from ..claims.claim import Evidence, judge, write_into
+    from ..claims.paper_claims import CLAIMS
+    from ..runs.profile_files import load_profile
+
+    settings = load_profile(profile)
+    evidence = Evidence(settings, results or settings.results)
+    judged = judge(CLAIMS, evidence)
+    for line in evidence.remarks:
+        typer.echo(f"note: {line}", err=True)
+    for j in judged:
+        typer.echo(f"{j.claim.id:4}{j.verdict}: {j.claim.statement}\n    {j.finding.evidence}")
+    if into and not evidence.damaged:
+        write_into(into, judged)
+    left = f"; {into} is left as it was" if into else ""
+    _incomplete(f"{error}{left}" for error in evidence.damaged)
+
+
+@app.command()
+def report(profile: ProfileOption = "pocket", results: ResultsOption = None) -> None:
+    """Write the HTML report of a profile's results. Exit code 1 if records are damaged and left
+    out.
+    """
+    from ..suite.report import write_report
+
+    place, damaged = write_report(profile, results or "")
+    typer.echo(place)
+    _incomplete(map(str, damaged))
+
+
+@app.command()
+def reproduce(
+    profile: ProfileOption = "pocket",
+    notebooks: Annotated[str, typer.Option(help="Only these, blanks or commas between them.")] = "",
+    jobs: Annotated[int, typer.Option(help="Jobs at a time [one a core].", min=0)] = 0,
+    results: ResultsOption = None,
+) -> None:
+    """Run grid, notebooks and report, as `make reproduce` does, and go on where an earlier start
+    stopped.
+    """
+    from ..suite.reproduce import reproduce as start
+
+    raise typer.Exit(start(profile, notebooks, jobs, results or ""))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def notebook(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="Notebook, such as 05_few_shot.")],
+    profile: ProfileOption = "pocket",
+    results: ResultsOption = None,
+) -> None:
+    """Execute a notebook through papermill; give its parameters as often as needed by -p NAME
+    VALUE.
+    """
+    from ..suite.execution import run_notebook
+
+    typer.echo(run_notebook(name, profile, parameters(ctx.args), results or ""))
+
+
+def _incomplete(faults: Iterable[str]) -> None:
+    """Say what an output lacks, and end with exit code 1 if it lacks anything."""
+    for line in (faults := list(faults)):
+        typer.echo(f"left out: {line}", err=True)
+    if faults:
+        raise typer.Exit(1)
+
+
+def parameters(words: list[str]) -> dict[str, str]:
+    """Read '-p NAME VALUE -p NAME VALUE ...', papermill's way of writing them."""
+    given = {}
+    for i in range(0, len(words), 3):
+        if words[i] != "-p" or len(words[i : i + 3]) < 3:
+            raise ValueError(
+                f"cannot read {' '.join(words[i:])!r}; parameters are written -p NAME VALUE"
+            )
+        if words[i + 1] in given:
+            raise ValueError(f"parameter {words[i + 1]!r} is given twice; give each once")
+        given[words[i + 1]] = words[i + 2]
+    return given
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,43 @@
+"""How a program ends with an error: in one sentence, with an exit code that tells whose it is. No
+torch.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..core.files import FORBIDDEN, OF_THE_MACHINE
+
+
+def exit_code(error: BaseException) -> int:
+    """Return 75 (EX_TEMPFAIL: try again) for a failure of the machine, else 2, for what the user
+    can mend.
+    """
+    from ..runs.record import MachineFailure
+
+    machine = isinstance(error, MachineFailure | MemoryError)
+    return 75 if machine or (isinstance(error, OSError) and error.errno in OF_THE_MACHINE) else 2
+
+
+def sentence(error: BaseException) -> str:
+    """Return one line that says what is wrong; of an error of the system, with the file and the way
+    out.
+    """
+    from pydantic import ValidationError
+
+    from ..core.schema import explain
+
+    if isinstance(error, OSError) and error.errno and error.strerror:
+        names = (
+            os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, str | bytes)
+        )
+        text = f"{' -> '.join(names) or 'a file'}: {error.strerror}"
+        if error.errno in OF_THE_MACHINE:
+            text += "; what was finished is kept, and the same command goes on once this is over"
+        elif error.errno in FORBIDDEN:
+            text += "; let this user read and write there, or choose another place"
+    else:
+        text = (
+            explain(error) if isinstance(error, ValidationError) else str(error) or "out of memory"
+        )
+    return " ".join(text.split())

@@ -1,0 +1,111 @@
+"""How options of the command line are read: paths as a person means them, errors in one sentence."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from ..core.files import user_path
+from ..core.schema import UnknownName
+from .exits import exit_code, sentence
+
+UsageError = typer.BadParameter.__bases__[0]  # typer has a click of its own since 0.26
+
+
+def path(text: str) -> Path:
+    """Read an option that names a file or a folder, see `files.user_path`.
+
+    Raises OSError: of a ValueError typer would show the text alone.
+    """
+    try:
+        return user_path(text)
+    except ValueError as error:
+        raise OSError(str(error)) from None
+
+
+ResultsOption = Annotated[
+    Path | None, typer.Option("--results", parser=path, help="Results folder [results/<profile>].")
+]
+RootOption = Annotated[
+    Path | None, typer.Option(parser=path, help="Folder of all datasets [$BLOCKLORA_DATA or data].")
+]
+
+
+class OneSentence(TyperGroup):
+    """What the user did wrong is one sentence and exit code 2; BLOCKLORA_TRACEBACK=1 shows the
+    rest.
+
+    A failure of the machine is exit code 75 (EX_TEMPFAIL: try again), an interrupt 130; 1 is for
+    what was done and is not whole: runs that are recorded as failed, records or images that are
+    damaged.
+    """
+
+    def invoke(self, ctx):
+        for stream in (
+            sys.stdout,
+            sys.stderr,
+        ):  # a name that the terminal cannot show is no reason to stop
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
+        # Pillow's remarks on odd files: what cannot be read is refused by name, all else is as it
+        # should be
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort):
+            raise
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+        except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except UsageError as error:
+            where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+            typer.echo(f"error: {_line(error.format_message())}{where}", err=True)
+            raise typer.Exit(2) from None
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            if os.environ.get("BLOCKLORA_TRACEBACK"):
+                raise
+            typer.echo(f"error: {sentence(error)}", err=True)
+            raise typer.Exit(exit_code(error)) from None
+
+    def resolve_command(self, ctx, args):
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise UnknownName("command", args[0], self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+
+def own_folder(dataset: str, known: Collection[str], others: Collection[str] = ()) -> Path | None:
+    """Return the folder of one's own images that a dataset's name means, or None for a name that is
+    known.
+
+    A known name wins over a folder of that name here, which is then meant by ./NAME. The folder of
+    a path need not be there. UnknownName says that one's own images are given by a path. others:
+    datasets that are not to be had now; a folder of such a name is refused, since either may be
+    meant.
+    """
+    if os.sep in dataset or "\\" in dataset or dataset.startswith(("~", ".")):
+        return None if dataset in known else user_path(dataset)
+    if dataset in known:
+        return None
+    if not os.path.exists(dataset):
+        beside = f"one's own images are given by the path of their folder, such as ./{dataset}"
+        raise UnknownName("dataset", dataset, known, beside)
+    if dataset in others:
+        raise ValueError(
+            f"{dataset!r} is a dataset that the profile does not have (it has "
+            f"{', '.join(sorted(known))}), and a folder here: if the folder is meant, write "
+            f"./{dataset}"
+        )
+    return user_path(dataset)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,71 @@
+"""How `blocklora grid` says how far it is and what a run gave."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from ..core.schema import UnknownName
+
+if TYPE_CHECKING:
+    pass
+
+
+def forecast(specs: list, tflops: float) -> str:
+    """What these runs will cost, in one line."""
+    from ..runs.estimate import estimate
+
+    try:
+        cost = estimate(specs)
+    except (UnknownName, FileNotFoundError) as error:  # a model or a set of one's own
+        return f"no estimate of their cost: {error}"
+    hours = cost.hours(tflops)
+    hours = f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
+    return (
+        f"the missing ones: {cost.steps:,} steps, {cost.flops:.2g} floating-point operations, "
+        f"about {hours} hours at {tflops:g} TFLOP/s (--tflops: what your device sustains), at most "
+        f"{cost.peak_bytes / 2**30:.1f} GiB a step"
+    )
+
+
+def outcome(record) -> str:
+    """One run in one line: accuracy with counts, or why it failed."""
+    if record.status == "failed":
+        return f"failed: {record.error.message}"
+    sets = ", ".join(
+        f"{name} {100 * c.accuracy:.1f}% ({c.correct}/{c.total})"
+        for name, c in record.result.accuracy.items()
+    )
+    return f"{sets} in {sum(record.cost.seconds.values()):.1f} s"
+
+
+class Progress:
+    """Which run of how many, and the time left: a bar on a terminal, else one plain line a run."""
+
+    def __init__(self, total: int, done: int) -> None:
+        from tqdm import tqdm
+
+        self.total, self.done, self.ran, self.start = total, done, 0, time.monotonic()
+        self.bar = tqdm(total=total, initial=done, unit="run", disable=not sys.stderr.isatty())
+        if done:
+            self.say(f"{done} of {total} runs are already done")
+
+    def say(self, text: str) -> None:
+        """Print a line without breaking the bar."""
+        self.bar.write(text) if not self.bar.disable else print(text, flush=True)
+
+    def report(self, text: str) -> None:
+        """One more run is finished."""
+        self.done, self.ran = self.done + 1, self.ran + 1
+        left = (time.monotonic() - self.start) / self.ran * (self.total - self.done)
+        self.say(f"[{self.done}/{self.total}] {text}; {_minutes(left)} left")
+        self.bar.update()
+
+    def close(self) -> None:
+        """Finish the bar."""
+        self.bar.close()
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,4 @@
+"""The frozen model: CLIP's towers by open_clip, run fast and exactly.
+
+Read backbone, towers, packing, untouched. Knows core, adapters, data and weights.
+"""

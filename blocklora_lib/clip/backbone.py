@@ -1,0 +1,246 @@
+"""CLIP backbones through open_clip, with the bundled PocketCLIP among them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..core.devices import resolve_device
+from ..core.seeding import seeded_torch
+from ..data.image_files import ImageFiles
+from ..data.views import View
+from ..weights.checkpoints import load_weights, read_checkpoint
+from ..weights.files import with_checksum
+from ..weights.obtain import obtain, quiet
+from ..weights.spec import BackboneSpec
+from ..weights.stated import preprocessing, refuse_other_activation
+from ..weights.tags import open_clip_name
+from .packing import PackedPrompts
+from .recomputation import recomputed
+from .tokenizers import load_tokenizer, prompt_length, unavailable
+
+Prompts = tuple[Tensor | PackedPrompts, ...]  # token ids, or packed; in chunks of classes
+
+
+class Backbone(nn.Module):
+    """An open_clip model with what few-shot methods need of it. Its own weights are frozen.
+
+    weights: what a record says of them: the checkpoint's name, its SHA-256, and the digest of its
+    tensors. A bias on the logits (SigLIP's) is left out: it is the same for all classes, so that
+    neither an answer nor a gradient of the cross-entropy depends on it.
+    """
+
+    image_mean: Tensor  # (3, 1, 1), of pixels in 0..1
+    image_std: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        spec: BackboneSpec,
+        weights: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        from open_clip import get_model_preprocess_cfg
+        from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+
+        self.model = model.requires_grad_(False).eval()
+        self.spec, self.weights = spec, dict(weights or {})
+        self._tokenizer = tokenizer
+        config = merge_preprocess_dict(PreprocessCfg(), get_model_preprocess_cfg(model))
+        self.view = View.from_config(config)
+        self.register_buffer("image_mean", _per_channel("mean", config), persistent=False)
+        self.register_buffer("image_std", _per_channel("std", config), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.image_mean.device
+
+    @property
+    def resolution(self) -> int | tuple[int, int]:
+        """Side of the square image that the model reads; of one that is no square (height, width)."""
+        height, width = self.view.size
+        return height if height == width else (height, width)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the frozen products; open_clip keeps embeddings and normalisation in
+        float32.
+        """
+        products = (nn.Conv2d, nn.Linear)
+        return next(m.weight.dtype for m in self.model.visual.modules() if isinstance(m, products))
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """exp of the learnt log scale: logits = logit_scale * cosine."""
+        return self.model.logit_scale.detach().float().exp().reshape(())
+
+    def training_kernels(self) -> AbstractContextManager[None]:
+        """The attention kernels to train with.
+
+        On a CPU the fused attention's backward in half precision takes ten times as long as plain
+        products.
+        """
+        if self.device.type == "cpu" and self.dtype != torch.float32:
+            return sdpa_kernel(SDPBackend.MATH)
+        return nullcontext()
+
+    def resize(self, images: Tensor | ImageFiles) -> Tensor | ImageFiles:
+        """Pixels (B, 3, H, W), uint8, to what the model sees of them: (B, 3, *view.size), float32,
+        0..255.
+
+        Files stay files, to be viewed so.
+        """
+        if isinstance(images, ImageFiles):
+            return images.at(self.view, self.device)
+        return self.view.fit(images.to(self.device, torch.float32))
+
+    def preprocess(self, images: Tensor | ImageFiles) -> Tensor:
+        """Pixels (B, 3, H, W), uint8, or files, to normalised (B, 3, *view.size), float32."""
+        sized = self.resize(images)
+        return self.normalise(
+            sized.evaluation_views().float() if isinstance(sized, ImageFiles) else sized
+        )
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(pixels / 255 - mean) / std as one multiplication and one addition, on the backbone's
+        device.
+
+        pixels: 0..255, float32, on any device.
+        """
+        scale = 1 / (255 * self.image_std)
+        return torch.addcmul(-self.image_mean / self.image_std, pixels.to(self.device), scale)
+
+    def encode_images(self, images: Tensor, *, checkpoint: bool = False) -> Tensor:
+        """Normalised images (B, 3, H, W) -> unit rows (B, d), float32. checkpoint: as `towers` has
+        it.
+        """
+        from .towers import encode_images
+
+        return F.normalize(
+            encode_images(self.model, images.to(self.device, self.dtype), checkpoint).float(),
+            dim=-1,
+        )
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts -> token ids (C, context length), int64. A prompt that does not fit is an error,
+        never cut.
+        """
+        tokens = self._tokenizer(list(prompts))
+        for prompt in prompts:
+            length = prompt_length(self._tokenizer, prompt)
+            if length > tokens.shape[1]:
+                raise ValueError(
+                    f"prompt {prompt!r} has {length} tokens, the text tower of {self.spec.name} "
+                    f"reads {tokens.shape[1]}; shorten the class name or the template"
+                )
+        return tokens.to(self.device)
+
+    def pack(
+        self, tokens: Tensor, *, share_prefix: bool = False, class_chunk: int | None = None
+    ) -> Prompts:
+        """Prepare token ids (C, context length) for `encode_prompts`, once for many calls.
+
+        share_prefix: the tokens that all prompts (of a chunk) begin with are encoded once. Exact
+        but for dropout, whose masks the classes then share there: another sample of the same
+        distribution.
+        class_chunk: so many classes are encoded at a time; in training each chunk is encoded again
+        for its part of the gradient, so that memory holds the activations of one.
+        """
+        from .towers import TextTower
+
+        tower = TextTower(self.model)
+        return tuple(
+            tower.pack(part, share_prefix) for part in tokens.split(class_chunk or len(tokens))
+        )
+
+    def encode_prompts(self, prompts: Tensor | Prompts, *, checkpoint: bool = False) -> Tensor:
+        """Token ids (C, context length), or what `pack` made of them -> unit rows (C, d), float32.
+
+        checkpoint: as `towers` has it.
+        """
+        from .towers import TextTower
+
+        if isinstance(prompts, Tensor):
+            prompts = self.pack(prompts)
+        encode = partial(TextTower(self.model).encode, checkpointing=checkpoint)
+        if len(prompts) > 1:
+            encode = partial(recomputed, encode, device=self.device)
+        return F.normalize(torch.cat([encode(part) for part in prompts]).float(), dim=-1)
+
+
+def _per_channel(what: Literal["mean", "std"], config: Mapping[str, Any]) -> Tensor:
+    """(3, 1, 1) of three numbers, or of one for all channels; ValueError for what are no such."""
+    given = config[what] if isinstance(config[what], (list, tuple)) else [config[what]]
+    try:
+        numbers = [float(value) for value in given] * (1 if len(given) == 3 else 3)
+    except (TypeError, ValueError):
+        numbers = []
+    least = 0.0 if what == "std" else -math.inf
+    if len(numbers) != 3 or not all(least < number < math.inf for number in numbers):
+        raise ValueError(
+            f"the backbone's preprocessing has {what}={config[what]!r}; give three finite numbers, "
+            "or one" + (", above 0" if what == "std" else "")
+        )
+    return torch.tensor(numbers, dtype=torch.float32).view(3, 1, 1)
+
+
+def load_backbone(spec: BackboneSpec, device: str | torch.device = "auto") -> Backbone:
+    """Build the model and load its weights; files of any number format are read into `precision`.
+
+    What was hashed is what is loaded: a file that changes meanwhile is refused. Errors are one
+    sentence: ValueError for a name, a tag or a file that is not right, OSError for one that is not
+    here.
+    device: see `resolve_device`; weights in half precision, which a CPU is slow with, go there only
+    by name.
+    """
+    device = resolve_device(device, fallback=spec.precision == "fp32")
+    spec = with_checksum(spec)
+    name = open_clip_name(spec.name)
+    source = obtain(spec)
+    if source is None:
+        model = build(spec, preprocessing(spec, None))
+        return Backbone(model, load_tokenizer(name), spec).to(device)
+    checkpoint = read_checkpoint(source.checkpoint)
+    refuse_other_activation(spec, source, checkpoint.openai)
+    model = build(spec, preprocessing(spec, source, checkpoint.openai))
+    tensors = load_weights(model, checkpoint, spec.name)
+    if not source.unchanged() or (spec.checksum and source.sha256 != spec.checksum):
+        raise RuntimeError(
+            f"{source.checkpoint} changed while it was read; start again when it is at rest"
+        )
+    weights = {"file": source.name, "sha256": source.sha256, "tensors": tensors}
+    return Backbone(model, load_tokenizer(name), spec, weights).to(device)
+
+
+def build(spec: BackboneSpec, preprocess: Mapping[str, Any]) -> nn.Module:
+    """Return the model with random weights, always the same ones; torch's global stream is left
+    alone.
+    """
+    import open_clip
+
+    name = open_clip_name(spec.name)
+    with (
+        seeded_torch(0, f"random weights/{spec.name}"),
+        quiet(),
+    ):  # they come later, or are asked for
+        try:
+            return open_clip.create_model(
+                name,
+                precision=spec.precision,
+                # else the base weights of a Hugging Face text tower are fetched
+                pretrained_text=False,
+                force_preprocess_cfg=dict(preprocess),
+            )
+        except MemoryError:
+            raise
+        except Exception as error:  # a package that is not installed, a config that is not here
+            raise unavailable("architecture", spec.name, error) from None

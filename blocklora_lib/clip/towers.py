@@ -1,0 +1,181 @@
+"""The towers of open_clip models, run no further than the pooled token needs: same features, same
+gradients.
+
+Three savings, all exact. A prompt ends with its end-of-text token: behind a causal mask no later
+token reaches it, so prompts are packed without padding. The last block computes its output for the
+pooled token alone, since no other one is read. Frozen weights get no gradient, and nothing does
+below the first adapted layer. Where a model's structure does not allow this, where someone changed
+what it runs (`untouched.py`), and while it is traced, compiled or transformed, open_clip's own
+forward is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock, Transformer, VisionTransformer
+from torch import Tensor, nn
+
+from ..adapters.attention import can_project, output_projection, qkv_projection
+from ..layers.eager import is_eager
+from ..layers.frozen import frozen_mlp
+from .packing import Layout, PackedPrompts, attend, pack
+from .recomputation import recomputed
+from .untouched import has_own_encoders, untouched
+
+
+def encode_images(model: nn.Module, images: Tensor, checkpointing: bool = False) -> Tensor:
+    """model.encode_image: (B, 3, H, W) -> (B, d).
+
+    checkpointing: keep only the input of each block for the backward pass, and compute the block
+    again there.
+    """
+    if (
+        len(images) == 0
+    ):  # open_clip's own forward takes one at least; of none there is a gradient too, zero
+        return encode_images(model, images.new_zeros(1, *images.shape[1:]), checkpointing)[:0]
+    visual = model.visual
+    plain = (
+        is_eager() and has_own_encoders(model) and _reads_class_token(visual) and untouched(visual)
+    )
+    if not (plain and _blocks_are_plain(visual.transformer)):
+        return model.encode_image(images)
+    x = visual._embeds(images)
+    n, length, _ = x.shape
+    first = torch.arange(n, device=x.device) * length
+    x = _run(visual.transformer, x.flatten(0, 1), first, Layout(((n, length),)), checkpointing)
+    pooled = visual.ln_post(x)
+    return pooled if visual.proj is None else pooled @ visual.proj
+
+
+class TextTower:
+    """The parts of a text tower, which CLIP keeps itself and CustomTextCLIP in its .text."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.parts = getattr(model, "text", model)
+        self.pool = getattr(self.parts, "text_pool_type", getattr(self.parts, "pool_type", None))
+        self.eos_id = getattr(self.parts, "text_eos_id", getattr(self.parts, "eos_id", None))
+
+    @property
+    def can_pack(self) -> bool:
+        """Whether what follows the end-of-text token cannot reach the pooled one, and blocks are
+        plain.
+        """
+        return (
+            self._is_plain
+            and _is_causal(getattr(self.parts, "attn_mask", None))
+            and getattr(self.parts, "cls_emb", None) is None
+            and not getattr(self.parts, "use_pad_mask", False)
+            and self.pool in ("argmax", "eos")  # pooled at the end of text
+        )
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether encode_text is nothing but what `encode` stands in for."""
+        parts, own = self.parts, dict(self.parts.named_children())
+        if parts is self.model:
+            own.pop("visual", None)  # CLIP holds the image tower beside the parts of its text tower
+            whole = own.values()
+        else:
+            whole = [parts]
+        return (
+            is_eager()
+            and has_own_encoders(self.model)
+            and _blocks_are_plain(own.get("transformer"))
+            and untouched(*whole)
+        )
+
+    def end_of_text(self, tokens: Tensor) -> Tensor:
+        """Position of the pooled token: (C,)."""
+        # CLIP's end-of-text token has the highest id; towers with 'eos' pooling name it
+        return (
+            tokens.argmax(-1) if self.pool == "argmax" else (tokens == self.eos_id).int().argmax(-1)
+        )
+
+    def pack(self, tokens: Tensor, share_prefix: bool = False) -> Tensor | PackedPrompts:
+        """Prepare token ids (C, context length) for `encode`, once for many calls."""
+        if len(tokens) == 0 or not self.can_pack:
+            return tokens
+        return pack(tokens, self.end_of_text(tokens), share_prefix)
+
+    def encode(self, prompts: Tensor | PackedPrompts, checkpointing: bool = False) -> Tensor:
+        """model.encode_text: token ids (C, context length), or packed prompts -> (C, d)."""
+        if isinstance(prompts, Tensor):
+            prompts = self.pack(prompts)
+        if isinstance(prompts, Tensor) or not self._is_plain:  # no more, it may be
+            return self.model.encode_text(
+                prompts if isinstance(prompts, Tensor) else prompts.tokens
+            )
+        parts, dtype = self.parts, self.parts.transformer.get_cast_dtype()
+        x = parts.token_embedding(prompts.ids).to(dtype)
+        x = x + parts.positional_embedding[prompts.positions].to(dtype)
+        x = _run(parts.transformer, x, prompts.pooled, prompts.layout, checkpointing)
+        pooled = parts.ln_final(x)[prompts.places]
+        projection = parts.text_projection
+        if projection is None:
+            return pooled
+        return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+
+
+def _run(
+    transformer: Transformer, x: Tensor, pooled: Tensor, layout: Layout, checkpointing: bool
+) -> Tensor:
+    """All blocks, the last one at the pooled tokens only. x: (T, E), pooled: (N,) rows -> (N, E)."""
+    *blocks, last = transformer.resblocks
+    for block in blocks:
+        run = partial(_block, block, layout=layout)
+        x = recomputed(run, x, device=x.device) if checkpointing else run(x)
+    return _last_block(last, x, pooled, layout)
+
+
+def _block(block: ResidualAttentionBlock, x: Tensor, layout: Layout) -> Tensor:
+    """x + attention(norm x), then x + MLP(norm x), of all tokens. x: (T, E) -> (T, E)."""
+    heads = block.attn.num_heads
+    q, k, v = qkv_projection(block.attn, block.ln_1(x)).unflatten(-1, (3, heads, -1)).unbind(1)
+    x = x + block.ls_1(output_projection(block.attn, attend(q, k, v, layout)))
+    return x + block.ls_2(_mlp(block, x))
+
+
+def _last_block(block: ResidualAttentionBlock, x: Tensor, pooled: Tensor, layout: Layout) -> Tensor:
+    """The block's output at one token a sequence. x: (T, E), pooled: (N,) rows -> (N, E)."""
+    heads, normed = block.attn.num_heads, block.ln_1(x)
+    q = qkv_projection(block.attn, normed[pooled], "q").unflatten(-1, (heads, -1))
+    k, v = qkv_projection(block.attn, normed, "kv").unflatten(-1, (2, heads, -1)).unbind(1)
+    x = x[pooled] + block.ls_1(output_projection(block.attn, attend(q, k, v, layout)))
+    return x + block.ls_2(_mlp(block, x))
+
+
+def _mlp(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
+    return frozen_mlp(
+        block.mlp, block.ln_2(x), quick=any(type(part) is QuickGELU for part in block.mlp)
+    )
+
+
+def _reads_class_token(visual: nn.Module) -> bool:
+    return (
+        isinstance(visual, VisionTransformer)
+        and visual.attn_pool is None
+        and visual.pool_type == "tok"
+        and not visual.output_tokens
+    )
+
+
+def _blocks_are_plain(transformer: nn.Module | None) -> bool:
+    return (
+        isinstance(transformer, Transformer)
+        and not transformer.grad_checkpointing
+        and len(transformer.resblocks) > 0
+        and all(isinstance(block, ResidualAttentionBlock) for block in transformer.resblocks)
+        and not any(hasattr(block, "ln_1_kv") for block in transformer.resblocks)
+        and all(can_project(block.attn) for block in transformer.resblocks)
+    )
+
+
+def _is_causal(mask: Tensor | None) -> bool:
+    """Whether a mask of scores bars what comes later and nothing else."""
+    if mask is None or mask.is_meta:
+        return mask is not None
+    return torch.equal(mask, torch.full_like(mask, -math.inf).triu(1))

@@ -1,0 +1,4 @@
+"""The ground: strict settings, files, seeds, devices and folders.
+
+Knows nothing of the subject, and no other room. Only seeding and devices need torch.
+"""

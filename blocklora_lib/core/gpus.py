@@ -1,0 +1,71 @@
+"""GPUs as the machine shows them, without torch: how many this process may use, and which one is
+free.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+_HELD: list[IO[str]] = []  # open as long as the process lives, and with it the lock
+
+
+def visible_gpus(
+    environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")
+) -> list[str]:
+    """Return names of the GPUs that CUDA would see, in its order: those of CUDA_VISIBLE_DEVICES, or
+    all.
+
+    CUDA reads its list up to the first name that is none, such as -1; an empty list hides every
+    GPU.
+    """
+    if (given := environment.get("CUDA_VISIBLE_DEVICES")) is not None:
+        names = [name.strip() for name in given.split(",")]
+        valid = [bool(re.fullmatch(r"\d+|(GPU|MIG)-[\w./-]+", name)) for name in names]
+        return names[: valid.index(False)] if False in valid else names
+    numbers = [re.fullmatch(r"nvidia(\d+)", path.name) for path in devices.glob("nvidia*")]
+    return [str(number) for number in sorted(int(found[1]) for found in numbers if found)]
+
+
+def resources_of(device: str | None) -> dict[str, int]:
+    """Return what a job of the engine asks for: memory of the host (MB), time (minutes), and a GPU
+    or none.
+
+    device: as the profile says it; left out there, the GPU if this machine has one. A job is all
+    runs of a method on a dataset: hours on a GPU; one that is cut off goes on with the run it was
+    at.
+    """
+    if device == "cpu" or (device is None and not visible_gpus()):
+        return {"gpu": 0, "mem_mb": 4000, "runtime": 240}
+    return {"gpu": 1, "mem_mb": 16000, "runtime": 1440}
+
+
+def claim_gpu(count: int, folder: Path | None = None) -> int:
+    """Return the number, below `count`, of a GPU that no other process here has claimed, and claim
+    it.
+
+    So jobs that run side by side take a GPU each. The claim ends with the process. Where all are
+    taken, or no file can be locked, processes spread evenly.
+    """
+    names = visible_gpus()
+    folder = folder or Path(tempfile.gettempdir()) / f"blocklora-gpus-{os.getuid()}"
+    for number in range(count):
+        name = names[number] if number < len(names) else str(number)
+        try:
+            folder.mkdir(exist_ok=True)
+            file = (folder / re.sub(r"\W", "_", name)).open("a", encoding="utf-8")
+        except OSError:
+            break
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # another process has it
+            file.close()
+            continue
+        _HELD.append(file)
+        return number
+    return os.getpid() % count

@@ -1,0 +1,154 @@
+"""Configurations that refuse unknown keys, and errors that name the near ones."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    model_validator,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+class UnknownName(ValueError, KeyError):
+    """A name that is not in a registry or a folder; the message lists the near ones.
+
+    beside: what else to say.
+    """
+
+    def __init__(self, what: str, name: object, known: Iterable[str], beside: str = "") -> None:
+        super().__init__(
+            f"unknown {what} {str(name)!r}; {near(name, known)}{beside and f'; {beside}'}"
+        )
+
+    def __str__(self) -> str:  # KeyError's own would put the sentence in quotes
+        return str(self.args[0])
+
+
+def near(name: object, known: Iterable[str]) -> str:
+    """Return "did you mean ...? Known: ...", the tail of every 'unknown name' sentence.
+
+    Small and capital letters are alike here. Of more than forty names only the near ones are said.
+    """
+    known = sorted(known)
+    spelled = {text.casefold(): text for text in reversed(known)}
+    close = difflib.get_close_matches(str(name).casefold(), spelled, n=3, cutoff=0.5)
+    guess = f"did you mean {' or '.join(repr(spelled[c]) for c in close)}?" if close else ""
+    if guess and len(known) > 40:
+        return f"{guess} ({len(known)} are known)"
+    return f"{guess} Known: {', '.join(known) if known else 'none'}".strip()
+
+
+def short(value: Any) -> str:
+    """A value as an error shows it, at most 80 characters of it."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def explain(error: ValidationError) -> str:
+    """Put pydantic's multi-line report into one sentence: key: what is wrong; key: what is wrong."""
+    parts = []
+    for problem in error.errors():
+        where = ".".join(str(p) for p in problem["loc"])
+        what = problem["msg"].removeprefix("Value error, ")
+        given = problem.get("input")
+        if problem["type"] not in ("missing", "value_error") and not isinstance(
+            given, (dict, list)
+        ):
+            what += f" (got {short(given)})"
+            if problem["type"] == "float_type" and isinstance(given, str):
+                what += "; a number stands without quotes"
+        parts.append(f"{where}: {what}" if where else what)
+    return "; ".join(parts)
+
+
+class Strict(BaseModel):
+    """A frozen model. An unknown key is an error with the near names: a typo is not a default.
+
+    Types are what they say: "7" and true are no numbers. A whole number may stand for a float, and
+    a list, all that JSON and YAML have, for a tuple.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        known, tuples = _known(cls)
+        if not data.keys() <= known:
+            unknown = next(key for key in data if key not in known)
+            raise ValueError(f"unknown key {unknown!r}; {near(unknown, known)}")
+        lists = {
+            key: _with_tuples(data[key]) for key in tuples if type(data.get(key)) in (list, dict)
+        }
+        return data | lists if lists else data
+
+
+@cache
+def _known(model: type[BaseModel]) -> tuple[frozenset[str], frozenset[str]]:
+    """The keys of a model's dict, and those in whose value a tuple stands anywhere."""
+    fields = {
+        field.alias or name: str(field.annotation) for name, field in model.model_fields.items()
+    }
+    return frozenset(fields), frozenset(key for key, kind in fields.items() if "tuple[" in kind)
+
+
+def _with_tuples(value: Any) -> Any:
+    """Lists as tuples, all the way down."""
+    if type(value) is list:
+        return tuple(map(_with_tuples, value) if {list, dict} & set(map(type, value)) else value)
+    return {k: _with_tuples(v) for k, v in value.items()} if type(value) is dict else value
+
+
+class FrozenDict(dict):
+    """A dict of plain values that can be hashed and not changed; lists inside become tuples."""
+
+    def __init__(self, items: Any = ()) -> None:
+        super().__init__({str(k): freeze(v) for k, v in dict(items).items()})
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(sorted(self.items(), key=lambda item: item[0])))
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            "settings of a run spec cannot be changed; make a new spec with the other value"
+        )
+
+    __setitem__ = __delitem__ = __ior__ = _refuse  # type: ignore[assignment]
+    clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple:
+        return FrozenDict, (dict(self),)
+
+
+def freeze(value: Any) -> Any:
+    """Return value with dicts frozen and lists as tuples, all the way down."""
+    if isinstance(value, dict):
+        return FrozenDict(value)
+    if isinstance(value, (list, tuple)):
+        return tuple(freeze(v) for v in value)
+    return value
+
+
+class AdapterError(ValueError):
+    """An adapter cannot be built, attached, merged or loaded as asked; the message says the way
+    out.
+    """
+
+
+class Recorded(BaseModel):
+    """Strict as `Strict` is, for what the library alone writes: no near names for a key that nobody
+    types.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

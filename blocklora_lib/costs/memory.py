@@ -1,0 +1,291 @@
+"""What a training step needs in memory, by component, as closed forms. No torch.
+
+`kept_bytes` says what autograd keeps between forward and backward for a tower as the library runs
+it, number by number (the CPU's fused attention). `step_memory` adds the rest of a step, also for a
+`Variant`, a saving that lowers the largest term, the prompts. `clip_lora_code_memory` says the same
+of CLIP-LoRA's released code.
+
+One block keeps, for T = N L tokens, width E, H heads, m adapters of width b on q, k, v:
+
+    first norm       T E + 2 T          its input, and mean and 1/deviation of each token
+    adapters         T E + T m b        x for ∂L/∂A, h for ∂L/∂B;  with dropout T m E bytes of noise
+                     m b E + 3 m b E    the A side by side, the block diagonal of the Σ B_i
+    attention        3 T E + T E + T H  q, k, v, the context, and the log-sum of each row of weights
+    second norm      T E + 2 T
+    MLP              T M                the GELU's input
+
+A frozen projection keeps nothing: its input is needed for the gradient of its weight alone. In half
+precision q, k, v, the context and the MLP take 2 bytes a number; norms and adapters work on float32
+copies of their inputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..adapters.config import AdapterConfig
+from ..clip.architectures import ClipArchitecture, Tower
+from .adapter import is_summed, parameters, shared_width, trains_a
+
+FLOAT, INDEX = 4, 8  # bytes of a float32 and of an int64
+GIB = 2**30
+
+
+def kept_bytes(
+    tower: Tower,
+    config: AdapterConfig,
+    sequences: float,
+    tokens: float | None = None,
+    size: int = FLOAT,
+) -> int:
+    """Bytes that autograd keeps of one tower in training, dropout as in `config`, parameters
+    excluded.
+
+    Exactly what the library's towers keep on a CPU, whose fused attention keeps no weights. size:
+    bytes of a number of the frozen products, 4 in float32, 2 in half precision.
+    """
+    length = tower.tokens if tokens is None else tokens
+    adapted = tower.adapted_layers(config)
+    if not adapted:
+        return 0
+    kept = 0
+    for layer in range(adapted[0], tower.layers):
+        block = _last_block_bytes if layer == tower.layers - 1 else _block_bytes
+        kept += block(tower, config, sequences, length, layer > adapted[0], layer in adapted, size)
+    rows = sequences * tower.width + 2 * sequences  # the norm of the pooled tokens
+    order = INDEX * sequences if tower.kind == "text" else 0  # prompts lie sorted by length
+    return kept + FLOAT * rows + order
+
+
+def _block_bytes(
+    tower: Tower,
+    config: AdapterConfig,
+    n: float,
+    length: float,
+    deeper: bool,
+    adapted: bool,
+    size: int,
+) -> int:
+    """A block that computes all tokens. deeper: its input has a gradient."""
+    t, e = n * length, tower.width
+    targets = config.targets if adapted else ()
+    kept = FLOAT * (t * e + 2 * t) if deeper else 0
+    kept += _together_bytes(config, e, t, targets, "qkv", deeper)
+    inner = deeper or bool({"q", "k", "v"} & set(targets))
+    if inner:
+        kept += size * 4 * t * e + FLOAT * t * tower.heads
+    if "o" in targets:
+        kept += _path_bytes(config, e, t, inner, x_kept=inner and size == FLOAT)
+    return kept + FLOAT * (t * e + 2 * t) + size * t * tower.mlp_width
+
+
+def _last_block_bytes(
+    tower: Tower,
+    config: AdapterConfig,
+    n: float,
+    length: float,
+    deeper: bool,
+    adapted: bool,
+    size: int,
+) -> int:
+    """One query and one output a sequence."""
+    t, e = n * length, tower.width
+    targets = config.targets if adapted else ()
+    kept = (
+        FLOAT * (t * e + 2 * t) + INDEX * n if deeper else 0
+    )  # norm; the rows of the pooled tokens
+    kept += _together_bytes(config, e, n, targets, "q", deeper)
+    kept += _together_bytes(config, e, t, targets, "kv", deeper)
+    inner = deeper or bool({"q", "k", "v"} & set(targets))
+    if inner:
+        kept += size * (2 * n * e + 2 * t * e) + FLOAT * n * tower.heads
+    if "o" in targets:
+        kept += _path_bytes(config, e, n, inner, x_kept=inner and size == FLOAT)
+    return kept + FLOAT * (n * e + 2 * n) + size * n * tower.mlp_width
+
+
+def _together_bytes(
+    config: AdapterConfig,
+    e: int,
+    t: float,
+    targets: tuple[str, ...],
+    group: str,
+    x_needs_grad: bool,
+) -> int:
+    """The m adapters among a group of projections as one path (`attention.add_updates`)."""
+    m = len(set(group) & set(targets))
+    if not m:
+        return 0
+    b, c, a = config.block_rank, shared_width(config, e), trains_a(config)
+    hidden = a or x_needs_grad
+    kept = FLOAT * t * m * b + FLOAT * m * b * len(group) * e * hidden
+    if config.dropout:
+        return kept + (FLOAT * (t * e + m * b * c) + noise_bytes(config, m * t * e)) * hidden
+    return kept + FLOAT * (t * c * a + m * b * c * x_needs_grad)
+
+
+def _path_bytes(
+    config: AdapterConfig, e: int, t: float, x_needs_grad: bool, x_kept: bool = False
+) -> int:
+    """One adapter by itself (`Adapter.update`). x_kept: somebody else keeps the same x."""
+    b, c, a = config.block_rank, shared_width(config, e), trains_a(config)
+    hidden = a or x_needs_grad
+    kept = FLOAT * t * b + FLOAT * b * e * (is_summed(config) and hidden)
+    if config.dropout:
+        return kept + (FLOAT * t * e * (not x_kept) + noise_bytes(config, t * e)) * hidden
+    own = c != e or not x_kept  # a sum of the blocks of x is a tensor of its own
+    return kept + FLOAT * t * c * (a and own)
+
+
+def noise_bytes(config: AdapterConfig, numbers: float) -> int:
+    """One byte a number, two where p is no multiple of 1/256, in whole words of eight bytes."""
+    size = 1 if (config.dropout * 2**8).is_integer() else 2
+    return -(-numbers * size // 8) * 8
+
+
+def head_bytes(architecture: ClipArchitecture, images: int, classes: int) -> int:
+    """What unit vectors, cosine logits and cross-entropy keep, both towers adapted.
+
+    Of either tower the embedding (N e) and its length before and after the guard against zero (2
+    N); the unit vectors that the product needs, one of them scaled; the log-softmax B x C, the
+    labels, and two single numbers (the scale, and the sum of the class weights).
+    """
+    both, e = images + classes, architecture.vision.embed_dim
+    return FLOAT * (2 * both * e + 2 * both + images * classes + 2) + INDEX * images
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a step is computed, for the memory it needs. Half precision apart, all give the same
+    gradients.
+
+    prompt_tokens   of all prompts together, as run: C L padded, Σ L_i packed, less with a shared prefix
+    size            bytes of a number of the frozen weights and products: 4, or 2 in half precision
+    checkpointing   a block keeps its input alone and is computed again in backward
+    chunks          prompts are encoded in so many parts: features first, without a graph; then the loss, and
+                    each part again with its share of the gradient, once the images' graph is gone
+    """
+
+    name: str
+    prompt_tokens: int
+    size: int = FLOAT
+    checkpointing: bool = False
+    chunks: int = 1
+
+
+def step_memory(
+    architecture: ClipArchitecture,
+    config: AdapterConfig,
+    images: int,
+    classes: int,
+    variant: Variant,
+) -> dict[str, int]:
+    """Return the bytes of each component at the step's largest moment.
+
+    weights, adapters (the trained numbers), gradients (as many), optimizer (AdamW: twice as many),
+    logits; and, of either tower, kept activations (images, prompts) and buffers of the backward
+    pass (temporary).
+
+    Backward goes through the images first, with all of the prompts' activations waiting, then
+    through the prompts. In either tower the last block, small as it is, has let go of what it kept
+    when the block before needs the most: gradients of the GELU's output and input, 2 T M, beside
+    the residual stream's, T E.
+    """
+    numbers = sum(parameters(config, *site[3:]) for site in architecture.sites(config))
+    text_rows = variant.prompt_tokens / classes
+    vision, text = (
+        _kept_and_peak(tower, config, sequences, rows, variant)
+        for tower, sequences, rows in (
+            (architecture.vision, images, architecture.vision.tokens),
+            (architecture.text, classes / variant.chunks, text_rows),
+        )
+    )
+    waiting = text[0] if variant.chunks == 1 else 0
+    moments = [
+        {"images": vision[1], "prompts": waiting, "temporary": vision[2]},
+        {"images": 0, "prompts": text[1], "temporary": text[2]},
+    ]
+    largest = max(moments, key=lambda parts: sum(parts.values()))
+    return {
+        "weights": architecture.weights * variant.size,
+        "adapters": numbers * FLOAT,
+        "gradients": numbers * FLOAT,
+        "optimizer": 2 * numbers * FLOAT,
+        "logits": head_bytes(architecture, images, classes),
+        **{name: round(value) for name, value in largest.items()},
+    }
+
+
+def _kept_and_peak(
+    tower: Tower, config: AdapterConfig, sequences: float, rows: float, variant: Variant
+) -> tuple[float, float, float]:
+    """Return what a tower keeps, what is left of it when its backward needs most, and what it then
+    needs.
+
+    rows: tokens of a sequence, a mean where prompts have lengths of their own.
+    """
+    tokens, size = sequences * rows, variant.size
+    inner = _block_bytes(tower, config, sequences, rows, True, True, size)
+    last = _last_block_bytes(tower, config, sequences, rows, True, True, size)
+    temporary = size * tokens * (2 * tower.mlp_width + tower.width)
+    if (
+        variant.checkpointing
+    ):  # every input waits; one block is computed again, and keeps what it keeps
+        inputs = tower.layers * size * tokens * tower.width
+        return inputs, inputs, inner + temporary
+    whole = kept_bytes(tower, config, sequences, rows, size)
+    return whole, whole - last, temporary
+
+
+def clip_lora_code_memory(
+    architecture: ClipArchitecture, config: AdapterConfig, images: int, classes: int, size: int
+) -> dict[str, int]:
+    """The components of `step_memory` for CLIP-LoRA's released code: all positions, dense B A, q,
+    k, v apart.
+
+    Read off the code and OpenAI's CLIP: norms in float32; dropout by `nn.Dropout` (on a GPU a mask
+    of one byte); each adapter keeps the dropped x for ∂L/∂(B A) and B A for ∂L/∂x; QuickGELU keeps
+    x and its sigmoid. Assumed: fused attention, which keeps no weights.
+
+    size 2: float16 under autocast as released, where the four projections of attention are fresh
+    nn.Linear in float32, and autocast's copies of them are kept; size 4: float32 throughout. Every
+    position of every block is computed, the last block included.
+    """
+    numbers = sum(parameters(config, *site[3:]) for site in architecture.sites(config))
+    kept, temporary, weights = [], [], FLOAT
+    for tower, sequences in ((architecture.vision, images), (architecture.text, classes)):
+        t, e = sequences * tower.tokens, tower.width
+        kept.append(tower.layers * clip_lora_block_bytes(tower, config, t, size))
+        temporary.append(size * t * (3 * tower.mlp_width + e))  # QuickGELU's backward: three of 4 E
+        projections = tower.layers * 4 * e * e
+        weights += (tower.weights - projections) * size + projections * FLOAT
+    moments = [
+        {"images": kept[0], "prompts": kept[1], "temporary": temporary[0]},
+        {"images": 0, "prompts": kept[1], "temporary": temporary[1]},
+    ]
+    return {
+        "weights": weights,
+        "adapters": numbers * FLOAT,
+        "gradients": numbers * FLOAT,
+        "optimizer": 2 * numbers * FLOAT,
+        "logits": head_bytes(architecture, images, classes),
+        **max(moments, key=lambda parts: sum(parts.values())),
+    }
+
+
+def clip_lora_block_bytes(
+    tower: Tower, config: AdapterConfig, tokens: int, size: int = FLOAT
+) -> int:
+    """Bytes that one inner block of CLIP-LoRA's code keeps, T tokens, adapters on q, k, v, dropout
+    on.
+    """
+    t, e, m = tokens, tower.width, len(config.targets)
+    norms = 2 * FLOAT * (t * e + 2 * t)
+    dropped = m * t * e * (size + 1)
+    attention = size * 4 * t * e + FLOAT * t * tower.heads
+    matrices = m * e * e * size + (4 * e * e * size if size != FLOAT else 0)
+    return norms + dropped + attention + matrices + size * 2 * t * tower.mlp_width
+
+
+def total_bytes(parts: dict[str, int]) -> int:
+    return sum(parts.values())

@@ -1,0 +1,314 @@
+"""Data manifests: one YAML file a dataset, with its facts, licence, classes, template and
+checksums.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+from string import Formatter
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    model_validator,
+)
+
+from ..core.paths import ROOT
+from ..core.schema import Strict, UnknownName
+
+Split = Literal["train", "val", "test"]
+Layout = Literal["split_json", "variant_lists", "class_folders", "mat", "folder"]
+Convention = Literal["coop", "clip_lora"]
+LIST = "blocklora data list"  # the command that reads all manifests
+
+
+def _relative(path: str) -> str:
+    """Refuse a path that could leave the dataset's folder."""
+    leaves = (
+        path.startswith(("/", "~")) or ".." in path.split("/") or re.match(r"[A-Za-z]:|.*\\", path)
+    )
+    if not path or leaves:
+        raise ValueError(
+            f"{path!r} must be a path relative to the dataset's folder, with / and without .."
+        )
+    return str(PurePosixPath(path))
+
+
+def _template(text: str) -> str:
+    """Refuse a prompt in which a class name has no place, or more than one, or one that is not
+    plain.
+    """
+    try:
+        places = [place[1:] for place in Formatter().parse(text) if place[1] is not None]
+    except ValueError:  # a lone brace
+        places = []
+    if places != [("", "", None)]:
+        raise ValueError(
+            f"template={text!r} must contain {{}} once, where the class name goes, and no other {{"
+        )
+    return text
+
+
+def _listed(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+RelativePath = Annotated[str, AfterValidator(_relative)]
+RelativePaths = Annotated[tuple[RelativePath, ...], BeforeValidator(_listed), Field(min_length=1)]
+Template = Annotated[str, AfterValidator(_template)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha1 = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+
+class Source(Strict):
+    """Where images come from, under which licence, and the line that the licence asks for."""
+
+    package: str
+    licence: str
+    attribution: str
+    url: str | None = None
+
+
+class SplitFile(Strict):
+    """A fixed train / val / test split, fetched by the user: name in the dataset's folder,
+    checksums, links.
+
+    git_sha1: the file's id in a git repository, SHA-1 of b"blob <bytes>\\0" + content, for files
+    that only a repository's listing vouches for.
+    """
+
+    name: RelativePath
+    sha256: Sha256 | None = None
+    md5: Md5 | None = None
+    git_sha1: Sha1 | None = None
+    url: str | None = None
+    mirrors: tuple[str, ...] = ()
+
+
+class Archive(Strict):
+    """A file to fetch.
+
+    manual: a page with terms to accept, or no direct link; `download` prints the manifest's
+    `steps`.
+    dead: reported gone. mirror_of: number (from 0) of the archive that this one replaces. unpack:
+    false for a plain file. into: folder of the dataset that receives the content. only: the part of
+    the archive that is wanted, taken without this prefix. inner: an archive inside.
+    """
+
+    url: str
+    name: str | None = None  # the file's name where the link does not end in it
+    size: int | None = Field(None, ge=1)  # bytes
+    sha256: Sha256 | None = None
+    md5: Md5 | None = None
+    note: str = ""
+    dead: bool = False
+    manual: bool = False
+    mirror_of: int | None = Field(None, ge=0)
+    unpack: bool = True
+    into: RelativePath = "."
+    only: RelativePath | None = None
+    inner: RelativePath | None = None
+
+
+class Templates(Strict):
+    """Prompts of the two protocols, {} once each."""
+
+    clip_lora: Template
+    coop: Template
+
+
+class Alternative(Strict):
+    """Another way to read the set, with its own counts: the official annotations in place of a
+    split file.
+    """
+
+    layout: Layout
+    annotations: dict[str, RelativePath] = Field({})
+    images: dict[Split, RelativePaths]
+    counts: dict[Split, int]
+
+
+class Manifest(Strict):
+    """A dataset.
+
+    kind 'bundle': the images are in one Parquet file of the repository, `file`, with checksum
+    `sha256`. kind 'external': a set that the project does not ship. `layout` says how its folder is
+    read, `folders` what the folder is called, `images` where each split's images lie (the first
+    that exists is used), `class_folders` the folder (or file prefix) of each class, `split_names`
+    the class names as the split file spells them, where they differ. `class_indices`: a variant's
+    classes among those of `variant_of`. `counts` are stated by a source, `counts_unverified` are
+    not, and are never held against a set on disk. `fact_sources` says where each fact was read.
+    `class_count`: for a set whose class names are not listed.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    title: str
+    role: Literal["source", "variant", "target"]
+    kind: Literal["bundle", "external"]
+    file: str = ""  # relative to the repository root
+    sha256: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+    classes: tuple[str, ...] = ()
+    class_count: int | None = Field(None, ge=2)
+    template: Template
+    counts: dict[Split, int]
+    licence: str
+    sources: tuple[Source, ...] = Field(min_length=1)
+    notes: str = ""
+    variant_of: str | None = None
+    # external sets
+    layout: Layout | None = None
+    folders: dict[Convention, RelativePath] = Field({})
+    images: dict[Split, RelativePaths] = Field({})
+    split_file: SplitFile | None = None
+    annotations: dict[str, RelativePath] = Field({})
+    alternatives: tuple[Alternative, ...] = ()
+    class_folders: tuple[RelativePath, ...] = ()
+    split_names: tuple[str, ...] = ()
+    class_indices: tuple[NonNegativeInt, ...] = ()
+    counts_unverified: dict[Split, int] = Field({})
+    templates: Templates | None = None
+    archives: tuple[Archive, ...] = ()
+    steps: tuple[str, ...] = ()
+    terms: str = ""
+    citation: str = ""
+    fact_sources: dict[str, str] = Field({})
+    image_names: dict[Split, str] = Field(
+        {}
+    )  # as in the real archives; `data fake` names its images so
+    companions: tuple[
+        RelativePath, ...
+    ] = ()  # files that CoOp's own code asks for, and ours does not
+    split_seed: int | None = None  # layout folder without train/ and test/: the seed of the split
+    image_loading: Literal["as_clip", "upright"] = (
+        "as_clip"  # how files become pixels: see data.decoding
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Manifest:
+        # ImageNet has two classes named 'missile' and two named 'sunglasses'; their folders differ
+        for key in ("class_folders",) if self.class_folders else ("classes",):
+            names = getattr(self, key)
+            if len(set(names)) != len(names):
+                twice = sorted({c for c in names if names.count(c) > 1})
+                raise ValueError(
+                    f"{key} lists {', '.join(map(repr, twice))} more than once; class names are "
+                    "unique"
+                )
+        if (self.role == "variant") != (self.variant_of is not None):
+            raise ValueError(
+                f"role={self.role!r} with variant_of={self.variant_of!r}: a variant, and only a "
+                "variant, names the source set whose classes it shares"
+            )
+        if self.class_count is not None and self.classes:
+            raise ValueError(
+                "give classes or class_count, not both: the number follows from the names"
+            )
+        if self.num_classes < 2:
+            raise ValueError(f"{self.num_classes} classes; list at least two under classes")
+        if self.kind == "external":
+            self._check_external()
+            return self
+        if not (self.file and self.sha256 and self.classes):
+            raise ValueError("a bundle needs file, sha256 and classes; or say kind: external")
+        if self.counts.get("test", 0) < 1:
+            raise ValueError("counts must give at least one test image")
+        if self.role != "variant" and self.counts.get("train", 0) < 1:
+            raise ValueError(
+                f"counts must give train images for a {self.role} set; only variants are test-only"
+            )
+        return self
+
+    def _check_external(self) -> None:
+        for key in ("class_folders", "split_names", "class_indices"):
+            if (given := len(getattr(self, key))) not in (0, len(self.classes)):
+                raise ValueError(
+                    f"{key} has {given} entries for {len(self.classes)} classes; give one each"
+                )
+        if self.class_indices and not self.variant_of:
+            raise ValueError(
+                "class_indices without variant_of: name the set whose classes they count"
+            )
+        if self.templates and self.template != self.templates.clip_lora:
+            raise ValueError(
+                f"template={self.template!r} must be templates.clip_lora, the protocol's own"
+            )
+        if both := ", ".join(sorted(self.counts.keys() & self.counts_unverified)):
+            raise ValueError(f"counts and counts_unverified both give {both}; keep the sourced one")
+        always = ("classes", "folders", "images")
+        needs = {
+            None: (),
+            "split_json": (*always, "split_file"),
+            "class_folders": (*always, "class_folders"),
+            "folder": ("classes", "images", "class_folders"),
+        }.get(self.layout, (*always, "annotations"))
+        if missing := [key for key in needs if not getattr(self, key)]:
+            raise ValueError(f"layout {self.layout} needs {', '.join(missing)}")
+        for read in (self, *self.alternatives):
+            lists = {"classes", *read.images} if read.layout == "variant_lists" else {*read.images}
+            pair = read.layout == "mat" and {"labels", "splits"} <= {*read.annotations}
+            if read.layout in ("variant_lists", "mat") and not (
+                pair or lists <= {*read.annotations}
+            ):
+                raise ValueError(
+                    f"layout {read.layout} needs annotations {', '.join(sorted(lists))}"
+                )
+        if unknown := ", ".join(sorted(set(self.fact_sources) - set(type(self).model_fields))):
+            raise ValueError(f"fact_sources names {unknown}, which are no facts of a manifest")
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, named here or only counted."""
+        return len(self.classes) or self.class_count or 0
+
+    @property
+    def path(self) -> Path:
+        """The bundle's place on disk."""
+        return ROOT / self.file
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """One prompt a class, in class order."""
+        return tuple(self.template.format(name) for name in self.classes)
+
+    @property
+    def alike(self) -> tuple[tuple[str, ...], ...]:
+        """Classes of one name, in capitals or not: one prompt for all, of which one is ever
+        predicted.
+        """
+        groups: dict[str, list[str]] = {}
+        for name in self.classes:
+            groups.setdefault(" ".join(name.lower().split()), []).append(name)
+        return tuple(tuple(names) for names in groups.values() if len(names) > 1)
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """Splits that the set has, of train, val and test."""
+        return tuple(s for s in ("train", "val", "test") if s in (self.images or self.counts))
+
+    def varies(self, source: Manifest) -> bool:
+        """Whether this is a variant of `source` with its classes, or those that class_indices
+        names.
+        """
+        index = self.class_indices or range(len(source.classes))
+        shared = tuple(source.classes[i] for i in index if i < len(source.classes))
+        return self.variant_of == source.name and self.classes == shared
+
+    def in_layout(self, layout: str) -> Manifest:
+        """Return the manifest as read by one of its alternatives: other files, other counts."""
+        if layout == self.layout:
+            return self
+        for other in self.alternatives:
+            if other.layout == layout:
+                changes = dict(other) | {
+                    "counts_unverified": {},
+                    "split_file": None,
+                    "alternatives": (),
+                }
+                return self.model_copy(update=changes)
+        known = [str(self.layout), *(a.layout for a in self.alternatives)]
+        raise UnknownName(f"layout of {self.name}", layout, known)

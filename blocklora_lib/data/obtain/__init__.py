@@ -1,0 +1,3 @@
+"""How data sets get here: fetched, unpacked, checked, or imitated in miniature. Knows core and
+data.
+"""

@@ -1,0 +1,115 @@
+"""One's own images as a dataset: a folder per class, under train/, val/ and test/ where these
+exist.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ..core.files import user_path, write_whole
+from ..core.schema import explain
+from .class_names import class_name
+from .content import file_digests
+from .decoding import Loading
+from .layouts import Item, own_items
+from .manifest import Manifest
+from .manifest_files import manifest_names, manifest_yaml, read_manifest
+from .problems import DataError, again, shell
+from .user_folder import look
+
+LICENCE = "one's own"
+
+
+def own_manifest(
+    path: Path | str,
+    seed: int = 1,
+    template: str = "a photo of a {}.",
+    image_loading: Loading = "upright",
+) -> Manifest:
+    """Return the manifest of one's own images in `path`: a folder per class, under train/ and test/
+    if there.
+
+    Class names are the folders' names, with spaces for underscores. With train/ and test/ (val/ may
+    be left out; training, valid, validation, dev, testing are known too) these are the splits;
+    otherwise each class is cut 0.5 / 0.2 / 0.3 by `seed`, which the manifest keeps as `split_seed`.
+    Images in nested folders are of the class; what is no image, `own_images.look(path).notes`
+    tells. DataError, with a command that helps: classes without images or with too few to be cut,
+    names that CLIP reads alike, folders of no clear meaning.
+    """
+    folder = user_path(path).resolve()
+    seen = look(folder)
+    cut = set(seen.splits.values()) == {"."}
+    try:
+        manifest = Manifest(
+            name=own_name(folder),
+            title=folder.name,
+            role="target",
+            kind="external",
+            layout="folder",
+            folders={"coop": folder.name, "clip_lora": folder.name},
+            images={split: (name,) for split, name in seen.splits.items()},
+            classes=tuple(map(class_name, seen.classes)),
+            class_folders=seen.classes,
+            template=template,
+            counts={},
+            licence=LICENCE,
+            sources=({"package": "own images", "licence": LICENCE, "attribution": folder.name},),
+            notes=f"the images of {shell([str(folder)])}",
+            split_seed=seed if cut else None,
+            image_loading=image_loading,
+        )
+    except ValidationError as error:
+        raise DataError(folder, f"cannot be a dataset: {explain(error)}", again(folder)) from None
+    found = {split: list(own_items(manifest, folder, split)) for split in manifest.splits}
+    counts = {split: len(part) for split, part in found.items()}
+    return manifest.model_copy(update={"counts": counts, "sha256": _digest(folder, found)})
+
+
+def own_name(folder: Path) -> str:
+    """The folder's name in small letters, digits and _; never that of a set that has a manifest."""
+    name = re.sub(r"[^a-z0-9]+", "_", folder.name.lower()).strip("_") or "own"
+    return f"own_{name}" if name in manifest_names() else name
+
+
+def write_own(
+    path: Path | str, place: Path, seed: int = 1, image_loading: Loading = "upright"
+) -> Manifest:
+    """Write the manifest of one's own images to `place`/<name>.yaml and return it.
+
+    DataError where another folder's images have that name there: their results would stand side by
+    side as one dataset's.
+    """
+    manifest = own_manifest(path, seed, image_loading=image_loading)
+    file = place / f"{manifest.name}.yaml"
+    if file.is_file():
+        before = read_manifest(file)
+        if before.notes not in ("", manifest.notes) and before.sha256 != manifest.sha256:
+            folder = user_path(path).resolve()
+            what = f"would be {manifest.name} beside {before.notes}, whose results stand there: rename one of"
+            other = folder.with_name(f"{folder.name}_2")
+            raise DataError(
+                folder,
+                f"{what} the folders, or give other --results",
+                shell(["mv", str(folder), str(other)]),
+            )
+    place.mkdir(parents=True, exist_ok=True)
+    write_whole(file, manifest_yaml(manifest))
+    return manifest
+
+
+def _digest(folder: Path, found: dict[str, list[Item]]) -> str:
+    """SHA-256 of what the splits hold, by path, label and content: other images are another
+    dataset.
+    """
+    contents = iter(file_digests(folder, [item.path for part in found.values() for item in part]))
+    rows = [
+        [split, item.path, item.label, next(contents)]
+        for split, part in found.items()
+        for item in part
+    ]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -1,0 +1,92 @@
+"""Notebook to HTML with its mathematics as MathML, which browsers draw themselves: no script, no
+network.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Any
+
+from latex2mathml.converter import convert
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
+from pygments.formatters import HtmlFormatter
+
+
+def mathml(latex: str, display: str = "inline") -> str:
+    """Return MathML of a LaTeX formula; one that the converter does not know is shown as its
+    source.
+    """
+    try:
+        return convert(latex.strip(), display=display)
+    except Exception:  # the converter raises a class of its own for each kind of malformed input
+        return f'<code class="latex">{html.escape(latex)}</code>'
+
+
+def inline_mathml(text: str) -> str:
+    """Return HTML with each $formula$ of HTML text converted; a dollar sign alone stays what it is."""
+    return re.sub(
+        r"\$([^$<>\n]*[\\_^A-Za-z][^$<>\n]*)\$", lambda m: mathml(html.unescape(m[1])), text
+    )
+
+
+class MathMLRenderer(IPythonRenderer):
+    """nbconvert's Markdown renderer, with formulas converted here rather than by MathJax in the
+    reader's browser.
+    """
+
+    def block_math(self, body: str) -> str:
+        return mathml(body, "block")
+
+    def inline_math(self, body: str) -> str:
+        return mathml(body)
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", "block")
+
+
+def _markdown(text: str) -> str:
+    return MarkdownWithMath(MathMLRenderer(escape=False, exclude_anchor_links=True)).render(text)
+
+
+class MathMLExporter(HTMLExporter):
+    """The body of a page, without progress bars (they are for the terminal) and without any script."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(
+            template_name="basic",
+            exclude_input_prompt=True,
+            exclude_output_prompt=True,
+            exclude_anchor_links=True,
+            **settings,
+        )
+        self.register_filter("markdown2html", _markdown)
+
+    def from_notebook_node(
+        self, nb: NotebookNode, resources: dict | None = None, **more: Any
+    ) -> tuple[str, dict]:
+        """Convert a copy of the notebook."""
+        nb = nb.copy()
+        nb.cells = [_for_page(cell) for cell in nb.cells]
+        return super().from_notebook_node(nb, resources, **more)
+
+
+def _for_page(cell: NotebookNode) -> NotebookNode:
+    if cell.cell_type != "code":
+        return cell
+    outputs = []
+    for output in cell.outputs:
+        if output.get("name") == "stderr":
+            continue
+        if "text/html" in output.get("data", {}):
+            data = {**output.data, "text/html": inline_mathml(output.data["text/html"])}
+            output = NotebookNode({**output, "data": data})
+        outputs.append(output)
+    return NotebookNode({**cell, "outputs": outputs})
+
+
+def highlight_css() -> str:
+    """Style rules for highlighted code."""
+    return HtmlFormatter(style="friendly").get_style_defs(".highlight")

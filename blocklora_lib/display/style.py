@@ -1,0 +1,200 @@
+"""How every figure looks and is saved: width, fonts, colours with one meaning suite-wide.
+
+Nothing here or in the figures touches pyplot or any other global state, so a figure looks the same
+wherever it is drawn.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.transforms import Bbox
+
+from ..core.files import whole_file
+
+TEXT_WIDTH = 6.75  # inches: NeurIPS 5.5, ICML 6.75, ECCV 4.8; scaled down, 8 pt stays above 5.5 pt
+GREY = "#595959"
+
+# Type 42 keeps text as text (editable, searchable); STIX ships with matplotlib and matches
+# Times-like paper text.
+STYLE: Mapping[str, Any] = {
+    "font.family": "STIXGeneral",
+    "mathtext.fontset": "stix",
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8.5,
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+    "svg.fonttype": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": "#333333",
+    "axes.titlepad": 4,
+    "axes.labelpad": 2.5,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#ececec",
+    "grid.linewidth": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.visible": False,
+    "ytick.minor.visible": False,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
+    "legend.frameon": False,
+    "figure.dpi": 100,
+    "savefig.dpi": 220,
+    "axes.unicode_minus": True,
+}
+
+
+@dataclass(frozen=True)
+class MethodStyle:
+    """How a method is drawn in every figure of the suite."""
+
+    colour: str
+    marker: str
+    line: str = "-"
+
+
+# Okabe and Ito's colours, which colour-blind readers tell apart; markers and lines repeat the
+# message in print.
+METHOD_STYLES: Mapping[str, MethodStyle] = {
+    "zero_shot": MethodStyle(GREY, "*", ":"),
+    "lora": MethodStyle("#0072B2", "o"),
+    "block_lora": MethodStyle("#D55E00", "s"),
+    "frozen_a": MethodStyle("#009E73", "^", "--"),
+    "collapsed": MethodStyle("#CC79A7", "D", "-."),
+    "lora_plus": MethodStyle("#CC79A7", "D", "-."),  # the collapsed form by its other name
+    "lora_r1": MethodStyle("#56B4E9", "v", "--"),
+    "tip_adapter": MethodStyle("#E69F00", "P", "--"),
+    "coop": MethodStyle("#8C6D1F", "X", "--"),
+    "maple": MethodStyle("#7A4EAB", "<", "--"),
+    "promptsrc": MethodStyle("#3A3A3A", ">", "--"),
+}
+_SPARE = tuple(
+    MethodStyle(c, m, "--")
+    for c, m in zip(("#AA3377", "#117733", "#88CCEE", "#999933"), "hpdH", strict=True)
+)
+
+
+def method_style(method: str) -> MethodStyle:
+    """Return the method's style; an unlisted method gets a spare one that depends on its name
+    alone.
+    """
+    return METHOD_STYLES.get(method) or _SPARE[zlib.crc32(method.encode()) % len(_SPARE)]
+
+
+# than planned, or than a neighbour has: captions say from how many to how many
+HOLLOW = "hollow: fewer seeds"
+
+
+def hollow(
+    axes: Axes, x: Sequence[float], y: Sequence[float], marker: str, colour: str, **more: Any
+) -> None:
+    """Draw markers of means that are not complete (see summaries): hollow, over those of a line."""
+    look = {
+        "color": colour,
+        "markerfacecolor": "white",
+        "markeredgecolor": colour,
+        "markeredgewidth": 1.0,
+    }
+    axes.plot(x, y, marker, linestyle="none", **{"zorder": 3.5, **look, **more})
+
+
+def hollow_handle(text: str = HOLLOW) -> Line2D:
+    """Return what explains a hollow marker in a legend."""
+    return Line2D(
+        [], [], color="#8c8c8c", marker="o", markerfacecolor="white", linestyle="none", label=text
+    )
+
+
+def new_figure(width: float = TEXT_WIDTH, height: float = 2.6) -> Figure:
+    """Return an empty figure, in inches, whose layout keeps labels apart."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.03)
+    return figure
+
+
+def save_figure(figure: Figure, stem: Path, note: str | None = None) -> list[Path]:
+    """Write stem.pdf (Type 42 fonts) and stem.png, with `note` in a strip of its own under the
+    figure.
+
+    The note says what a profile's results are not. The strip is added below the figure's own edge,
+    so that neither its layout nor its width changes, whoever drew it.
+    """
+    width, height = figure.get_size_inches()
+    strip = 0.24 if note else 0.0
+    with rc_context(dict(STYLE)):
+        if note:
+            figure.text(
+                0.5,
+                -0.8 * strip / height,
+                note,
+                ha="center",
+                fontsize=7.5,
+                style="italic",
+                color=GREY,
+            )
+        # lay it out as it is, and keep that: the page that follows is larger
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for legend in figure.legends:
+            legend.set_bbox_to_anchor((0, 0, 1, 1), transform=figure.transFigure)
+        box = Bbox([[0, -strip], [width, height]])
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png")]
+        # No dates in the files: the same records give the same bytes.
+        for path, dated in zip(paths, ("CreationDate", "Software"), strict=True):
+            with whole_file(path) as temporary:
+                figure.savefig(temporary, bbox_inches=box, metadata={dated: None})
+    return paths
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """Mark a logarithmic axis, once its data are drawn, at 1, 2 and 5 of every decade, in plain
+    numbers.
+
+    Where it spans too little for two of them, marks are even.
+    """
+    low, high = axis.get_view_interval()
+    narrow = high < 5 * low
+    axis.set_major_locator(
+        MaxNLocator(4, steps=[1, 2, 5, 10]) if narrow else LogLocator(subs=(1, 2, 5))
+    )
+    axis.set_major_formatter("{x:g}")
+    axis.minorticks_off()
+
+
+def spread(values: Sequence[float], gap: float) -> list[float]:
+    """Return the places nearest to values that keep their order and are at least `gap` apart (for
+    direct labels).
+    """
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    blocks: list[list[float]] = []  # [sum of (value - offset), size]
+    for i in order:
+        blocks.append([values[i], 1])
+        while (
+            len(blocks) > 1
+            and blocks[-2][0] / blocks[-2][1] + gap * blocks[-2][1] > blocks[-1][0] / blocks[-1][1]
+        ):
+            total, size = blocks.pop()
+            blocks[-1] = [blocks[-1][0] + total - gap * blocks[-1][1] * size, blocks[-1][1] + size]
+    places = [total / size + gap * k for total, size in blocks for k in range(int(size))]
+    return [places[order.index(i)] for i in range(len(values))]

@@ -1,1 +1,0 @@
-"""One function a claim: from evidence to a finding.  `paper_claims` says which judges which."""

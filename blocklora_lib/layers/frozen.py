@@ -1,0 +1,150 @@
+"""Products with frozen weights: the bulk of a step, so the place where the fastest kernel pays.
+
+On a CPU, float32 products go to oneDNN by the operator that torch's own compiler uses for them: on
+processors for which MKL, the library behind `F.linear`, leaves AVX-512 unused, that is twice as
+fast. On other devices, in other number formats and wherever `plain_eager` says no, the product is
+`F.linear`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .eager import plain_eager
+
+
+def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x Wᵀ + b. x: (..., d_in), weight: (d_out, d_in) -> (..., d_out).
+
+    Weights that do want a gradient get it, by `F.linear`.
+    """
+    if not (_all_frozen(weight, bias) and _onednn_serves(x, weight, bias)):
+        return F.linear(x, weight, bias)
+    rows = x.reshape(-1, x.shape[-1])
+    product = (
+        _FrozenLinear.apply(rows, weight, bias) if _wants_grad(x) else _onednn(rows, weight, bias)
+    )
+    return product.view(*x.shape[:-1], len(weight))
+
+
+def frozen_mlp(mlp: nn.Sequential, x: Tensor, quick: bool = False) -> Tensor:
+    """Return a transformer's MLP of x, c_proj(GELU(c_fc(x))). x: (T, E) -> (T, E).
+
+    quick: its GELU is OpenAI's stand-in x σ(1.702 x). Frozen, it keeps the GELU's input alone,
+    which is all that its backward needs.
+    """
+    if len(mlp) != 3:
+        return mlp(x)
+    up, gelu, down = mlp
+    known_gelu = quick or (type(gelu) is nn.GELU and gelu.approximate == "none")
+    frozen = type(up) is type(down) is nn.Linear and _all_frozen(
+        up.weight, up.bias, down.weight, down.bias
+    )
+    if not (frozen and known_gelu and plain_eager(x)):
+        return mlp(x)
+    parts = x, up.weight, up.bias, down.weight, down.bias, quick
+    if _wants_grad(x):
+        return _FrozenMLP.apply(*parts)[0]
+    hidden = _gelu(_gelu_input(*parts[:3], quick), quick, inplace=True)
+    return frozen_linear(hidden, down.weight, down.bias)
+
+
+class _FrozenLinear(torch.autograd.Function):
+    """y = x Wᵀ + b; ∂L/∂x = g W, again a frozen product, so that it can be differentiated in turn."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return _onednn(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return frozen_linear(grad, weight.t()), None, None
+
+
+class _FrozenMLP(torch.autograd.Function):
+    """u = x Uᵀ + b, y = gelu(u) Vᵀ + c; ∂L/∂x = (g V ∘ gelu'(u)) U.
+
+    u is an output too: what backward reads must be one for backward to be differentiated in turn.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, x: Tensor, up: Tensor, b: Tensor, down: Tensor, c: Tensor, quick: bool
+    ) -> tuple[Tensor, Tensor]:
+        u = _gelu_input(x, up, b, quick)
+        ctx.save_for_backward(u, up, down)
+        ctx.quick = quick
+        ctx.set_materialize_grads(False)  # of u, unless differentiated twice
+        return frozen_linear(_gelu(u, quick), down, c), u
+
+    @staticmethod
+    def backward(ctx, grad: Tensor | None, grad_u: Tensor | None) -> tuple[Tensor | None, ...]:
+        u, up, down = ctx.saved_tensors
+        if grad_u is not None and ctx.quick:
+            grad_u = 1.702 * grad_u
+        g = grad_u
+        if grad is not None:
+            g = _gelu_backward(frozen_linear(grad, down.t()), u, ctx.quick)
+            g = g if grad_u is None else g + grad_u
+        return None if g is None else frozen_linear(g, up.t()), None, None, None, None, None
+
+
+def _gelu_input(x: Tensor, up: Tensor, b: Tensor | None, quick: bool) -> Tensor:
+    """x Uᵀ + b; for OpenAI's stand-in for GELU, x σ(1.702 x) = silu(1.702 x) / 1.702, times 1.702."""
+    u = frozen_linear(x, up, b)
+    return u.mul_(1.702) if quick else u
+
+
+def _gelu(u: Tensor, quick: bool, inplace: bool = False) -> Tensor:
+    if quick:
+        return F.silu(u, inplace=inplace).div_(1.702)
+    return torch.ops.aten.gelu_(u) if inplace else F.gelu(u)
+
+
+def _gelu_backward(g: Tensor, u: Tensor, quick: bool) -> Tensor:
+    """g ∘ gelu'(u). g: (T, 4 E), the largest tensor of a step, so changed in place where that can
+    be.
+    """
+    if plain_eager(g) and not torch.is_grad_enabled():
+        backward = torch.ops.aten.silu_backward if quick else torch.ops.aten.gelu_backward
+        return backward.grad_input(g, u, grad_input=g)
+    if quick:  # torch cannot differentiate silu_backward
+        sigma = u.sigmoid()
+        return g * sigma * (1 + u * (1 - sigma))
+    return torch.ops.aten.gelu_backward(g.to(u.dtype), u)
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def _onednn_serves(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether oneDNN's product is `F.linear`'s; what does not fit together is left to that to
+    refuse.
+    """
+    return (
+        plain_eager(x)  # first of all: what follows cannot be traced
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+        and all(t is None or _is_plain_float32(t) for t in (x, weight, bias))
+        and x.shape[-1:] == weight.shape[1:]
+        and (bias is None or bias.shape == weight.shape[:1])
+        and x.numel() > 0
+    )
+
+
+def _is_plain_float32(t: Tensor) -> bool:
+    usual = type(t) in (Tensor, nn.Parameter) and t.layout is torch.strided
+    return usual and t.dtype == torch.float32 and t.device.type == "cpu"
+
+
+def _all_frozen(*weights: Tensor | None) -> bool:
+    return not any(weight is not None and weight.requires_grad for weight in weights)
+
+
+def _wants_grad(x: Tensor) -> bool:
+    return x.requires_grad and torch.is_grad_enabled()

@@ -1,0 +1,144 @@
+"""What `attach` changes around the adapted modules, and what takes it back.
+
+Each mark lies on the module that it concerns, so that it is copied, pickled and moved with it: a
+copy of an adapted model is taken apart like the model itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core.schema import AdapterError
+from .adapted import Adapted, Attachment, is_merged
+from .names import NamedModules, few
+from .update import Update
+
+TRAINED = "_trained_before_adapters"  # module -> {parameter's name: its requires_grad before}
+NESTED = "_nested_before_adapters"
+
+
+def freeze(model: nn.Module) -> None:
+    """Stop training every parameter but those of adapters; note on each module which ones were
+    trained.
+    """
+    own = {id(p) for m in model.modules() if isinstance(m, Update) for p in m.parameters()}
+    before: dict[int, bool] = {}  # a parameter that two modules share has one flag
+    for module in model.modules():
+        for key, flag in module.__dict__.get(TRAINED, {}).items():
+            if (parameter := module._parameters.get(key)) is not None:
+                before[id(parameter)] = flag
+    for module in model.modules():
+        flags = module.__dict__.setdefault(TRAINED, {})
+        for key, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) not in own:
+                flags.setdefault(key, before.setdefault(id(parameter), parameter.requires_grad))
+                parameter.requires_grad_(False)
+        if not flags:
+            del module.__dict__[TRAINED]
+
+
+def unfreeze(model: nn.Module) -> None:
+    """Give the flags back once the last adapters are off."""
+    if any(isinstance(module, Update) for module in model.modules()):
+        return
+    for module in model.modules():
+        for key, flag in module.__dict__.pop(TRAINED, {}).items():
+            if (parameter := module._parameters.get(key)) is not None:
+                parameter.requires_grad_(flag)
+
+
+def bar_nested_tensors(model: nn.Module) -> None:
+    """Keep nn.TransformerEncoder from nested tensors while attention in it, which takes none, is
+    adapted.
+    """
+    for encoder in model.modules():
+        if not isinstance(encoder, nn.TransformerEncoder):
+            continue
+        if any(
+            isinstance(module, Adapted) and not is_merged(module) for module in encoder.modules()
+        ):
+            encoder.__dict__.setdefault(NESTED, encoder.use_nested_tensor)
+            encoder.use_nested_tensor = False
+        elif NESTED in encoder.__dict__:
+            encoder.use_nested_tensor = encoder.__dict__.pop(NESTED)
+
+
+class Guard:
+    """A pair of hooks on a module with adapters within: it runs, so weights are read as used
+    (`adapted.py`).
+
+    What passes adapters by nevertheless, such as a weight that was taken before `attach`, would
+    train nothing and be silent: if it `asks`, a module that trains and reaches none of the adapters
+    in it is an error.
+    """
+
+    def __init__(self, attachment: Attachment, name: str, sites: NamedModules, asks: bool):
+        self.attachment, self.name, self.sites, self.asks = attachment, name, sites, asks
+        self.reached_before = False
+
+    def before(self, module: nn.Module, args: Any) -> None:
+        if (
+            "_is_replica" in module.__dict__
+        ):  # of nn.DataParallel: they run at once and share these notes
+            return
+        self.attachment.running.append(self.name)
+        if self.asks:
+            self.reached_before, self.attachment.reached = self.attachment.reached, False
+
+    def after(self, module: nn.Module, args: Any, output: Any) -> None:
+        if "_is_replica" in module.__dict__:
+            return
+        self.attachment.running.pop()
+        if not self.asks:
+            return
+        reached, self.attachment.reached = (
+            self.attachment.reached,
+            self.attachment.reached or self.reached_before,
+        )
+        failed = output is None  # an error has priority
+        if reached or failed or not torch.is_grad_enabled():
+            return
+        if any(adapter.training for _, site in self.sites for adapter in site.adapters.values()):
+            where = f"{self.name} ({type(module).__name__})" if self.name else type(module).__name__
+            names = few([name for name, _ in self.sites])
+            raise AdapterError(
+                f"{where} ran in training and reached none of its adapted layers ({names}), so "
+                "they would not be trained; attach to layers that its forward calls, or run it in "
+                "eval mode"
+            )
+
+
+def watch(model: nn.Module, attachment: Attachment, sites: NamedModules) -> None:
+    """Put guards on the adapted modules and on all that holds them.
+
+    The model and its parts, which some models call by themselves (encode_image), ask whether they
+    reached an adapter; smaller parts may well have a way round (a skipped layer).
+    """
+    asking = {id(module) for module in (model, *model.children())}
+    for name, module in model.named_modules():
+        within = set(module.modules())
+        inside = [site for site in sites if site[1] in within]
+        if inside and not isinstance(module, nn.ModuleList | nn.ModuleDict):
+            asks = id(module) in asking and not isinstance(module, Adapted)
+            guard = Guard(attachment, name, inside, asks)
+            module.register_forward_pre_hook(guard.before)
+            module.register_forward_hook(guard.after, always_call=True)
+
+
+def unwatch(model: nn.Module, attachment: Attachment) -> None:
+    """Take the guards of an attachment off."""
+    for module in model.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key in [k for k, hook in hooks.items() if is_guard(hook, attachment)]:
+                del hooks[key]
+                module._forward_hooks_always_called.pop(key, None)
+
+
+def is_guard(hook: Callable, attachment: Attachment | None = None) -> bool:
+    """Whether a hook is a guard (of an attachment), which changes nothing that a module computes."""
+    guard = getattr(hook, "__self__", None)
+    return isinstance(guard, Guard) and (attachment is None or guard.attachment is attachment)

@@ -1,0 +1,234 @@
+"""What a forward finds that reads an adapted module's weight: W + ΔW, and the layer's own product
+with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx._symbolic_trace import is_fx_symbolic_tracing
+from torch.nn import functional as F
+
+from ..core.schema import AdapterError
+from .eager import without_autocast
+from .frozen import frozen_linear
+from .update import Update
+
+
+def reach(module: nn.Module) -> None:
+    """Note that an adapter computes."""
+    module.attached.attachment.reached = True
+
+
+def stored(module: nn.Module, key: str) -> Any:
+    """Return the parameter itself, W or merged, rather than what reading it by its name gives."""
+    # replicas of DataParallel, and what ran `del` and `setattr` on a parameter, keep it as an
+    # attribute
+    for place in (module._parameters, module.__dict__):
+        if key in place:
+            return place[key]
+    raise AdapterError(
+        f"{module.attached.name}: its {key} is no parameter any more since adapters were put on; "
+        "undo what replaced it (torch.nn.utils.parametrize.remove_parametrizations, "
+        "remove_weight_norm)"
+    )
+
+
+def refuse_symbolic_tracing(module: nn.Module) -> None:
+    """Refuse torch.fx, whose graph would hold W alone where a weight is read."""
+    if is_fx_symbolic_tracing():
+        raise AdapterError(
+            f"{module.attached.name} has adapters, which torch.fx (symbolic_trace, "
+            "create_feature_extractor) cannot follow; call merge_and_unload() on a copy first, or "
+            "use torch.export"
+        )
+
+
+def used(module: nn.Module, key: str) -> Tensor:
+    """Return W + ΔW, summed in the adapters' precision and in the number format of W."""
+
+    def add(w: Tensor) -> Tensor:
+        total = w
+        for target, rows in module.attached.weights[key].parts:
+            delta = module.adapters[target].delta_weight()
+            first, last, _ = rows.indices(len(w))
+            # rows of zeros around it rather than a sum in place: autograd and functorch follow both
+            # orders
+            delta = F.pad(delta, (0, 0, first, len(w) - last))
+            total = total.to(torch.promote_types(total.dtype, delta.dtype)) + delta
+        return total.to(w.dtype)
+
+    return without_autocast(add, stored(module, key))
+
+
+def runs(module: nn.Module) -> bool:
+    """Whether an adapted module, or what holds it, runs at the moment."""
+    return bool(
+        module.attached.attachment.running
+        or "_is_replica" in module.__dict__  # of DataParallel: it exists to run
+        or torch._C._current_graph_task_id() != -1  # a checkpoint runs again in the backward pass
+    )
+
+
+def read_as_used(key: str) -> property:
+    """Make the class attribute by which an adapted module's weight is read."""
+
+    def read(self: nn.Module) -> Any:
+        refuse_symbolic_tracing(self)
+        if key not in self._parameters and key not in self.__dict__:
+            raise AttributeError(
+                key
+            )  # for hasattr, which parametrizations ask while they are put on
+        weight = self.attached.weights.get(key)
+        if weight is None or weight.original is not None or not runs(self):
+            return stored(self, key)
+        value = used(self, key)
+        traced = torch.compiler.is_compiling() and dropping(self, key) is None
+        if (
+            traced or type(value) is not Tensor
+        ):  # graphs and fake tensors have no room for a subclass
+            reach(self)
+            return value
+        value = value.as_subclass(UsedWeight)
+        value.module, value.key = self, key
+        return value
+
+    def write(self: nn.Module, value: Any) -> None:
+        self.__dict__[key] = (
+            value  # nn.Module itself takes parameters; what else is assigned comes here
+        )
+
+    return property(read, write)
+
+
+# what is asked of, or done to, the parameter rather than its value
+OF_THE_PARAMETER = frozenset(
+    {
+        Tensor.data.__get__,
+        Tensor.grad.__get__,
+        Tensor.data_ptr,
+        Tensor.untyped_storage,
+        Tensor.__hash__,
+    }
+)
+IN_PLACE = {
+    f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "pow", "and", "or", "xor", "matmul")
+}
+IN_PLACE |= {"__setitem__", "__set__", "__delete__"}
+
+
+class UsedWeight(Tensor):
+    """W + ΔW as a forward outside the module reads it, with the gradient to the adapters.
+
+    A linear product with it is what a call of the layer is, dropout included. Writing to it, or to
+    its `.data`, writes to W.
+    """
+
+    module: nn.Module
+    key: str
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        written: Any = kwargs.get("out")
+        if (
+            func in OF_THE_PARAMETER
+            or name in IN_PLACE
+            or (name.endswith("_") and name[:2] != "__")
+        ):
+            written = args[0] if args else kwargs
+        elif name == "linear" and (product := linear_product(cls, args, kwargs)) is not None:
+            return product
+        read = list(found(cls, (args, kwargs)))
+        parameters = {
+            id(weight): stored(weight.module, weight.key) for weight in found(cls, written)
+        }
+        args, kwargs = replaced((args, kwargs), cls, parameters)
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **kwargs)
+        if parameters:
+            return result
+        if any(True for _ in found(Tensor, result)):
+            for weight in read:
+                check_dropout(weight, result)
+        return result
+
+
+def project(x: Tensor, weight: Tensor, bias: Tensor | None, adapter: Update | None) -> Tensor:
+    """Return x Wᵀ + b + x ΔWᵀ, summed in the adapter's precision. x: (..., d_in) -> (..., d_out)."""
+    base = frozen_linear(x, weight, bias)
+    return base if adapter is None else (base + adapter.update(x)).to(base.dtype)
+
+
+def adapted_product(module: nn.Linear, x: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x (W + ΔW)ᵀ + bias of an adapted layer that is not merged."""
+    reach(module)
+    (adapter,) = module.adapters.values()
+    return project(x, stored(module, "weight"), bias, adapter)
+
+
+def linear_product(cls: type, args: tuple, kwargs: dict) -> Tensor | None:
+    """Return F.linear(x, weight, bias) as the adapted layer computes it; None where it is another
+    case.
+    """
+    names = enumerate(("input", "weight", "bias"))
+    x, weight, bias = (args[i] if len(args) > i else kwargs.get(name) for i, name in names)
+    if (
+        not isinstance(weight, cls)
+        or isinstance(x, cls)
+        or not isinstance(weight.module, nn.Linear)
+    ):
+        return None
+    return adapted_product(weight.module, x, bias)
+
+
+def check_dropout(weight: UsedWeight, result: Any) -> None:
+    """Dropout falls on a layer's input, which a weight that is used in some other product does not
+    see.
+    """
+    module = weight.module
+    reach(module)
+    if not any(t.requires_grad for t in found(Tensor, result)):
+        return
+    if adapter := dropping(module, weight.key):
+        raise AdapterError(
+            f"{module.attached.name}: its {weight.key} is read and the layer not called, so the "
+            f"adapter's dropout of {adapter.dropout:g} cannot fall on its input; use dropout=0"
+        )
+
+
+def dropping(module: nn.Module, key: str) -> Update | None:
+    """Return an adapter of this weight whose dropout is on, if there is one."""
+    adapters = (module.adapters[target] for target, _ in module.attached.weights[key].parts)
+    return next((adapter for adapter in adapters if adapter.training and adapter.dropout > 0), None)
+
+
+def found(kind: type, value: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a kind in nested arguments or results."""
+    if isinstance(value, kind):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from found(kind, item)
+    elif isinstance(value, dict):
+        yield from found(kind, list(value.values()))
+
+
+def replaced(value: Any, cls: type, by: dict[int, Any]) -> Any:
+    """Return nested arguments with each read weight as a plain tensor, or as `by` says."""
+    if isinstance(value, cls):
+        if id(value) in by:
+            return by[id(value)]
+        with torch._C.DisableTorchFunctionSubclass():
+            return value.as_subclass(Tensor)
+    if isinstance(value, dict):
+        return {k: replaced(v, cls, by) for k, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(replaced(v, cls, by) for v in value)
+    return value

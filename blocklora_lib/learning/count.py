@@ -1,0 +1,35 @@
+"""What an evaluation counts. No torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import (
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
+
+if TYPE_CHECKING:
+    pass
+from ..core.schema import Recorded
+
+
+class Count(Recorded):
+    """Correct of how many."""
+
+    correct: NonNegativeInt
+    total: PositiveInt
+
+    @model_validator(mode="after")
+    def _check(self) -> Count:
+        if self.correct > self.total:
+            raise ValueError(
+                f"{self.correct} correct answers of {self.total} are more than there are"
+            )
+        return self
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1 accuracy, 0 to 1."""
+        return self.correct / self.total

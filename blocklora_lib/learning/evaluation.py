@@ -1,0 +1,75 @@
+"""The one evaluation rule: merged weights, inference mode, class embeddings once, correct answers
+counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ..clip.backbone import Backbone
+from ..data.dataset import Dataset
+from ..data.image_files import ImageFiles, ahead
+from .contract import Predictor
+from .count import Count
+
+BATCH = 100  # images a forward pass; larger ones fall out of a CPU's cache
+
+
+class NotFinite(ValueError):
+    """Scores that say nothing: a run that gives them has failed."""
+
+
+def evaluate(
+    predictor: Predictor, backbone: Backbone, datasets: Iterable[Dataset], split: str
+) -> dict[str, Count]:
+    """Count correct answers on a split of each set, with the set's own classes and template."""
+    with torch.inference_mode(), predictor.inference():
+        return {
+            d.name: _count(predictor, backbone, d, d.images(split), d.labels(split))
+            for d in datasets
+        }
+
+
+def evaluate_images(
+    predictor: Predictor, backbone: Backbone, dataset: Dataset, images: Tensor, labels: Tensor
+) -> Count:
+    """Count correct answers on these images, by the same rule."""
+    with torch.inference_mode(), predictor.inference():
+        return _count(predictor, backbone, dataset, images, labels)
+
+
+def same_prompts(backbone: Backbone, dataset: Dataset) -> list[list[str]]:
+    """Return the classes whose prompts are the same tokens, in groups: of each one alone is ever
+    predicted.
+
+    A class alone in its group is one of whose name the tokenizer reads nothing.
+    """
+    empty = dataset.manifest.template.format("")
+    *rows, nothing = backbone.tokenize((*dataset.prompts, empty)).tolist()
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for tokens, name in zip(rows, dataset.classes, strict=True):
+        groups.setdefault(tuple(tokens), []).append(name)
+    return [names for tokens, names in groups.items() if len(names) > 1 or tokens == tuple(nothing)]
+
+
+def _count(
+    predictor: Predictor, backbone: Backbone, dataset: Dataset, images: Tensor, labels: Tensor
+) -> Count:
+    classifier = predictor.classifier(backbone.tokenize(dataset.prompts))
+    correct, seen, inputs = 0, 0, map(backbone.preprocess, images.split(BATCH))
+    if isinstance(images, ImageFiles):
+        inputs = ahead(inputs)  # the next files are read while a batch is classified
+    for pixels, truth in zip(inputs, labels.split(BATCH), strict=True):
+        scores = predictor.logits(pixels, classifier)
+        if not scores.isfinite().all():  # argmax would take any of them for an answer
+            raise NotFinite(
+                f"scores of {dataset.name} are not finite (images {seen} to "
+                f"{seen + len(truth) - 1}); look at the backbone's weights, its number format and "
+                "the adapters"
+            )
+        seen += len(truth)
+        correct += int((scores.argmax(-1).cpu() == truth.cpu()).sum())
+    return Count(correct=correct, total=len(labels))

@@ -1,0 +1,69 @@
+"""How a run trains, as settings: optimisation, and the method with all of its own. No torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+
+from ..core.schema import FrozenDict, Strict
+
+
+def _thaw(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _thaw(v) for k, v in value.items()}
+    return [_thaw(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+Settings = Annotated[Any, BeforeValidator(FrozenDict), PlainSerializer(_thaw)]
+
+
+class TrainingSpec(Strict):
+    """Optimisation of every gradient method. Defaults: CLIP-LoRA's released settings."""
+
+    steps_per_shot: int = Field(
+        500, ge=1
+    )  # CLIP-LoRA: 500 x shots steps, whatever the number of classes
+    min_steps: int = Field(1, ge=1)
+    max_steps: int | None = Field(None, ge=1)
+    batch_size: int = Field(32, ge=1)
+    lr: float = Field(2e-4, gt=0, allow_inf_nan=False)
+    lr_min: float = Field(1e-6, ge=0, allow_inf_nan=False)  # where the cosine ends
+    weight_decay: float = Field(1e-2, ge=0, allow_inf_nan=False)
+    betas: tuple[float, float] = (0.9, 0.999)
+    augment: Literal["clip_lora", "light", "none"] = "clip_lora"
+    # Encode what all prompts begin with once a step: with dropout another sample of the same
+    # distribution.
+    share_prefix: bool = False
+    # Memory for time: keep the input of each block alone and compute the block again in the
+    # backward pass ...
+    checkpointing: bool = False
+    # ... and encode so many classes at a time, each part again in the backward pass.
+    class_chunk: int | None = Field(None, ge=1)
+    # Divergence: the mean loss of the last 20 steps exceeds this multiple of max(first loss, ln C).
+    divergence_factor: float = Field(4.0, gt=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainingSpec:
+        if self.max_steps is not None and self.max_steps < self.min_steps:
+            raise ValueError(
+                f"max_steps={self.max_steps} is below min_steps={self.min_steps}; raise one or "
+                "lower the other"
+            )
+        if not all(0 <= b < 1 for b in self.betas):
+            raise ValueError(
+                f"betas={self.betas} must lie in [0, 1); AdamW's usual ones are (0.9, 0.999)"
+            )
+        return self
+
+    def steps(self, shots: int) -> int:
+        """Number of optimiser steps of a run with this many shots a class."""
+        steps = max(self.min_steps, self.steps_per_shot * shots)
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+
+class MethodSpec(Strict):
+    """A method of the registry with all its settings, defaults written out."""
+
+    name: str
+    settings: Settings = Field(default_factory=FrozenDict)

@@ -1,0 +1,125 @@
+"""The time of one adapter path by itself, in every way to compute it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ..adapters.config import AdapterConfig
+from ..adapters.updates import make_adapter
+from ..core.schema import UnknownName
+from ..core.seeding import generator
+from .compared_forms import as_form
+from .timing import paired_times, ratios
+
+# form -> (kind of adapter, form of compared_forms; None: the library's own)
+FORMS: Mapping[str, tuple[str, str | None]] = MappingProxyType(
+    {
+        "low_rank": ("lora", None),
+        "dense": ("lora", "dense"),
+        "low_rank_plain": ("lora", "plain"),
+        "loop": ("block_lora", "loop"),
+        "loop_once": ("block_lora", "loop_once"),
+        "sum_first": ("block_lora", None),
+        "collapsed": ("collapsed", None),
+        "frozen_a": ("frozen_a", None),
+    }
+)
+FROZEN_LINEAR = "frozen_linear"  # the frozen product beside an adapter
+PATH_FORMS = (
+    FROZEN_LINEAR,
+    "dense",
+    "low_rank",
+    "loop",
+    "loop_once",
+    "sum_first",
+    "collapsed",
+    "frozen_a",
+)
+
+
+def form_config(
+    form: str, rank: int = 2, n_blocks: int = 2, reading: str = "total_rank", dropout: float = 0.25
+) -> AdapterConfig:
+    """Return the adapter of a form; LoRA has rank r, and reading and n say nothing to it."""
+    if form not in FORMS:
+        raise UnknownName("form", form, FORMS)
+    kind = FORMS[form][0]
+    cut = {} if kind == "lora" else {"n_blocks": n_blocks, "reading": reading}
+    return AdapterConfig(kind=kind, rank=rank, dropout=dropout, **cut)
+
+
+# one adapter path
+
+
+def adapter_path(
+    points: Iterable[Mapping[str, Any]],
+    forms: Sequence[str] = PATH_FORMS,
+    rounds: int = 11,
+    device: str | torch.device = "cpu",
+    dropout: float = 0.0,
+    baseline: str = "low_rank",
+    min_seconds: float = 5e-3,
+    on_round: Callable[[int, int], None] | None = None,
+) -> pd.DataFrame:
+    """Time forward and backward of x ↦ x ΔWᵀ alone, x: (tokens, d), for each point.
+
+    points: {d, tokens, rank, n_blocks} and, where wanted, reading. Gradients of x and of all that
+    trains are formed. Returns the point, form, and the columns of `timing.ratios`. 'frozen_linear'
+    is the yardstick: the product x Wᵀ + b beside the adapter and the gradient of x through it.
+    """
+    frames = []
+    for point in points:
+        functions = path_functions(**point, forms=forms, device=device, dropout=dropout)
+        times = paired_times(
+            functions, rounds, device=device, min_seconds=min_seconds, on_round=on_round
+        )
+        frame = ratios(times, baseline).rename(columns={"name": "form"})
+        facts = {"reading": "total_rank"} | dict(point)
+        for i, column in enumerate(("d", "tokens", "rank", "n_blocks", "reading")):
+            frame.insert(i, column, facts[column])
+        frames.append(frame)
+    if not frames:
+        raise ValueError("no point to measure; give at least one, as {d, tokens, rank, n_blocks}")
+    return pd.concat(frames, ignore_index=True)
+
+
+def path_functions(
+    d: int,
+    tokens: int,
+    rank: int,
+    n_blocks: int,
+    reading: str = "total_rank",
+    forms: Sequence[str] = PATH_FORMS,
+    device: str | torch.device = "cpu",
+    dropout: float = 0.0,
+) -> dict[str, Callable[[], object]]:
+    """Return, for each form, a function that does one forward and one backward of the path."""
+    draw = generator(1, f"adapter path/{d}/{tokens}")
+    x = torch.randn(tokens, d, generator=draw).to(device).requires_grad_(True)
+    upstream = torch.randn(tokens, d, generator=draw).to(device)
+
+    def both_ways(
+        layer: Callable[[Tensor], Tensor], parameters: Sequence[Tensor]
+    ) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(layer(x), [x, *parameters], upstream)
+
+    functions = {}
+    for form in forms:
+        if form == FROZEN_LINEAR:
+            functions[form] = both_ways(nn.Linear(d, d).requires_grad_(False).to(device), [])
+            continue
+        config = form_config(form, rank, n_blocks, reading, dropout)
+        adapter = make_adapter(config, d, d, generator(1, form)).to(device)
+        nn.init.normal_(
+            adapter.B, std=0.02
+        )  # from zero, a product of numbers as they are in training
+        if FORMS[form][1]:
+            as_form(adapter, FORMS[form][1])
+        functions[form] = both_ways(adapter, [p for p in adapter.parameters() if p.requires_grad])
+    return functions

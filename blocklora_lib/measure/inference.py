@@ -1,0 +1,257 @@
+"""What adapters cost at inference: latency, peak memory and outputs of base, unmerged and merged
+models.
+
+base         the model without adapters
+unmerged     adapters beside the frozen weights: x Wᵀ + x ΔWᵀ
+merged       W + ΔW in the weights, the adapters taken off: what is deployed
+merged_kept  the same with W kept, for `unmerge` (for memory: it computes as 'merged')
+base_again   a second base, to see what a measurement makes of two equal models
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ..adapters.attach import AdapterSet, attach
+from ..adapters.config import AdapterConfig
+from ..clip.backbone import Backbone, load_backbone
+from ..clip.towers import TextTower, encode_images
+from ..core.schema import UnknownName
+from ..core.seeding import generator
+from ..weights.spec import BackboneSpec
+from .peak_memory import peak_memories
+from .timing import paired_times, ratios
+from .training_step import random_images, twin
+
+MODEL_FORMS = ("base", "unmerged", "merged")
+MEMORY_FORMS = (*MODEL_FORMS, "merged_kept")
+ALL_FORMS = (*MEMORY_FORMS, "base_again")
+DEFAULT = AdapterConfig(kind="block_lora", rank=2, n_blocks=2)
+
+
+def attach_random(backbone: Backbone, config: AdapterConfig = DEFAULT) -> AdapterSet:
+    """Attach adapters that change the outputs, as trained ones do: B is drawn, not zero."""
+    draw = generator(1, "adapter")
+    adapters = attach(backbone.model, config, draw)
+    with torch.no_grad():
+        for adapter in adapters.adapters.values():
+            adapter.eval()
+            start = torch.empty(adapter.B.shape).normal_(0.0, 0.05, generator=draw)
+            adapter.B.copy_(start)
+    return adapters
+
+
+def in_form(
+    backbone: Backbone, form: str, config: AdapterConfig = DEFAULT
+) -> tuple[Backbone, AdapterSet | None]:
+    """Put the backbone into one of ALL_FORMS, in place; return it with its adapters, if it has any
+    left.
+    """
+    if form not in ALL_FORMS:
+        raise UnknownName("form", form, ALL_FORMS)
+    if form.startswith("base"):
+        return backbone, None
+    adapters = attach_random(backbone, config)
+    if form == "merged":
+        adapters.merge_and_unload()
+        return backbone, None
+    if form == "merged_kept":
+        adapters.merge()
+    return backbone, adapters
+
+
+def inference_times(
+    backbone: Backbone,
+    batch: int,
+    rounds: int = 11,
+    forms: Sequence[str] = MODEL_FORMS,
+    config: AdapterConfig = DEFAULT,
+    min_seconds: float = 0.02,
+    on_round: Callable[[int, int], None] | None = None,
+) -> pd.DataFrame:
+    """Return round, name, seconds of encoding one batch of images in each form."""
+    images = random_images(backbone, batch)
+    models = {form: in_form(twin(backbone), form, config)[0] for form in forms}
+
+    def encode(model: Backbone) -> Callable[[], object]:
+        def run() -> Tensor:
+            with torch.inference_mode():
+                return model.encode_images(images)
+
+        return run
+
+    functions = {form: encode(model) for form, model in models.items()}
+    return paired_times(
+        functions, rounds, device=backbone.device, min_seconds=min_seconds, on_round=on_round
+    )
+
+
+def inference(
+    backbone: Backbone,
+    batches: Sequence[int] = (1, 8, 32),
+    rounds: int = 11,
+    baseline: str = "base",
+    on_round: Callable[[int, int], None] | None = None,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Return model, batch, form, images_per_second and the columns of `timing.ratios`, a batch size
+    each.
+    """
+    if not batches:
+        raise ValueError("no batch size to measure; give at least one, as [1, 8]")
+    frames = []
+    for batch in batches:
+        times = inference_times(backbone, batch, rounds, on_round=on_round, **settings)
+        frame = ratios(times, baseline).rename(columns={"name": "form"})
+        frame.insert(0, "model", backbone.spec.name)
+        frame.insert(1, "batch", batch)
+        frame.insert(3, "images_per_second", batch / frame["seconds_median"])
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+# memory
+
+
+def inference_memory(
+    spec: BackboneSpec,
+    batches: Sequence[int],
+    forms: Sequence[str] = MEMORY_FORMS,
+    config: AdapterConfig = DEFAULT,
+    device: str = "cpu",
+    repeats: int = 1,
+) -> pd.DataFrame:
+    """Return model, batch, form, repeat, weights_bytes, prepared_bytes, peak_bytes; a fresh process
+    a row.
+
+    weights_bytes is counted, not measured: every number that the model holds in that form.
+    """
+    if not batches:
+        raise ValueError("no batch size to measure; give at least one, as [1, 8]")
+    weights = weight_bytes(spec, forms, config)
+    cases = [(batch, form, i) for batch in batches for form in forms for i in range(1, repeats + 1)]
+    shared = {"spec": spec.model_dump(), "config": config.model_dump()}
+    work = f"{__name__}:prepare_inference"
+    found = peak_memories(
+        work, [shared | {"batch": batch, "form": form} for batch, form, _ in cases], device
+    )
+    return pd.DataFrame(
+        {
+            "model": spec.name,
+            "batch": batch,
+            "form": form,
+            "repeat": i,
+            "weights_bytes": weights[form],
+        }
+        | asdict(memory)
+        for (batch, form, i), memory in zip(cases, found, strict=True)
+    )
+
+
+def prepare_inference(
+    spec: Mapping[str, Any], batch: int, form: str, config: Mapping[str, Any], device: str
+) -> Callable[[], None]:
+    """Load the backbone in one form and return the encoding of a batch; for `peak_memory`."""
+    attach(
+        nn.MultiheadAttention(64, 1), AdapterConfig(**config)
+    ).merge()  # what a merge loads, in every form
+    loaded = load_backbone(BackboneSpec(**spec), device)
+    backbone, adapters = in_form(loaded, form, AdapterConfig(**config))
+    images = random_images(backbone, batch)
+
+    def work() -> None:
+        with torch.inference_mode():
+            backbone.encode_images(images)
+
+    work.adapters = adapters  # they hold the original weights of 'merged_kept'
+    return work
+
+
+def weight_bytes(
+    spec: BackboneSpec, forms: Sequence[str] = MEMORY_FORMS, config: AdapterConfig = DEFAULT
+) -> dict[str, int]:
+    """Return the bytes of all numbers that each form holds: parameters, buffers, and weights kept
+    beside.
+    """
+    backbone, found = load_backbone(spec, "cpu"), {}
+    for form in forms:
+        model = twin(backbone)
+        _, adapters = in_form(model, form, config)
+        tensors = [*model.parameters(), *model.buffers()]
+        tensors += adapters.originals() if adapters else []
+        found[form] = sum(t.nbytes for t in tensors)
+    return found
+
+
+# outputs
+
+
+def inference_outputs(
+    backbone: Backbone,
+    images: Tensor,
+    tokens: Tensor,
+    config: AdapterConfig = DEFAULT,
+    dtype: torch.dtype = torch.float32,
+) -> pd.DataFrame:
+    """Return tower, form, compared_with, precision, max_abs_difference, same_bits of both towers'
+    outputs.
+
+    Differences are divided by the largest output of the unmerged model. 'unmerged again' is after
+    merge and unmerge; 'loaded, merged' was saved to a file, loaded on another copy of the model and
+    merged there; 'detached' is after taking the adapters off. 'base' against 'unmerged' shows what
+    the adapters change.
+    """
+    backbone = copy.deepcopy(backbone).to(dtype)
+    other, model, inputs = copy.deepcopy(backbone), backbone.model, (images.to(dtype), tokens)
+    seen = {"base": encode(model, *inputs)}
+    adapters = attach_random(backbone, config)
+    if dtype == torch.float64:
+        adapters.double()
+    seen["unmerged"] = encode(model, *inputs)
+    seen["merged"] = encode(adapters.merge().model, *inputs)
+    seen["unmerged again"] = encode(adapters.unmerge().model, *inputs)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "adapter.safetensors"
+        adapters.save(path)
+        loaded = AdapterSet.load(path, other.model)
+    for adapter in loaded.adapters.values():
+        adapter.eval()
+    seen["loaded, merged"] = encode(loaded.merge_and_unload(), *inputs)
+    seen["detached"] = encode(adapters.detach(), *inputs)
+    rows = []
+    for form, reference in COMPARED:
+        for tower, found in seen[form].items():
+            expected, largest = seen[reference][tower], float(seen["unmerged"][tower].abs().max())
+            difference = float((found - expected).abs().max()) / largest
+            rows.append(
+                {"tower": tower, "form": form, "compared_with": reference}
+                | {"precision": str(dtype).removeprefix("torch."), "max_abs_difference": difference}
+                | {"same_bits": torch.equal(found, expected)}
+            )
+    return pd.DataFrame(rows)
+
+
+COMPARED = (
+    ("base", "unmerged"),
+    ("merged", "unmerged"),
+    ("unmerged again", "unmerged"),
+    ("loaded, merged", "merged"),
+    ("detached", "base"),
+)
+
+
+def encode(model: nn.Module, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+    """Both towers' outputs in the model's own precision, (B, d) and (C, d), before being made unit
+    rows.
+    """
+    with torch.inference_mode():
+        return {"vision": encode_images(model, images), "text": TextTower(model).encode(tokens)}

@@ -1,0 +1,129 @@
+"""A digest of the part of the library that computes results. No torch; nothing is imported, files
+are read.
+
+It covers what a run (`runs.execute`) and the methods import, directly or not, as syntax trees:
+comments, docstrings and layout do not count, every other edit does. A record keeps it, so that a
+record of other code is known.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from pathlib import Path
+
+from ..core.user_cache import recall, remember
+
+PACKAGE = Path(__file__).parents[1]
+# A run, and the methods, which are imported by name: all modules of their folder count.
+ROOTS = ("runs.execute", "methods")
+# What stores, describes or words results and computes none; all else that the roots import counts.
+SILENT = frozenset(
+    """core.files core.paths core.plain_data core.schema core.user_cache data.content data.obtain.fetch
+    data.problems runs.code_digest runs.provenance runs.record runs.sealed runs.standing
+    runs.store""".split()
+)
+
+
+@cache
+def code_digest(package: Path = PACKAGE) -> str:
+    """Return 64 hexadecimal digits that change when code changes that determines results."""
+    files = {_name(path, package): path.read_bytes() for path in sources(package)}
+    raw = hashlib.sha256(
+        b"\0".join(b"%s\0%s" % (n.encode(), files[n]) for n in sorted(files))
+    ).hexdigest()
+    known = recall(f"code/{raw}")  # parsing takes half a second
+    if re.fullmatch("[0-9a-f]{64}", known):
+        return known
+    found = hashlib.sha256()
+    for name, said in sorted(computing_modules(package).items()):
+        found.update(f"{name}\n{said}\n".encode())
+    remember(f"code/{raw}", found.hexdigest())
+    return found.hexdigest()
+
+
+def sources(package: Path = PACKAGE, ending: str = "py") -> list[Path]:
+    """Return the files of a package that end so. What editors leave beside them, hidden, is none of
+    it.
+    """
+    found = sorted(package.rglob(f"*.{ending}"))
+    return [
+        path
+        for path in found
+        if not any(p.startswith(".") for p in path.relative_to(package).parts)
+    ]
+
+
+def computing_modules(package: Path = PACKAGE) -> dict[str, str]:
+    """Return the modules that the digest covers, by name within the package ('data.draws'), by
+    `meaning`.
+    """
+    files = {_name(path, package): path for path in sources(package)}
+    todo = {name for name in files if f"{name}.".startswith(tuple(f"{root}." for root in ROOTS))}
+    found: dict[str, str] = {}
+    while todo:
+        name = todo.pop()
+        if name not in found and name not in SILENT:
+            inner = files[name].name == "__init__.py"
+            found[name], imported = _read(files[name].read_bytes(), name, inner)
+            todo |= imported & files.keys()
+    return found
+
+
+def meaning(tree: ast.Module) -> str:
+    """Return a module's tree without positions, comments and docstrings, the same text on every
+    Python.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            said = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+            if said and isinstance(first.value.value, str):
+                node.body = node.body[1:]
+    return _written(tree)
+
+
+def _written(node: object) -> str:
+    """A tree as text; what is empty is left out, since newer Pythons have more fields."""
+    if isinstance(node, ast.AST):
+        fields = ((name, getattr(node, name, None)) for name in node._fields)
+        inner = ",".join(
+            f"{name}={_written(value)}" for name, value in fields if value not in (None, [])
+        )
+        return f"{type(node).__name__}({inner})"
+    if isinstance(node, list):
+        return f"[{','.join(map(_written, node))}]"
+    return repr(node)
+
+
+@lru_cache(256)  # most modules are the same from one look to the next
+def _read(source: bytes, name: str, inner: bool) -> tuple[str, frozenset[str]]:
+    """(meaning, names of what it may import) of a module; inner: it is the face of a folder."""
+    tree = ast.parse(source)
+    return meaning(tree), frozenset(
+        _imported(name.split(".") if inner else name.split(".")[:-1], tree)
+    )
+
+
+def _imported(package: list[str], tree: ast.Module) -> Iterator[str]:
+    """Names, within ours, of what a module in a folder of ours may import, inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            parts = [*base, *(node.module.split(".") if node.module else [])]
+            if not node.level:
+                if parts[0] != PACKAGE.name:
+                    continue
+                parts = parts[1:]
+            yield ".".join(parts)
+            yield from (".".join([*parts, alias.name]) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.removeprefix(f"{PACKAGE.name}.") for alias in node.names)
+
+
+def _name(path: Path, package: Path) -> str:
+    parts = path.relative_to(package).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

@@ -1,0 +1,234 @@
+"""From a spec to a record: train, evaluate, measure. The only way in which a run is made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from ..clip.backbone import Backbone
+from ..core.devices import check_repeatable, repeatable
+from ..core.schema import AdapterError
+from ..data.dataset import Dataset
+from ..learning.contract import Context, Predictor
+from ..learning.evaluation import NotFinite, evaluate, evaluate_images
+from ..learning.loop import TrainingDiverged
+from ..methods import complete, get_method
+from .code_digest import code_digest
+from .provenance import PeakMemory, provenance
+from .record import Cost, Failure, MachineFailure, Result, RunRecord, RunSpec
+from .standing import stored
+from .store import RunStore
+from .workbench import Inputs, Workbench
+
+# what ends a run wherever it is run; every other error says nothing of the spec
+OF_THE_SPEC = (TrainingDiverged, AdapterError, NotFinite)
+OnStep = Callable[[int, int, float], None]
+
+
+def execute(
+    spec: RunSpec, bench: Workbench | None = None, on_step: OnStep | None = None
+) -> RunRecord:
+    """Run the spec and return its record.
+
+    Bad input raises. What follows from the spec wherever it is run, that training diverges or that
+    an adapter refuses its settings, is a failure record. Everything else that ends a run is
+    MachineFailure.
+    """
+    bench = bench or Workbench()
+    spec = completed(spec)
+    if spec.deterministic:
+        check_repeatable(bench.place)
+    memory, seconds = PeakMemory(bench.place), {}
+    with (
+        _timed(seconds, "load"),
+        _machine(spec, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError),
+    ):
+        inputs, overflows = bench.check(spec), []
+        images = bench.images(spec)
+        backbone, dataset = bench.backbone(spec.backbone), bench.dataset(spec.dataset)
+        context = _context(spec, backbone, dataset, inputs.index, on_step, overflows.append)
+        for other in inputs.evaluated:
+            other.images(spec.split)
+    about = provenance(spec, backbone, dataset, inputs.evaluated)
+    if one_prompt := {name: found for name in spec.sets if (found := bench.one_prompt(spec, name))}:
+        about["one_prompt"] = one_prompt
+    result, error, predictor = None, None, None
+    try:
+        with _machine(spec, Exception), repeatable(backbone.device, spec.deterministic):
+            with _timed(seconds, "train"):
+                method = get_method(spec.method.name)
+                predictor = method(method.Settings.model_validate(dict(spec.method.settings))).fit(
+                    context
+                )
+            with _timed(seconds, "evaluate"):
+                result = _evaluate(spec, backbone, dataset, inputs, context, predictor, overflows)
+    except OF_THE_SPEC as failure:
+        error = _failure(failure)
+    finally:
+        if predictor is not None:
+            predictor.close()
+    bench.check_unchanged(spec)
+    return RunRecord(
+        key=spec.key,
+        spec=spec,
+        status="failed" if error else "done",
+        result=result,
+        error=error,
+        cost=Cost(seconds=seconds, peak_memory_bytes=memory.bytes()),
+        provenance=about,
+        code=code_digest(),
+        images=images or "",
+    )
+
+
+def completed(spec: RunSpec) -> RunSpec:
+    """Return the spec with every default of its method written out, so that equal runs have one
+    key.
+    """
+    method = complete(spec.method)
+    if get_method(method.name).trains != (spec.shots > 0):
+        needs = "at least 1 shot" if spec.shots == 0 else "shots=0: it does not train"
+        raise ValueError(f"shots={spec.shots} with method {method.name}, which needs {needs}")
+    return spec if method == spec.method else spec.model_copy(update={"method": method})
+
+
+def run_or_load(
+    spec: RunSpec,
+    store: RunStore,
+    bench: Workbench | None = None,
+    retry_failed: bool = False,
+    on_step: OnStep | None = None,
+    keep_old: bool = False,
+) -> RunRecord:
+    """Return the stored record of the spec, or run it and store it.
+
+    A record that no longer stands (see `standing`) is run again; a damaged file is set aside. A
+    failure record is returned as it is (status 'failed', no result) and only run again with
+    retry_failed.
+    """
+    spec, bench = completed(spec), bench or Workbench()
+    found = stored(store, spec, keep_old, bench.images)
+    if not found.pending(retry_failed):
+        return found.record
+    store.check_writable()
+    if found.standing == "damaged":  # before hours of training, not after them
+        store.set_aside(spec)
+    record = execute(spec, bench, on_step)
+    with _machine(spec, OSError):
+        store.save(record)
+    return record
+
+
+def run_grid(
+    specs: Sequence[RunSpec],
+    store: RunStore,
+    bench: Workbench | None = None,
+    retry_failed: bool = False,
+    keep_old: bool = False,
+) -> Iterator[RunRecord]:
+    """Yield the record of every spec in turn, running what the store does not have.
+
+    Bad input of any spec is found before the first one trains. MachineFailure ends it: what was
+    finished is kept, and the next call goes on from there.
+    """
+    bench = bench or Workbench()
+    store.check_writable()
+    specs = [completed(spec) for spec in specs]
+    for spec in specs:
+        if stored(store, spec, keep_old, bench.images).pending(retry_failed):
+            bench.check(spec)
+    for spec in specs:
+        yield run_or_load(spec, store, bench, retry_failed, keep_old=keep_old)
+
+
+def _context(
+    spec: RunSpec,
+    backbone: Backbone,
+    dataset: Dataset,
+    index: torch.Tensor | None,
+    on_step: OnStep | None = None,
+    on_skip: Callable[[int], None] | None = None,
+) -> Context:
+    images = labels = None
+    if index is not None:
+        images = backbone.resize(dataset.images("train")[index])
+        labels = dataset.labels("train")[index].to(backbone.device)
+    return Context(
+        backbone=backbone,
+        tokens=backbone.tokenize(dataset.prompts),
+        images=images,
+        labels=labels,
+        training=spec.training,
+        shots=spec.shots,
+        seed=spec.seed,
+        on_step=on_step,
+        on_skip=on_skip,
+    )
+
+
+def _evaluate(
+    spec: RunSpec,
+    backbone: Backbone,
+    dataset: Dataset,
+    inputs: Inputs,
+    context: Context,
+    predictor: Predictor,
+    overflows: Sequence[int],
+) -> Result:
+    train = None
+    if context.images is not None:
+        train = evaluate_images(predictor, backbone, dataset, context.images, context.labels)
+    return Result(
+        accuracy=evaluate(predictor, backbone, inputs.evaluated, spec.split),
+        train=train,
+        loss=predictor.loss,
+        trainable_parameters=predictor.trainable_parameters,
+        draw_checksum=inputs.draw_checksum,
+        unreadable=inputs.unreadable,
+        overflows=tuple(overflows),
+    )
+
+
+def _failure(error: TrainingDiverged | AdapterError | NotFinite) -> Failure:
+    message = " ".join(str(error).split())
+    if isinstance(error, NotFinite):
+        return Failure(kind="diverged", message=message, retry="use fp32, or a lower lr")
+    if isinstance(error, AdapterError):
+        retry = "correct the method's settings in the profile"
+        return Failure(kind="refused", message=message, retry=retry)
+    return Failure(
+        kind="diverged",
+        message=message,
+        retry=error.retry,
+        step=error.step,
+        loss=repr(error.loss),
+        lr=error.lr,
+    )
+
+
+@contextmanager
+def _machine(spec: RunSpec, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn these errors, but for those that follow from the spec, into MachineFailure."""
+    try:
+        yield
+    except OF_THE_SPEC:
+        raise
+    except kinds as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+        raise MachineFailure(
+            f"run {spec} ended with {what}; nothing is stored of it, what was finished before is "
+            "kept, and the same command goes on from there (BLOCKLORA_TRACEBACK=1 shows where it "
+            "was)"
+        ) from error
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start

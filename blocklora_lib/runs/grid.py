@@ -1,0 +1,169 @@
+"""From a profile to the specs of its runs: one pass over an experiment's sets, methods, shots and
+seeds.
+
+No image is opened and no torch is imported: a grid is listed, counted and priced before anything is
+there.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from ..core.paths import MANIFESTS
+from ..core.schema import UnknownName, explain
+from ..data.local import local_manifest
+from ..data.manifest import Manifest
+from ..data.manifest_files import manifest_names
+from ..data.roots import checksum as data_checksum
+from ..learning.spec import MethodSpec
+from ..methods import complete, get_method
+from ..weights.files import with_checksum
+from .profile import MethodEntry, Profile
+from .spec import RunSpec
+
+
+def check_manifests(profile: Profile, names: tuple[str, ...], manifests: Path = MANIFESTS) -> None:
+    """Say in one sentence which of these sets have no manifest."""
+    known = manifest_names(manifests)
+    if missing := [n for n in names if n not in known]:
+        raise FileNotFoundError(
+            f"profile {profile.name} names datasets without a manifest: {', '.join(missing)}; add "
+            "data_manifests/<name>.yaml for each, or leave them out of the profile (bundled: "
+            f"{', '.join(known)})"
+        )
+
+
+def make_spec(
+    profile: Profile,
+    dataset: str,
+    method: str,
+    shots: int,
+    seed: int,
+    split: Literal["test", "val"] = "test",
+    manifests: Path = MANIFESTS,
+) -> RunSpec:
+    """The complete spec of one run: every default of the method written out, data and backbone by
+    checksum.
+
+    A method that needs no training ignores shots and seed: it is one run.
+    """
+    if dataset not in profile.datasets:
+        raise UnknownName("dataset", dataset, profile.datasets)
+    evaluated = {dataset: profile.evaluated(dataset)}
+    entry = profile.entry(method)
+    if shots < 1 and get_method(entry.registry_name).trains:
+        raise ValueError(
+            f"shots={shots}: {method} is trained on images; give 1 or more, or method zero_shot"
+        )
+    ((spec, _),) = _make_specs(
+        profile, evaluated, (entry,), (shots,), (seed,), split, manifests
+    ).values()
+    return spec
+
+
+def entries(
+    profile: Profile, experiment: str = "few_shot", manifests: Path = MANIFESTS
+) -> dict[str, MethodEntry]:
+    """Return the method entry of every run of an experiment, by the key of the run's spec."""
+    return {
+        key: entry for key, (_, entry) in _planned(profile, experiment, manifests=manifests).items()
+    }
+
+
+def expand(
+    profile: Profile,
+    experiment: str = "few_shot",
+    dataset: str | None = None,
+    method: str | None = None,
+    split: Literal["test", "val"] = "test",
+    manifests: Path = MANIFESTS,
+) -> list[RunSpec]:
+    """All run specs of an experiment, each once, by dataset and method; filters keep one of them."""
+    return [
+        spec
+        for spec, _ in _planned(profile, experiment, dataset, method, split, manifests).values()
+    ]
+
+
+def _planned(
+    profile: Profile,
+    experiment: str,
+    dataset: str | None = None,
+    method: str | None = None,
+    split: Literal["test", "val"] = "test",
+    manifests: Path = MANIFESTS,
+) -> dict[str, tuple[RunSpec, MethodEntry]]:
+    chosen = profile.experiment(experiment)
+    datasets = profile.datasets_of(chosen)
+    methods = {entry.name: entry for entry in profile.methods_of(chosen)}
+    for value, known, what in ((dataset, datasets, "dataset"), (method, list(methods), "method")):
+        if value is not None and value not in known:
+            raise UnknownName(what, value, known)
+    evaluated = {
+        d: profile.evaluated(d, chosen.evaluate_on) for d in ((dataset,) if dataset else datasets)
+    }
+    shots, seeds = chosen.shots or profile.shots, chosen.seeds or profile.seeds
+    wanted = [methods[method]] if method else list(methods.values())
+    return _make_specs(profile, evaluated, wanted, shots, seeds, split, manifests)
+
+
+def _make_specs(
+    profile: Profile,
+    evaluated: Mapping[
+        str, tuple[str, ...]
+    ],  # training set -> itself and what else it is evaluated on
+    methods: Sequence[MethodEntry],
+    shots: tuple[int, ...],
+    seeds: tuple[int, ...],
+    split: Literal["test", "val"],
+    folder: Path,
+) -> dict[str, tuple[RunSpec, MethodEntry]]:
+    check_manifests(profile, tuple(dict.fromkeys(itertools.chain(*evaluated.values()))), folder)
+    backbone = with_checksum(profile.backbone)
+    # by key: a method without training is one run, not shots x seeds
+    specs: dict[str, tuple[RunSpec, MethodEntry]] = {}
+    for dataset, names in evaluated.items():
+        manifests = [local_manifest(name, folder) for name in names]
+        _check_variants([m for m in manifests if m.name == dataset or m.name in profile.variants])
+        checksum = data_checksum(manifests)
+        for entry in methods:
+            trains = get_method(entry.registry_name).trains
+            try:
+                method = complete(MethodSpec(name=entry.registry_name, settings=entry.settings))
+            except ValidationError as error:
+                raise ValueError(f"settings of method {entry.name}: {explain(error)}") from None
+            for k in shots if trains else (0,):
+                for seed in seeds if trains else (0,):
+                    spec = RunSpec(
+                        dataset=dataset,
+                        data_checksum=checksum,
+                        shots=k,
+                        seed=seed,
+                        draw=profile.draw if trains else None,
+                        split=split,
+                        backbone=backbone,
+                        method=method,
+                        training=profile.training_of(entry) if trains else None,
+                        evaluate_on=tuple(m.name for m in manifests),
+                        skip_unreadable=profile.skip_unreadable,
+                        deterministic=profile.deterministic,
+                    )
+                    specs[spec.key] = spec, entry
+    return specs
+
+
+def _check_variants(manifests: list[Manifest]) -> None:
+    source, *variants = manifests
+    for variant in variants:
+        if not variant.varies(source):
+            raise ValueError(
+                f"{variant.name} is no variant of {source.name} "
+                f"(variant_of={variant.variant_of!r}, {len(variant.classes)} classes against "
+                f"{len(source.classes)}); variants share the classes, in order; miniatures are "
+                "made with the same --classes"
+            )

@@ -1,0 +1,123 @@
+"""Profiles as files: where they are, and what `extends` makes of them."""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..core.files import user_path
+from ..core.paths import PROFILES
+from ..core.plain_data import read_yaml
+from ..core.schema import UnknownName, explain, near
+from .profile import Profile
+
+
+def profile_path(name: str | Path, folder: Path = PROFILES) -> Path:
+    """The file of profile `name`: one of the profiles folder, or a path that ends in .yaml or .yml."""
+    if is_file_name(name):
+        return user_path(name)
+    if not re.fullmatch(r"[\w.-]+", str(name)):
+        raise ValueError(
+            f"{str(name)!r} is no profile's name; name a profile of the project "
+            f"({_known(folder)}), or give the path of a file that ends in .yaml or .yml"
+        )
+    return folder / f"{name}.yaml"
+
+
+def is_file_name(profile: str | Path) -> bool:
+    """Whether a profile is named by the path of its file."""
+    return str(profile).endswith((".yaml", ".yml"))
+
+
+def _known(folder: Path) -> str:
+    return ", ".join(sorted(path.stem for path in folder.glob("[!.]*.yaml")))
+
+
+def load_profile(name: str | Path, folder: Path = PROFILES) -> Profile:
+    """Read the profile `name` of the profiles folder, or the YAML file at a path.
+
+    A profile that extends another is that one's facts with its own on top: mappings are merged key
+    by key, everything else, lists included, is replaced, and an experiment set to null is dropped.
+    """
+    chain = _chain(name, folder)
+    facts = functools.reduce(_merged, [own for _, own in reversed(chain)])
+    try:
+        return Profile.model_validate(facts)
+    except ValidationError as error:
+        raise ValueError(f"{_origin(chain, error)}: {explain(error)}") from None
+
+
+def profile_files(name: str | Path, folder: Path = PROFILES) -> list[Path]:
+    """Return the files that a profile is made of: its own, then those that it extends."""
+    return [path for path, _ in _chain(name, folder)]
+
+
+def _chain(name: str | Path, folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """(file, what it says) of the profile and of each one that it extends, the profile itself
+    first.
+    """
+    chain: list[tuple[Path, dict[str, Any]]] = []
+    base: str | Path | None = name
+    while base is not None:
+        path = profile_path(base, folder)
+        known = [p.stem for p in folder.glob("[!.]*.yaml")]
+        if not path.exists():
+            wrong = UnknownName("profile", base, known)
+            if is_file_name(base):
+                wrong = FileNotFoundError(
+                    f"profile {path} is missing; name a file, or one of {_known(folder)}"
+                )
+            if chain:
+                wrong = ValueError(f"{chain[-1][0]}: extends: {wrong}")
+            raise wrong
+        if any(path.samefile(seen) for seen, _ in chain):
+            way = " -> ".join(p.stem for p in [*(seen for seen, _ in chain), path])
+            raise ValueError(
+                f"{chain[-1][0]}: extends: {way} is a circle; let one of them stand by itself"
+            )
+        facts = read_yaml(path)
+        base = None
+        if "extends" in facts:
+            base = facts.pop("extends")
+            if not isinstance(base, str):
+                raise ValueError(
+                    f"{path}: extends: {base!r} is no profile's name; {near(base, known)}"
+                )
+            if missing := [key for key in ("name", "description") if key not in facts]:
+                raise ValueError(
+                    f"{path}: {missing[0]} is missing: a profile that extends another has its own"
+                )
+            if is_file_name(base):
+                base = path.parent / Path(base).expanduser()  # a file beside this one
+        chain.append((path, facts))
+    return chain
+
+
+def _merged(base: Any, own: Any, drop: bool = False) -> Any:
+    """`own` over `base`; drop: a null takes the key away (an experiment), elsewhere it is a value."""
+    if not (isinstance(base, dict) and isinstance(own, dict)):
+        return own
+    merged = base | {
+        key: _merged(base.get(key), value, key == "experiments") for key, value in own.items()
+    }
+    return {k: v for k, v in merged.items() if not (drop and v is None and k in base)}
+
+
+def _origin(chain: list[tuple[Path, dict[str, Any]]], error: ValidationError) -> Path:
+    """The file that says what the error is about: the first of the chain that holds the key."""
+    problem = error.errors()[0]
+    unknown = re.match(r"Value error, unknown key (.+?); ", problem["msg"])
+    for path, facts in chain:
+        value = facts
+        try:
+            for key in problem["loc"]:
+                value = value[key]
+        except (KeyError, IndexError, TypeError):
+            continue
+        if not unknown or unknown[1] in map(repr, value):
+            return path
+    return chain[0][0]

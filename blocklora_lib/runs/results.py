@@ -1,0 +1,133 @@
+"""What a results folder holds for a profile: runs under the profile's names, tables, and what is
+missing.
+
+No torch: whoever reads results needs none.
+"""
+
+from __future__ import annotations
+
+import io
+import shlex
+from collections.abc import Sequence, Sized
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..core.files import read_text, user_path
+from .grid import entries, expand
+from .profile import Profile
+from .record import frame as run_frame
+from .record import in_order
+from .standing import remarks
+from .store import DamagedRecord, RunStore
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+if TYPE_CHECKING:  # imported where it is used: the command line reads names from here
+    pass
+
+
+class MissingResults(FileNotFoundError):
+    """Runs or tables that are not there yet; the message says which, and the command that makes
+    them.
+
+    damaged: the records among them that are there and cannot be counted.
+    """
+
+    def __init__(self, message: str, damaged: Sequence[DamagedRecord] = ()) -> None:
+        self.damaged = tuple(damaged)
+        super().__init__(message)
+
+
+def results_folder(profile: Profile, results_dir: str | Path = "") -> Path:
+    """Return the folder of this profile's results: results_dir (of the working folder if relative),
+    or the default.
+    """
+    return user_path(results_dir) if str(results_dir) else profile.results
+
+
+def experiment_runs(
+    profile: Profile, store: RunStore, experiment: str = "few_shot", partial: bool = False
+) -> DataFrame:
+    """Return an experiment's finished runs, as the profile now defines it: a row for each evaluated
+    set.
+
+    `method` and `method_label` are the profile's names, so that one method with two settings is two
+    methods. `seeds_planned` is how many seeds a row's cell should have: 1 without training. Records
+    of earlier settings stay in the store and are left out. A failed run has a record and no row.
+    Runs without a record, or with one that is damaged, raise MissingResults, unless `partial` asks
+    for what there is; so do runs on miniatures in a profile that stands beside published numbers.
+    `attrs["remarks"]` says what else sets the records apart (see standing.remarks).
+    """
+    records, missing, damaged = [], [], []
+    for spec in expand(profile, experiment):
+        try:
+            record = store.load(spec)
+        except DamagedRecord as error:
+            damaged.append(error)
+            continue
+        missing += [spec] if record is None else []
+        records += [record] if record else []
+    folder = store.folder.parent
+    where = "" if folder == profile.results else f" --results {shlex.quote(str(folder))}"
+    command = f"`blocklora grid --profile {profile.name} --experiment {experiment}{where}`"
+    if damaged and not partial:
+        raise MissingResults(
+            f"{_runs(damaged)} of {experiment} cannot be counted: "
+            f"{damaged[0]}{', and so on' * (len(damaged) > 1)}; make them again with {command}",
+            damaged,
+        )
+    if missing and not partial:
+        some = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
+        raise MissingResults(
+            f"{_runs(missing)} of {experiment} missing in {store.folder} ({some}); make them with "
+            f"{command}"
+        )
+    names = entries(profile, experiment)
+    done = [record for record in in_order(records) if record.status == "done"]
+    frame = run_frame(done)
+    frame.attrs["remarks"] = remarks(done) + [str(error) for error in damaged]
+    if profile.published and frame["miniature"].any():
+        raise MissingResults(
+            f"{frame[frame['miniature']]['key'].nunique()} runs of {experiment} in {store.folder} "
+            f"are of miniatures, but profile {profile.name} stands beside published numbers; set "
+            "BLOCKLORA_DATA to the real sets, or use a profile that is not published, such as "
+            "paper-smoke"
+        )
+    frame["method"] = [names[key].name for key in frame["key"]]
+    labels = [names[key].label for key in frame["key"]]
+    seeds = profile.experiment(experiment).seeds or profile.seeds
+    frame[PLANNED] = [len(seeds) if shots else 1 for shots in frame["shots"]]
+    frame["method_label"] = [a or b for a, b in zip(labels, frame["method_label"], strict=True)]
+    return frame
+
+
+def _runs(found: Sized) -> str:
+    return f"{len(found)} run{'s' * (len(found) > 1)}"
+
+
+def notebook_table(profile: Profile, folder: Path, notebook: str, name: str) -> DataFrame:
+    """Return a table or a figure's data that a notebook exported, or raise MissingResults."""
+    import pandas as pd
+
+    for kind in ("tables", "figures"):
+        path = folder / kind / notebook / f"{name}.csv"
+        if not path.is_file():
+            continue
+        try:
+            return pd.read_csv(io.StringIO(read_text(path)))
+        except ValueError as error:  # pandas' own errors are such
+            raise ValueError(
+                f"{path} is damaged ({' '.join(str(error).split())}); delete it and execute "
+                f"notebook {notebook} again"
+            ) from None
+    where = "" if folder == profile.results else f" --results {shlex.quote(str(folder))}"
+    raise MissingResults(
+        f"{name}.csv of notebook {notebook} is missing in {folder}; make it with `blocklora "
+        f"notebook {notebook} --profile {profile.name}{where}`"
+    )
+
+
+# of results.experiment_runs: how many seeds the experiment has for this row's cell
+PLANNED = "seeds_planned"

@@ -1,0 +1,111 @@
+"""What a run is: the frozen, complete and hashable description whose hash names the record.
+
+Nothing that changes a result lives outside RunSpec. What only changes its cost (device, threads,
+machine) does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import Field, model_serializer, model_validator
+
+from ..core.schema import Strict
+from ..learning.spec import MethodSpec, TrainingSpec
+from ..weights.spec import BackboneSpec
+
+
+class RunSpec(Strict):
+    """One run: fit `method` on `shots` images a class of `dataset`, then count correct answers on
+    `evaluate_on`.
+
+    `data_checksum` covers the images, class names and templates of the dataset and of every
+    evaluated set. A method that needs no training has shots = 0, seed = 0 and neither draw nor
+    training settings. draw 'imported': the images that a file names (see data.draws); the spec
+    holds the checksum of what is drawn, not the file's place. skip_unreadable: leave out images
+    that are missing or do not decode.
+    deterministic False: a GPU may use kernels that do not repeat bit for bit; written and hashed
+    only then, so that the keys of all other runs are what they were before there was a choice.
+    """
+
+    dataset: str
+    data_checksum: str
+    shots: int = Field(ge=0)
+    seed: int = Field(ge=0)
+    draw: Literal["nested", "coop", "clip_lora", "imported"] | None
+    draw_checksum: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+    split: Literal["test", "val"] = (
+        "test"  # 'val' is for choosing hyper-parameters: they never see the test images
+    )
+    backbone: BackboneSpec
+    method: MethodSpec
+    training: TrainingSpec | None
+    evaluate_on: tuple[str, ...] = Field(min_length=1)
+    skip_unreadable: bool = False
+    deterministic: bool = True
+
+    @model_serializer(mode="wrap")
+    def _without_the_default(self, handler: Callable[[RunSpec], dict[str, Any]]) -> dict[str, Any]:
+        data = handler(self)
+        return (
+            data
+            if not self.deterministic
+            else {k: v for k, v in data.items() if k != "deterministic"}
+        )
+
+    @model_validator(mode="after")
+    def _check(self) -> RunSpec:
+        if self.shots == 0 and (self.seed or self.draw or self.training):
+            raise ValueError(
+                f"shots=0 means no training, but seed={self.seed}, draw={self.draw!r} and training "
+                "settings were given; use shots >= 1, or seed=0, draw=None, training=None"
+            )
+        if self.shots > 0 and (self.draw is None or self.training is None):
+            raise ValueError(
+                f"shots={self.shots} needs draw ('nested', 'coop', 'clip_lora' or 'imported') and "
+                "training settings"
+            )
+        if (self.draw == "imported") != bool(self.draw_checksum):
+            raise ValueError(
+                f"draw={self.draw!r} with draw_checksum={self.draw_checksum!r}: an imported draw, "
+                "and only such a one, is named by its checksum; `blocklora data draw` prints it"
+            )
+        if len(set(self.evaluate_on)) != len(self.evaluate_on):
+            raise ValueError(f"evaluate_on={self.evaluate_on} names a set twice; name each once")
+        return self
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """Every set that the run reads, the training set first; what data_checksum covers."""
+        return tuple(dict.fromkeys((self.dataset, *self.evaluate_on)))
+
+    def canonical(self) -> str:
+        """The JSON text that is hashed: sorted keys, no blanks."""
+        return _canonical(self.model_dump(mode="json"))
+
+    @property  # not cached: model_copy(update=...) would carry the old key along
+    def key(self) -> str:
+        """First 16 hex digits of the SHA-256 of the canonical JSON."""
+        return key_of(self.model_dump(mode="json"))
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __str__(self) -> str:
+        shots = f" shots={self.shots} seed={self.seed}" if self.shots else ""
+        r, n = (
+            self.method.settings.get(key) for key in ("rank", "n_blocks")
+        )  # as the paper writes (r, n)
+        method = self.method.name + (f"({r})" if r and n == 1 else f"({r}, {n})" if r else "")
+        return f"{self.dataset} {method}{shots}"
+
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+
+def key_of(spec: dict[str, Any]) -> str:
+    """Return RunSpec.key of a spec's JSON, as a record holds it, without making the spec."""
+    return hashlib.sha256(_canonical(spec).encode()).hexdigest()[:16]

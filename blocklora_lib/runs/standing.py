@@ -1,0 +1,145 @@
+"""Whether a stored record still stands for its spec: whole, of the present code, of the present
+images. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from ..core.files import holds_none, read_text
+from .code_digest import code_digest
+from .record import RunRecord
+from .sealed import is_whole
+from .spec import RunSpec
+from .store import DamagedRecord, EarlierRecord, RunStore
+
+COMPARED = ("torch", "torchvision", "open_clip_torch")
+Standing = Literal["done", "failed", "missing", "old", "moved", "damaged"]
+AGAIN: dict[Standing, str] = {  # why a run that has a file is computed again, of one and of several
+    "old": "{} run{s} {is} of an earlier state of the library and {is} computed again (or say --keep-old)",
+    "moved": "{} run{s} {is} of images that have changed since and {is} computed again",
+    "damaged": "{} record{s} {is} damaged, {is} set aside in {folder} and computed again: {first}",
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a store holds of a spec. record: None where nothing can be read; why: what is wrong with
+    it.
+    """
+
+    spec: RunSpec
+    standing: Standing
+    record: RunRecord | None = None
+    why: str = ""
+
+    def pending(self, retry_failed: bool = False) -> bool:
+        """Whether the spec has still to be run."""
+        return self.standing != "done" and (retry_failed or self.standing != "failed")
+
+
+def stored(
+    store: RunStore,
+    spec: RunSpec,
+    keep_old: bool = False,
+    images: Callable[[RunSpec], str | None] | None = None,
+) -> Stored:
+    """Look a spec up.
+
+    keep_old: a record of another state of the library stands. images: returns the digest of the
+    image files that the spec would read now (see RunImages.digest), None where they are not at
+    hand.
+    """
+    try:
+        record = store.load(spec)
+    except EarlierRecord as error:
+        return Stored(spec, "old", None, str(error))
+    except DamagedRecord as error:
+        return Stored(spec, "damaged", None, str(error))
+    if record is None:
+        return Stored(spec, "missing")
+    if record.code != code_digest() and not keep_old:
+        return Stored(spec, "old", record, "made by an earlier state of the library")
+    if images and images(spec) not in (None, record.images):
+        return Stored(spec, "moved", record, "made of images that have changed since")
+    return Stored(spec, record.status, record)
+
+
+def again(found: Iterable[Stored], store: RunStore) -> list[str]:
+    """Say, a line a reason, which runs have a file and are computed again all the same."""
+    found, lines = list(found), []
+    for standing, text in AGAIN.items():
+        whys = [s.why for s in found if s.standing == standing]
+        if whys:
+            words = {"s": "s" * (len(whys) > 1), "is": "are" if len(whys) > 1 else "is"}
+            lines.append(
+                text.format(len(whys), folder=store.folder / "damaged", first=whys[0], **words)
+            )
+    return lines
+
+
+def remarks(records: Iterable[RunRecord], where: str = "these runs") -> list[str]:
+    """Say, a line each, what else than their specs sets records apart from each other, or from this
+    place.
+
+    Library code, versions of packages, devices and numbers of threads move the last bits of a
+    result, or more; records that differ in them are counted all the same.
+    """
+    records, lines = list(records), []
+    if earlier := sum(record.code != code_digest() for record in records):
+        lines.append(
+            f"{earlier} of {len(records)} of {where} were made by another state of the library"
+        )
+    for what, name in (("device", "devices"), ("threads", "numbers of threads")):
+        seen = sorted({str(r.provenance[what]) for r in records if what in r.provenance})
+        if len(seen) > 1:
+            lines.append(f"{where} mix {name} ({', '.join(seen)}): they differ by rounding, too")
+    for package in COMPARED:
+        used = {r.provenance.get("versions", {}).get(package) for r in records} - {
+            None,
+            _installed(package),
+        }
+        if used:
+            made = f"{package} {', '.join(sorted(map(str, used)))}"
+            lines.append(f"{where} were made with {made}; here is {_installed(package)}")
+    return lines
+
+
+@cache
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def stands(
+    path: Path, keep_old: bool = False, images: Callable[[], str | None] = lambda: None
+) -> bool:
+    """Whether a record is whole, of the present code and of the present images, by a glance at its
+    text: what the grid looks at closely it has looked at when it wrote the index.
+
+    images: returns the digest of the image files that the run would read, None where nothing can be
+    said. OSError where the machine does not let record or images be read.
+    """
+    try:
+        text = read_text(path)
+    except ValueError:
+        return False
+    except OSError as error:
+        if not holds_none(error):
+            raise
+        return False
+    named = f'\n "key": "{path.stem}",\n' in text
+    if not (named and is_whole(text) and (keep_old or f'\n "code": "{code_digest()}",\n' in text)):
+        return False
+    try:
+        found = images()
+    except ValueError:  # faults of a set, which the grid will tell
+        return False
+    return found is None or f'\n "images": "{found}",\n' in text

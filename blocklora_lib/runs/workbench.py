@@ -1,0 +1,201 @@
+"""What the runs of one process share: the device, backbones, datasets and draws, each loaded once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ..clip.backbone import Backbone, load_backbone
+from ..core.devices import resolve_device
+from ..core.paths import MANIFESTS
+from ..data.dataset import Dataset, load_dataset
+from ..data.draw import Draw
+from ..data.draw_files import import_draw
+from ..data.roots import checksum as data_checksum
+from ..learning.evaluation import same_prompts
+from ..methods import complete
+from ..weights.spec import BackboneSpec
+from .images import RunImages, check_shots, draw_of
+from .record import MachineFailure, RunSpec
+
+
+@dataclass
+class Workbench:
+    """What runs of one process share: the device, and backbones and datasets that are loaded once.
+
+    device: as `resolve_device` reads it, once; a profile says its own.
+    """
+
+    device: str | torch.device = "auto"
+    manifests: Path = MANIFESTS
+    root: Path | None = None  # where external datasets lie; None: $BLOCKLORA_DATA, or data/
+    draws: Sequence[Path] = ()  # files of draws that specs may name by their checksum
+    _backbones: dict[BackboneSpec, Backbone] = field(default_factory=dict)
+    _datasets: dict[str, Dataset] = field(default_factory=dict)
+    _drawn: dict[tuple, Draw] = field(default_factory=dict)
+    _one_prompt: dict[tuple, list[list[str]]] = field(default_factory=dict)
+    _files: RunImages = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.draws = list(self.draws)  # `with_draw` adds to them
+        self._files = RunImages(self.manifests, self.root, self.draws)
+
+    @property
+    def place(self) -> torch.device:
+        """The device that `device` names."""
+        return resolve_device(self.device)
+
+    def backbone(self, spec: BackboneSpec) -> Backbone:
+        if spec not in self._backbones:
+            self._backbones[spec] = load_backbone(spec, self.device)
+        return self._backbones[spec]
+
+    def dataset(self, name: str) -> Dataset:
+        if name not in self._datasets:
+            self._datasets[name] = load_dataset(name, self.manifests, self.root)
+        return self._datasets[name]
+
+    def check(self, spec: RunSpec) -> Inputs:
+        """Return the images that a run reads; find bad input before any training.
+
+        Looked at are method, data, draw, splits, and images that cannot be read: they are left out
+        with spec.skip_unreadable, which decodes every image; otherwise only files that look damaged
+        are decoded, and a DataError names them.
+        """
+        complete(spec.method)
+        checksum = data_checksum((self.dataset(name).manifest for name in spec.sets), self.root)
+        if checksum != spec.data_checksum:
+            raise ValueError(
+                f"the data of {', '.join(spec.sets)} (checksum {checksum[:12]}) are not those of "
+                f"the spec ({spec.data_checksum[:12]}); make the spec again from its profile, or "
+                "restore the data"
+            )
+        self.images(spec)  # before any is read: from here on a change is noticed
+        for name in spec.sets:
+            self._tell_apart(spec, self.dataset(name))
+        for name in spec.evaluate_on:
+            self.dataset(name).labels(spec.split)
+        return self._inputs(spec)
+
+    def one_prompt(self, spec: RunSpec, name: str) -> list[list[str]]:
+        """The classes of a set that the spec's backbone cannot tell apart, as `same_prompts` groups
+        them.
+        """
+        key = (spec.backbone, name, self.dataset(name).prompts)
+        if key not in self._one_prompt:
+            self._one_prompt[key] = same_prompts(self.backbone(spec.backbone), self.dataset(name))
+        return self._one_prompt[key]
+
+    def _tell_apart(self, spec: RunSpec, dataset: Dataset) -> None:
+        """Refuse one's own classes of one prompt; of a published set, whose names are given, warn."""
+        for names in self.one_prompt(spec, dataset.name):
+            told = " and ".join(map(repr, names))
+            if len(names) == 1:
+                what = (
+                    f"class {told} of {dataset.name} is no word to {spec.backbone.name}'s tokenizer"
+                )
+            else:
+                what = f"classes {told} of {dataset.name} have one prompt: only one of them is ever predicted"
+            if dataset.manifest.layout == "folder":
+                raise ValueError(f"{what}; give the class's folder another name")
+            warnings.warn(f"{what}; the record says so (provenance.one_prompt)", stacklevel=2)
+
+    def images(self, spec: RunSpec) -> str | None:
+        """Return a digest of the image files that a run reads, see `RunImages.digest`."""
+        return self._files.digest(spec)
+
+    def check_unchanged(self, spec: RunSpec) -> None:
+        """MachineFailure if data that a run reads are not what they were when this bench looked
+        first.
+        """
+        try:
+            manifests = [self.dataset(name).manifest for name in spec.sets]
+            same = data_checksum(manifests, self.root) == spec.data_checksum
+            path = self._files.changed(spec) if same else f"a list of {', '.join(spec.sets)}"
+        except OSError as error:
+            path = str(error)
+        if path:
+            raise MachineFailure(
+                f"the data of run {spec} changed while it ran ({path}): nothing is stored of it; "
+                "once they stay as they are, the same command goes on from there"
+            )
+
+    def drawn(self, spec: RunSpec) -> Draw:
+        """The few-shot images of a spec that trains; methods share them."""
+        key = (spec.dataset, spec.shots, spec.seed, spec.draw, spec.draw_checksum)
+        if key not in self._drawn:
+            dataset = self.dataset(spec.dataset)
+            self._drawn[key] = draw_of(spec, dataset.listing, dataset.classes, self.draws)
+        return self._drawn[key]
+
+    def _index(self, spec: RunSpec) -> torch.Tensor:
+        """Where the few-shot images stand in the train split, in the order drawn."""
+        rows = self.drawn(spec).train
+        wanted = set(rows)
+        listed = enumerate(self.dataset(spec.dataset).listing["train"])
+        number = {row: i for i, row in listed if row in wanted}
+        return torch.tensor([number[row] for row in rows])
+
+    def _inputs(self, spec: RunSpec) -> Inputs:
+        drawn, index, gone = None, None, {}
+        dataset = self.dataset(spec.dataset)
+        if spec.shots:
+            drawn, index = self.drawn(spec), self._index(spec)
+            faults = self._unreadable(spec, dataset, "train", index)
+            gone[dataset.name] = [dataset.path("train", i) for i in faults]
+            kept = index[[i not in faults for i in index.tolist()]]
+            labels = dataset.labels("train")
+            dataset.refuse_empty("train", labels[index], labels[kept])
+            index = kept
+        evaluated = []
+        for other in map(self.dataset, spec.evaluate_on):
+            faults = self._unreadable(spec, other, spec.split, None)
+            gone.setdefault(other.name, []).extend(other.path(spec.split, i) for i in faults)
+            evaluated.append(other.without(spec.split, faults))
+        unreadable = {name: tuple(sorted(paths)) for name, paths in gone.items() if paths}
+        return Inputs(index, drawn.checksum if drawn else "", tuple(evaluated), unreadable)
+
+    def _unreadable(
+        self, spec: RunSpec, dataset: Dataset, split: str, index: torch.Tensor | None
+    ) -> dict[int, str]:
+        faults = dataset.unreadable(split, index, thorough=spec.skip_unreadable)
+        if not spec.skip_unreadable:
+            dataset.refuse(split, faults)
+        return faults
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads: `index` of the few-shot images in the train split, and the sets as
+    evaluated.
+
+    unreadable: images left out of either, by set, as paths in its folder.
+    """
+
+    index: torch.Tensor | None
+    draw_checksum: str
+    evaluated: tuple[Dataset, ...]
+    unreadable: dict[str, tuple[str, ...]]
+
+
+def with_draw(spec: RunSpec, file: Path, bench: Workbench) -> RunSpec:
+    """Return the spec that trains on the images of a draw's file; the bench remembers the file.
+
+    The seed seeds the rest as before. Errors as `data.draws.import_draw`, and if the shots are not
+    the file's.
+    """
+    if not spec.shots:
+        raise ValueError(
+            f"method {spec.method.name} does not train: it takes no draw; leave {file} out"
+        )
+    dataset = bench.dataset(spec.dataset)
+    drawn = import_draw(file, dataset.listing, dataset.name)
+    check_shots(drawn, spec)
+    bench.draws.append(file)
+    return RunSpec.model_validate(
+        spec.model_dump() | {"draw": "imported", "draw_checksum": drawn.checksum}
+    )

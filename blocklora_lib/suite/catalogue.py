@@ -1,0 +1,129 @@
+"""The notebooks that there are: names, headings, needs, and the indexes of what they exported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.files import holds_none, remove
+from ..core.paths import NOTEBOOKS
+from ..core.plain_data import read_json, read_notebook
+from ..core.schema import near
+
+if TYPE_CHECKING:
+    pass
+from .notebook import VERDICTS
+
+FIELDS = ("Question", "Reproduces", "Runtime", "Needs")  # what every notebook's title cell states
+
+
+def read_indexes(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the finished notebooks' exports and claims, by notebook."""
+    return {
+        path.stem: _read_index(path) for path in sorted((folder / "notebooks").glob("[!.]*.json"))
+    }
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    try:
+        index = read_json(path)
+        for what, more in (("figures", "width"), ("tables", "html")):
+            for entry in index[what]:
+                (
+                    entry["name"],
+                    entry["caption"],
+                    entry[more],
+                    [Path(file) for file in entry["files"]],
+                )
+        for figure in index["figures"]:
+            if not (
+                float(figure["width"]) > 0
+                and any(file.endswith(".png") for file in figure["files"])
+            ):
+                raise ValueError(f"figure {figure['name']} has no size or no PNG")
+        known = {"not resolved", *(word for words in VERDICTS.values() for word in words.values())}
+        for claim in index["claims"]:
+            claim["id"], claim["statement"], claim["evidence"], claim["kind"]
+            if claim["verdict"] not in known:
+                raise ValueError(f"claim {claim['id']} has the verdict {claim['verdict']!r}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(
+            f"{path} is damaged ({what}); delete it, and execute notebook {path.stem} again"
+        ) from None
+    return index
+
+
+def drop_damaged_indexes(folder: Path) -> list[Path]:
+    """Delete the indexes of notebooks that cannot be read, and return them.
+
+    Their executed copies and the report go too: by these the engine sees what it has to make again.
+    """
+    dropped = []
+    for path in sorted((folder / "notebooks").glob("[!.]*.json")):
+        try:
+            _read_index(path)
+        except (ValueError, OSError) as error:
+            if isinstance(error, OSError) and not holds_none(error):
+                raise
+            for stale in (path, path.with_suffix(".ipynb"), folder / "report.html"):
+                remove(stale)
+            dropped.append(path)
+    return dropped
+
+
+def notebook_names(folder: Path = NOTEBOOKS) -> tuple[str, ...]:
+    """Names of all notebooks, in order. A folder without one is an error, not an empty list."""
+    names = tuple(sorted(p.stem for p in folder.glob("[0-9]*.ipynb")))
+    if not names:
+        raise FileNotFoundError(f"no notebook ([0-9]*.ipynb) in {folder}; restore the folder")
+    return names
+
+
+def heading(notebook: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the title cell says: 'Title', and the text after **Question.**, **Reproduces.**,
+    ... by its name.
+    """
+    title, *fields = re.split(
+        r"\*\*(\w+)[.:]\*\*|\*\*(\w+)\*\*[.:]", "".join(notebook["cells"][0]["source"])
+    )
+    names = [a or b for a, b in zip(fields[0::3], fields[1::3], strict=True)]
+    texts = {
+        name: " ".join(text.replace("`", "").split()).rstrip("-* ")
+        for name, text in zip(names, fields[2::3], strict=True)
+    }
+    return {"Title": title.strip().lstrip("# "), **{n: texts.get(n, "") for n in FIELDS}}
+
+
+def notebook_needs(name: str, folder: Path = NOTEBOOKS) -> dict[str, Any]:
+    """Return what a notebook's metadata says of its place in the suite.
+
+    'experiments': grids of runs that it waits for; 'notebooks': notebooks that it reads; 'last': it
+    waits for all others; 'alone': it measures time, so nothing else may run beside it.
+    """
+    about = read_notebook(folder / f"{name}.ipynb")["metadata"].get("blocklora", {})
+    known = {"experiments": [], "notebooks": [], "last": False, "alone": False}
+    for key in about:
+        if key not in known:
+            raise ValueError(
+                f"metadata of notebook {name}: unknown key blocklora.{key}; {near(key, known)}"
+            )
+    for other in about.get("notebooks", []):
+        if not (folder / f"{other}.ipynb").is_file():
+            raise ValueError(
+                f"metadata of notebook {name}: no notebook {other!r} to wait for in {folder}"
+            )
+    return known | about
+
+
+def choose_notebooks(wanted: str = "", folder: Path = NOTEBOOKS) -> tuple[str, ...]:
+    """Return the notebooks named in `wanted` (blanks or commas between them; '' means all), in
+    order.
+    """
+    names, chosen = notebook_names(folder), wanted.replace(",", " ").split()
+    for name in chosen:
+        if name not in names:
+            raise ValueError(f"unknown notebook {name!r}; {near(name, names)}")
+    return tuple(name for name in names if name in chosen) if chosen else names

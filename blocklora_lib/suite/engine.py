@@ -1,0 +1,149 @@
+"""What the Snakefile needs around its rules: groups of the grid, true indexes, one process at a
+time.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from ..core.files import holds_none, remove, same_error, write_whole
+from ..core.plain_data import read_json
+from ..runs.grid import expand
+from ..runs.profile import Profile
+from ..runs.spec import RunSpec
+from ..runs.standing import stands
+
+ALL = "all"  # the group of all methods of a dataset
+
+
+def only_one(folder: Path) -> IO[str]:
+    """Return an open lock on the results folder; OSError if another reproduction works in it.
+
+    The operating system drops the lock with the process, however that ends: nothing is unlocked by
+    hand.
+    """
+    import fcntl
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  held until the process ends
+    except OSError as error:
+        raise same_error(
+            error,
+            f"results folder {folder} cannot be written ({error.strerror or error}); make it "
+            "writable, or choose another one with --config results=FOLDER",
+        ) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN):  # not held: there are no locks
+            print(
+                f"the file system of {folder} has no locks ({error.strerror}): start one "
+                "reproduction in it at a time",
+                file=sys.stderr,
+            )
+            return lock
+        lock.seek(0)
+        raise RuntimeError(
+            f"process {lock.read(20).strip() or 'unknown'} is already reproducing in {folder}; "
+            "wait for it, or end it and call again"
+        ) from None
+    try:
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+    except OSError as error:
+        raise same_error(
+            error, f"{folder / '.lock'} cannot be written ({error.strerror})"
+        ) from None
+    return lock
+
+
+def grid_groups(
+    profile: Profile, experiments: Iterable[str]
+) -> dict[tuple[str, str, str], list[RunSpec]]:
+    """Return (experiment, dataset, method or "all") -> its runs.
+
+    One group is one job: `profile.job` says whether the methods of a dataset share a process. The
+    runs' keys follow from profile, data and weights.
+    """
+    groups = {}
+    for experiment in sorted(experiments):
+        chosen = profile.experiment(experiment)
+        methods = [entry.name for entry in profile.methods_of(chosen)]
+        if profile.job == "dataset":
+            methods = [ALL]
+        for dataset in profile.datasets_of(chosen):
+            for method in methods:
+                name = None if method == ALL else method
+                groups[experiment, dataset, method] = expand(profile, experiment, dataset, name)
+    return groups
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """Return a short hash of what these files say: unlike their dates, it survives a fresh
+    checkout.
+    """
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        total.update(path.name.encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()[:16]
+
+
+def write_index(
+    path: Path, experiment: str, dataset: str | None, method: str | None, specs: Sequence[RunSpec]
+) -> None:
+    """Write a group's index: that each of these runs has a record that stands, done or failed."""
+    names = {"experiment": experiment, "dataset": dataset or ALL, "method": method or ALL}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps({**names, "keys": [spec.key for spec in specs]}) + "\n")
+
+
+def drop_stale_indexes(
+    folder: Path,
+    groups: Mapping[str, Sequence[RunSpec]],
+    keep_old: bool = False,
+    images: Callable[[RunSpec], str | None] = lambda spec: None,
+) -> list[Path]:
+    """Delete each group's index that does not name exactly the runs of the group, or names a record
+    that is gone, damaged, of other images or, unless keep_old, of an earlier state of the library.
+
+    So an edited profile, data bundle, image, checkpoint or library costs exactly the runs that it
+    changed, and no other. images: as `RunImages.digest`, which reads only files that have changed
+    since.
+    """
+    dropped = []
+    for name, specs in groups.items():
+        path = Path(name)
+        if os.path.lexists(path) and not _is_true(path, specs, folder / "runs", keep_old, images):
+            remove(path)
+            dropped.append(path)
+    return dropped
+
+
+def _is_true(
+    path: Path,
+    specs: Sequence[RunSpec],
+    runs: Path,
+    keep_old: bool,
+    images: Callable[[RunSpec], str | None],
+) -> bool:
+    try:
+        listed = read_json(path)["keys"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    except OSError as error:
+        if not holds_none(error):
+            raise
+        return False
+    return listed == [spec.key for spec in specs] and all(
+        stands(runs / f"{spec.key}.json", keep_old, partial(images, spec)) for spec in specs
+    )

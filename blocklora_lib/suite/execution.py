@@ -1,0 +1,105 @@
+"""Execution of one notebook by papermill."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.files import user_path
+from ..core.paths import NOTEBOOKS, ROOT
+from ..data.roots import VARIABLE as DATA_VARIABLE
+from ..runs.profile_files import is_file_name, load_profile
+from ..runs.results import results_folder
+from ..runs.store import RunStore
+from .parameter_cell import check_parameters
+
+if TYPE_CHECKING:
+    pass
+from .catalogue import choose_notebooks
+
+
+class NotebookFailed(RuntimeError):
+    """A cell raised. The message names the notebook, the cell, the error and the executed copy."""
+
+
+def run_notebook(
+    name: str,
+    profile: str = "pocket",
+    parameters: Mapping[str, Any] | None = None,
+    results: str | Path = "",
+    *,
+    verbose: bool = True,
+) -> Path:
+    """Execute notebook `name` through papermill and return its copy,
+    <results>/notebooks/<name>.ipynb.
+
+    Unknown parameters and wrong types are refused first. A failed notebook leaves its copy, up to
+    and with the cell that raised, as <name>.failed.ipynb.
+    """
+    if len(chosen := choose_notebooks(name)) != 1:
+        raise ValueError(f"{name!r} names {len(chosen)} notebooks; name one: {', '.join(chosen)}")
+    (name,) = chosen
+    given = {"profile": profile, "results_dir": str(results), **(parameters or {})}
+    given = check_parameters(NOTEBOOKS / f"{name}.ipynb", given)
+    # paths are of the folder where this was called; the kernel works in another one
+    if is_file_name(given["profile"]):
+        given["profile"] = str(user_path(given["profile"]))
+    if given["results_dir"]:
+        given["results_dir"] = str(user_path(given["results_dir"]))
+    if os.environ.get(DATA_VARIABLE):
+        os.environ[DATA_VARIABLE] = str(user_path(os.environ[DATA_VARIABLE]))
+    folder = results_folder(load_profile(given["profile"]), given["results_dir"]) / "notebooks"
+    RunStore(folder).check_writable()
+    done, failed = folder / f"{name}.ipynb", folder / f"{name}.failed.ipynb"
+
+    import papermill  # slow to import: after all that can be refused has been
+
+    # No network and one thread a process, unless the caller says otherwise: no result may depend on
+    # either.
+    for variable in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "PYDEVD_DISABLE_FILE_VALIDATION"):
+        os.environ.setdefault(variable, "1")
+    os.environ.setdefault(
+        "PYTHONWARNINGS", "ignore:IProgress not found"
+    )  # bars are text here, not widgets
+    start = time.monotonic()
+    if verbose:
+        print(f"notebook {name} (profile {given['profile']}) ...", file=sys.stderr, flush=True)
+    # papermill writes after every cell: the copy gets its name when it is whole
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as place:
+        running = Path(place, done.name)
+        try:
+            papermill.execute_notebook(
+                NOTEBOOKS / f"{name}.ipynb",
+                running,
+                parameters=given,
+                kernel_name="python3",
+                cwd=ROOT,
+                progress_bar=False,
+                start_timeout=300,
+                extra_arguments=["--log-level=ERROR"],
+                stderr_file=sys.stderr if verbose else None,
+            )
+            os.replace(running, done)
+            failed.unlink(missing_ok=True)
+        except papermill.PapermillExecutionError as error:
+            os.replace(running, failed)
+            what = " ".join(str(error.evalue).split())
+            raise NotebookFailed(
+                f"notebook {name}, cell {error.exec_count}: {error.ename}: {what} (executed copy: "
+                f"{failed})"
+            ) from None
+        except KeyError as error:  # NoSuchKernel is one
+            raise NotebookFailed(
+                f"notebook {name} has no kernel to run in: {error}; install it with "
+                f"`{sys.executable} -m ipykernel install --sys-prefix --name python3`"
+            ) from None
+    if verbose:
+        print(
+            f"notebook {name} done in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True
+        )
+    return done

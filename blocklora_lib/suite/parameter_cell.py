@@ -1,0 +1,136 @@
+"""Parameters of notebooks: read from the cell tagged `parameters`, checked by name and type before
+anything runs.
+
+papermill only warns of a parameter that a notebook does not have; a typo would then run with the
+default.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..core.plain_data import parse_yaml, read_notebook
+from ..core.schema import near, short
+
+_INJECTED = "# Parameters\n"  # the first line of the cell that papermill injects
+
+
+def literals(source: str, where: str) -> dict[str, Any]:
+    """Return the assignments of a cell of plain literals, `name = literal` or `name: type =
+    literal`.
+    """
+    values = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue  # a docstring
+        target = (
+            node.target
+            if isinstance(node, ast.AnnAssign)
+            else node.targets[0]
+            if isinstance(node, ast.Assign)
+            else None
+        )
+        if not isinstance(target, ast.Name) or node.value is None:
+            raise ValueError(
+                f"{where}, line {node.lineno}: not `name = literal`; move it to the setup cell"
+            )
+        try:
+            values[target.id] = ast.literal_eval(node.value)
+        except ValueError:
+            raise ValueError(
+                f"{where}: {target.id} is not a plain literal; move it to the setup cell"
+            ) from None
+    return values
+
+
+def known_parameters(notebook: Path) -> dict[str, Any]:
+    """Return name -> default of the notebook's parameters."""
+    if not notebook.is_file():
+        known = sorted(p.stem for p in notebook.parent.glob("[0-9]*.ipynb"))
+        raise FileNotFoundError(f"unknown notebook {notebook.stem!r}; {near(notebook.stem, known)}")
+    tagged = [
+        c for c in read_notebook(notebook)["cells"] if "parameters" in c["metadata"].get("tags", [])
+    ]
+    if len(tagged) != 1:
+        raise ValueError(
+            f"{notebook.name} has {len(tagged)} cells tagged 'parameters'; it must have exactly one"
+        )
+    return literals("".join(tagged[0]["source"]), f"{notebook.name}, parameters cell")
+
+
+def check_parameters(
+    notebook: Path, given: Mapping[str, Any], typed: bool = False
+) -> dict[str, Any]:
+    """Return the given values; refuse unknown names, wrong types, numbers not finite or not
+    positive.
+
+    Text is read as YAML where the default is no text, unless the values are `typed`, as in a
+    notebook's cell.
+    """
+    known = known_parameters(notebook)
+    checked = {}
+    for name, value in given.items():
+        if name not in known:
+            raise ValueError(f"{notebook.stem} has no parameter {name!r}; {near(name, known)}")
+        default, where = known[name], f"{notebook.stem}: {name}={short(value)}"
+        if isinstance(value, str) and not isinstance(default, str) and not typed:
+            value = parse_yaml(value, where)
+        least = 0 if name == "seed" else 1
+        checked[name] = _of_type(value, default, where, least)
+    return checked
+
+
+def _of_type(value: Any, default: Any, where: str, least: int) -> Any:
+    if default is None:
+        return value
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = _as_float(value, where)
+    if isinstance(default, (list, tuple)) and isinstance(value, (list, tuple)):
+        alike = len({type(entry) for entry in default}) <= 1
+        if not alike and len(value) != len(default):
+            raise ValueError(f"{where} must have {len(default)} entries, as in {default!r}")
+        if default and not value:
+            raise ValueError(f"{where} has no entry; give at least one, as in {default!r}")
+        if default:
+            samples = [default[0]] * len(value) if alike else default
+            value = [
+                _of_type(entry, sample, f"{where}, entry {short(entry)}", least)
+                for entry, sample in zip(value, samples, strict=True)
+            ]
+        return type(default)(value)
+    if type(value) is not type(default):
+        raise ValueError(
+            f"{where} must be {type(default).__name__}, as in {default!r}; it is "
+            f"{type(value).__name__}"
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} is no finite number; give one such as {default!r}")
+    if type(value) is int and not least <= value < 2**63:
+        raise ValueError(
+            f"{where} must be a whole number from {least} to 2**63 - 1, such as {default!r}"
+        )
+    if isinstance(value, float) and default > 0 >= value:
+        raise ValueError(f"{where} must be above 0, such as {default!r}")
+    return value
+
+
+def _as_float(value: int, where: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{where} is too large a number") from None
+
+
+def injected_parameters() -> dict[str, Any]:
+    """Return what papermill injected into the running notebook: so plain `papermill` refuses typos
+    too.
+    """
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    cells = shell.user_ns.get("In", []) if shell is not None else []
+    injected = [source for source in cells if source.startswith(_INJECTED)]
+    return literals(injected[-1], "injected parameters") if injected else {}

@@ -1,0 +1,258 @@
+"""One HTML file that opens without a network: figures, tables, claims, executed notebooks and where
+they come from.
+
+It reads what the notebooks exported and the records; it computes nothing, and never imports torch.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import nbformat
+from markupsafe import Markup, escape
+
+from .. import __version__
+from ..core.files import read_bytes, read_text, write_whole
+from ..core.paths import NOTEBOOKS, POCKET_MODEL, PROFILES
+from ..core.plain_data import read_json, read_notebook
+from ..data.manifest_files import load_manifest, manifest_names
+from ..display.mathml import MathMLExporter, highlight_css, inline_mathml
+from ..runs.profile import Profile
+from ..runs.profile_files import load_profile, profile_files
+from ..runs.record import RunRecord
+from ..runs.results import results_folder
+from ..runs.standing import remarks
+from ..runs.store import DamagedRecord, RunStore
+from .catalogue import heading, notebook_names, read_indexes
+from .notebook import profile_note
+
+KEY_FIGURE = ("00_overview", "key_figure")
+SCOREBOARD = "12_claims"  # the notebook that writes claims.json
+BADGES = {"confirmed": "good", "confirmed on pocket only": "good", "contradicted": "bad"}
+BADGES |= {"holds": "good", "reproduced": "good", "fails": "bad", "not reproduced": "bad"}
+BADGES |= {"not resolved": "none", "not run": "none"}
+PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "papermill", "snakemake")
+
+
+def write_report(profile: str, results: str | Path = "") -> tuple[Path, list[DamagedRecord]]:
+    """Write results/<profile>/report.html from what is there; return its path, and the records it
+    lacks.
+    """
+    settings = load_profile(profile)
+    folder = results_folder(settings, results)
+    records, damaged = RunStore(folder / "runs").read()
+    text = render_report(settings, folder, records, damaged)
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_whole(folder / "report.html", text), damaged
+
+
+def render_report(
+    profile: Profile, folder: Path, records: list[RunRecord], damaged: Sequence[DamagedRecord] = ()
+) -> str:
+    """Return the report's HTML."""
+    indexes = read_indexes(folder)
+    notebooks = [
+        _notebook(name, indexes[name], folder) for name in notebook_names() if name in indexes
+    ]
+    scoreboard = _scoreboard(folder)
+    claims = [
+        claim | {"notebook": n["name"], "badge": BADGES[claim["verdict"]]}
+        for n in notebooks
+        for claim in n["claims"]
+        if not (scoreboard and n["name"] == SCOREBOARD)  # its claims are the scoreboard itself
+    ]
+    keys = [f for n in notebooks for f in n["figures"] if (n["name"], f["name"]) == KEY_FIGURE]
+    for n in notebooks:  # the key figure stands at the top, not twice
+        n["figures"] = [f for f in n["figures"] if f not in keys]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("blocklora_lib.suite"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["math"] = lambda text: Markup(inline_mathml(str(escape(text))))
+    return environment.get_template("report.html.j2").render(
+        profile=profile,
+        note=profile_note(profile),
+        key=keys[0] if keys else None,
+        claims=claims,
+        scoreboard=scoreboard,
+        notebooks=notebooks,
+        facts=_facts(records, scoreboard or claims),
+        failures=_failures(folder),
+        remarks=[*map(str, damaged), *remarks(records, "the runs")],
+        provenance=_provenance(profile, records, folder),
+        data=_manifests(profile),
+        profile_yaml=_profile_yaml(profile),
+        version=__version__,
+        pygments=Markup(highlight_css()),
+        made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+    )
+
+
+def _notebook(name: str, index: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    number = name.split("_")[0].lstrip("0") or "0"
+    figures = []
+    for i, f in enumerate(index["figures"], 1):
+        png = next(file for file in f["files"] if file.endswith(".png"))
+        data = base64.b64encode(read_bytes(folder / png)).decode()
+        figures.append(
+            f
+            | {
+                "id": f"{name}-{f['name']}",
+                "label": f"Figure {number}.{i}",
+                "links": _links(f["files"]),
+                "src": f"data:image/png;base64,{data}",
+                "pixels": round(110 * f["width"]),
+            }
+        )
+    tables = [
+        t
+        | {
+            "label": f"Table {number}.{i}",
+            "links": _links(t["files"]),
+            "html": Markup(inline_mathml(t["html"])),
+        }
+        for i, t in enumerate(index["tables"], 1)
+    ]
+    copy = folder / "notebooks" / f"{name}.ipynb"
+    source = _node(copy if copy.is_file() else NOTEBOOKS / f"{name}.ipynb")
+    return {
+        "name": name,
+        "heading": heading(source),
+        "figures": figures,
+        "tables": tables,
+        "claims": index["claims"],
+        "body": Markup(notebook_html(source)),
+    }
+
+
+def notebook_html(notebook: nbformat.NotebookNode) -> str:
+    """Return the notebook as HTML for one section of the page: headings below the page's own,
+    mathematics as MathML.
+    """
+    body, _ = MathMLExporter().from_notebook_node(notebook)
+    body = re.sub(r"<(/?)h([1-4])\b", lambda m: f"<{m[1]}h{min(int(m[2]) + 2, 6)}", body)
+    return re.sub(
+        r'(<h[3-6]) id="[^"]*"', r"\1", body
+    )  # two notebooks may have headings of the same name
+
+
+def _node(path: Path) -> nbformat.NotebookNode:
+    """A notebook as nbconvert takes it, its texts in one piece; ValueError with the path if it is
+    damaged.
+    """
+    read_notebook(path)
+    return nbformat.reads(read_text(path), as_version=4)
+
+
+def _links(files: list[str]) -> list[tuple[str, str]]:
+    return [(Path(file).suffix[1:].upper().replace("TEX", "LaTeX"), file) for file in files]
+
+
+def _scoreboard(folder: Path) -> list[dict[str, str]]:
+    path = folder / "claims.json"
+    try:
+        rows = read_json(path)["claims"] if path.is_file() else []
+        return [
+            {name: row[name] for name in ("id", "claim", "verdict", "evidence")}
+            | {"badge": BADGES[row["verdict"]], "notebook": row["cell"].partition(".ipynb")[0]}
+            for row in rows
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(
+            f"{path} is damaged ({what}); delete it and execute notebook {SCOREBOARD} again"
+        ) from None
+
+
+def _facts(records: list[RunRecord], claims: list[dict]) -> list[tuple[str, str]]:
+    done = [r for r in records if r.status == "done"]
+    seconds = sum(sum(r.cost.seconds.values()) for r in done if r.cost)
+    good = sum(claim["badge"] == "good" for claim in claims)
+    checked = sum(claim["badge"] != "none" for claim in claims)
+    facts = [
+        (f"{len(done):,}", "finished runs"),
+        (f"{len({r.spec.dataset for r in done})}", "datasets"),
+        (
+            f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h",
+            "of computing",
+        ),
+        (f"{good} of {checked}", "judged claims hold"),
+    ]
+    failed = len(records) - len(done)
+    return [*facts, (f"{failed:,}", "failed runs")] if failed else facts
+
+
+def _failures(folder: Path) -> list[dict[str, str]]:
+    found = []
+    for path in sorted((folder / "notebooks").glob("*.failed.ipynb")):
+        cells = _node(path).cells
+        errors = [o for c in cells for o in c.get("outputs", []) if o.output_type == "error"]
+        error = f"{errors[0].ename}: {errors[0].evalue}" if errors else "it was interrupted"
+        found.append({"name": path.name.removesuffix(".failed.ipynb"), "error": error})
+    return found
+
+
+def _provenance(profile: Profile, records: list[RunRecord], folder: Path) -> list[tuple[str, Any]]:
+    def seen(key: str) -> str:
+        values = {
+            json.dumps(r.provenance.get(key), sort_keys=True)
+            for r in records
+            if r.provenance.get(key)
+        }
+        return ", ".join(sorted(str(json.loads(v)) for v in values)) or "–"
+
+    checksums = sorted({r.spec.backbone.checksum for r in records} - {""})
+    card = POCKET_MODEL / "README.md"
+    backbone = (
+        f"{profile.backbone.name} ({profile.backbone.pretrained}, {profile.backbone.precision})"
+    )
+    if profile.backbone.pretrained == "bundled" and card.is_file():
+        backbone = Markup('{} (<a href="{}">model card</a>)').format(
+            backbone, os.path.relpath(card, folder)
+        )
+    return [
+        ("Backbone", backbone),
+        ("Weights (SHA-256)", ", ".join(checksums) or "–"),
+        ("Git revision of the runs", seen("git_revision")),
+        ("Device", seen("device")),
+        ("Threads", seen("threads")),
+        (
+            "Versions of this report",
+            ", ".join([f"python {platform.python_version()}", *map(_version, PACKAGES)]),
+        ),
+        (
+            "Seeds, shots",
+            f"{', '.join(map(str, profile.seeds))}; {', '.join(map(str, profile.shots))}",
+        ),
+    ]
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"{package} –"
+
+
+def _manifests(profile: Profile) -> list[Any]:
+    known = manifest_names()
+    return [load_manifest(name) for name in (*profile.datasets, *profile.variants) if name in known]
+
+
+def _profile_yaml(profile: Profile) -> str:
+    if not (PROFILES / f"{profile.name}.yaml").is_file():
+        return ""
+    return "\n".join(read_text(path) for path in profile_files(profile.name))

@@ -1,0 +1,70 @@
+"""`make reproduce` and `blocklora reproduce`: start the engine, Snakemake, and say where the report
+is.
+
+What a person gave, paths above all, reaches the engine as absolute paths, each one word.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..core.files import user_path
+from ..core.paths import ROOT
+from ..runs.profile_files import is_file_name, load_profile
+
+
+def reproduce(
+    profile: str = "pocket", notebooks: str = "", jobs: int = 0, results: str | Path = ""
+) -> int:
+    """Run grid, notebooks and report of a profile; return the engine's exit code, 0 if all is well.
+
+    jobs: how many at a time; 0 for one a core. results: the folder, results/<profile> if empty.
+    """
+    settings = load_profile(profile)
+    given = {"quiet": 1, "profile": str(user_path(profile)) if is_file_name(profile) else profile}
+    given["notebooks"] = notebooks
+    folder = settings.results
+    if str(results):
+        folder = user_path(results)
+        given["results"] = str(folder)
+    home = ROOT  # of the engine's own notes
+    if not os.access(ROOT, os.W_OK):
+        given["results"] = str(folder)
+        home = folder
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--directory", str(home), "--cores", str(jobs or _cores()), "--keep-going"]
+    command += ["--rerun-incomplete", "--nolock", "--quiet", "host", "--config"]
+    command += [f"{key}={value}" for key, value in given.items()]
+    with subprocess.Popen(command) as engine:
+        try:
+            code = engine.wait()
+        except KeyboardInterrupt:  # the engine got it too, and ends its jobs
+            engine.wait()
+            return 130
+    if code == 0:
+        print(f"done: open {_shown(folder / 'report.html')}")
+    return code if code >= 0 else 128 - code
+
+
+def as_typed(entries: Iterable[str] | None) -> dict[str, str]:
+    """Return the values of Snakemake's --config, `key=value` each, as they were typed.
+
+    Snakemake itself reads them as numbers or YAML: of `a #b` only `a` is left, `a: b` becomes a
+    mapping, and 007 is 7. Quotes around a whole value are taken away, as it does.
+    """
+    pairs = (entry.split("=", 1) for entry in entries or () if "=" in entry)
+    return {key: re.sub(r"^(['\"])(.*)\1$", r"\2", value, flags=re.DOTALL) for key, value in pairs}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _shown(path: Path) -> str:
+    """The path as one would type it here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -1,0 +1,193 @@
+"""What ends the equality of the B_i, or of Block-LoRA and its collapsed form: hooks and altered
+adapters.
+
+Each hook acts on every adapter of a set, between backward and step (`before_update` of a `Learner`)
+or after the step (`after_update`). B is (n, d_out, b) in Block-LoRA and (d_out, b) in the collapsed
+form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ..adapters.attach import AdapterSet
+from ..adapters.updates import Adapter, BlockLoRA
+from ..core.seeding import generator
+from .trajectories import Hook, Task, split_parameters
+
+
+def block_rates(factors: Sequence[float]) -> dict[str, Hook]:
+    """Give block i factors[i] times the learning rate: its move is scaled after the step."""
+    before: dict[int, Tensor] = {}
+
+    def remember(adapters: AdapterSet, step: int) -> None:
+        before.update({id(up): up.detach().clone() for up in split_parameters(adapters)[1]})
+
+    def scale(adapters: AdapterSet, step: int) -> None:
+        for up in split_parameters(adapters)[1]:
+            rates = torch.tensor(factors, dtype=up.dtype, device=up.device).view(-1, 1, 1)
+            up.copy_(before[id(up)] + rates * (up - before[id(up)]))
+
+    return {"before_update": remember, "after_update": scale}
+
+
+def block_noise(size: float, n_blocks: int, seed: int) -> dict[str, Hook]:
+    """Add noise to the gradient of each B_i, as differential privacy does; to that of one B, their
+    mean.
+    """
+
+    def add(adapters: AdapterSet, step: int) -> None:
+        draw = generator(seed, f"noise/{step}")
+        for up in split_parameters(adapters)[1]:
+            noise = torch.randn(n_blocks, *up.shape[-2:], generator=draw, dtype=up.dtype).to(
+                up.device
+            )
+            up.grad += size * (noise if up.dim() == 3 else noise.mean(0))
+
+    return {"before_update": add}
+
+
+def clip(
+    threshold: float, weight_of_b: float = 1.0, noted: list[tuple[float, float]] | None = None
+) -> dict[str, Hook]:
+    """Clip by the global norm, ‖g‖² = Σ ‖g_A‖² + weight_of_b Σ ‖g_B‖²; `noted` collects the two
+    sums.
+
+    Block-LoRA counts each ‖g_B‖² n times. Only weight_of_b = n makes the collapsed form do the
+    same.
+    """
+
+    def act(adapters: AdapterSet, step: int) -> None:
+        down, up = (
+            sum(p.grad.square().sum() for p in group) for group in split_parameters(adapters)
+        )
+        if noted is not None:
+            noted.append((float(down), float(up)))
+        norm = (down + weight_of_b * up).sqrt()
+        for parameter in adapters.parameters():
+            parameter.grad *= torch.clamp(threshold / norm, max=1.0)
+
+    return {"before_update": act}
+
+
+def clip_tensors(threshold_a: float, threshold_b: float) -> dict[str, Hook]:
+    """Clip the gradient of each tensor by its own norm; the stacked B_i are one tensor, of norm √n
+    ‖g_B‖.
+    """
+
+    def act(adapters: AdapterSet, step: int) -> None:
+        for group, threshold in zip(
+            split_parameters(adapters), (threshold_a, threshold_b), strict=True
+        ):
+            for parameter in group:
+                parameter.grad *= torch.clamp(threshold / parameter.grad.norm(), max=1.0)
+
+    return {"before_update": act}
+
+
+def norm_scaled() -> dict[str, Hook]:
+    """Scale each tensor's gradient to the tensor's norm, ‖p‖ / ‖g‖, as LARS does."""
+
+    def act(adapters: AdapterSet, step: int) -> None:
+        for parameter in adapters.parameters():
+            parameter.grad *= parameter.detach().norm() / parameter.grad.norm()
+
+    return {"before_update": act}
+
+
+def orthogonalised() -> dict[str, Hook]:
+    """Replace each matrix of gradients G = U Σ Vᵀ by U Vᵀ, as Muon does (there by an iteration)."""
+
+    def act(adapters: AdapterSet, step: int) -> None:
+        for parameter in adapters.parameters():
+            u, _, v = torch.linalg.svd(parameter.grad, full_matrices=False)
+            parameter.grad.copy_(u @ v)
+
+    return {"before_update": act}
+
+
+def rounded_parameters(
+    dtype: torch.dtype, stochastic: bool = False, seed: int = 1
+) -> dict[str, Hook]:
+    """Keep all parameters on the grid of `dtype`: round after each step, to the nearest or at
+    random.
+    """
+
+    def act(adapters: AdapterSet, step: int) -> None:
+        draw = generator(seed, f"rounding/{step}")
+        for parameter in adapters.parameters():
+            if stochastic:  # nearest, after noise that is uniform within one unit in the last place
+                unit = torch.finfo(dtype).eps * 2.0 ** parameter.abs().log2().floor().clamp(
+                    min=-126
+                )
+                noise = torch.rand(parameter.shape, generator=draw, dtype=parameter.dtype) - 0.5
+                parameter += unit * noise.to(unit.device)
+            parameter.copy_(parameter.to(dtype))
+
+    return {"after_update": act}
+
+
+class DroppedBlocks(BlockLoRA):
+    """Block-LoRA whose B_i are dropped one by one, each with probability 1/2: Σ 2 m_i B_i."""
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        if not self.training:
+            return super().factors()
+        kept = torch.randint(0, 2, (len(self.B), 1, 1)).to(self.B)
+        return self.A_s, (2 * kept * self.B).sum(0)
+
+
+class NonlinearAdapter(Adapter):
+    """x ↦ s Σ_i tanh(c_i x A_s) B_i: a nonlinearity between down- and up-projection; c_i = 1 unless
+    given.
+    """
+
+    gains: tuple[float, ...] = ()
+
+    def _update(self, x: Tensor) -> Tensor:
+        down = self.A_s if hasattr(self, "A_s") else self.A
+        ups = self.B if self.B.dim() == 3 else self.B[None]
+        gains = self.gains or (1.0,) * len(ups)
+        hidden = nn.functional.linear(x, down)
+        return self.scale * sum(
+            torch.tanh(c * hidden) @ up.T for c, up in zip(gains, ups, strict=True)
+        )
+
+    def delta_weight(self) -> Tensor:
+        """Return what takes the place of ΔW: the answers to the d_in unit inputs, (d_out, d_in)."""
+        return self._update(torch.eye(self.d_in, dtype=self.B.dtype, device=self.B.device)).T
+
+
+class NonlinearEqual(NonlinearAdapter):
+    """All blocks share one nonlinearity."""
+
+
+class NonlinearUnequal(NonlinearAdapter):
+    """Each of three blocks has a nonlinearity of its own."""
+
+    gains = (0.5, 1.0, 1.5)
+
+
+def altered(task: Task, kind: type[Adapter]) -> Task:
+    """Return the task with adapters of another class, which has the same parameters."""
+
+    def attach(*args) -> AdapterSet:
+        adapters = task.attach(*args)
+        for adapter in adapters.adapters.values():
+            adapter.__class__ = kind
+        return adapters
+
+    return replace(task, attach=attach)
+
+
+def quantise(values: Tensor, bits: int, draw: torch.Generator | None = None) -> Tensor:
+    """Round to 2^bits - 1 even levels in ±max|values|; with `draw`, after dither one step wide."""
+    step = values.abs().max() / (2 ** (bits - 1) - 1)
+    dither = torch.tensor(0.0)
+    if draw is not None:
+        dither = torch.rand(values.shape, generator=draw, dtype=values.dtype) - 0.5
+    return step * torch.round(values / step + dither.to(values.device))

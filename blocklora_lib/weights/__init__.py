@@ -1,0 +1,5 @@
+"""Where a backbone's weights come from: settings that name them, files, tags, downloads,
+checkpoints.
+
+Knows core and data.
+"""

@@ -1,0 +1,34 @@
+"""Which CLIP a run uses, as settings. No torch."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
+
+from ..core.schema import Strict
+
+
+def _digest(value: Any) -> Any:
+    """Small letters, as hashlib writes them; ValueError for a shortened or other text."""
+    if not isinstance(value, str):
+        return value
+    if value and not re.fullmatch(r"[0-9a-fA-F]{64}", value):
+        raise ValueError(
+            f"{value!r} is no SHA-256: give all 64 digits, as `blocklora weights find` prints them"
+        )
+    return value.lower()
+
+
+class BackboneSpec(Strict):
+    """Which CLIP. `pretrained`: 'bundled' (the project's PocketCLIP), a tag of open_clip, the path
+    of a checkpoint or of a folder that holds one, or 'none' (random weights, always the same ones).
+    """
+
+    name: str
+    pretrained: str
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    # SHA-256 of the weights (before them the config beside the file); '' only for a tag, whose file
+    # the record's provenance names
+    checksum: Annotated[str, BeforeValidator(_digest)] = ""

@@ -1,0 +1,67 @@
+"""Intervals and paired tests against scipy's own."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import stats
+
+from blocklora_lib.analysis.intervals import mean_interval, paired_difference
+
+values = st.lists(st.floats(0, 1, width=32), min_size=2, max_size=30)
+
+
+@given(values, st.sampled_from([0.5, 0.9, 0.95, 0.99]))
+def test_interval_is_scipys(sample, confidence):
+    assume(max(sample) - min(sample) > 1e-6)
+    ours = mean_interval(sample, confidence)
+    theirs = stats.ttest_1samp(sample, 0.0).confidence_interval(confidence)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=1e-9, abs=1e-12)
+    assert ours.mean == pytest.approx(sum(sample) / len(sample))
+    assert ours.n == len(sample)
+
+
+def test_one_seed_has_no_interval():
+    ours = mean_interval([0.5])
+    assert (ours.mean, ours.n) == (0.5, 1)
+    assert all(math.isnan(x) for x in (ours.low, ours.high, ours.half_width))
+
+
+@given(
+    values.flatmap(
+        lambda a: st.tuples(
+            st.just(a), st.lists(st.floats(0, 1, width=32), min_size=len(a), max_size=len(a))
+        )
+    )
+)
+def test_paired_difference_is_scipys(pair):
+    a, b = pair
+    differences = [x - y for x, y in zip(a, b, strict=True)]
+    assume(max(differences) - min(differences) > 1e-6)
+    ours, theirs = paired_difference(a, b), stats.ttest_rel(a, b)
+    assert ours.p_value == pytest.approx(theirs.pvalue, rel=1e-6, abs=1e-12)
+    interval = theirs.confidence_interval(0.95)
+    assert (ours.low, ours.high) == pytest.approx(
+        (interval.low, interval.high), rel=1e-9, abs=1e-12
+    )
+
+
+def test_paired_difference_of_one_pair_and_of_equal_pairs():
+    assert math.isnan(paired_difference([0.5], [0.4]).p_value)
+    assert paired_difference([0.5, 0.25], [0.5, 0.25]).p_value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: mean_interval([]), "no values"),
+        (lambda: mean_interval([1.0, 2.0], 95), "confidence=95"),
+        (lambda: paired_difference([1.0], [1.0, 2.0]), "cannot be paired"),
+    ],
+)
+def test_bad_input_is_named(call, says):
+    with pytest.raises(ValueError, match=says):
+        call()

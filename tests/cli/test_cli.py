@@ -1,0 +1,269 @@
+"""The command line: thin, quick to start, one sentence for what the user did wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import profile_facts
+from typer.testing import CliRunner
+
+from blocklora_lib.cli.app import app, parameters
+from blocklora_lib.learning.loop import TrainingDiverged
+from blocklora_lib.runs import execute as experiment
+from blocklora_lib.runs import grid as grids
+from blocklora_lib.runs import images as run_images
+
+ROOT = str(Path(__file__).parents[2])
+
+
+@pytest.fixture
+def blocklora(tmp_path, tiny_clip, manifests, monkeypatch):
+    """Call `blocklora ARGS` on the tiny profile and data; returns (exit code, stdout, stderr)."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(profile_facts(tiny_clip)))
+    make, expand, images = grids.make_spec, grids.expand, run_images.RunImages
+    monkeypatch.setattr(run_images, "RunImages", lambda: images(manifests))
+    monkeypatch.setattr(
+        grids, "make_spec", lambda *a, **k: make(*a, **k | {"manifests": manifests})
+    )
+    monkeypatch.setattr(grids, "expand", lambda *a, **k: expand(*a, manifests=manifests, **k))
+    bench = experiment.Workbench
+    monkeypatch.setattr(experiment, "Workbench", lambda device: bench(device, manifests))
+
+    def call(command, *arguments):
+        given = [
+            command,
+            "--profile",
+            str(path),
+            "--results",
+            str(tmp_path / "results"),
+            "--device",
+            "cpu",
+        ]
+        result = CliRunner().invoke(app, [*given, *arguments])
+        return result.exit_code, result.stdout, result.stderr
+
+    return call
+
+
+def test_help_is_quick_and_imports_no_torch():
+    code = (
+        "import sys; from blocklora_lib.cli import app;assert not {'torch', 'pandas', 'open_clip'} "
+        "& set(sys.modules)"
+    )
+    start = time.monotonic()
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": ROOT}
+    )
+    assert time.monotonic() - start < 5  # usually 0.2 s
+    assert CliRunner().invoke(app, ["--help"]).exit_code == 0
+
+
+def test_run_writes_one_record_and_shows_it_again(blocklora, tmp_path):
+    for _ in range(2):
+        code, out, _ = blocklora(
+            "run", "--dataset", "dots", "--method", "lora", "--shots", "1", "--seed", "1"
+        )
+        assert code == 0
+        assert "dots lora(2) shots=1 seed=1: dots " in out
+    assert len(list((tmp_path / "results" / "runs").glob("*.json"))) == 1
+
+
+def test_grid_lists_runs_resumes_and_shows_how_far_it_is(blocklora, tmp_path):
+    code, out, _ = blocklora("grid", "--dataset", "dots", "--list")
+    assert (code, out.splitlines()[-1]) == (0, "0 done, 13 missing, 0 failed")
+    code, out, _ = blocklora("grid", "--dataset", "dots", "--method", "lora")
+    assert code == 0
+    assert out.splitlines()[0].startswith("[1/4] dots lora(2) shots=1 seed=1: dots ")
+    assert " left" in out.splitlines()[0]
+    code, out, _ = blocklora("grid", "--dataset", "dots", "--method", "lora")
+    assert (code, out.strip()) == (0, "4 of 4 runs are already done")
+    code, out, _ = blocklora("grid", "--dataset", "dots", "--list")
+    assert out.splitlines()[-1] == "4 done, 9 missing, 0 failed"
+
+
+def test_grid_counts_a_run_of_two_experiments_once(blocklora, tmp_path):
+    facts = yaml.safe_load((tmp_path / "tiny.yaml").read_text())
+    facts["experiments"]["again"] = {
+        "methods": ["lora"],
+        "shots": [2, 4],
+    }  # 2 shots are few_shot's too
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(facts))
+    counts = {}
+    for name in ("few_shot", "again", "all"):
+        _, out, _ = blocklora("grid", "--experiment", name, "--list")
+        counts[name] = int(out.splitlines()[-1].split(" done, ")[1].split()[0])
+    assert counts == {"few_shot": 26, "again": 8, "all": 26 + 4}
+
+
+def test_a_run_trains_on_the_images_that_a_file_names(blocklora, tmp_path, manifests):
+    from blocklora_lib.data.dataset import load_dataset
+    from blocklora_lib.data.draw import make_draw
+    from blocklora_lib.data.draw_files import export_draw
+    from blocklora_lib.runs.store import RunStore
+
+    drawn = make_draw("dots", load_dataset("dots", manifests).listing, 1, 3, "nested")
+    export_draw(drawn, tmp_path / "draw.json")
+    words = ["run", "--dataset", "dots", "--method", "lora", "--draw", str(tmp_path / "draw.json")]
+    assert blocklora(*words, "--shots", "1")[0] == 0
+    (record,) = RunStore(tmp_path / "results" / "runs").records()
+    assert (record.spec.draw, record.spec.draw_checksum) == ("imported", drawn.checksum)
+    code, _, err = blocklora(*words, "--shots", "2")
+    assert (code, "has 1 shots, the run 2" in err) == (2, True)
+
+
+def test_runs_that_leave_unreadable_images_out_are_runs_of_their_own(blocklora, tmp_path):
+    from blocklora_lib.runs.store import RunStore
+
+    words = ["grid", "--dataset", "dots", "--method", "zero_shot"]
+    for more in ([], ["--skip-unreadable"]):
+        assert blocklora(*words, *more)[0] == 0
+    records = RunStore(tmp_path / "results" / "runs").records()
+    assert sorted(record.spec.skip_unreadable for record in records) == [False, True]
+
+
+def test_grid_with_failures_lists_them_and_exits_non_zero(blocklora, monkeypatch):
+    from blocklora_lib.methods import lora
+
+    fit = lora.Method.fit
+
+    def broken(self, context):
+        if context.seed == 2:
+            raise TrainingDiverged(1, 3, 9.0, 0.1, "seed two is cursed")
+        return fit(self, context)
+
+    monkeypatch.setattr(lora.Method, "fit", broken)
+    for _ in range(2):  # the second time the failures are only read
+        code, _, err = blocklora("grid", "--dataset", "dots", "--method", "lora")
+        assert code == 1
+        assert "2 of 4 runs failed" in err
+        assert (
+            "dots lora(2) shots=1 seed=2: training diverged at step 1 of 3: seed two is cursed"
+            in err
+        )
+    assert (
+        blocklora("grid", "--dataset", "dots", "--list")[1].splitlines()[-1]
+        == "2 done, 9 missing, 2 failed"
+    )
+    assert (
+        blocklora("run", "--dataset", "dots", "--method", "lora", "--shots", "1", "--seed", "2")[0]
+        == 1
+    )
+    monkeypatch.setattr(lora.Method, "fit", fit)
+    assert blocklora("grid", "--dataset", "dots", "--method", "lora", "--retry-failed")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (
+            RuntimeError("CUDA error: device lost"),
+            75,
+            "RuntimeError: CUDA error: device lost; nothing is stored",
+        ),
+        (KeyboardInterrupt(), 130, ""),
+        (SystemExit(9), 9, ""),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_stops_a_grid_has_an_exit_code_of_its_own_and_what_is_finished_stays(
+    blocklora, tmp_path, monkeypatch, error, code, says
+):
+    from blocklora_lib.methods import lora
+
+    fit = lora.Method.fit
+
+    def broken(self, context):
+        if context.seed == 2:
+            raise error
+        return fit(self, context)
+
+    monkeypatch.setattr(lora.Method, "fit", broken)
+    index, arguments = tmp_path / "index.json", ("grid", "--dataset", "dots", "--method", "lora")
+    found, _, err = blocklora(*arguments, "--index", str(index))
+    assert found == code
+    assert says in err
+    assert "Traceback" not in err
+    assert not index.exists()
+    assert len(list((tmp_path / "results" / "runs").glob("*.json"))) == 1
+    monkeypatch.setattr(lora.Method, "fit", fit)
+    found, out, _ = blocklora(*arguments, "--index", str(index))
+    assert found == 0
+    assert "1 of 4 runs are already done" in out
+    keys = json.loads(index.read_text())["keys"]
+    assert sorted(keys) == sorted(
+        path.stem for path in (tmp_path / "results" / "runs").glob("*.json")
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "--dataset", "dot", "--method", "lora"], "did you mean 'dots'"),
+        (["run", "--dataset", "dots", "--method", "lorax"], "did you mean 'lora'"),
+        (["run", "--dataset", "dots", "--method", "lora", "--shots", "9"], "use at most 6 shots"),
+        (["grid", "--experiment", "few-shot"], "did you mean 'few_shot'"),
+        (["grid", "--method", "nothing"], "unknown method 'nothing'"),
+    ],
+)
+def test_what_the_user_did_wrong_is_one_sentence(blocklora, arguments, says):
+    code, _, err = blocklora(*arguments)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert says in err
+    assert len(err.splitlines()) == 1
+
+
+def test_an_unwritable_results_folder_is_one_sentence(blocklora, tmp_path):
+    (tmp_path / "results").write_text("a file")
+    for command in (["grid"], ["run", "--dataset", "dots", "--method", "lora"]):
+        code, _, err = blocklora(*command)
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert "cannot be written" in err
+
+
+def test_notebook_parameters_are_read_in_papermills_way():
+    assert parameters(["-p", "shots", "4", "-p", "name", "a b"]) == {"shots": "4", "name": "a b"}
+    for words in (["-p", "shots"], ["shots", "4", "5"], ["-p", "a", "1", "--x"]):
+        with pytest.raises(ValueError, match="written -p NAME VALUE"):
+            parameters(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["run", "--dataset", "chess", "--method", "lora", "--shots", "0"],
+            "shots=0: lora is trained",
+        ),
+        (["run", "--dataset", "my_pets", "--method", "lora"], "unknown dataset 'my_pets'"),
+        (["grid", "--list", "--tflops", "nan"], "--tflops nan is no rate"),
+        (["grid", "--list", "--tflops=-1"], "--tflops -1 is no rate"),
+        (["grid", "--experiment", "gone", "--tflops=0"], "--tflops 0 is no rate"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(tmp_path, words, told):
+    """shots 0 gave pydantic's report; one's own missing folder the advice to download it."""
+    given = ["--profile", "smoke", "--results", str(tmp_path / "results")]
+    done = CliRunner().invoke(app, [words[0], *given, *words[1:]])
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {told}")
+    assert "validation error" not in line
+    assert "data download" not in line
+
+
+def test_no_memory_left_before_a_run_begins_is_the_machines_failure_in_a_sentence(monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("blocklora_lib.cli._profile", full)
+    done = CliRunner().invoke(app, ["run", "--dataset", "chess", "--method", "lora"])
+    assert (done.exit_code, done.output.strip()) == (75, "error: out of memory")

@@ -1,0 +1,119 @@
+"""What the project ships, held to what is said of it: the pocket images, their licences, and
+PocketCLIP.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from safetensors import safe_open
+
+from blocklora_lib.clip.backbone import load_backbone
+from blocklora_lib.core.paths import ROOT
+from blocklora_lib.data.dataset import load_dataset
+from blocklora_lib.data.manifest_files import all_manifests
+from blocklora_lib.runs.profile_files import load_profile
+from blocklora_lib.weights.spec import BackboneSpec
+
+POCKET = ROOT / "pocket"
+WEIGHTS = POCKET / "model" / "pocketclip.safetensors"
+MANIFESTS = {name: m for name, m in all_manifests().items() if m.kind == "bundle"}
+EVALUATION = json.loads((POCKET / "model" / "evaluation.json").read_text())["sets"]
+MEBI = 2**20
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load_backbone(BackboneSpec(name="PocketCLIP", pretrained="bundled"), "cpu")
+
+
+def test_roles_are_those_of_the_paper():
+    """A source with four variants (ImageNet's) and ten targets, all of them in the pocket profile."""
+    profile = load_profile("pocket")
+    roles = ("source", "variant", "target")
+    by_role = {role: {n for n, m in MANIFESTS.items() if m.role == role} for role in roles}
+    assert by_role["source"] == {profile.source}
+    assert by_role["variant"] == set(profile.variants)
+    assert len(profile.variants) == 4
+    assert by_role["target"] == set(profile.targets)
+    assert len(profile.targets) == 10
+
+
+@pytest.mark.parametrize("name", sorted(MANIFESTS))
+def test_a_bundle_is_what_its_manifest_says_and_no_object_crosses_splits(name):
+    manifest, data = (
+        MANIFESTS[name],
+        load_dataset(name),
+    )  # checks SHA-256, counts, classes without images
+    for split in manifest.counts:
+        images = data.images(split)
+        assert images.shape == (manifest.counts[split], 3, 64, 64)
+        assert images.dtype == torch.uint8
+    rows = pd.read_parquet(manifest.path, columns=["group", "split", "source"])
+    # a texture's groups are halves of a photograph: train and val share the left one, test has the
+    # right one
+    parts = rows["split"].replace("val", "train") if name == "textures" else rows["split"]
+    assert parts.groupby(rows["group"]).nunique().max() == 1
+    if manifest.variant_of:
+        assert manifest.classes == MANIFESTS[manifest.variant_of].classes
+        source = pd.read_parquet(MANIFESTS[manifest.variant_of].path, columns=["group", "split"])
+        seen = set(source.loc[source["split"] != "test", "group"])
+        assert not seen & set(
+            rows["group"]
+        )  # a variant shows code points of the source's test split only
+    else:
+        assert (
+            torch.bincount(data.labels("train")).min() >= 16
+        )  # every set can be drawn at sixteen shots
+
+
+def test_bundles_and_weights_stay_small():
+    assert sum(m.path.stat().st_size for m in MANIFESTS.values()) < 30 * MEBI
+    assert WEIGHTS.stat().st_size < 20 * MEBI
+    with safe_open(WEIGHTS, "pt") as file:
+        assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float16}  # noqa: SIM118
+
+
+def test_every_licence_has_its_text_and_every_set_its_credit():
+    credits = (POCKET / "ATTRIBUTION.md").read_text()
+    for manifest in MANIFESTS.values():
+        assert f"`{manifest.file}`" in credits
+        for source in manifest.sources:
+            assert source.attribution in credits
+            if source.licence in ("public-domain", "LicenseRef-free-fonts"):
+                continue  # no licence to print; the fonts' own stand in licences/debian
+            assert (POCKET / "licences" / f"{source.licence}.txt").stat().st_size > 500, (
+                source.licence
+            )
+
+
+@pytest.mark.parametrize("name", ["emoji_source", "letters", "photos", "chess"])
+def test_zero_shot_accuracy_is_the_model_cards(backbone, name):
+    data = load_dataset(name)
+    with torch.inference_mode():
+        classes = backbone.encode_prompts(backbone.tokenize(data.prompts))
+        images = backbone.encode_images(backbone.preprocess(data.images("test")))
+    accuracy = 100 * (images @ classes.T).argmax(1).eq(data.labels("test")).float().mean().item()
+    # the card rounds to 0.1; one image more or less for another machine's rounding
+    assert accuracy == pytest.approx(
+        EVALUATION[name]["zero_shot"], abs=0.05 + 100 / len(data.labels("test"))
+    )
+
+
+def test_the_model_passes_its_gate():
+    """Zero-shot clearly above chance, and image features that know more than pixels, on most sets."""
+    assert EVALUATION["emoji_source"]["zero_shot"] >= 30
+    targets = [name for name, m in MANIFESTS.items() if m.role == "target"]
+    assert (
+        sum(EVALUATION[name]["zero_shot"] >= 3 * EVALUATION[name]["chance"] for name in targets)
+        >= 5
+    )
+    assert sum(row["linear_probe"] > row["pixel_probe"] for row in EVALUATION.values()) >= 10
+    card = (POCKET / "model" / "README.md").read_text()
+    for name, row in EVALUATION.items():
+        assert f"| {row['zero_shot']} | {row['pixel_probe']} | {row['linear_probe']} |" in card, (
+            name
+        )

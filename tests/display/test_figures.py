@@ -1,0 +1,223 @@
+"""Figures are pure functions of a frame: what they draw, how wide they are, what their files hold."""
+
+from __future__ import annotations
+
+import re
+
+import matplotlib
+import pytest
+from PIL import Image, ImageChops, ImageStat
+from synthetic import LABELS, synthetic_runs
+
+from blocklora_lib.analysis.summaries import gains
+from blocklora_lib.display.figures.few_shot import accuracy_by_shots, gain_by_dataset, key_figure
+from blocklora_lib.display.style import (
+    METHOD_STYLES,
+    STYLE,
+    TEXT_WIDTH,
+    method_style,
+    new_figure,
+    plain_log_ticks,
+    save_figure,
+    spread,
+)
+
+SETS = ("chess", "flags", "letters", "photos")
+FIGURES = [accuracy_by_shots, gain_by_dataset, key_figure]
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return synthetic_runs(SETS)
+
+
+def drawn(axes):
+    """Label-free lines of a panel: (x values, y values, colour)."""
+    return [
+        (list(line.get_xdata()), list(line.get_ydata()), line.get_color())
+        for line in axes.get_lines()
+    ]
+
+
+def test_grid_has_a_panel_for_each_set_and_the_average_first(runs):
+    figure = accuracy_by_shots(runs)
+    titles = [axes.get_title() for axes in figure.axes if axes.get_visible()]
+    assert titles[0] == f"Average of {len(SETS)} sets"
+    assert sorted(titles[1:]) == sorted(SETS)
+
+
+def test_grid_draws_the_means_of_the_runs(runs):
+    figure = accuracy_by_shots(runs)
+    axes = next(a for a in figure.axes if a.get_title() == "chess")
+    part = runs[(runs["dataset"] == "chess") & (runs["method"] == "lora")]
+    expected = [100 * part[part["shots"] == k]["accuracy"].mean() for k in (1, 4, 16)]
+    (line,) = [line for line in drawn(axes) if line[2] == METHOD_STYLES["lora"].colour]
+    assert line[0] == [1, 4, 16]
+    assert line[1] == pytest.approx(expected)
+
+
+def test_shots_stand_on_a_log2_axis_with_their_own_tick_labels(runs):
+    axes = accuracy_by_shots(runs).axes[0]
+    assert axes.get_xscale() == "log"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "1", "4", "16"]
+
+
+def test_average_is_not_drawn_over_fewer_sets(runs):
+    """A method that lacks one set has no average: a mean over fewer sets is another quantity."""
+    part = runs[~((runs["method"] == "lora") & (runs["dataset"] == "chess"))]
+    colours = [line[2] for line in drawn(accuracy_by_shots(part).axes[0])]
+    assert METHOD_STYLES["lora"].colour not in colours
+    assert METHOD_STYLES["block_lora"].colour in colours
+
+
+def test_gain_is_the_difference_to_zero_shot(runs):
+    found = gains(runs).set_index(["dataset", "method"])["mean"]
+    part = runs[runs["dataset"] == "flags"].groupby(["method", "shots"])["accuracy"].mean()
+    assert found["flags", "lora"] == pytest.approx(100 * (part["lora", 16] - part["zero_shot", 0]))
+
+
+def test_gain_without_zero_shot_says_so(runs):
+    with pytest.raises(ValueError, match="no zero-shot run"):
+        gains(runs[runs["shots"] > 0])
+
+
+def test_gain_at_shots_that_were_not_run_names_those_that_were(runs):
+    with pytest.raises(ValueError, match=r"shots=8.*1, 4, 16"):
+        gains(runs, shots=8)
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_frame_without_runs_is_refused(runs, figure):
+    with pytest.raises(ValueError, match="no finished run"):
+        figure(runs.iloc[:0])
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_frame_that_lacks_a_column_is_refused(runs, figure):
+    with pytest.raises(ValueError, match="no column seed"):
+        figure(runs.drop(columns="seed"))
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_figure_leaves_its_frame_and_global_state_alone(runs, figure):
+    before, settings = runs.copy(), dict(matplotlib.rcParams)
+    figure(runs)
+    assert runs.equals(before)
+    assert dict(matplotlib.rcParams) == settings
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        dict(sets=("chess",)),  # no average
+        dict(sets=("chess", "fashion"), shots=(1,)),  # a single column of points
+        dict(sets=("chess", "fashion"), seeds=(1,)),  # no interval
+        dict(sets=("chess", "fashion"), methods=("zero_shot", "lora")),
+    ],
+)
+@pytest.mark.parametrize("figure", FIGURES)
+def test_small_grids_are_drawn_too(figure, runs, tmp_path):
+    save_figure(figure(synthetic_runs(**runs)), tmp_path / "figure", "a note")
+
+
+def test_files_have_the_text_width_embedded_type_42_fonts_and_no_dates(runs, tmp_path):
+    pdf, png = save_figure(accuracy_by_shots(runs), tmp_path / "a", "a note under it")
+    again, _ = save_figure(accuracy_by_shots(runs), tmp_path / "b", "a note under it")
+    content = pdf.read_bytes()
+    assert content == again.read_bytes()
+    assert (
+        b"/FontType 42" in content or b"/CIDFontType2" in content
+    )  # TrueType, not Type 3 outlines
+    assert b"/Type3" not in content
+    box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+) ([\d.]+)", content)
+    assert float(box[1]) / 72 == pytest.approx(TEXT_WIDTH, abs=0.01)
+    with Image.open(png) as image:
+        assert image.width == pytest.approx(TEXT_WIDTH * STYLE["savefig.dpi"], abs=2)
+
+
+def test_the_note_takes_a_strip_of_its_own_and_no_room_from_the_figure(runs, tmp_path):
+    _, plain = save_figure(accuracy_by_shots(runs), tmp_path / "plain")
+    _, noted = save_figure(accuracy_by_shots(runs), tmp_path / "noted", "a note")
+    with Image.open(plain) as a, Image.open(noted) as b:
+        assert a.width == b.width
+        assert a.height < b.height
+        top = ImageChops.difference(a.convert("L"), b.convert("L").crop((0, 0, *a.size)))
+        assert ImageStat.Stat(top).mean[0] < 2  # of 255: what is left is anti-aliasing
+
+
+def test_nothing_is_smaller_than_seven_points(runs):
+    for figure in FIGURES:
+        for text in figure(runs).findobj(matplotlib.text.Text):
+            assert text.get_fontsize() >= 7
+
+
+def test_methods_have_different_colours_and_markers():
+    assert METHOD_STYLES["collapsed"] == METHOD_STYLES["lora_plus"]  # one thing by two names
+    for what in ("colour", "marker"):
+        values = [
+            getattr(style, what) for name, style in METHOD_STYLES.items() if name != "collapsed"
+        ]
+        assert len(set(values)) == len(values)
+
+
+def test_a_new_method_gets_a_style_of_its_own_that_does_not_change():
+    assert method_style("brand_new") == method_style("brand_new")
+    assert method_style("brand_new") not in METHOD_STYLES.values()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1.0, 5.0], [1.0, 5.0]),  # far apart: stay
+        ([2.0, 2.0], [1.5, 2.5]),  # pushed apart about their mean
+        ([3.0, 2.9, 0.0], [3.45, 2.45, 0.0]),  # order kept
+        ([], []),
+    ],
+)
+def test_labels_are_spread_no_further_than_needed(values, expected):
+    assert spread(values, 1.0) == pytest.approx(expected)
+
+
+def test_legend_names_every_method_once(runs):
+    (legend,) = accuracy_by_shots(runs).legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert [t for t in texts if t in LABELS.values()] == [
+        "Zero-shot",
+        "LoRA",
+        "Block-LoRA",
+        "w/o A",
+    ]
+
+
+@pytest.mark.parametrize(("guess", "seen"), [(0.5, True), (0.1, False)])
+def test_chance_is_drawn_where_it_does_not_flatten_what_is_to_be_seen(runs, guess, seen):
+    chess = runs[runs["dataset"] == "chess"]
+    figure = accuracy_by_shots(
+        chess.assign(accuracy=chess["accuracy"] + 0.5), chance={"chess": guess}
+    )
+    level = [
+        line.get_ydata()[0]
+        for line in figure.axes[0].get_lines()
+        if len(set(line.get_ydata())) == 1
+    ]
+    assert (100 * guess in level) is seen  # means lie between 62 and 88
+    assert ("chance" in [text.get_text() for text in figure.legends[0].get_texts()]) is seen
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ((1.5, 60), ["2", "5", "10", "20", "50"]),
+        ((0.18, 1.7), ["0.2", "0.5", "1"]),
+        ((88, 112), ["90", "100", "110"]),
+    ],
+)
+def test_a_logarithmic_axis_has_plain_marks_however_narrow(ends, expected):
+    panel = new_figure().subplots()
+    panel.set(yscale="log", ylim=ends)
+    plain_log_ticks(panel.yaxis)
+    texts = dict(
+        zip(panel.get_yticks(), (t.get_text() for t in panel.get_yticklabels()), strict=True)
+    )
+    shown = [text for value, text in texts.items() if ends[0] <= value <= ends[1]]
+    assert shown == expected

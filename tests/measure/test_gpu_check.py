@@ -1,0 +1,161 @@
+"""`make gpu-check` measures everything on a CPU too, keeps what it finds, and sees what is wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from blocklora_lib.clip import backbone as backbones
+from blocklora_lib.measure import gpu_acceptance
+from blocklora_lib.measure.gpu_acceptance import Sizes, recomputed_against_kept, trained
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu_check.py"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def script():
+    spec = importlib.util.spec_from_file_location("gpu_check", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def sizes(tiny_clip):
+    return Sizes(tiny_clip, classes=(3,), batch=2, steps=1, images=3)
+
+
+def switches():
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+        torch.get_rng_state().tolist(),
+    )
+
+
+def test_everything_is_measured_judged_and_kept(script, tiny_clip, tmp_path, capsys):
+    before = switches()
+    options = (
+        f"--device cpu --model {tiny_clip} --classes 3 --batch 2 --steps 1 --images 3 --output"
+    )
+    script.main([*options.split(), str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    lines = (tmp_path / "out" / "gpu-check.jsonl").read_text(encoding="utf-8").splitlines()
+    results = [json.loads(line) for line in lines]
+    assert [line for line in printed.splitlines() if line.startswith("{")] == lines
+    assert all(set(r) == {"what", "case", "numbers", "accept", "ok", "seconds"} for r in results)
+    assert not [r for r in results if "error" in r["numbers"]]
+    assert all((r["ok"] is None) == (r["accept"] == "") for r in results)
+    assert {r["what"] for r in results} == {
+        *("conditions", "CUDA against CPU", "recomputed against kept", "repeats", "whole runs"),
+        *("evaluation", "step", "memory"),
+    }
+    assert sum(r["what"] == "step" for r in results) == 6 + 2
+    assert len(pd.read_csv(tmp_path / "out" / "gpu-check.csv")) == len(results)
+    assert "| CUDA against CPU " in printed
+    assert switches() == before
+
+
+def test_other_masks_in_the_backward_pass_are_seen(sizes, monkeypatch):
+    """As class_chunk had them on CUDA: forward and backward each with draws of their own."""
+    assert recomputed_against_kept(sizes, CPU, class_chunk=True)["relative"] < 1e-6
+
+    def forgetful(function, argument, device):
+        return checkpoint(function, argument, use_reentrant=False, preserve_rng_state=False)
+
+    monkeypatch.setattr(backbones, "recomputed", forgetful)
+    assert recomputed_against_kept(sizes, CPU, class_chunk=True)["relative"] > 1e-2
+
+
+def test_runs_that_do_not_repeat_are_seen(sizes, monkeypatch):
+    assert gpu_acceptance.repeats(sizes, CPU, "fp32", strict=True)["same_bits"]
+    count = iter(range(3))
+
+    def drifting(*arguments):
+        losses, row = trained(*arguments)
+        return losses, row + (
+            1e-8 if next(count) == 2 else 0
+        )  # the last run alone, in its last bits
+
+    monkeypatch.setattr(gpu_acceptance, "trained", drifting)
+    assert not gpu_acceptance.repeats(sizes, CPU, "fp32", strict=True)["same_bits"]
+
+
+def test_the_step_is_that_of_plain_autograd(sizes):
+    """The loss falls, and the first one is that of the model without adapters, computed apart."""
+    losses, row = trained(sizes, CPU, dropout=0.0)
+    backbone = sizes.load("fp32", CPU)
+    images = gpu_acceptance.random_images(backbone, 2)
+    rows = backbone.encode_prompts(backbone.tokenize(gpu_acceptance.class_prompts(3)))
+    scores = backbone.logit_scale * backbone.encode_images(images) @ rows.T
+    expected = -scores.log_softmax(1)[[0, 1], [0, 1]].mean().item()
+    assert losses[0] == pytest.approx(expected, abs=1e-5)
+    assert losses[-1] < losses[0]
+    assert row.abs().sum() > 0
+
+
+def test_a_case_without_room_is_a_line_and_never_the_end(script):
+    def no_room():
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    def broken():
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    told = script.judged(script.Case("step", "theirs", no_room), CPU)
+    assert told["ok"] is None
+    assert told["numbers"]["error"] == "OutOfMemoryError: CUDA out of memory. Tried to allocate"
+    assert (
+        script.judged(script.Case("memory", "ours", no_room, "it fits", bool), CPU)["ok"] is False
+    )
+    assert script.judged(script.Case("step", "theirs", broken), CPU)["ok"] is False
+    assert script.fits({"loss": 1.0, "peak_gib": 22.0})
+    assert not script.fits({"loss": 1.0, "peak_gib": 22.4})
+    assert not script.finite({"loss": float("nan")})
+
+
+def test_what_is_not_accepted_ends_with_1(script, monkeypatch, tmp_path, capsys):
+    bad = script.Case(
+        "repeats", "fp32", lambda: {"same_bits": False}, "same", lambda n: n["same_bits"]
+    )
+    monkeypatch.setattr(script, "cases", lambda sizes, device: [bad])
+    with pytest.raises(SystemExit) as ended:
+        script.main(["--device", "cpu", "--output", str(tmp_path)])
+    assert ended.value.code == 1
+    assert "not accepted: repeats (fp32)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("--device gpu", "unknown device 'gpu'"),
+        ("--device cpu --batch 0", "--batch 0; use at least 1"),
+        ("--device cpu --classes 1", "--classes 1; use at least 2"),
+        ("--device cpu --classes 1001", "classes=1001"),
+        ("--device cpu --model ViT-B-61", "ViT-B-61"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_2(script, given, said, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        script.main([*given.split(), "--output", str(tmp_path / "none")])
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert printed.startswith("error: ")
+    assert said in printed
+    assert printed.count("\n") == 1
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so(script, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        script.main(["--output", str(tmp_path)])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: device 'cuda': there is no GPU here")

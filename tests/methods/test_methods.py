@@ -1,0 +1,52 @@
+"""The registry of methods, and what each method's settings refuse."""
+
+from __future__ import annotations
+
+import pytest
+
+from blocklora_lib.adapters.updates import AdapterConfig
+from blocklora_lib.learning.spec import MethodSpec
+from blocklora_lib.methods import complete, get_method, method_names
+
+
+def test_every_module_is_a_method_under_its_own_name():
+    assert {"zero_shot", "lora", "block_lora", "frozen_a"} <= set(method_names())
+    for name in method_names():
+        method = get_method(name)
+        assert method.name == name
+        assert method.label
+        assert method.trains in (True, False)
+        assert complete(MethodSpec(name=name)) == complete(complete(MethodSpec(name=name)))
+
+
+@pytest.mark.parametrize(
+    ("name", "n_blocks"),
+    [("lora", 1), ("block_lora", 2), ("frozen_a", 2)],  # the paper's default: r = 2, n = 2
+)
+def test_defaults_are_the_papers(name, n_blocks):
+    settings = complete(MethodSpec(name=name)).settings
+    expected = AdapterConfig(
+        kind=name, rank=2, n_blocks=n_blocks, dropout=0.25, targets=("q", "k", "v")
+    )
+    assert AdapterConfig(**settings) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "says"),
+    [
+        ("lora", dict(rnak=2), "unknown key 'rnak'; did you mean 'rank'"),
+        ("lora", dict(n_blocks=2), "has one block"),
+        ("lora", dict(kind="block_lora"), "Input should be 'lora'"),
+        ("block_lora", dict(rank=2, n_blocks=4), "cannot be cut"),
+        ("block_lora", dict(targets=["w"]), "use some of q, k, v, o"),
+        ("zero_shot", dict(rank=2), "unknown key 'rank'"),
+    ],
+)
+def test_bad_settings_are_refused(name, settings, says):
+    with pytest.raises(ValueError, match=says):
+        complete(MethodSpec(name=name, settings=settings))
+
+
+def test_unknown_methods_list_the_near_ones():
+    with pytest.raises(ValueError, match="unknown method 'zeroshot'; did you mean 'zero_shot'"):
+        get_method("zeroshot")

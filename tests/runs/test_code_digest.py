@@ -1,0 +1,137 @@
+"""The digest of the code that computes results: what moves it, what does not, and what it covers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from blocklora_lib.runs.code_digest import PACKAGE, SILENT, code_digest, computing_modules
+
+DROPOUT = "adapters.py"
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A copy of the library, which is read and never imported, and a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / PACKAGE.name
+    shutil.copytree(
+        PACKAGE,
+        folder,
+        ignore=shutil.ignore_patterns("__pycache__", "figures", "measure", "theory"),
+    )
+    return folder
+
+
+def fresh(package: Path) -> str:
+    code_digest.cache_clear()
+    return code_digest(package)
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    yield
+    code_digest.cache_clear()
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def test_what_computes_nothing_moves_nothing(package):
+    before = fresh(package)
+    training = package / "training.py"
+    edit(training, '"""The one training loop', '"""A training loop')
+    edit(training, "# steps whose mean loss is watched", "# a remark")
+    edit(training, "overflows = 0  # steps in a row", "overflows = (\n        0\n    )")
+    edit(package / "cli.py", "import gc", "import gc, re")  # the command line
+    edit(package / "tables.py", "SENTENCE = 40", "SENTENCE = 41")  # a table's looks
+    assert fresh(package) == before
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("training.py", "_WINDOW = 20", "_WINDOW = 21"),
+        ("training.py", "betas=spec.betas", "betas=(0.9, 0.98)"),
+        ("evaluation.py", "argmax(-1)", "argmin(-1)"),
+        ("evaluation.py", "BATCH = 100", "BATCH = 100.0"),
+        (
+            "methods/lora.py",
+            'kind: Literal["lora"] = "lora"',
+            'kind: Literal["lora"] = "block_lora"',
+        ),
+        ("fewshot.py", "shots, seed", "seed, shots"),
+        ("data/layouts.py", "VAL, TEST = 0.2, 0.3", "VAL, TEST = 0.3, 0.2"),
+        ("seeding.py", '"{seed}/{purpose}"', '"{purpose}/{seed}"'),
+    ],
+)
+def test_an_edit_of_what_computes_moves_the_digest(package, file, old, new):
+    before = fresh(package)
+    edit(package / file, old, new)
+    assert fresh(package) != before
+
+
+def test_a_new_method_and_what_only_it_imports_are_covered(package):
+    before = fresh(package)
+    (package / "helpers_of_mine.py").write_text("FACTOR = 2\n")
+    assert fresh(package) == before
+    (package / "methods" / "mine.py").write_text("from ..helpers_of_mine import FACTOR\n")
+    after = fresh(package)
+    assert after != before
+    (package / "helpers_of_mine.py").write_text("FACTOR = 3\n")
+    assert fresh(package) not in (before, after)
+
+
+def test_every_module_that_a_run_loads_is_covered_or_named_as_silent_and_the_digest_needs_no_torch(
+    tmp_path,
+):
+    """Python's own list of what was imported, by a run's own imports, against the static closure."""
+    code = (
+        "import sys; import blocklora_lib.runs.code_digest as c; c.code_digest();assert 'torch' "
+        "not in sys.modules;import blocklora_lib.runs.execute; from blocklora_lib.methods import "
+        "*;from blocklora_lib.methods import method_names, get_method;[get_method(n) for n in "
+        "method_names()];print(*[m for m in sys.modules if m.startswith('blocklora_lib')])"
+    )
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    loaded = {name.removeprefix("blocklora_lib").lstrip(".") for name in done.stdout.split()}
+    assert {"training", "evaluation", "methods.lora", "data.draws"} <= loaded
+    assert loaded <= set(computing_modules()) | SILENT
+    assert not set(computing_modules()) & {
+        "cli",
+        "tables",
+        "report",
+        "notebook",
+        "profiles",
+        "grids",
+    }
+
+
+def test_the_digest_is_remembered_and_a_damaged_memory_is_ignored(package, tmp_path):
+    first = fresh(package)
+    (kept,) = (tmp_path / "cache" / "blocklora" / "code").iterdir()
+    assert kept.read_text() == first
+    for damage in ("", "0" * 63, first.upper() + "\n", "\0"):
+        kept.write_text(damage)
+        assert fresh(package) == first
+    kept.write_text("0" * 64)
+    assert fresh(package) == "0" * 64  # it is read, not computed
+
+
+def test_without_a_cache_folder_that_can_be_written_the_digest_is_the_same(
+    package, tmp_path, monkeypatch
+):
+    first = fresh(package)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert fresh(package) == first

@@ -1,0 +1,79 @@
+"""What a grid costs, against torch's own count of one run's steps and images."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from blocklora_lib.data.manifest_files import load_manifest
+from blocklora_lib.data.obtain.miniature import make_fake
+from blocklora_lib.runs.estimate import PROMPT_TOKENS, estimate
+from blocklora_lib.runs.grid import expand, make_spec
+from blocklora_lib.runs.profile_files import load_profile
+
+POCKET = load_profile("pocket")
+
+
+def test_a_run_is_its_steps_and_its_evaluated_images():
+    spec = make_spec(POCKET, "fashion", "block_lora", 16, 1)
+    one = estimate([spec])
+    assert (one.runs, one.steps) == (1, 40)
+    assert estimate([spec, spec]).flops == 2 * one.flops
+    zero = estimate([make_spec(POCKET, "fashion", "zero_shot", 0, 0)])
+    assert zero.steps == zero.peak_bytes == 0
+    longer = spec.model_copy(
+        update={"training": spec.training.model_copy(update={"max_steps": 80})}
+    )
+    step = (one.flops - zero.flops) / 40
+    # as many steps as the spec says: 16 shots want 80
+    assert estimate([longer]).flops - zero.flops == pytest.approx(80 * step, rel=1e-12)
+
+
+def test_images_are_those_of_torchs_counter(bundled_clip):
+    zero = estimate([make_spec(POCKET, "fashion", "zero_shot", 0, 0)])
+    # with a gradient to compute PyTorch takes its plain kernels, which the counter knows
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64, requires_grad=True)
+    counter = FlopCounterMode(display=False)
+    with sdpa_kernel(SDPBackend.MATH), counter:
+        bundled_clip.encode_images(images)
+    assert zero.flops == 600 / 2 * counter.get_total_flops()  # 600 test images
+
+
+@pytest.fixture(scope="module")
+def bundled_clip():
+    from blocklora_lib.clip.backbone import load_backbone
+
+    backbone = load_backbone(POCKET.backbone, "cpu")
+    backbone.model.double()  # in float32 frozen products go past the counter, to oneDNN
+    return backbone
+
+
+def test_the_papers_grid_can_be_estimated_without_its_images():
+    cost = estimate(expand(load_profile("paper")))
+    assert cost.runs == 836
+    assert cost.steps == 11 * 5 * 3 * 500 * (
+        1 + 2 + 4 + 8 + 16
+    )  # sets, methods, seeds, CLIP-LoRA's 500 a shot
+    assert 1 < cost.peak_bytes / 2**30 < 24
+    assert cost.hours(10) == pytest.approx(2 * cost.hours(20))
+    assert PROMPT_TOKENS <= 77
+
+
+def test_a_miniature_costs_what_its_own_classes_and_images_cost(tmp_path, monkeypatch):
+    smoke = load_profile("paper-smoke")
+    monkeypatch.setenv("BLOCKLORA_DATA", str(tmp_path))
+    (whole,) = expand(smoke, dataset="eurosat", method="zero_shot")
+    real = estimate([whole])
+    make_fake(load_manifest("eurosat"), tmp_path, per_class=3, classes=2)
+    (small,) = expand(smoke, dataset="eurosat", method="zero_shot")
+    assert small.data_checksum != whole.data_checksum
+    assert estimate([small]).flops == pytest.approx(
+        real.flops * (2 * 3) / 8100
+    )  # EuroSAT: 8,100 test images
+
+
+def test_a_rate_must_be_positive():
+    with pytest.raises(ValueError, match="tflops=0 must be positive"):
+        estimate([]).hours(0)

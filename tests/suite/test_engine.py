@@ -1,0 +1,484 @@
+"""The engine: what it would run, what it runs again, and what it says."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from conftest import eurosat_profile
+from PIL import Image
+from typer.testing import CliRunner
+
+from blocklora_lib.cli.app import app
+from blocklora_lib.core.paths import PROFILES, ROOT
+from blocklora_lib.core.plain_data import to_yaml
+from blocklora_lib.data.manifest_files import load_manifest
+from blocklora_lib.data.obtain.miniature import make_fake
+from blocklora_lib.runs.code_digest import code_digest
+from blocklora_lib.runs.grid import expand
+from blocklora_lib.runs.profile_files import load_profile
+from blocklora_lib.runs.sealed import seal
+from blocklora_lib.runs.store import RunStore
+from blocklora_lib.suite.engine import digest, drop_stale_indexes, grid_groups, only_one
+from blocklora_lib.suite.monitor import Monitor, clock
+from blocklora_lib.suite.reproduce import as_typed
+
+PROFILE = "smoke"
+
+
+def snakemake(folder, *arguments, **config):
+    """Run the Snakefile in a folder of its own; results then stand in folder/results/<profile>."""
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "--directory",
+        str(folder),
+    ]
+    command += ["--cores", "1", "--nolock", "--rerun-incomplete", *arguments]
+    command += [
+        "--config",
+        *(f"{key}={value}" for key, value in ({"profile": PROFILE} | config).items()),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment, cwd=folder
+    )
+
+
+def planned(done):
+    """Rule -> number of jobs, from the table of a dry run."""
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in (done.stdout + done.stderr).splitlines()]
+    rules = ("all", "grid", "notebook", "report")
+    return {
+        row[0]: int(row[1])
+        for row in rows
+        if len(row) == 2 and row[0] in rules and row[1].isdigit()
+    }
+
+
+def test_a_notebook_that_needs_runs_waits_for_its_groups(tmp_path):
+    profile = load_profile(PROFILE)
+    groups = len(profile.datasets) * (len(profile.methods) if profile.job == "method" else 1)
+    assert planned(snakemake(tmp_path, "--dry-run", notebooks="05_few_shot")) == {
+        "all": 1, "grid": groups, "notebook": 1, "report": 1,
+    }  # fmt: skip
+
+
+def test_a_notebook_that_needs_no_runs_waits_for_none(tmp_path):
+    assert planned(snakemake(tmp_path, "--dry-run", notebooks="01_method")) == {
+        "all": 1, "notebook": 1, "report": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (dict(notebooks="05_fewshot"), "unknown notebook '05_fewshot'; did you mean '05_few_shot'"),
+        (dict(results="a{x}b"), "Snakemake reads braces as wildcards; choose another name"),
+        (dict(profile="poket"), "unknown profile 'poket'; did you mean 'pocket'"),
+    ],
+)
+def test_a_typo_is_one_sentence(tmp_path, config, message):
+    done = snakemake(tmp_path, "--dry-run", **config)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_profile_may_be_a_file_of_ones_own(tmp_path):
+    text = (PROFILES / f"{PROFILE}.yaml").read_text().replace("name: smoke", "name: mine")
+    (tmp_path / "mine.yaml").write_text(text)
+    done = snakemake(
+        tmp_path, "--quiet", "host", profile="mine.yaml", notebooks="00_overview", quiet=1
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "results" / "mine" / "report.html").is_file()
+
+
+def test_paths_reach_the_engine_as_they_are_typed(tmp_path):
+    """To YAML `: ` makes a mapping and ` #` ends the text; the results went to another folder in
+    silence.
+    """
+    (tmp_path / "it's: my #1.yaml").write_text("extends: smoke\nname: mine\ndescription: mine\n")
+    given = dict(profile="it's: my #1.yaml", results="a: b #2", notebooks="01_method")
+    done = snakemake(tmp_path, "--dry-run", "--quiet", "host", **given)
+    assert planned(done) == {"all": 1, "notebook": 1, "report": 1}
+    assert "a: b #2/report.html" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("value", ["a #b", "a: b", "007", "1e3", "[x", "it's", "a=b", "", "yes"])
+def test_a_value_of_config_is_the_text_that_was_typed(value):
+    told = {"profile": value}
+    assert as_typed([f"profile={value}"]) == as_typed([f'profile="{value}"']) == told
+
+
+def test_a_profile_that_extends_another_is_made_again_when_that_one_changes(tmp_path):
+    (tmp_path / "base.yaml").write_text((PROFILES / f"{PROFILE}.yaml").read_text())
+    (tmp_path / "mine.yaml").write_text("extends: base.yaml\nname: my-own\ndescription: mine\n")
+    given = dict(profile="mine.yaml", notebooks="00_overview")
+    assert snakemake(tmp_path, "--quiet", "host", quiet=1, **given).returncode == 0
+    assert (tmp_path / "results" / "my-own" / "report.html").is_file()
+    assert "Nothing to be done" in snakemake(tmp_path, **given).stderr
+    with (tmp_path / "base.yaml").open("a") as file:
+        file.write("# a remark\n")
+    assert planned(snakemake(tmp_path, "--dry-run", **given)) == {
+        "all": 1,
+        "notebook": 1,
+        "report": 1,
+    }
+
+
+def test_a_notebook_and_the_report_are_made_and_then_there_is_nothing_to_do(tmp_path):
+    done = snakemake(tmp_path, "--quiet", "host", notebooks="00_overview", quiet=1)
+    assert done.returncode == 0, done.stderr
+    assert "notebook 1 of 1: 00_overview" in done.stderr
+    assert (tmp_path / "results" / PROFILE / "report.html").is_file()
+    assert "Nothing to be done" in snakemake(tmp_path, notebooks="00_overview").stderr
+
+
+def test_only_a_missing_record_is_computed(tmp_path):
+    target = f"results/{PROFILE}/grid/few_shot/chess-lora.json"
+    assert snakemake(tmp_path, target, notebooks="05_few_shot").returncode == 0
+    index = json.loads((tmp_path / target).read_text())
+    specs = expand(load_profile(PROFILE), "few_shot", "chess", "lora")
+    assert index["keys"] == [spec.key for spec in specs]
+    runs = tmp_path / "results" / PROFILE / "runs"
+    first, *others = [runs / f"{key}.json" for key in index["keys"]]
+    before = {path: path.stat().st_mtime_ns for path in others}
+    first.unlink()
+    assert snakemake(tmp_path, target, notebooks="05_few_shot").returncode == 0
+    assert first.is_file()
+    assert {path: path.stat().st_mtime_ns for path in others} == before
+
+
+SLURM = ("sbatch", "squeue", "sacct", "sacctmgr", "scancel", "sinfo", "scontrol", "sshare")
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "memory"), [("auto", ["--gpus=1"], "16000"), ("cpu", [], "4000")]
+)
+def test_on_a_cluster_jobs_ask_for_what_they_need(tmp_path, monkeypatch, device, gpus, memory):
+    """With stand-ins for Slurm's commands: sbatch notes what it is asked for, and refuses."""
+    pytest.importorskip("snakemake_executor_plugin_slurm")
+    (tmp_path / "bin").mkdir()
+    for name in SLURM:
+        note = f'echo "$*" >> {tmp_path}/asked; exit 1' if name == "sbatch" else "exit 0"
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{note}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # of the machine that submits: says nothing
+    (tmp_path / "mine.yaml").write_text(
+        f"extends: {PROFILES / PROFILE}.yaml\nname: mine\ndescription: on a cluster\ndevice: "
+        f"{device}\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "--directory",
+        ".",
+    ]
+    command += ["--executor", "slurm", "--jobs", "9", "--keep-going", "--nolock"]
+    command += ["--slurm-init-seconds-before-status-checks", "1"]
+    command += ["--default-resources", "slurm_partition=gpu", "slurm_account=none"]
+    command += ["--config", "profile=mine.yaml", "notebooks=03_complexity,05_few_shot"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "total number of cores" not in done.stderr, done.stderr
+    asked = [
+        line.split(" --wrap")[0].split() for line in (tmp_path / "asked").read_text().splitlines()
+    ]
+    rules = [next(word for word in words if word.startswith("rule_")) for words in asked]
+    # all at once, for the cluster counts its GPUs itself; and each once more, as after a machine's
+    # failure
+    groups = len(grid_groups(load_profile(PROFILE), ["few_shot"]))
+    assert sum(rule.startswith("rule_grid") for rule in rules) == 2 * groups
+    for rule, words in zip(rules, asked, strict=True):
+        assert [word for word in words if word.startswith("--gpu")] == gpus, rule
+        assert words[words.index("--mem") + 1] == memory
+        assert ("--exclusive" in words) == ("03_complexity" in rule)  # it measures time
+
+
+def test_on_one_machine_a_gpu_runs_one_job_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
+    (tmp_path / "mine.yaml").write_text(
+        f"extends: {PROFILES / PROFILE}.yaml\nname: mine\ndescription: on GPUs\ndevice: auto\n"
+        "experiments: {few_shot: {datasets: [chess], methods: [zero_shot]}}\n"
+    )
+    # the runs fail, for there is no such GPU; what is looked at is what the engine may hand out
+    done = snakemake(tmp_path, profile="mine.yaml", notebooks="05_few_shot")
+    assert 'gpu=Resource("gpu", 2)' in done.stderr
+    assert done.returncode != 0
+    assert "device 'auto'" in done.stderr
+
+
+def test_a_truncated_record_and_one_of_other_code_are_computed_again_and_it_is_said(tmp_path):
+    target = f"results/{PROFILE}/grid/few_shot/chess-lora.json"
+    assert snakemake(tmp_path, target, notebooks="05_few_shot").returncode == 0
+    store = RunStore(tmp_path / "results" / PROFILE / "runs")
+    first, second, *others = sorted(store.folder.glob("*.json"))
+    whole = json.loads(first.read_text())
+    first.write_text(first.read_text()[:500])
+    facts = json.loads(second.read_text())
+    del facts["checksum"]
+    second.write_text(seal(facts | {"code": "0" * 64}))
+    before = {path: path.stat().st_mtime_ns for path in others}
+    done = snakemake(tmp_path, target, notebooks="05_few_shot")
+    assert done.returncode == 0, done.stderr
+    assert "1 run is of an earlier state of the library and is computed again" in done.stderr
+    aside = store.folder / "damaged"
+    assert f"1 record is damaged, is set aside in {aside}" in done.stderr
+    assert json.loads(first.read_text())["result"] == whole["result"]
+    assert json.loads(second.read_text())["code"] == code_digest()
+    assert {path: path.stat().st_mtime_ns for path in others} == before
+    assert [path.name for path in (store.folder / "damaged").iterdir()] == [first.name]
+
+
+def test_unchanged_image_files_leave_nothing_to_do_and_a_changed_one_its_runs(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("BLOCKLORA_DATA", str(tmp_path / "data"))
+    folders = [
+        make_fake(load_manifest(name), tmp_path / "data", per_class=1)
+        for name in ("eurosat", "dtd")
+    ]
+    facts = eurosat_profile(
+        "PocketCLIP", targets=["eurosat", "dtd"], methods=[{"name": "zero_shot"}]
+    )
+    facts = facts.model_dump(mode="json", exclude_unset=True) | {"name": "mine"}
+    facts["backbone"] = {"name": "PocketCLIP", "pretrained": "bundled"}
+    (tmp_path / "mine.yaml").write_text(to_yaml(facts))
+    indexes = [f"results/mine/grid/few_shot/{name}-zero_shot.json" for name in ("eurosat", "dtd")]
+    given = dict(profile="mine.yaml", notebooks="05_few_shot")
+    for name, place in zip(("eurosat", "dtd"), indexes, strict=True):  # what the engine's jobs do
+        words = f"grid --profile {tmp_path}/mine.yaml --results {tmp_path}/results/mine".split()
+        words += f"--dataset {name} --method zero_shot --index {tmp_path}/{place}".split()
+        assert CliRunner().invoke(app, words).exit_code == 0
+    assert "Nothing to be done" in snakemake(tmp_path, *indexes, "--dry-run", **given).stdout
+    (split,) = folders[0].glob("split*.json")
+    image = next(folders[0].rglob(Path(json.loads(split.read_text())["test"][0][0]).name))
+    Image.new("RGB", (32, 32), "teal").save(image)
+    assert planned(snakemake(tmp_path, *indexes, "--dry-run", **given)) == {"grid": 1}
+    assert not (tmp_path / indexes[0]).exists()
+    assert (tmp_path / indexes[1]).exists()
+
+
+def test_groups_hold_every_run_of_the_experiment_once():
+    profile = load_profile(PROFILE)
+    keys = [spec.key for group in grid_groups(profile, ["few_shot"]).values() for spec in group]
+    assert sorted(keys) == sorted(spec.key for spec in expand(profile, "few_shot"))
+
+
+def record(key, code=None):
+    """As much of a record as the engine looks at: its key, its code and its checksum."""
+    code = code_digest() if code is None else code
+    return seal({"schema": 2, "key": key, "code": code, "images": "", "end": 0})
+
+
+@pytest.fixture
+def group(tmp_path):
+    """A finished group of two runs."""
+    (tmp_path / "runs").mkdir()
+    for key in ("aa", "bb"):
+        (tmp_path / "runs" / f"{key}.json").write_text(record(key))
+    path = tmp_path / "chess-lora.json"
+    path.write_text(json.dumps({"keys": ["aa", "bb"]}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("keys", "stale"),
+    [
+        (["aa", "bb"], False),
+        (["aa", "cc"], True),  # the profile, the data or the weights changed
+        (["aa", "bb", "cc"], True),  # a seed was added
+        (["aa"], True),  # a seed was taken away: the index would list a run too many
+    ],
+)
+def test_an_index_of_other_runs_is_dropped(group, keys, stale):
+    assert drop_stale_indexes(group.parent, {str(group): runs(*keys)}) == ([group] if stale else [])
+    assert group.exists() != stale
+
+
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def endless(path):
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_text(""),
+        lambda path: path.write_text(path.read_text()[:-20]),
+        lambda path: path.write_text(path.read_text().replace('"end": 0', '"end": 1')),
+        lambda path: path.write_text(record("aa")),  # another run's
+        lambda path: path.write_text(record("bb", code="0" * 64)),
+        lambda path: path.write_bytes(b"\xff" * 100),
+        pipe,
+        endless,
+    ],
+    ids=[
+        "gone",
+        "empty",
+        "cut short",
+        "changed",
+        "misnamed",
+        "of other code",
+        "binary",
+        "pipe",
+        "endless",
+    ],
+)
+def test_an_index_whose_records_do_not_stand_is_dropped(group, damage):
+    damage(group.parent / "runs" / "bb.json")
+    assert drop_stale_indexes(group.parent, {str(group): runs("aa", "bb")}) == [group]
+
+
+def test_an_index_of_records_of_other_code_stands_where_it_is_asked_for(group):
+    (group.parent / "runs" / "bb.json").write_text(record("bb", code="0" * 64))
+    assert drop_stale_indexes(group.parent, {str(group): runs("aa", "bb")}, keep_old=True) == []
+
+
+class Run(NamedTuple):
+    """As much of a spec as the engine looks at."""
+
+    key: str
+
+
+def runs(*keys):
+    return [Run(key) for key in keys]
+
+
+@pytest.mark.parametrize(
+    ("found", "stale"), [("", False), (None, False), ("0" * 64, True), (ValueError, True)]
+)
+def test_an_index_whose_records_saw_other_images_is_dropped(group, found, stale):
+    """Images that are not at hand say nothing; what is wrong with them the grid will say."""
+
+    def images(spec):
+        if isinstance(found, type):
+            raise found
+        return found if spec.key == "bb" else ""
+
+    dropped = drop_stale_indexes(group.parent, {str(group): runs("aa", "bb")}, images=images)
+    assert dropped == ([group] if stale else [])
+
+
+def test_a_damaged_index_is_dropped(group):
+    group.write_text("{")
+    assert drop_stale_indexes(group.parent, {str(group): runs("aa", "bb")}) == [group]
+
+
+def test_a_second_reproduction_of_the_same_results_is_refused(tmp_path):
+    lock = only_one(tmp_path)
+    with pytest.raises(RuntimeError, match=f"process {os.getpid()} is already reproducing"):
+        only_one(tmp_path)
+    lock.close()
+    only_one(tmp_path).close()
+
+
+def test_a_killed_reproduction_leaves_no_lock(tmp_path):
+    code = f"from blocklora_lib.suite.engine import *; held = only_one(Path({str(tmp_path)!r}))"
+    code += "; print('held', flush=True); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "held\n"
+    child.kill()
+    child.wait()
+    only_one(tmp_path).close()
+
+
+def test_a_results_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"results folder .*file cannot be written .* choose another"):
+        only_one(tmp_path / "file")
+
+
+def test_the_monitor_says_how_many_runs_are_there_and_how_long_the_rest_will_take(tmp_path):
+    heard = io.StringIO()
+    monitor = Monitor(tmp_path, [f"k{i}" for i in range(4)], every=0.02, stream=heard)
+    (tmp_path / "k0.json").write_text(record("k0"))
+    (tmp_path / "k3.json").write_text(record("k3", code="0" * 64))  # will be computed again
+    (tmp_path / "other.json").write_text("{}")  # of another profile's grid
+    monitor.start()
+    (tmp_path / "k1.json").write_text("{}")
+    deadline = time.monotonic() + 10
+    while "2 of 4" not in heard.getvalue() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    monitor.stop()
+    assert heard.getvalue().startswith("runs: 1 of 4 are there already\n")
+    assert (
+        monitor.line(2, 30) == "runs: 2 of 4, 50%, 30 s so far, about 60 s left"
+    )  # one new run in 30 s
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (185, "3:05 min"), (7800, "2:10 h")]
+)
+def test_durations_are_said_as_people_say_them(seconds, text):
+    assert clock(seconds) == text
+
+
+def test_the_digest_of_files_is_about_what_they_say(tmp_path):
+    path = tmp_path / "a.py"
+    path.write_text("x = 1")
+    before = digest([path])
+    os.utime(path, (0, 0))
+    assert digest([path]) == before
+    path.write_text("x = 2")
+    assert digest([path]) != before
+
+
+def test_blanks_quotes_and_braces_in_paths_are_only_letters(tmp_path):
+    place = tmp_path / "a b" / "it's $HOME; & é"
+    place.mkdir(parents=True)
+    text = (PROFILES / f"{PROFILE}.yaml").read_text().replace("name: smoke", "name: mine")
+    (place / "my own.yaml").write_text(text)
+    given = dict(profile=str(place / "my own.yaml"), results=str(place / "my results"))
+    done = snakemake(tmp_path, "--quiet", "host", notebooks="00_overview", quiet=1, **given)
+    assert done.returncode == 0, done.stderr
+    assert (place / "my results" / "report.html").is_file()
+    assert not (tmp_path / "results").exists()
+    (place / "my results" / "notebooks" / "00_overview.json").write_text(
+        '{"figures": ['
+    )  # a disk was full
+    done = snakemake(tmp_path, "--quiet", "host", notebooks="00_overview", quiet=1, **given)
+    assert done.returncode == 0, done.stderr
+    assert "00_overview.json is damaged: its notebook is executed again" in done.stderr
+    json.loads((place / "my results" / "notebooks" / "00_overview.json").read_text())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_no_other_reproduction(
+    tmp_path, monkeypatch, capsys, number
+):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    only_one(tmp_path).close()
+    assert "has no locks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["[1]", "3", '{"keys": 3}', "\xff"])
+def test_any_damage_drops_an_index(group, text):
+    group.write_bytes(text.encode("latin-1"))
+    assert drop_stale_indexes(group.parent, {str(group): runs("aa", "bb")}) == [group]

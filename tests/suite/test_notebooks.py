@@ -1,0 +1,137 @@
+"""Every notebook keeps to the suite's form, and runs from its first cell to its last on the smoke
+profile.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import nbformat
+import pytest
+
+from blocklora_lib.core.paths import NOTEBOOKS
+from blocklora_lib.runs.execute import run_grid
+from blocklora_lib.runs.grid import expand
+from blocklora_lib.runs.profile_files import load_profile
+from blocklora_lib.runs.store import RunStore
+from blocklora_lib.runs.workbench import Workbench
+from blocklora_lib.suite.catalogue import (
+    FIELDS,
+    heading,
+    notebook_names,
+    notebook_needs,
+    read_indexes,
+)
+from blocklora_lib.suite.execution import NotebookFailed, run_notebook
+from blocklora_lib.suite.parameter_cell import known_parameters
+
+NAMES = notebook_names()  # fails if the folder holds none
+LAST = [name for name in NAMES if notebook_needs(name)["last"]]
+
+
+def read(name):
+    return nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """One results folder for all, with the runs that notebooks wait for, as the engine makes them
+    first.
+    """
+    folder, smoke = tmp_path_factory.mktemp("smoke"), load_profile("smoke")
+    needed = {experiment for name in NAMES for experiment in notebook_needs(name)["experiments"]}
+    specs = {spec.key: spec for experiment in sorted(needed) for spec in expand(smoke, experiment)}
+    records = list(run_grid(list(specs.values()), RunStore(folder / "runs"), Workbench("cpu")))
+    assert all(record.status == "done" for record in records)
+    return folder
+
+
+def test_a_notebook_without_its_runs_says_how_they_are_made(tmp_path):
+    with pytest.raises(NotebookFailed) as error:
+        run_notebook("04_generalization_bound", "smoke", {}, tmp_path, verbose=False)
+    assert "63 runs of few_shot missing" in str(error.value)
+    assert f"`blocklora grid --profile smoke --experiment few_shot --results {tmp_path}`" in str(
+        error.value
+    )
+
+
+@pytest.mark.parametrize("name", sorted(NAMES, key=lambda name: (name in LAST, name)))
+def test_it_runs(name, results):
+    path = run_notebook(name, "smoke", {}, results)
+    executed = nbformat.read(path, as_version=4)
+    code = [cell for cell in executed.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code)
+    index = read_indexes(results)[name]
+    assert index["profile"] == "smoke"
+    assert index["claims"]
+    for export in [*index["figures"], *index["tables"]]:
+        assert export["caption"]
+        assert all((results / file).stat().st_size > 0 for file in export["files"])
+    assert not [claim for claim in index["claims"] if claim["verdict"] == "fails"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cells_stand_in_the_order_of_the_style(name):
+    cells = read(name).cells
+    assert cells[0].cell_type == "markdown"
+    assert cells[0].source.startswith("# ")
+    assert tags(cells[1]) == ["parameters"]
+    assert tags(cells[2]) == ["setup"]
+    places = {
+        tag: [i for i, cell in enumerate(cells) if tag in tags(cell)]
+        for tag in ("claims", "export")
+    }
+    assert places["claims"]
+    assert len(places["export"]) == 1
+    assert max(places["claims"]) < places["export"][0] == len(cells) - 2
+    assert cells[-1].cell_type == "markdown"
+    assert re.match(r"## What was and was not shown", cells[-1].source)
+    assert re.search(r"\bnot shown\b", cells[-1].source.split("\n", 1)[1], re.I)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_title_cell_states_question_source_runtime_and_needs(name):
+    found = heading(read(name))
+    for field in FIELDS:
+        assert found[field], f"{name} does not state {field}"
+    for experiment in notebook_needs(name)["experiments"]:
+        assert experiment in found["Needs"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_are_plain_typed_literals_with_profile_and_results_dir(name):
+    known = known_parameters(NOTEBOOKS / f"{name}.ipynb")
+    assert list(known)[:2] == ["profile", "results_dir"]
+    assert known["profile"] == "pocket"
+    assert known["results_dir"] == ""
+    tree = ast.parse(read(name).cells[1].source)
+    assert all(isinstance(node, ast.AnnAssign) for node in tree.body)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_are_stripped(name):
+    for cell in read(name).cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cells_have_at_most_twenty_lines(name):
+    for i, cell in enumerate(read(name).cells):
+        if cell.cell_type == "code" and "setup" not in tags(
+            cell
+        ):  # imports are as many as they are
+            assert len(cell.source.splitlines()) <= 20, f"cell {i}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_notebook_asks_which_profile_it_runs_on(name):
+    source = "\n".join(cell.source for cell in read(name).cells if cell.cell_type == "code")
+    assert not re.search(r"""profile(\.name)?\s*(==|!=|in)\s*[\["'(]""", source)
+    assert ".cuda(" not in source
