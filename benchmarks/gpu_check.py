@@ -27,7 +27,7 @@ from blocklora_lib.core.paths import RESULTS
 from blocklora_lib.measure import gpu_acceptance as measure
 from blocklora_lib.measure.benchmark_output import markdown
 from blocklora_lib.measure.gpu_acceptance import Sizes
-from blocklora_lib.measure.gpu_steps import Numbers
+from blocklora_lib.measure.gpu_steps import NotCovered, Numbers, clip_lora_step, release, step_costs
 from blocklora_lib.measure.timing import conditions
 from blocklora_lib.runs.provenance import git_revision
 from blocklora_lib.weights.tags import open_clip_name
@@ -116,17 +116,17 @@ def ours(
         return measure.our_step(backbone, measure.adapted(backbone), classes, sizes.batch, **way)
 
     with measure.products(device, strict, tf32):
-        return measure.step_costs(make, sizes.steps, device)
+        return step_costs(make, sizes.steps, device)
 
 
 def theirs(sizes: Sizes, device: torch.device, classes: int, autocast: bool) -> Numbers:
     """Return the costs of CLIP-LoRA's step, with whatever kernels torch likes."""
 
     def make() -> Callable[[], torch.Tensor]:
-        return measure.clip_lora_step(sizes.load("fp32", device), classes, sizes.batch, autocast)
+        return clip_lora_step(sizes.load("fp32", device), classes, sizes.batch, autocast)
 
     with measure.products(device, strict=False):
-        return measure.step_costs(make, sizes.steps, device)
+        return step_costs(make, sizes.steps, device)
 
 
 def finite(numbers: Numbers) -> bool:
@@ -149,9 +149,9 @@ def judged(case: Case, device: torch.device) -> dict[str, Any]:
     except Exception as error:  # whatever it is, the next case is measured
         told = " ".join(str(error).split())
         numbers = {"error": f"{type(error).__name__}: {told[:200]}"}
-        no_room = isinstance(error, (torch.OutOfMemoryError, MemoryError, measure.NotCovered))
+        no_room = isinstance(error, (torch.OutOfMemoryError, MemoryError, NotCovered))
         ok = None if no_room and not case.judge else False
-    measure.release(device)
+    release(device)
     seconds = round(time.perf_counter() - start, 1)
     return {"what": case.what, "case": case.case, "numbers": numbers, "accept": case.accept, "ok": ok,
             "seconds": seconds}  # fmt: skip

@@ -33,8 +33,8 @@ from blocklora_lib.measure.benchmark_output import (
 from blocklora_lib.measure.timing import paired_times, ratios
 
 HERE = Path(__file__).resolve().parent
-LIBRARY = "from blocklora_lib.cli import app; app()"  # what the command `blocklora` runs
-START = "from blocklora_lib.cli import load_libraries; load_libraries()"
+LIBRARY = "from blocklora_lib.cli.app import app; app()"  # what the command `blocklora` runs
+START = "from blocklora_lib.cli.run_options import load_libraries; load_libraries()"
 
 
 def main(arguments: list[str] | None = None) -> None:

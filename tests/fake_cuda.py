@@ -353,9 +353,9 @@ def stay_here(monkeypatch: Any) -> None:
     """Let the library do in this thread and process what it would do in others, which have no
     stand-in.
     """
-    for module in ("training", "evaluation", "measure.gpu_acceptance"):
+    for module in ("learning.loop", "learning.evaluation", "measure.gpu_acceptance"):
         monkeypatch.setattr(f"blocklora_lib.{module}.ahead", iter)
-    for module in ("inference_measurements", "step_costs", "cost_measurements"):
+    for module in ("inference", "step_costs", "training_step"):
         monkeypatch.setattr(f"blocklora_lib.measure.{module}.peak_memories", _measured_here)
     from blocklora_lib.measure import timing
 

@@ -25,7 +25,7 @@ SILENT = frozenset(
     """core.files core.paths core.plain_data core.schema core.user_cache data.content data.obtain.fetch
     data.problems runs.code_digest runs.provenance runs.record runs.sealed runs.standing
     runs.store""".split()
-)
+) | {""}  # the face of the package
 
 
 @cache
@@ -66,6 +66,8 @@ def computing_modules(package: Path = PACKAGE) -> dict[str, str]:
     found: dict[str, str] = {}
     while todo:
         name = todo.pop()
+        if name:
+            todo.add(name.rpartition(".")[0])  # the face of its room is run with it
         if name not in found and name not in SILENT:
             inner = files[name].name == "__init__.py"
             found[name], imported = _read(files[name].read_bytes(), name, inner)

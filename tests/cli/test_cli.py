@@ -16,9 +16,7 @@ from typer.testing import CliRunner
 
 from blocklora_lib.cli.app import app, parameters
 from blocklora_lib.learning.loop import TrainingDiverged
-from blocklora_lib.runs import execute as experiment
-from blocklora_lib.runs import grid as grids
-from blocklora_lib.runs import images as run_images
+from blocklora_lib.runs import grid, images, workbench
 
 ROOT = str(Path(__file__).parents[2])
 
@@ -28,14 +26,12 @@ def blocklora(tmp_path, tiny_clip, manifests, monkeypatch):
     """Call `blocklora ARGS` on the tiny profile and data; returns (exit code, stdout, stderr)."""
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(profile_facts(tiny_clip)))
-    make, expand, images = grids.make_spec, grids.expand, run_images.RunImages
-    monkeypatch.setattr(run_images, "RunImages", lambda: images(manifests))
-    monkeypatch.setattr(
-        grids, "make_spec", lambda *a, **k: make(*a, **k | {"manifests": manifests})
-    )
-    monkeypatch.setattr(grids, "expand", lambda *a, **k: expand(*a, manifests=manifests, **k))
-    bench = experiment.Workbench
-    monkeypatch.setattr(experiment, "Workbench", lambda device: bench(device, manifests))
+    make, expand, of_runs = grid.make_spec, grid.expand, images.RunImages
+    monkeypatch.setattr(images, "RunImages", lambda: of_runs(manifests))
+    monkeypatch.setattr(grid, "make_spec", lambda *a, **k: make(*a, **k | {"manifests": manifests}))
+    monkeypatch.setattr(grid, "expand", lambda *a, **k: expand(*a, manifests=manifests, **k))
+    bench = workbench.Workbench
+    monkeypatch.setattr(workbench, "Workbench", lambda device: bench(device, manifests))
 
     def call(command, *arguments):
         given = [
@@ -55,8 +51,8 @@ def blocklora(tmp_path, tiny_clip, manifests, monkeypatch):
 
 def test_help_is_quick_and_imports_no_torch():
     code = (
-        "import sys; from blocklora_lib.cli import app;assert not {'torch', 'pandas', 'open_clip'} "
-        "& set(sys.modules)"
+        "import sys, blocklora_lib.cli.app; "
+        "assert not {'torch', 'pandas', 'open_clip'} & set(sys.modules)"
     )
     start = time.monotonic()
     subprocess.run(
@@ -264,6 +260,6 @@ def test_no_memory_left_before_a_run_begins_is_the_machines_failure_in_a_sentenc
     def full(*_):
         raise MemoryError
 
-    monkeypatch.setattr("blocklora_lib.cli._profile", full)
+    monkeypatch.setattr("blocklora_lib.cli.app.named_profile", full)
     done = CliRunner().invoke(app, ["run", "--dataset", "chess", "--method", "lora"])
     assert (done.exit_code, done.output.strip()) == (75, "error: out of memory")

@@ -289,8 +289,9 @@ def test_refusals():
 
 def test_closed_forms_need_neither_torch_nor_open_clip():
     code = (
-        "import sys; from blocklora_lib import architectures, complexity; from blocklora_lib.costs "
-        "import memory, step; architectures.clip_architecture('ViT-B-16'); print({'torch', "
-        "'open_clip'} & set(sys.modules))"
+        "import sys; from blocklora_lib.clip import architectures; "
+        "from blocklora_lib.costs import adapter, memory, step; "
+        "architectures.clip_architecture('ViT-B-16'); "
+        "print({'torch', 'open_clip'} & set(sys.modules))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"

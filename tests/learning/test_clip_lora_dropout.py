@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from clip_lora_case import SEED, Case, gradients, large_updates, put, tiny_case
 from torch import Tensor
 
-import blocklora_lib.adapters.dropout
+from blocklora_lib.adapters import dropout
 from blocklora_lib.adapters.attach import attach
 from blocklora_lib.adapters.config import AdapterConfig
 from blocklora_lib.core.seeding import generator
@@ -116,11 +116,11 @@ def test_another_rate_of_dropout_is_seen(tiny, their_noise):
 
 
 def test_one_mask_for_q_k_and_v_is_seen(tiny, their_noise, monkeypatch):
-    draw_noise = blocklora_lib.dropout.draw_noise
+    draw_noise = dropout.draw_noise
 
     def one_mask(shape, p, device):
         noise, threshold, p = draw_noise((1, *shape[1:]), p, device)
         return noise.expand(shape).contiguous(), threshold, p
 
-    monkeypatch.setattr(blocklora_lib.adapters.dropout, "draw_noise", one_mask)
+    monkeypatch.setattr(dropout, "draw_noise", one_mask)
     assert moments_apart(our_draws(tiny), their_noise)["covariance"] > OTHER

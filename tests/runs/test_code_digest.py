@@ -12,8 +12,6 @@ import pytest
 
 from blocklora_lib.runs.code_digest import PACKAGE, SILENT, code_digest, computing_modules
 
-DROPOUT = "adapters.py"
-
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
@@ -47,30 +45,26 @@ def edit(path: Path, old: str, new: str) -> None:
 
 def test_what_computes_nothing_moves_nothing(package):
     before = fresh(package)
-    training = package / "training.py"
-    edit(training, '"""The one training loop', '"""A training loop')
-    edit(training, "# steps whose mean loss is watched", "# a remark")
-    edit(training, "overflows = 0  # steps in a row", "overflows = (\n        0\n    )")
-    edit(package / "cli.py", "import gc", "import gc, re")  # the command line
-    edit(package / "tables.py", "SENTENCE = 40", "SENTENCE = 41")  # a table's looks
+    loop = package / "learning/loop.py"
+    edit(loop, '"""The one training loop', '"""A training loop')
+    edit(loop, "# steps whose mean loss is watched", "# a remark")
+    edit(loop, "overflows = 0  # steps in a row", "overflows = (\n        0\n    )")
+    edit(package / "cli/run_options.py", "import gc", "import gc, re")  # the command line
+    edit(package / "display/tables.py", "SENTENCE = 40", "SENTENCE = 41")  # a table's looks
     assert fresh(package) == before
 
 
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        ("training.py", "_WINDOW = 20", "_WINDOW = 21"),
-        ("training.py", "betas=spec.betas", "betas=(0.9, 0.98)"),
-        ("evaluation.py", "argmax(-1)", "argmin(-1)"),
-        ("evaluation.py", "BATCH = 100", "BATCH = 100.0"),
-        (
-            "methods/lora.py",
-            'kind: Literal["lora"] = "lora"',
-            'kind: Literal["lora"] = "block_lora"',
-        ),
-        ("fewshot.py", "shots, seed", "seed, shots"),
+        ("learning/loop.py", "_WINDOW = 20", "_WINDOW = 21"),
+        ("learning/loop.py", "betas=spec.betas", "betas=(0.9, 0.98)"),
+        ("learning/evaluation.py", "argmax(-1)", "argmin(-1)"),
+        ("learning/evaluation.py", "BATCH = 100", "BATCH = 100.0"),
+        ("methods/zero_shot.py", "trains = False", "trains = True"),
+        ("data/sampling.py", "shots, seed", "seed, shots"),
         ("data/layouts.py", "VAL, TEST = 0.2, 0.3", "VAL, TEST = 0.3, 0.2"),
-        ("seeding.py", '"{seed}/{purpose}"', '"{purpose}/{seed}"'),
+        ("core/seeding.py", '"{seed}/{purpose}"', '"{purpose}/{seed}"'),
     ],
 )
 def test_an_edit_of_what_computes_moves_the_digest(package, file, old, new):
@@ -94,27 +88,26 @@ def test_every_module_that_a_run_loads_is_covered_or_named_as_silent_and_the_dig
     tmp_path,
 ):
     """Python's own list of what was imported, by a run's own imports, against the static closure."""
-    code = (
-        "import sys; import blocklora_lib.runs.code_digest as c; c.code_digest();assert 'torch' "
-        "not in sys.modules;import blocklora_lib.runs.execute; from blocklora_lib.methods import "
-        "*;from blocklora_lib.methods import method_names, get_method;[get_method(n) for n in "
-        "method_names()];print(*[m for m in sys.modules if m.startswith('blocklora_lib')])"
-    )
+    code = """
+import sys
+import blocklora_lib.runs.code_digest as c
+c.code_digest()
+assert "torch" not in sys.modules
+import blocklora_lib.runs.execute
+from blocklora_lib.methods import get_method, method_names
+[get_method(n) for n in method_names()]
+print(*[m for m in sys.modules if m.startswith("blocklora_lib")])
+"""
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
     loaded = {name.removeprefix("blocklora_lib").lstrip(".") for name in done.stdout.split()}
-    assert {"training", "evaluation", "methods.lora", "data.draws"} <= loaded
+    assert {"learning.loop", "learning.evaluation", "methods.zero_shot", "data.draw"} <= loaded
     assert loaded <= set(computing_modules()) | SILENT
-    assert not set(computing_modules()) & {
-        "cli",
-        "tables",
-        "report",
-        "notebook",
-        "profiles",
-        "grids",
-    }
+    others = "cli.app display.tables suite.report suite.notebook runs.profile runs.grid".split()
+    assert all((PACKAGE / f"{name.replace('.', '/')}.py").exists() for name in others)
+    assert not set(others) & set(computing_modules())
 
 
 def test_the_digest_is_remembered_and_a_damaged_memory_is_ignored(package, tmp_path):

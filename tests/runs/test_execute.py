@@ -21,7 +21,7 @@ from conftest import edit_manifest, profile_facts, write_bundle
 from blocklora_lib.clip.backbone import Backbone
 from blocklora_lib.core.seeding import generator
 from blocklora_lib.learning.loop import batches
-from blocklora_lib.runs import execute as experiment
+from blocklora_lib.runs import workbench
 from blocklora_lib.runs.code_digest import code_digest
 from blocklora_lib.runs.execute import execute, run_grid, run_or_load
 from blocklora_lib.runs.grid import expand, make_spec
@@ -60,8 +60,9 @@ def test_the_same_spec_gives_the_same_bits_in_a_fresh_process(spec, bench, manif
     config.write_text(json.dumps(open_clip.get_model_config(spec.backbone.name)))
     code = """
 import sys, torch, open_clip
-from blocklora_lib.experiment import Workbench, execute
-from blocklora_lib.runs import RunSpec
+from blocklora_lib.runs.execute import execute
+from blocklora_lib.runs.spec import RunSpec
+from blocklora_lib.runs.workbench import Workbench
 torch.set_num_threads(1)
 open_clip.add_model_config(sys.argv[2])
 print(execute(RunSpec.model_validate_json(sys.argv[1]), Workbench("cpu",
@@ -181,7 +182,7 @@ def test_only_a_float16_backbone_is_scaled_and_the_record_counts_skipped_steps(
 def test_run_or_load_runs_once(spec, bench, tmp_path, monkeypatch):
     store = RunStore(tmp_path)
     first = run_or_load(spec, store, bench)
-    monkeypatch.setattr(experiment, "execute", None)
+    monkeypatch.setattr("blocklora_lib.runs.execute.execute", None)
     assert run_or_load(spec, store, bench) == first
     partial = spec.model_copy(
         update={"method": MethodSpec(name="block_lora", settings={"rank": 2})}
@@ -251,7 +252,7 @@ def test_memory_that_runs_out_while_weights_are_loaded_is_a_failure_of_the_machi
     def full(*args):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(experiment, "load_backbone", full)
+    monkeypatch.setattr(workbench, "load_backbone", full)
     with pytest.raises(MachineFailure, match="OutOfMemoryError: CUDA out of memory"):
         execute(spec, bench)
 
@@ -285,7 +286,7 @@ def test_a_record_of_other_code_is_computed_again_unless_it_is_to_be_kept(
         store.save(first.model_copy(update={"code": old}))
         assert stored(store, spec).standing == "old"
         with monkeypatch.context() as patch:
-            patch.setattr(experiment, "execute", None)
+            patch.setattr("blocklora_lib.runs.execute.execute", None)
             assert run_or_load(spec, store, bench, keep_old=True).code == old
         again = run_or_load(spec, store, bench)
         assert (again.code, again.result) == (first.code, first.result)
@@ -374,7 +375,7 @@ def test_specs_by_hand_are_checked(spec, bench, changes, says):
 
 def test_an_unwritable_results_folder_stops_before_training(spec, bench, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(experiment, "execute", None)
+    monkeypatch.setattr("blocklora_lib.runs.execute.execute", None)
     with pytest.raises(OSError, match="cannot be written"):
         run_or_load(spec, RunStore(tmp_path / "file"), bench)
 
@@ -444,6 +445,6 @@ def test_a_damaged_record_that_cannot_be_set_aside_is_said_before_training(
     store = RunStore(tmp_path)
     store.path(spec).write_text("{")
     (tmp_path / "damaged").write_text("a file")
-    monkeypatch.setattr(experiment, "execute", None)
+    monkeypatch.setattr("blocklora_lib.runs.execute.execute", None)
     with pytest.raises(OSError, match="cannot be moved to"):
         run_or_load(spec, store, bench)

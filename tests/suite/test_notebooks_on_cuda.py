@@ -18,13 +18,15 @@ from synthetic_records import write_records
 
 from blocklora_lib.core.paths import NOTEBOOKS, PROFILES
 from blocklora_lib.measure import counted
-from blocklora_lib.runs import profile as profiles
+from blocklora_lib.runs import profile_files
 from blocklora_lib.runs.grid import expand
+from blocklora_lib.runs.profile_files import load_profile
 from blocklora_lib.runs.store import RunStore
 from blocklora_lib.suite import notebook
+from blocklora_lib.suite.catalogue import notebook_names, notebook_needs
 
-NAMES = notebook.notebook_names()
-LAST = [name for name in NAMES if notebook.notebook_needs(name)["last"]]
+NAMES = notebook_names()
+LAST = [name for name in NAMES if notebook_needs(name)["last"]]
 LESS = {  # parameters of a notebook that repeat what one step shows
     "02_equivalence": {"steps": 2},
     "04_generalization_bound": {"steps": 1, "sweeps": 1, "candidates": [["o", 8, 15, 2, 1.0]], "resamples": 9,
@@ -42,10 +44,8 @@ def smoke(tmp_path_factory):
     text = (PROFILES / "smoke.yaml").read_text(encoding="utf-8")
     assert "\ndevice: cpu\n" in text
     path.write_text(text.replace("\ndevice: cpu\n", "\ndevice: cuda\n"), encoding="utf-8")
-    profile = profiles.load_profile(str(path))
-    needed = {
-        experiment for name in NAMES for experiment in notebook.notebook_needs(name)["experiments"]
-    }
+    profile = load_profile(str(path))
+    needed = {experiment for name in NAMES for experiment in notebook_needs(name)["experiments"]}
     write_records(profile, folder / "runs", sorted(needed))
     return path
 
@@ -54,7 +54,7 @@ def forget_runs(path):
     """Delete the records of a few runs, so that notebook 05 computes them."""
     chosen = {("chess", 0, "zero_shot"), ("chess", 1, "block_lora")}
     store = RunStore(path.parent / "runs")
-    for spec in expand(profiles.load_profile(str(path)), "few_shot"):
+    for spec in expand(load_profile(str(path)), "few_shot"):
         if (spec.dataset, spec.shots, spec.method.name) in chosen:
             store.path(spec).unlink(missing_ok=True)
 
@@ -70,9 +70,10 @@ def quick(monkeypatch, smoke):
         monkeypatch.setattr(counted, function, lambda *_: 1 << 20)
     monkeypatch.setattr(notebook, "save_figure", lambda figure, stem, note: [stem, stem])
     monkeypatch.setattr(notebook, "_display_figure", lambda *_: None)
-    load = profiles.load_profile  # notebook 04 trains by pocket's settings
-    monkeypatch.setattr(
-        profiles, "load_profile", lambda name: load(str(smoke) if name == "pocket" else name)
+    monkeypatch.setattr(  # notebook 04 trains by pocket's settings
+        profile_files,
+        "load_profile",
+        lambda name: load_profile(str(smoke) if name == "pocket" else name),
     )
 
 

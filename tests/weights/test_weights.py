@@ -37,8 +37,9 @@ from blocklora_lib.runs.execute import execute
 from blocklora_lib.runs.grid import make_spec
 from blocklora_lib.runs.profile import Profile
 from blocklora_lib.runs.profile_files import load_profile
-from blocklora_lib.weights import tags
+from blocklora_lib.weights import obtain, tags
 from blocklora_lib.weights.files import with_checksum
+from blocklora_lib.weights.obtain import download
 from blocklora_lib.weights.spec import BackboneSpec
 
 QUICK = "TinyCLIP-quickgelu"
@@ -711,24 +712,24 @@ def test_a_tags_file_is_fetched_from_its_address_where_the_hub_does_not_answer(
     def silent(repo_id, filename):
         raise FileNotFoundError("see the\nmanual") from OSError("no route to host")
 
-    monkeypatch.setattr(tags, "hf_hub_download", silent)
+    monkeypatch.setattr(obtain, "hf_hub_download", silent)
     with serve(monkeypatch) as server:
         path = "/" + config["url"].split("/", 3)[3]
         config["url"] = server.url + path
         server.files[path] = archive
-        source = tags.download(spec, said.append)
+        source = download(spec, said.append)
         assert source.checkpoint == places[1] / "tiny.pt"
         assert source.sha256 == hashlib.sha256(archive).hexdigest()
         assert any(server.url in line for line in said)
         source.checkpoint.unlink()
         server.files[path] = archive[:-1] + b"x"
         with pytest.raises(OSError, match="has a wrong checksum") as caught:
-            tags.download(spec)
+            download(spec)
         assert "\n" not in str(caught.value)
         assert not list(places[1].glob("*.pt"))
         del server.files[path]
         with pytest.raises(OSError, match=r"someone/tiny.*no route to host.*404.*or save http"):
-            tags.download(spec)
+            download(spec)
 
 
 def test_the_hub_is_asked_for_what_open_clip_would_ask(tag, places, monkeypatch):
@@ -743,7 +744,7 @@ def test_the_hub_is_asked_for_what_open_clip_would_ask(tag, places, monkeypatch)
             )
         return str(put_in_hub(safe, places[0], filename))
 
-    monkeypatch.setattr(tags, "hf_hub_download", answers)
+    monkeypatch.setattr(obtain, "hf_hub_download", answers)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     names = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]  # open_clip's own order
     assert load_backbone(spec, "cpu").weights["file"] == f"someone/tiny/{names[1]}"
@@ -813,7 +814,7 @@ def test_fetch_uses_the_network_though_it_is_switched_off(blocklora, tag, places
         assert not constants.is_offline_mode()
         return str(put_in_hub(safe, places[0], "open_clip_model.safetensors"))
 
-    monkeypatch.setattr(tags, "hf_hub_download", answers)
+    monkeypatch.setattr(obtain, "hf_hub_download", answers)
     code, out, _ = blocklora("fetch", backbone=spec.model_dump(exclude={"checksum"}))
     assert code == 0
     assert hashlib.sha256(safe).hexdigest() in out
