@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..core.files import user_path, write_whole
-from ..core.plain_data import parse_json
+from ..core.json_data import parse_json
 from ..core.schema import AdapterError, explain
 from .config import AdapterConfig
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..core.files import read_text, write_whole
+from ..core.json_data import read_notebook
 from ..core.paths import NOTEBOOKS, PUBLISHED
-from ..core.plain_data import read_notebook
 from ..core.schema import UnknownName
 from ..runs.grid import expand
 from ..runs.profile import Profile

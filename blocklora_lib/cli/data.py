@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from ..core.json_data import read_json
 from ..core.paths import POCKET_MODEL
-from ..core.plain_data import read_json
 from ..core.schema import UnknownName
 from ..data.class_names import class_name, renamed
 from ..data.layouts import Item

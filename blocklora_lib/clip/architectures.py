@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..adapters.config import AdapterConfig
+from ..core.json_data import read_json
 from ..core.paths import POCKET_MODEL
-from ..core.plain_data import read_json
 from ..core.schema import UnknownName
 
 PRESETS = ("PocketCLIP", "ViT-B-32", "ViT-B-16", "ViT-L-14")

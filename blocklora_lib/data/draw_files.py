@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, StrictInt, StrictStr, ValidationError
 
 from ..core.files import write_whole
-from ..core.plain_data import read_json
+from ..core.json_data import read_json
 from ..core.schema import Strict, explain
 from .layouts import Item
 

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from ..core.files import read_text
-from ..core.plain_data import parse_json
+from ..core.json_data import parse_json
 from ..core.schema import UnknownName, near
 from .manifest import Manifest
 from .problems import DataError, MissingData, again, remedy

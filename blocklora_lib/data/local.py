@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from ..core.json_data import read_json
 from ..core.paths import MANIFESTS
-from ..core.plain_data import read_json
 from ..core.schema import explain
 from .manifest import Manifest
 from .manifest_files import load_manifest

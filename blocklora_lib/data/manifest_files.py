@@ -12,8 +12,8 @@ from pydantic import (
 )
 
 from ..core.paths import MANIFESTS
-from ..core.plain_data import read_yaml, to_yaml
 from ..core.schema import UnknownName, explain
+from ..core.yaml_data import read_yaml, to_yaml
 from .manifest import LIST, Manifest
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from ..core.files import user_path
+from ..core.json_data import read_json
 from ..core.paths import ROOT
-from ..core.plain_data import read_json
 from ..core.schema import Strict, explain
 from .content import file_digests
 from .manifest import Manifest, Split

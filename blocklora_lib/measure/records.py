@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
+from ..core.json_data import read_json
 from ..core.paths import RESULTS
-from ..core.plain_data import read_json
 
 BENCHMARKS = RESULTS / "reference" / "benchmarks"  # the committed ones
 FIELDS = ("benchmark", "date", "conditions", "options", "rows")

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from ..core.files import user_path
 from ..core.paths import PROFILES
-from ..core.plain_data import read_yaml
 from ..core.schema import UnknownName, explain, near
+from ..core.yaml_data import read_yaml
 from .profile import Profile
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.files import holds_none, remove
+from ..core.json_data import read_json, read_notebook
 from ..core.paths import NOTEBOOKS
-from ..core.plain_data import read_json, read_notebook
 from ..core.schema import near
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from ..core.files import holds_none, remove, same_error, write_whole
-from ..core.plain_data import read_json
+from ..core.json_data import read_json
 from ..runs.grid import expand
 from ..runs.profile import Profile
 from ..runs.spec import RunSpec

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.plain_data import parse_yaml, read_notebook
+from ..core.json_data import read_notebook
 from ..core.schema import near, short
+from ..core.yaml_data import parse_yaml
 
 _INJECTED = "# Parameters\n"  # the first line of the cell that papermill injects
 

@@ -23,8 +23,8 @@ from markupsafe import Markup, escape
 
 from .. import __version__
 from ..core.files import read_bytes, read_text, write_whole
+from ..core.json_data import read_json, read_notebook
 from ..core.paths import NOTEBOOKS, POCKET_MODEL, PROFILES
-from ..core.plain_data import read_json, read_notebook
 from ..data.manifest_files import load_manifest, manifest_names
 from ..display.mathml import MathMLExporter, highlight_css, inline_mathml
 from ..runs.profile import Profile

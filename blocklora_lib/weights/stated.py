@@ -10,7 +10,7 @@ from open_clip.pretrained import (
     list_pretrained_tags_by_model,
 )
 
-from ..core.plain_data import read_json
+from ..core.json_data import read_json
 from .files import CONFIG
 from .spec import BackboneSpec
 from .tags import Source, open_clip_name

@@ -11,8 +11,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blocklora_lib.core.json_data import parse_json
 from blocklora_lib.core.paths import MANIFESTS, PROFILES
-from blocklora_lib.core.plain_data import parse_json, parse_yaml, read_yaml, to_yaml
+from blocklora_lib.core.yaml_data import parse_yaml, read_yaml, to_yaml
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(12)

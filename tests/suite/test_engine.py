@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from blocklora_lib.cli.app import app
 from blocklora_lib.core.paths import PROFILES, ROOT
-from blocklora_lib.core.plain_data import to_yaml
+from blocklora_lib.core.yaml_data import to_yaml
 from blocklora_lib.data.manifest_files import load_manifest
 from blocklora_lib.data.obtain.miniature import make_fake
 from blocklora_lib.runs.code_digest import code_digest

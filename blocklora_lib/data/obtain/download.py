@@ -10,7 +10,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from ...core.files import write_whole
-from ...core.plain_data import read_json
+from ...core.json_data import read_json
 from ..decoding import endings
 from ..manifest import Archive, Manifest, SplitFile
 from ..roots import find_folder, is_fake

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from ...core.files import write_whole
-from ...core.plain_data import read_json
+from ...core.json_data import read_json
 
 Say = Callable[[str], None]
 _CHUNK = 1 << 18

@@ -1,4 +1,4 @@
-"""YAML and JSON as plain data, read so that nothing in them is lost or guessed. No torch.
+"""YAML as plain data, read so that nothing in it is lost or guessed. No torch.
 
 A key that stands twice is an error: a plain reader lets the last one win in silence. Scalars are
 YAML 1.2's: `1e-3` is a number, `no`, `on` and `1:30` are text, true and false alone are truth
@@ -9,7 +9,6 @@ written out.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -130,43 +129,6 @@ def to_yaml(facts: Mapping[str, Any]) -> str:
     return yaml.dump(dict(facts), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
-def parse_json(text: str, where: str) -> Any:
-    """Return what a JSON text says; ValueError, with `where`, for keys that stand twice, NaN,
-    Infinity.
-    """
-    try:
-        return json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite
-        )
-    except RecursionError:
-        raise ValueError(f"{where} is not JSON of ours: it is nested too deeply") from None
-    except ValueError as error:
-        raise ValueError(f"{where} is not valid JSON: {error}") from None
-
-
-def read_json(path: str | Path) -> Any:
-    """Return what a JSON file says; errors as `parse_json` and `files.read_text`."""
-    return parse_json(read_text(path), str(path))
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
-    facts = dict(pairs)
-    if len(facts) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands twice; keep one of the two")
-    return facts
-
-
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    return number if abs(number) != float("inf") else _no_number(text)
-
-
 def _check_depth(text: str) -> None:
     """Events come one by one; the composer calls itself for each level, until the stack is full."""
     depth = 0
@@ -239,23 +201,3 @@ def _sentence(error: yaml.YAMLError) -> str:
 
 def _kind(value: Any) -> str:
     return {list: "list", str: "text", bool: "truth value"}.get(type(value), "number")
-
-
-def read_notebook(path: Path) -> dict[str, Any]:
-    """Return a notebook of format 4 as plain data, its cells with source as one text and metadata.
-
-    Raises ValueError, with the path, for anything else.
-    """
-    try:
-        notebook = read_json(path)
-        if notebook["nbformat"] != 4 or not isinstance(notebook["metadata"], dict):
-            raise ValueError("it is not of format 4")
-        for cell in notebook["cells"]:
-            cell["source"] = "".join(cell["source"])
-            cell["metadata"].get("tags", []), cell["cell_type"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise ValueError(
-            f"notebook {path} is damaged ({what}); restore it, or execute it again"
-        ) from None
-    return notebook

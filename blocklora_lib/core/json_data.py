@@ -1,0 +1,70 @@
+"""JSON as plain data, read so that nothing in it is lost or guessed; notebooks are JSON too.
+
+No torch, and nothing beyond Python: files of adapters are read where no YAML reader is installed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .files import read_text
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Return what a JSON text says; ValueError, with `where`, for keys that stand twice, NaN,
+    Infinity.
+    """
+    try:
+        return json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite
+        )
+    except RecursionError:
+        raise ValueError(f"{where} is not JSON of ours: it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{where} is not valid JSON: {error}") from None
+
+
+def read_json(path: str | Path) -> Any:
+    """Return what a JSON file says; errors as `parse_json` and `files.read_text`."""
+    return parse_json(read_text(path), str(path))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
+    facts = dict(pairs)
+    if len(facts) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands twice; keep one of the two")
+    return facts
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if abs(number) != float("inf") else _no_number(text)
+
+
+def read_notebook(path: Path) -> dict[str, Any]:
+    """Return a notebook of format 4 as plain data, its cells with source as one text and metadata.
+
+    Raises ValueError, with the path, for anything else.
+    """
+    try:
+        notebook = read_json(path)
+        if notebook["nbformat"] != 4 or not isinstance(notebook["metadata"], dict):
+            raise ValueError("it is not of format 4")
+        for cell in notebook["cells"]:
+            cell["source"] = "".join(cell["source"])
+            cell["metadata"].get("tags", []), cell["cell_type"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(
+            f"notebook {path} is damaged ({what}); restore it, or execute it again"
+        ) from None
+    return notebook
