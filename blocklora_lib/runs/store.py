@@ -1,4 +1,6 @@
-"""The store of run records: one JSON file a run, written whole or not at all."""
+"""The store of run records: one JSON file a run, written whole or not at all; to travel, one Parquet
+of them.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import fnmatch
 import itertools
 import os
 import tempfile
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +18,7 @@ from pydantic import (
 
 from ..core.files import holds_none, is_there, read_text, same_error, write_whole
 from ..core.schema import explain
+from .packed import SUFFIX, read_texts, write_texts
 from .spec import RunSpec
 
 if TYPE_CHECKING:
@@ -23,19 +27,24 @@ from .record import RunRecord, frame, in_order
 
 
 class RunStore:
-    """A folder of records. Its readers never see half a record: a file gets its name when it is
-    complete.
+    """A folder of records, or, where there is none, the Parquet beside it that has its name (see
+    `pack`), which is only read.
+
+    Its readers never see half a record: a file gets its name when it is complete.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        packed = self.folder.suffix == SUFFIX
+        self.file = self.folder if packed else self.folder.with_name(self.folder.name + SUFFIX)
 
     def path(self, spec: RunSpec) -> Path:
         """Where the record of this spec is or will be."""
-        return self.folder / f"{spec.key}.json"
+        return self._path(spec.key)
 
     def check_writable(self) -> None:
         """Fail now, with one sentence, rather than after hours of training."""
+        self._check_unpacked()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             # a name that no process of another machine has; and more than nothing, which a full
@@ -52,6 +61,7 @@ class RunStore:
 
     def save(self, record: RunRecord) -> Path:
         """Write the record under a temporary name, then rename it."""
+        self._check_unpacked()
         path = self.path(record.spec)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, record.to_json())
@@ -59,6 +69,9 @@ class RunStore:
 
     def load(self, spec: RunSpec) -> RunRecord | None:
         """Return the record of this spec, done or failed, or None; errors as `read_record`."""
+        if self._packed is not None:
+            text = self._packed.get(spec.key)
+            return None if text is None else record_of(text, self.file / f"{spec.key}.json")
         path = self.path(spec)
         return read_record(path) if is_there(path) else None
 
@@ -85,10 +98,13 @@ class RunStore:
         Raises OSError as `read_record`.
         """
         found, damaged = [], []
-        names = os.listdir(self.folder) if self.folder.is_dir() else []
-        for name in sorted(fnmatch.filter(names, "[0-9a-f]*.json")):
+        for name in self._names():
             try:
-                found.append(read_record(self.folder / name))
+                if self._packed is None:
+                    found.append(read_record(self.folder / name))
+                else:
+                    text = self._packed[name.removesuffix(".json")]
+                    found.append(record_of(text, self.file / name))
             except DamagedRecord as error:
                 damaged.append(error)
         return in_order(found), damaged
@@ -106,13 +122,68 @@ class RunStore:
         """One row for each (record, evaluated set). Failed runs are no results; they are left out."""
         return frame(self.records(None if include_failed else "done"))
 
+    def pack(self, path: str | Path) -> int:
+        """Write all records into one Parquet, each as its text; return how many.
+
+        Raises DamagedRecord for the first that is none, as `records`.
+        """
+        keys = [record.key for record in self.records()]
+        texts = self._packed or {key: read_text(self._path(key)) for key in keys}
+        write_texts(path, {key: texts[key] for key in keys})
+        return len(keys)
+
+    def unpack(self, path: str | Path) -> int:
+        """Write the records of a Parquet as the files that they were; return how many were new.
+
+        Raises ValueError where a file here holds another record of the same run.
+        """
+        texts = read_texts(path)
+        new = {key: text for key, text in texts.items() if not is_there(self._path(key))}
+        for key in texts.keys() - new.keys():
+            if read_text(self._path(key)) != texts[key]:
+                raise ValueError(
+                    f"{self._path(key)} and {path} have different records of the same run; move "
+                    "one of them away"
+                )
+        for key, text in new.items():
+            record_of(text, Path(path, f"{key}.json"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for key, text in new.items():
+            write_whole(self._path(key), text)
+        return len(new)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.json"
+
+    @cached_property
+    def _packed(self) -> dict[str, str] | None:
+        """The packed records' texts by key; None of a folder, or where nothing is yet."""
+        if self.folder.is_dir() or not is_there(self.file):
+            return None
+        return read_texts(self.file)
+
+    def _names(self) -> list[str]:
+        if self._packed is not None:
+            return sorted(f"{key}.json" for key in self._packed)
+        names = os.listdir(self.folder) if self.folder.is_dir() else []
+        return sorted(fnmatch.filter(names, "[0-9a-f]*.json"))
+
+    def _check_unpacked(self) -> None:
+        if self._packed is not None:
+            raise ValueError(
+                f"{self.file} holds packed records, which are only read; make a folder of them by "
+                f"`blocklora records unpack {self.file}`, or choose another one with --results"
+            )
+
 
 class DamagedRecord(ValueError):
     """A file that stands where a record should, and cannot be counted; `path` and why."""
 
     def __init__(self, path: Path, reason: object) -> None:
         self.path = path
-        super().__init__(f"run record {path} is damaged ({reason}); delete the file and run again")
+        packed = path.parent.suffix == SUFFIX
+        way_out = f"restore {path.parent}" if packed else "delete the file and run again"
+        super().__init__(f"run record {path} is damaged ({reason}); {way_out}")
 
 
 class EarlierRecord(DamagedRecord):
@@ -132,16 +203,22 @@ def read_record(path: Path) -> RunRecord:
     """
     try:
         text = read_text(path)
-        if text.startswith('{\n "schema": 1,'):
-            raise EarlierRecord(path)
+    except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and not holds_none(error):
+            raise
+        raise DamagedRecord(path, error) from None
+    return record_of(text, path)
+
+
+def record_of(text: str, path: Path) -> RunRecord:
+    """Return the record of a text that was found at `path`; DamagedRecord as `read_record`."""
+    if text.startswith('{\n "schema": 1,'):
+        raise EarlierRecord(path)
+    try:
         record = RunRecord.from_json(text)
         if path.stem != record.key:
             raise ValueError(f"the file's name is not its key {record.key}")
-    except DamagedRecord:
-        raise
-    except (ValueError, TypeError, RecursionError, OSError) as error:
-        if isinstance(error, OSError) and not holds_none(error):
-            raise
+    except (ValueError, TypeError, RecursionError) as error:
         reason = explain(error) if isinstance(error, ValidationError) else error
         raise DamagedRecord(path, reason) from None
     return record

@@ -5,7 +5,6 @@ is.
 from __future__ import annotations
 
 import json
-import shutil
 
 import pandas as pd
 import pytest
@@ -23,6 +22,7 @@ from blocklora_lib.runs.grid import expand
 from blocklora_lib.runs.profile_files import load_profile
 from blocklora_lib.runs.results import PLANNED, MissingResults
 from blocklora_lib.runs.sealed import seal
+from blocklora_lib.runs.store import RunStore
 
 
 def without(runs, **which):
@@ -242,7 +242,7 @@ def test_one_seed_does_not_contradict_a_published_number(seeds, holds):
 
 def test_no_judge_passes_over_a_run_that_failed(tmp_path):
     profile, reference = load_profile("pocket"), RESULTS / "reference" / "pocket"
-    shutil.copytree(reference / "runs", tmp_path / "runs")
+    RunStore(tmp_path / "runs").unpack(reference / "runs.parquet")
     blind = Claim("X", "x", "us", "empirical", ("05_few_shot", "few_shot"), lambda e: _nothing(e))
     assert judge([blind], Evidence(profile, tmp_path))[0].finding.evidence == "fine"
     spec = next(s for s in expand(profile, dataset="fashion", method="lora_plus") if s.shots == 16)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 
 import pandas as pd
 import pytest
@@ -33,6 +32,7 @@ from blocklora_lib.runs.grid import expand
 from blocklora_lib.runs.profile_files import load_profile
 from blocklora_lib.runs.results import MissingResults
 from blocklora_lib.runs.sealed import seal
+from blocklora_lib.runs.store import RunStore
 
 
 class Given:
@@ -575,7 +575,7 @@ def test_the_readme_shows_what_the_reference_run_says():
 def test_changing_one_record_of_the_reference_run_changes_the_verdict(tmp_path):
     profile, reference = load_profile("pocket"), RESULTS / "reference" / "pocket"
     runs = tmp_path / "runs"
-    shutil.copytree(reference / "runs", runs)
+    RunStore(runs).unpack(reference / "runs.parquet")
     before = accuracy.control_is_the_same(Evidence(profile, tmp_path))
     assert before.holds
     changed = next(

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,10 +20,17 @@ from blocklora_lib.claims.claim import MARKERS
 from blocklora_lib.cli.app import app
 from blocklora_lib.core.paths import RESULTS
 from blocklora_lib.learning.count import Count
+from blocklora_lib.runs.packed import read_texts
 from blocklora_lib.runs.profile_files import load_profile
 from blocklora_lib.runs.results import MissingResults, experiment_runs
 from blocklora_lib.runs.sealed import is_whole, seal, unseal
-from blocklora_lib.runs.store import DamagedRecord, EarlierRecord, RunStore, read_record
+from blocklora_lib.runs.store import (
+    DamagedRecord,
+    EarlierRecord,
+    RunStore,
+    read_record,
+    record_of,
+)
 
 
 @pytest.fixture
@@ -197,16 +203,17 @@ def test_more_correct_answers_than_images_cannot_be_made():
 @pytest.mark.parametrize("profile", ["pocket", "pocket-full"])
 def test_the_committed_records_are_whole_and_under_their_keys(profile):
     """All by their checksums, a tenth by their values."""
-    paths = sorted((RESULTS / "reference" / profile / "runs").glob("*.json"))
-    assert len(paths) > 500
-    assert all(is_whole(path.read_text(encoding="utf-8")) for path in paths)
-    assert all(read_record(path).key == path.stem for path in paths[::10])
+    path = RESULTS / "reference" / profile / "runs.parquet"
+    texts = read_texts(path)
+    assert len(texts) > 500
+    assert all(map(is_whole, texts.values()))
+    assert all(record_of(texts[key], path / key).key == key for key in sorted(texts)[::10])
 
 
 def test_a_reader_names_damaged_records_and_never_goes_on_as_if_they_were_missing_or_good(tmp_path):
     profile = load_profile("pocket")
-    shutil.copytree(RESULTS / "reference" / "pocket" / "runs", tmp_path / "runs")
     store = RunStore(tmp_path / "runs")
+    store.unpack(RESULTS / "reference" / "pocket" / "runs.parquet")
     whole = experiment_runs(profile, store)
     path = store.folder / f"{whole['key'][0]}.json"
     path.write_text(re.sub(r'"correct": \d', '"correct": 9', path.read_text(), count=1))

@@ -1,0 +1,45 @@
+"""`blocklora records`: run records as one Parquet file, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import path
+
+records_app = typer.Typer(help="Run records as one file that travels.", no_args_is_help=True)
+
+
+@records_app.command()
+def pack(
+    folder: Annotated[Path, typer.Argument(parser=path, help="Such as results/pocket/runs.")],
+    file: Annotated[
+        Path | None, typer.Argument(parser=path, help="The Parquet [FOLDER.parquet].")
+    ] = None,
+) -> None:
+    """Write all records of a folder into one Parquet, each as it is, checksum included."""
+    from ..runs.store import RunStore
+
+    store = RunStore(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder of records {folder}; give one, as results/pocket/runs")
+    file = file or store.file
+    typer.echo(f"{store.pack(file)} records packed into {file}")
+
+
+@records_app.command()
+def unpack(
+    file: Annotated[Path, typer.Argument(parser=path, help="A Parquet of `records pack`.")],
+    folder: Annotated[
+        Path | None, typer.Argument(parser=path, help="Where to [FILE without its ending].")
+    ] = None,
+) -> None:
+    """Write the records of a Parquet as files again, to the byte what they were."""
+    from ..runs.store import RunStore
+
+    folder = folder or file.with_suffix("")
+    if folder == file:
+        raise ValueError(f"{file} has no ending to leave out; say which folder to unpack into")
+    typer.echo(f"{RunStore(folder).unpack(file)} records unpacked into {folder}")
