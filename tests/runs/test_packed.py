@@ -143,7 +143,7 @@ def test_a_cut_or_changed_parquet_is_a_sentence(made, tmp_path, cut):
     with pytest.raises(ValueError, match="is no Parquet of run records"):
         read_texts(path)
     path.write_bytes(content[:cut] + b"\0" * 60 + content[cut:][60:])
-    with pytest.raises((ValueError, DamagedRecord), match="is no Parquet|is damaged"):
+    with pytest.raises((ValueError, DamagedRecord), match=r"is no Parquet|is damaged"):
         RunStore(path).records()
 
 

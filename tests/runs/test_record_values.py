@@ -28,7 +28,6 @@ from blocklora_lib.runs.store import (
     DamagedRecord,
     EarlierRecord,
     RunStore,
-    read_record,
     record_of,
 )
 
