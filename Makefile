@@ -6,16 +6,15 @@ JOBS      ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTHON    ?= $(shell command -v python3.11 || command -v python3)
 # Not the scripts beside it: in a folder with a blank in its name some have a first line that does not work.
 PY        := .venv/bin/python
-README_PROFILE := pocket-full# whose reference run README.md shows: its key figure and its claims
 # Recipes read these from their environment, so that neither make nor the shell looks into what was typed.
 override PROFILE := $(value PROFILE)
 override NOTEBOOKS := $(value NOTEBOOKS)
-export PROFILE NOTEBOOKS JOBS PYTHON README_PROFILE
+export PROFILE NOTEBOOKS JOBS PYTHON
 # One thread a process, so that runs repeat bit for bit; no network unless asked for (paper profile: HF_HUB_OFFLINE=0).
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE  ?= 1
 
-.PHONY: help setup reproduce test gpu-check lint notebooks clean lock reference
+.PHONY: help setup reproduce test gpu-check lint docs notebooks clean lock reference
 help:
 	@echo "make reproduce [PROFILE=pocket] [NOTEBOOKS=\"01_method 05_few_shot\"] [JOBS=2] | test | lint | notebooks | clean"
 	@echo "make gpu-check: measure and judge a GPU before a reproduction on it; under ten minutes"
@@ -40,6 +39,9 @@ gpu-check: setup
 lint: setup
 	$(PY) -m ruff check . && $(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb
 
+docs: setup
+	$(PY) -m mkdocs build --strict --config-file docs/mkdocs.yml
+
 notebooks: setup
 	$(PY) -m jupyter lab notebooks
 
@@ -51,12 +53,10 @@ clean:
 	@$(NAMED)
 	rm -rf "results/$$PROFILE" .snakemake build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
-# For maintainers: pin again what pyproject.toml asks for; keep a run as the reference, one of them for README.md.
+# For maintainers: pin again what pyproject.toml asks for; keep a run as the reference (of pocket-full, what README.md and docs/ show).
 lock:
 	"$$PYTHON" -m venv --clear build/lock && build/lock/bin/python -m pip install --quiet '.[test,docs,cluster]' 'setuptools>=77' && build/lock/bin/python -m pip freeze --all --exclude pip --exclude blocklora | sed -E 's/^((nvidia|cuda|triton)[^;]*)$$/\1 ; sys_platform == "linux"/' > requirements.lock
 
 reference: setup
 	@$(NAMED)
-	cd "results/$$PROFILE" && ls -d runs figures tables >/dev/null
-	rm -rf "results/reference/$$PROFILE" && mkdir -p "results/reference/$$PROFILE" && cp -r "results/$$PROFILE/runs" "results/$$PROFILE/figures" "results/$$PROFILE/tables" "results/reference/$$PROFILE/"
-	[ "$$PROFILE" != "$$README_PROFILE" ] || { mkdir -p docs && cp "results/$$PROFILE/figures/00_overview/key_figure.png" docs/few_shot.png && $(PY) -m blocklora_lib.cli claims --profile="$$PROFILE" --results="results/reference/$$PROFILE" --into README.md; }
+	@$(PY) -m blocklora_lib.cli reference --profile="$$PROFILE"

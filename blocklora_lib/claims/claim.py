@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..core.files import read_text, write_whole
+from ..core.files import write_between
 from ..core.json_data import read_notebook
 from ..core.paths import NOTEBOOKS, PUBLISHED
 from ..core.schema import UnknownName
@@ -258,7 +258,7 @@ def as_markdown(judged: Iterable[Judged]) -> str:
             j.claim.id,
             j.claim.statement,
             j.verdict,
-            f"[{notebook}](notebooks/{notebook}.ipynb)",
+            f"[{notebook}](docs/notebooks/{notebook}.ipynb)",
         )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
@@ -266,11 +266,4 @@ def as_markdown(judged: Iterable[Judged]) -> str:
 
 def write_into(path: Path, judged: Iterable[Judged]) -> None:
     """Replace what stands between the markers of a text file by the summary."""
-    text = read_text(path)
-    if not all(marker in text for marker in MARKERS):
-        raise ValueError(
-            f"{path} lacks the lines {MARKERS[0]!r} and {MARKERS[1]!r}; put them where it belongs"
-        )
-    before, rest = text.split(MARKERS[0], 1)
-    after = rest.split(MARKERS[1], 1)[1]
-    write_whole(path, f"{before}{MARKERS[0]}\n{as_markdown(judged)}{MARKERS[1]}{after}")
+    write_between(path, MARKERS, as_markdown(judged))

@@ -12,7 +12,7 @@ import typer
 from ..core.schema import UnknownName
 from .data import data_app
 from .options import OneSentence, ResultsOption, own_folder, path
-from .records import records_app
+from .records import records_app, reference
 from .weights import weights_app
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 app.add_typer(records_app, name="records")
+app.command()(reference)
 
 
 @app.command()

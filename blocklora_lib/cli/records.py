@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .options import path
+from .options import ResultsOption, path
+from .run_options import ProfileOption
 
 records_app = typer.Typer(help="Run records as one file that travels.", no_args_is_help=True)
 
@@ -43,3 +44,10 @@ def unpack(
     if folder == file:
         raise ValueError(f"{file} has no ending to leave out; say which folder to unpack into")
     typer.echo(f"{RunStore(folder).unpack(file)} records unpacked into {folder}")
+
+
+def reference(profile: ProfileOption = "pocket", results: ResultsOption = None) -> None:
+    """Keep a profile's results as its reference run, as `make reference` does. For maintainers."""
+    from ..suite.reference import keep
+
+    typer.echo(keep(profile, results or ""))

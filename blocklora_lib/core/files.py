@@ -161,6 +161,18 @@ def write_whole(path: str | Path, content: str | bytes) -> Path:
     return Path(path)
 
 
+def write_between(path: str | Path, markers: tuple[str, str], content: str) -> Path:
+    """Replace what stands between two marked lines of a text file; ValueError where it lacks one."""
+    text = read_text(path)
+    if not all(marker in text for marker in markers):
+        raise ValueError(
+            f"{path} lacks the lines {markers[0]!r} and {markers[1]!r}; put them where it belongs"
+        )
+    before, rest = text.split(markers[0], 1)
+    after = rest.split(markers[1], 1)[1]
+    return write_whole(path, f"{before}{markers[0]}\n{content}{markers[1]}{after}")
+
+
 @contextmanager
 def regular_file(path: str | Path) -> Iterator[BinaryIO]:
     """Open a regular file for reading.

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 
 import pandas as pd
 import pytest
@@ -33,6 +32,7 @@ from blocklora_lib.runs.profile_files import load_profile
 from blocklora_lib.runs.results import MissingResults
 from blocklora_lib.runs.sealed import seal
 from blocklora_lib.runs.store import RunStore
+from blocklora_lib.suite.reference import REFERENCE, SHOWN
 
 
 class Given:
@@ -562,9 +562,7 @@ def test_the_scoreboard_as_json_and_in_the_readme(tmp_path):
 
 
 def test_the_readme_shows_what_the_reference_run_says():
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    (shown,) = re.findall(r"^README_PROFILE := ([a-z0-9_-]+)", makefile, re.M)
-    judged = judge(CLAIMS, Evidence(load_profile(shown), RESULTS / "reference" / shown))
+    judged = judge(CLAIMS, Evidence(load_profile(SHOWN), REFERENCE / SHOWN))
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"{MARKERS[0]}\n{as_markdown(judged)}{MARKERS[1]}" in text, (
         "say `make reference` again, with this PROFILE"

@@ -181,16 +181,14 @@ def test_make_clean_removes_that_of_the_profile(make):
     assert [p.name for p in (make.place / "results").iterdir()] == ["other"]
 
 
-def test_make_reference_copies_where_the_path_has_blanks(make):
-    for part in ("runs", "figures", "tables"):
-        (make.place / "results" / "mine" / part).mkdir(parents=True)
-    code, _, err = make("reference", "PROFILE=mine")
-    assert code == 0, err
-    assert {p.name for p in (make.place / "results/reference/mine").iterdir()} == {
-        "runs",
-        "figures",
-        "tables",
-    }
+def test_make_reference_keeps_a_profile_by_its_name(make):
+    assert make("reference", "PROFILE=mine")[:2] == (
+        0,
+        ["-m", "blocklora_lib.cli", "reference", "--profile=mine"],
+    )
+    code, _, err = make("reference", "PROFILE=../mine")
+    assert code == 2
+    assert "names no folder of results/" in err
 
 
 def test_continuous_integration_runs_the_readmes_test_command():

@@ -1,0 +1,178 @@
+"""`make reference`: keep a run of the suite in the repository, small and readable on the web.
+
+A reference run is one Parquet of records, its figures and tables, and what it took, in
+results/reference. Of the one that README.md shows, the executed notebooks stand in docs/notebooks.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from PIL import Image
+
+from ..claims.claim import Evidence, judge
+from ..claims.claim import write_into as write_claims
+from ..claims.paper_claims import CLAIMS
+from ..core.files import read_text, write_between, write_whole
+from ..core.paths import DOCS, RESULTS, ROOT
+from ..runs.grid import expand
+from ..runs.profile import Profile
+from ..runs.profile_files import load_profile
+from ..runs.results import results_folder
+from ..runs.store import RunStore
+from .catalogue import notebook_names, notebook_needs
+
+SHOWN = "pocket-full"  # the profile whose reference run README.md shows
+REFERENCE = RESULTS / "reference"
+TIMINGS = REFERENCE / "timings.csv"
+COPIES = DOCS / "notebooks"
+LIMIT = 8 * 10**6  # bytes of all executed copies together, which every clone has to fetch
+COLOURS = 256  # of a figure's copy; its CSV, PDF and full PNG stand beside the reference run
+MARKERS = ("<!-- timings: written by `make reference` -->", "<!-- end of timings -->")
+
+
+def keep(profile: str, results: str | Path = "") -> Path:
+    """Keep the results of a profile as its reference run; return the folder.
+
+    Raises FileNotFoundError where a part is missing, before anything is written, and DamagedRecord
+    where a record is.
+    """
+    settings = load_profile(profile)
+    folder, place = results_folder(settings, results), REFERENCE / settings.name
+    executed = {name: folder / "notebooks" / f"{name}.ipynb" for name in notebook_names()}
+    for path in (folder / "figures", folder / "tables", *executed.values()):
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} is missing; say `make reproduce PROFILE={profile}` first"
+            )
+    copies = {name: readable(nbformat.read(path, 4)) for name, path in executed.items()}
+    rows = timings(settings, executed, RunStore(folder / "runs"))
+    REFERENCE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=REFERENCE, prefix=".") as new:
+        RunStore(folder / "runs").pack(Path(new, "runs.parquet"))
+        for part in ("figures", "tables"):
+            shutil.copytree(folder / part, Path(new, part))
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(new, place)
+    write_whole(TIMINGS, _merged(rows))
+    if settings.name == SHOWN:
+        _show(settings, place, copies)
+    return place
+
+
+def _show(profile: Profile, place: Path, copies: Mapping[str, nbformat.NotebookNode]) -> None:
+    """Write what README.md and the site show of a reference run."""
+    texts = {name: nbformat.writes(copy) + "\n" for name, copy in copies.items()}
+    if (size := sum(len(text.encode()) for text in texts.values())) > LIMIT:
+        raise ValueError(f"the notebooks have {size:,} bytes of {LIMIT:,}; make figures smaller")
+    shutil.rmtree(COPIES, ignore_errors=True)
+    COPIES.mkdir(parents=True)
+    for name, text in texts.items():
+        write_whole(COPIES / f"{name}.ipynb", text)
+    shutil.copy(place / "figures" / "00_overview" / "key_figure.png", DOCS / "few_shot.png")
+    write_claims(ROOT / "README.md", judge(CLAIMS, Evidence(profile, place)))
+    write_between(ROOT / "README.md", MARKERS, as_markdown(read_timings()))
+
+
+def readable(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return a copy for the web: no progress bars, no times and paths of the machine, small figures."""
+    copy = nbformat.from_dict(notebook)
+    copy.metadata.pop("papermill", None)
+    for cell in copy.cells:
+        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k == "tags"})
+        if cell.cell_type != "code":
+            continue
+        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = _smaller(output.data["image/png"])
+    return copy
+
+
+def _smaller(png: str) -> str:
+    """Return a PNG (base64) of a palette, or the one given where that is no smaller."""
+    image, content = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
+    image.quantize(COLOURS, dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
+    return min(base64.b64encode(content.getvalue()).decode(), png, key=len)
+
+
+def timings(
+    profile: Profile, executed: Mapping[str, Path], store: RunStore
+) -> list[dict[str, Any]]:
+    """One row a notebook: its own seconds, and those of the runs that it waits for.
+
+    A run that two notebooks wait for counts for both. Seconds of runs are sums over runs: where
+    jobs ran side by side, the clock showed less.
+    """
+    from ..measure.timing import processor_name
+
+    seconds = {r.key: sum(r.cost.seconds.values()) for r in store.records("done") if r.cost}
+    rows = []
+    for name, path in executed.items():
+        wanted = notebook_needs(name)["experiments"]
+        keys = {spec.key for experiment in wanted for spec in expand(profile, experiment)}
+        own = nbformat.read(path, 4).metadata.papermill.duration
+        rows.append(
+            {
+                "machine": processor_name(),
+                "cores": os.cpu_count(),
+                "threads": os.environ.get("OMP_NUM_THREADS", "1"),  # as execution.py sets them
+                "profile": profile.name,
+                "notebook": name,
+                "seconds": round(own, 1),
+                "runs": len(keys & seconds.keys()),
+                "seconds_runs": round(sum(seconds[key] for key in keys & seconds.keys()), 1),
+            }
+        )
+    return rows
+
+
+def read_timings() -> list[dict[str, str]]:
+    """Return the rows of all machines and profiles, none where nothing was kept yet."""
+    return list(csv.DictReader(io.StringIO(read_text(TIMINGS)))) if TIMINGS.is_file() else []
+
+
+def _merged(rows: list[dict[str, Any]]) -> str:
+    """The table with these rows instead of earlier ones of the same machine and profile."""
+    kept = [row for row in read_timings() if _column(row) != _column(rows[0])]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([*kept, *rows])
+    return out.getvalue()
+
+
+def _column(row: Mapping[str, Any]) -> str:
+    s = "s" * (str(row["threads"]) != "1")
+    return f"{row['profile']}: {row['machine']}, {row['cores']} cores, {row['threads']} thread{s}"
+
+
+def as_markdown(rows: Iterable[Mapping[str, Any]]) -> str:
+    """One row a notebook, one column a profile and machine: the runs that it waits for + itself."""
+    rows = list(rows)
+    columns = list(dict.fromkeys(map(_column, rows)))
+    cells = {(row["notebook"], _column(row)): _duration(row) for row in rows}
+    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+    for name in sorted({row["notebook"] for row in rows}):
+        shown = (cells.get((name, column), "–") for column in columns)
+        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _duration(row: Mapping[str, Any]) -> str:
+    own, runs = float(row["seconds"]), float(row["seconds_runs"])
+    return f"{_clock(runs)} + {_clock(own)}" if runs else _clock(own)
+
+
+def _clock(seconds: float) -> str:
+    """Seconds as a person says them: two digits are enough of what a busy machine changes."""
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
