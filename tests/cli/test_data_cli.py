@@ -60,7 +60,7 @@ def own(tmp_path) -> Path:
 def test_commands_are_quick_and_import_no_torch():
     code = (
         "import sys; from blocklora_lib.cli.data import data_app;assert not {'torch', 'pandas', "
-        "'scipy', 'pooch', 'requests'} & set(sys.modules)"
+        "'scipy', 'requests'} & set(sys.modules)"
     )
     start = time.monotonic()
     subprocess.run(

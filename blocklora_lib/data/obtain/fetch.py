@@ -1,5 +1,4 @@
-"""Fetch one file: pooch checks and renames it, this module goes on where an interrupted download
-stopped.
+"""Fetch one file, check it, and go on where an interrupted download stopped.
 
 What has come so far stands in NAME.part, what it belongs to in NAME.part.json. A later try asks the
 server for the rest (HTTP Range, with If-Range so that a file changed meanwhile is not mixed with
@@ -10,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import re
 import shutil
@@ -35,9 +33,7 @@ class DownloadError(OSError):
 
 
 class Settings(NamedTuple):
-    """Patience: tries of one address, seconds between them (times the try), seconds without an
-    answer.
-    """
+    """Patience: tries of an address, seconds between (times the try), seconds without an answer."""
 
     tries: int = 4
     wait: float = 2.0
@@ -45,15 +41,13 @@ class Settings(NamedTuple):
 
 
 def is_direct(url: str | None) -> bool:
-    """Whether a program can fetch this address: http(s), and no page of Google Drive, which asks
-    back.
-    """
+    """Whether a program can fetch this address: http(s), no page of Google Drive, which asks back."""
     parts = urlsplit(url or "")
     return parts.scheme in ("http", "https") and (parts.hostname or "").lower() not in _DRIVES
 
 
 def known_hash(sha256: str | None, md5: str | None) -> str | None:
-    """pooch's way of writing the best checksum at hand, or None."""
+    """The best checksum at hand as 'sha256:...' or 'md5:...', or None."""
     return f"sha256:{sha256}" if sha256 else f"md5:{md5}" if md5 else None
 
 
@@ -65,84 +59,89 @@ def git_sha1(content: bytes) -> str:
 def fetch(
     url: str, target: Path, known: str | None, say: Say = print, settings: Settings | None = None
 ) -> Path:
-    """Fetch url to `target` and return it. known: 'sha256:...', 'md5:...' or None (then nothing is
-    checked).
+    """Fetch url to `target` and return it. known: of `known_hash`; None: nothing is checked.
 
     A target that is there and has the right checksum is left alone. DownloadError: no answer, an
     answer that is no file, a wrong checksum (the file is removed then); a part that came stays for
     the next try.
     """
-    import pooch
-    import requests
-
     if not is_direct(url):
         raise DownloadError(f"{url} cannot be fetched by a program; open it in a browser")
+    if target.is_file() and not _differs(target, known):
+        return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    logger = pooch.get_logger()
-    level, reason = logger.level, ""
-    logger.setLevel(logging.WARNING)  # its advice to note a checksum is for programmers
-    try:
-        for _ in range(2):
-            download = _Resuming(target, known, say, settings or Settings())
-            try:
-                pooch.retrieve(
-                    url, known, fname=target.name, path=target.parent, downloader=download
-                )
-                return target
-            except ValueError as error:  # pooch's word for a wrong checksum
-                reason = f"{target.name} from {url} has a wrong checksum ({_got(error)})"
-                if not download.resumed:
-                    break
-                say(f"{reason}; it had been resumed, so it starts over")
-        raise DownloadError(f"{reason}; it was removed")
-    except requests.exceptions.RequestException as error:
-        raise DownloadError(f"{target.name} from {url}: {_why(error)}") from None
-    finally:
-        logger.setLevel(level)
+    for _ in range(2):
+        download = _Resuming(url, target, known, say, settings or Settings())
+        download.complete()
+        found = _differs(download.part, known)
+        if not found:
+            os.replace(download.part, target)
+        download.forget()
+        if not found:
+            return target
+        reason = f"{target.name} from {url} has a wrong checksum ({found})"
+        if not download.resumed:
+            break
+        say(f"{reason}; it had been resumed, so it starts over")
+    raise DownloadError(f"{reason}; it was removed")
+
+
+def _differs(file: Path, known: str | None) -> str:
+    """How a file's checksum differs from the known one; empty if it does not."""
+    if known is None:
+        return ""
+    algorithm, _, wanted = known.partition(":")
+    with file.open("rb") as content:
+        got = hashlib.file_digest(content, algorithm).hexdigest()
+    return "" if got == wanted.lower() else f"{got[:12]} instead of {wanted[:12]}"
 
 
 class _Resuming:
-    """A downloader as pooch calls one: `download(url, output_file, pooch)`."""
+    """One download: what has come of it, and how to get the rest."""
 
-    def __init__(self, target: Path, known: str | None, say: Say, settings: Settings) -> None:
+    def __init__(
+        self, url: str, target: Path, known: str | None, say: Say, settings: Settings
+    ) -> None:
         self.part = target.with_name(f"{target.name}.part")
         self.about = target.with_name(f"{target.name}.part.json")
-        self.name, self.known, self.say, self.settings = target.name, known, say, settings
-        self.resumed = False
+        self.url, self.name, self.known = url, target.name, known
+        self.say, self.settings, self.resumed = say, settings, False
 
-    def __call__(self, url: str, output_file: str, _pooch: object) -> None:
+    def forget(self) -> None:
+        """Remove what lies here of it."""
+        self.part.unlink(missing_ok=True)
+        self.about.unlink(missing_ok=True)
+
+    def complete(self) -> None:
+        """Ask until the part is the whole file, or patience ends."""
         import requests
         import urllib3
 
         for attempt in range(1, self.settings.tries + 1):
             try:
-                self._get(url)
-                break
+                self._get()
+                return
             except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
+                why = _why(error)
                 status = getattr(getattr(error, "response", None), "status_code", None)
                 final = status is not None and status < 500 and status not in (408, 429)
-                final |= _UNKNOWN_HOST in _why(
-                    error
-                )  # one answer is enough: there is no network, or no such host
-                if final or attempt == self.settings.tries:
-                    raise DownloadError(f"{self.name} from {url}: {_why(error)}") from None
-                self.say(f"{self.name}: {_why(error)}; try {attempt + 1} of {self.settings.tries}")
+                # one answer is enough where there is no network, or no such host
+                if final or why == _UNKNOWN_HOST or attempt == self.settings.tries:
+                    raise DownloadError(f"{self.name} from {self.url}: {why}") from None
+                self.say(f"{self.name}: {why}; try {attempt + 1} of {self.settings.tries}")
                 time.sleep(self.settings.wait * attempt)
-        os.replace(self.part, output_file)
-        self.about.unlink(missing_ok=True)
 
-    def _get(self, url: str) -> None:
+    def _get(self) -> None:
         """One request; returns when the part is the whole file."""
         import requests
 
-        have, headers = self._what_is_here(url)
+        have, headers = self._what_is_here()
         # 'identity': bytes as they lie on the server, for the checksum is of these
         headers |= {"Accept-Encoding": "identity", "User-Agent": "blocklora-data"}
-        answer = requests.get(url, headers=headers, stream=True, timeout=self.settings.timeout)
+        answer = requests.get(self.url, headers=headers, stream=True, timeout=self.settings.timeout)
         with answer:
-            if (
-                answer.status_code == 416
-            ):  # nothing after `have`: the part is whole, or of another file
+            if answer.status_code == 416:
+                # nothing comes after `have`: the part is whole, or of another file
                 total = re.fullmatch(r"bytes \*/(\d+)", answer.headers.get("Content-Range", ""))
                 if total and int(total[1]) == have:
                     return
@@ -154,25 +153,24 @@ class _Resuming:
             start = self._start_of(answer, have)
             if answer.headers.get("Content-Type", "").startswith("text/html") and not self.known:
                 raise DownloadError(
-                    f"{url} answers with a web page instead of {self.name}; the link has moved"
+                    f"{self.url} answers with a web page instead of {self.name}; the link has moved"
                 )
             length = answer.headers.get("Content-Length", "")
             total = start + int(length) if length.isdigit() else None
             self._check_room(total, start)
-            self._note(url, answer)
+            self._note(answer)
             self._write(answer, start, total)
 
-    def _what_is_here(self, url: str) -> tuple[int, dict[str, str]]:
+    def _what_is_here(self) -> tuple[int, dict[str, str]]:
         """(bytes of this file that lie here, headers that ask for the rest)."""
         try:
             about = read_json(self.about)
             have = self.part.stat().st_size
         except (OSError, ValueError):
             return 0, {}
-        validator = about.get("validator") if about.get("url") == url else None
-        same_file = (
-            self.known is not None and about.get("known") == self.known
-        )  # the checksum is the judge
+        validator = about.get("validator") if about.get("url") == self.url else None
+        # without a validator the checksum is the judge
+        same_file = self.known is not None and about.get("known") == self.known
         if not have or not (validator or same_file):
             return 0, {}
         return have, {"Range": f"bytes={have}-"} | ({"If-Range": validator} if validator else {})
@@ -203,13 +201,13 @@ class _Resuming:
                 "free; make room, or give another --root"
             )
 
-    def _note(self, url: str, answer) -> None:
+    def _note(self, answer) -> None:
         etag = answer.headers.get("ETag", "")
         # a weak ETag must not stand in If-Range (RFC 9110, 13.1.5)
         validator = (
             etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified")
         )
-        facts = {"url": url, "validator": validator, "known": self.known}
+        facts = {"url": self.url, "validator": validator, "known": self.known}
         write_whole(self.about, json.dumps(facts))
 
     def _write(self, answer, start: int, total: int | None) -> None:
@@ -253,13 +251,3 @@ def _why(error: Exception) -> str:
     if "IncompleteRead" in text:
         return "the connection ended early"
     return " ".join(text.split())[:200]
-
-
-def _got(error: ValueError) -> str:
-    """The two checksums out of pooch's paragraph."""
-    found = re.search(r"expected (?:\w+:)?([0-9a-f]+) but got ([0-9a-f]+)", str(error))
-    return (
-        f"{found[2][:12]} instead of {found[1][:12]}"
-        if found
-        else " ".join(str(error).split())[:120]
-    )
