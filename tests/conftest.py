@@ -143,6 +143,20 @@ def tiny_clip(tmp_path_factory) -> str:
     return TINY
 
 
+@pytest.fixture(scope="session")
+def quick_clip(tmp_path_factory) -> str:
+    """A tiny CLIP with QuickGELU, as CLIP-LoRA's code has it."""
+    import open_clip
+
+    vision = dict(image_size=32, patch_size=16, width=32, layers=2, head_width=16)
+    text = dict(context_length=16, vocab_size=49408, width=16, heads=2, layers=2)
+    config = dict(embed_dim=16, quick_gelu=True, vision_cfg=vision, text_cfg=text)
+    path = tmp_path_factory.mktemp("clip") / "TinyQuick-benchmark.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    open_clip.add_model_config(path)
+    return path.stem
+
+
 def profile_facts(backbone: str) -> dict:
     """What a YAML file of this profile would hold."""
     return {

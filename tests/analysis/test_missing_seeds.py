@@ -8,7 +8,7 @@ import json
 
 import pandas as pd
 import pytest
-from claims.test_claims import Given, blocks, shared, source_runs
+from given_evidence import Given, blocks, shared, source_runs
 from synthetic import synthetic_runs
 
 from blocklora_lib.analysis.comparisons import set_differences

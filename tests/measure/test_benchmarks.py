@@ -4,15 +4,14 @@ write.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from benchmark_scripts import FOLDER, load_script
 
 from blocklora_lib.adapters.updates import AdapterConfig, AdapterError
 from blocklora_lib.clip.backbone import BackboneSpec, load_backbone
@@ -42,7 +41,6 @@ from blocklora_lib.measure.training_step import (
     twin,
 )
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "plain_peft_loop")
 RATIO_COLUMNS = {
     *(
@@ -313,13 +311,6 @@ def test_memory_is_measured_at_each_batch_size(tiny_clip, monkeypatch):
 
 
 # scripts
-
-
-def load_script(name):
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(

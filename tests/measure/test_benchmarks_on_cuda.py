@@ -6,8 +6,7 @@ import json
 
 import fake_cuda
 import pytest
-from measure.test_benchmarks import FOLDER, load_script
-from measure.test_step_benchmarks import quick  # noqa: F401
+from benchmark_scripts import FOLDER, load_script
 
 ROUNDS = "--rounds 3 --threads 1"
 SMALL = f"--model {{quick}} --batch 2 {ROUNDS}"
@@ -39,8 +38,8 @@ def gpu(monkeypatch):
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_it_runs_on_the_gpu_and_says_so(name, quick, tmp_path):  # noqa: F811
-    given = SCRIPTS[name].format(quick=quick).split()
+def test_it_runs_on_the_gpu_and_says_so(name, quick_clip, tmp_path):
+    given = SCRIPTS[name].format(quick=quick_clip).split()
     load_script(name).main([*given, "--device", "cuda", "--output", str(tmp_path / "found")])
     facts = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     assert facts["conditions"]["device"] == "a fake GPU"

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from measure.test_benchmarks import load_script
+from benchmark_scripts import load_script
 
 from blocklora_lib.adapters.config import AdapterConfig
 from blocklora_lib.clip.architectures import clip_architecture
@@ -41,37 +41,8 @@ SMALL = Size(classes=3, batch=2, kind="lora", dropout=0.0)
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory) -> str:
-    """A tiny CLIP with QuickGELU, as CLIP-LoRA's code has it."""
-    import open_clip
-
-    config = {
-        "embed_dim": 16,
-        "quick_gelu": True,
-        "vision_cfg": {
-            "image_size": 32,
-            "patch_size": 16,
-            "width": 32,
-            "layers": 2,
-            "head_width": 16,
-        },
-        "text_cfg": {
-            "context_length": 16,
-            "vocab_size": 49408,
-            "width": 16,
-            "heads": 2,
-            "layers": 2,
-        },
-    }
-    path = tmp_path_factory.mktemp("clip") / "TinyQuick-benchmark.json"
-    path.write_text(json.dumps(config), encoding="utf-8")
-    open_clip.add_model_config(path)
-    return path.stem
-
-
-@pytest.fixture(scope="module")
-def backbones(quick):
-    return load(BackboneSpec(name=quick, pretrained="none"), VARIANTS, "cpu")
+def backbones(quick_clip):
+    return load(BackboneSpec(name=quick_clip, pretrained="none"), VARIANTS, "cpu")
 
 
 # variants
@@ -266,10 +237,9 @@ def test_a_product_has_its_shape(product):
 # scripts
 
 
-def script(name, arguments, quick, folder):
-    load_script(name).main(
-        [*arguments.format(tiny=quick).split(), "--threads", "1", "--output", str(folder / name)]
-    )
+def script(name, arguments, model, folder):
+    given = arguments.format(tiny=model).split()
+    load_script(name).main([*given, "--threads", "1", "--output", str(folder / name)])
     facts = json.loads((folder / f"{name}.json").read_text())
     assert facts["benchmark"] == name
     assert set(FIELDS) <= set(facts)
@@ -277,12 +247,12 @@ def script(name, arguments, quick, folder):
     return facts
 
 
-def test_step_reports_a_delayed_baseline_as_slower(quick, tmp_path, capsys):
+def test_step_reports_a_delayed_baseline_as_slower(quick_clip, tmp_path, capsys):
     chosen = (
         "--model {tiny} --classes 3 5 --batch 2 --rounds 6 --no-memory --adapters block_lora lora"
     )
     chosen += " --variants independent shared_prefix clip_lora peft --delay clip_lora 0.1"
-    rows = pd.DataFrame(script("step", chosen, quick, tmp_path)["rows"])
+    rows = pd.DataFrame(script("step", chosen, quick_clip, tmp_path)["rows"])
     ours = rows[rows["name"].str.startswith(tuple(OURS)) & (rows["baseline"] == "clip_lora")]
     assert set(ours["name"]) == {
         "independent",
@@ -320,7 +290,9 @@ def test_the_table_of_steps_holds_ratios_to_every_baseline():
     }
 
 
-def test_step_measures_peaks_and_leaves_out_what_does_not_fit(quick, tmp_path, capsys, monkeypatch):
+def test_step_measures_peaks_and_leaves_out_what_does_not_fit(
+    quick_clip, tmp_path, capsys, monkeypatch
+):
     module = load_script("step")
     monkeypatch.setattr(
         module, "missing", lambda v, *_: "no room for peft" if v == "peft" else None
@@ -328,7 +300,7 @@ def test_step_measures_peaks_and_leaves_out_what_does_not_fit(quick, tmp_path, c
     monkeypatch.setattr(module, "step_memory", lambda spec, forms, device: pd.DataFrame(
         {"name": list(forms), "prepared_bytes": 1, "peak_bytes": [2**30, 2**31]}))  # fmt: skip
     chosen = "--classes 3 --batch 1 --rounds 3 --variants independent clip_lora peft --threads 1"
-    module.main([*chosen.split(), "--model", quick, "--output", str(tmp_path / "m")])
+    module.main([*chosen.split(), "--model", quick_clip, "--output", str(tmp_path / "m")])
     assert "left out: no room for peft" in capsys.readouterr().out
     rows = pd.read_csv(tmp_path / "m.csv").set_index("name")
     assert rows["peak_ratio"].to_dict() == {"independent": 0.5, "clip_lora": 1.0}
@@ -341,9 +313,11 @@ def test_the_peak_of_a_step_is_measured_in_a_process_of_its_own():
     assert peaks["many"] > peaks["few"] + 2**20
 
 
-def test_scaling_writes_points_and_lines(quick, tmp_path):
+def test_scaling_writes_points_and_lines(quick_clip, tmp_path):
     chosen = "--model {tiny} --by-classes 2 3 4 --by-images 1 2 --by-rank 2 4 --by-blocks 1 2 --by-threads 1 2"
-    script("scaling", chosen + " --classes 2 --batch 1 --rounds 3 --no-memory", quick, tmp_path)
+    script(
+        "scaling", chosen + " --classes 2 --batch 1 --rounds 3 --no-memory", quick_clip, tmp_path
+    )
     (record,) = read_records("scaling", tmp_path)
     rows, lines = record.frame(), record.frame("lines")
     assert rows.groupby("axis")["value"].count().to_dict() == dict(
@@ -379,9 +353,9 @@ def test_growth_is_drawn_with_its_slope():
     assert unsure.get_title() == "slope not resolved"
 
 
-def test_roofline_writes_shares_and_products(quick, tmp_path):
+def test_roofline_writes_shares_and_products(quick_clip, tmp_path):
     chosen = "--model {tiny} --classes 3 --batch 2 --rounds 3 --sides 32"
-    facts = script("roofline", chosen, quick, tmp_path)
+    facts = script("roofline", chosen, quick_clip, tmp_path)
     rows, products = pd.DataFrame(facts["rows"]), pd.DataFrame(facts["products"])
     assert len(rows) == 2 * len(GROUPS)
     assert set(rows["variant"]) == {"independent", "shared_prefix"}

@@ -11,8 +11,8 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from one_run import make_failure, make_record, make_spec
 from pydantic import ValidationError
-from runs.test_runs import make_failure, make_record, make_spec
 from synthetic_records import write_records
 from typer.testing import CliRunner
 

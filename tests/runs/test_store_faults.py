@@ -14,8 +14,8 @@ import sys
 import tempfile
 
 import pytest
-from runs.test_runs import make_record, make_spec
-from suite.test_engine import PROFILE, record, snakemake
+from engine_runs import PROFILE, record, runs, snakemake
+from one_run import make_record, make_spec
 from typer.testing import CliRunner
 
 from blocklora_lib.cli.app import app
@@ -242,9 +242,9 @@ def test_an_index_is_not_dropped_because_a_record_cannot_be_read_now(tmp_path, m
         with monkeypatch.context() as patch:
             fail(patch, os, "open", number, unreadable)
             with pytest.raises(OSError, match=os.strerror(number)):
-                drop_stale_indexes(tmp_path, {str(index): ["aa"]})
+                drop_stale_indexes(tmp_path, {str(index): runs("aa")})
     assert index.is_file()
-    assert drop_stale_indexes(tmp_path, {str(index): ["aa"]}) == []
+    assert drop_stale_indexes(tmp_path, {str(index): runs("aa")}) == []
 
 
 @named
@@ -267,12 +267,12 @@ def test_a_notebooks_copy_is_not_dropped_because_its_index_cannot_be_read_now(
 def test_an_empty_folder_in_an_indexs_place_goes_and_a_full_one_is_named(tmp_path):
     index = tmp_path / "chess-lora.json"
     index.mkdir()
-    assert drop_stale_indexes(tmp_path, {str(index): ["aa"]}) == [index]
+    assert drop_stale_indexes(tmp_path, {str(index): runs("aa")}) == [index]
     assert not index.exists()
     index.mkdir()
     (index / "mine.txt").write_text("kept")
     with pytest.raises(OSError, match=r"chess-lora\.json is a folder \(.*move it away") as caught:
-        drop_stale_indexes(tmp_path, {str(index): ["aa"]})
+        drop_stale_indexes(tmp_path, {str(index): runs("aa")})
     assert exit_code(caught.value) == 2
     assert read_text(index / "mine.txt") == "kept"
     remove(tmp_path / "gone")  # no fault

@@ -10,10 +10,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from conftest import eurosat_profile
+from engine_runs import PROFILE, record, runs, snakemake
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -30,30 +30,6 @@ from blocklora_lib.runs.store import RunStore
 from blocklora_lib.suite.engine import digest, drop_stale_indexes, grid_groups, only_one
 from blocklora_lib.suite.monitor import Monitor, clock
 from blocklora_lib.suite.reproduce import as_typed
-
-PROFILE = "smoke"
-
-
-def snakemake(folder, *arguments, **config):
-    """Run the Snakefile in a folder of its own; results then stand in folder/results/<profile>."""
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(ROOT / "Snakefile"),
-        "--directory",
-        str(folder),
-    ]
-    command += ["--cores", "1", "--nolock", "--rerun-incomplete", *arguments]
-    command += [
-        "--config",
-        *(f"{key}={value}" for key, value in ({"profile": PROFILE} | config).items()),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, env=environment, cwd=folder
-    )
 
 
 def planned(done):
@@ -282,12 +258,6 @@ def test_groups_hold_every_run_of_the_experiment_once():
     assert sorted(keys) == sorted(spec.key for spec in expand(profile, "few_shot"))
 
 
-def record(key, code=None):
-    """As much of a record as the engine looks at: its key, its code and its checksum."""
-    code = code_digest() if code is None else code
-    return seal({"schema": 2, "key": key, "code": code, "images": "", "end": 0})
-
-
 @pytest.fixture
 def group(tmp_path):
     """A finished group of two runs."""
@@ -356,16 +326,6 @@ def test_an_index_whose_records_do_not_stand_is_dropped(group, damage):
 def test_an_index_of_records_of_other_code_stands_where_it_is_asked_for(group):
     (group.parent / "runs" / "bb.json").write_text(record("bb", code="0" * 64))
     assert drop_stale_indexes(group.parent, {str(group): runs("aa", "bb")}, keep_old=True) == []
-
-
-class Run(NamedTuple):
-    """As much of a spec as the engine looks at."""
-
-    key: str
-
-
-def runs(*keys):
-    return [Run(key) for key in keys]
 
 
 @pytest.mark.parametrize(
