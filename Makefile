@@ -1,4 +1,4 @@
-# make reproduce [PROFILE=pocket] [NOTEBOOKS="01_method 05_few_shot"] [JOBS=2]      make test
+# make reproduce [PROFILE=pocket] [NOTEBOOKS="01_method 08_few_shot"] [JOBS=2]      make test
 # JOBS: cores to use. Of a profile that computes on a GPU, the Snakefile runs one job a GPU, whatever JOBS is.
 PROFILE   ?= pocket
 NOTEBOOKS ?=
@@ -16,7 +16,7 @@ export HF_HUB_OFFLINE  ?= 1
 
 .PHONY: help setup reproduce test gpu-check lint docs notebooks clean lock reference
 help:
-	@echo "make reproduce [PROFILE=pocket] [NOTEBOOKS=\"01_method 05_few_shot\"] [JOBS=2] | test | lint | notebooks | clean"
+	@echo "make reproduce [PROFILE=pocket] [NOTEBOOKS=\"01_method 08_few_shot\"] [JOBS=2] | test | lint | notebooks | clean"
 	@echo "make gpu-check: measure and judge a GPU before a reproduction on it; under ten minutes"
 
 setup: .venv/.ready

@@ -267,7 +267,7 @@ def reproduce(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def notebook(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="Notebook, such as 05_few_shot.")],
+    name: Annotated[str, typer.Argument(help="Notebook, such as 08_few_shot.")],
     profile: ProfileOption = "pocket",
     results: ResultsOption = None,
 ) -> None:

@@ -1,7 +1,7 @@
 """The control of Block-LoRA: LoRA of rank r/n whose B learns n times as fast as A.
 
 LoRA+ (Hayou et al. 2024) with ratio n. Its settings are those of the Block-LoRA that it controls,
-whose scale and start it takes: by theory both train alike (notebook 11), so a gap between the two
+whose scale and start it takes: by theory both train alike (notebook 13), so a gap between the two
 would be an error.
 """
 

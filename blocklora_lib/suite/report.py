@@ -37,7 +37,7 @@ from .catalogue import heading, notebook_names, read_indexes
 from .notebook import profile_note
 
 KEY_FIGURE = ("00_overview", "key_figure")
-SCOREBOARD = "12_claims"  # the notebook that writes claims.json
+SCOREBOARD = "16_claims"  # the notebook that writes claims.json
 BADGES = {"confirmed": "good", "confirmed on pocket only": "good", "contradicted": "bad"}
 BADGES |= {"holds": "good", "reproduced": "good", "fails": "bad", "not reproduced": "bad"}
 BADGES |= {"not resolved": "none", "not run": "none"}

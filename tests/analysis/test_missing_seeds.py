@@ -243,7 +243,7 @@ def test_one_seed_does_not_contradict_a_published_number(seeds, holds):
 def test_no_judge_passes_over_a_run_that_failed(tmp_path):
     profile, reference = load_profile("pocket"), RESULTS / "reference" / "pocket"
     RunStore(tmp_path / "runs").unpack(reference / "runs.parquet")
-    blind = Claim("X", "x", "us", "empirical", ("05_few_shot", "few_shot"), lambda e: _nothing(e))
+    blind = Claim("X", "x", "us", "empirical", ("08_few_shot", "few_shot"), lambda e: _nothing(e))
     assert judge([blind], Evidence(profile, tmp_path))[0].finding.evidence == "fine"
     spec = next(s for s in expand(profile, dataset="fashion", method="lora_plus") if s.shots == 16)
     path = tmp_path / "runs" / f"{spec.key}.json"

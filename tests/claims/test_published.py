@@ -33,7 +33,7 @@ from blocklora_lib.suite.execution import run_notebook
 from blocklora_lib.suite.published import beside_published
 
 PAPER = load_profile("paper")
-NOTEBOOKS = ("05_few_shot", "06_cross_dataset", "07_domain_generalization", "08_ablations")
+NOTEBOOKS = ("08_few_shot", "09_cross_dataset", "10_domain_generalization", "11_ablations")
 HEAD = "method,setting,source_dataset,target_dataset,shots,backbone,accuracy,metric_note,source,how_read"
 LINES = (  # one set of the paper's, and what may be mistaken for it
     "CLIP-LoRA,few_shot,EuroSAT,EuroSAT,4,ViT-B/16,80.1,est. error +-0.2 "
@@ -246,11 +246,11 @@ def table(folder, notebook, name="published"):
 
 def test_lora_stands_beside_clip_lora_and_block_lora_beside_others(paper):
     folder, records = paper
-    shown = executed("05_few_shot", folder)
+    shown = executed("08_few_shot", folder)
     values = seeds(records, "lora", 4, "eurosat", "eurosat", rank=2)
     mean, half = np.mean(values), t.ppf(0.975, 2) * np.std(values, ddof=1) / math.sqrt(3)
     theirs = known("CLIP-LoRA", "EuroSAT", 4, "MaxZanella/CLIP-LoRA@")
-    rows = table(folder, "05_few_shot").query(
+    rows = table(folder, "08_few_shot").query(
         "method == 'lora' and dataset == 'eurosat' and shots == 4"
     )
     (row,) = rows.to_dict("records")
@@ -261,7 +261,7 @@ def test_lora_stands_beside_clip_lora_and_block_lora_beside_others(paper):
     assert f'<td class="number" style="text-align: right">{mean:.2f} ± {half:.2f}</td>' in shown
     assert f"{mean - theirs:+.2f} ± {half + 0.2:.2f}</td>" in shown
     assert "CLIP-LoRA@358f0d7</td>" in shown
-    latex = (folder / "tables" / "05_few_shot" / "published.tex").read_text(encoding="utf-8")
+    latex = (folder / "tables" / "08_few_shot" / "published.tex").read_text(encoding="utf-8")
     assert rf"{mean:.2f} $\pm$ {half:.2f}" in latex
 
     # the average of eleven sets
@@ -271,7 +271,7 @@ def test_lora_stands_beside_clip_lora_and_block_lora_beside_others(paper):
             for s in PAPER.datasets
         ]
     )
-    rows = table(folder, "05_few_shot", "published_others")
+    rows = table(folder, "08_few_shot", "published_others")
     same = rows.query("dataset == 'average' and shots == 16 and published_method == 'PromptSRC'")
     (row,) = same[same["source"].str.startswith("MCG")].to_dict("records")
     assert row["mean"] == pytest.approx(by_set.mean(axis=0).mean())
@@ -283,8 +283,8 @@ def test_lora_stands_beside_clip_lora_and_block_lora_beside_others(paper):
 
 def test_contradicting_zero_shot_values_stand_one_under_the_other(paper):
     folder, _ = paper
-    shown = executed("07_domain_generalization", folder)
-    domains = table(folder, "07_domain_generalization")
+    shown = executed("10_domain_generalization", folder)
+    domains = table(folder, "10_domain_generalization")
     zero = domains[(domains["method"] == "zero_shot") & (domains["dataset"] == "imagenet_a")]
     assert len(zero) == 2
     assert zero["published"].nunique() == 2
@@ -293,8 +293,8 @@ def test_contradicting_zero_shot_values_stand_one_under_the_other(paper):
 
 def test_transfer_stands_beside_that_of_others(paper):
     folder, _ = paper
-    shown = executed("06_cross_dataset", folder)
-    transfer = table(folder, "06_cross_dataset", "published_others")
+    shown = executed("09_cross_dataset", folder)
+    transfer = table(folder, "09_cross_dataset", "published_others")
     (row,) = transfer.query(
         "dataset == 'dtd' and published_method == 'MaPLe' and source.str.startswith('Vill')"
     ).to_dict("records")
@@ -305,17 +305,17 @@ def test_transfer_stands_beside_that_of_others(paper):
 
 def test_an_ablation_is_of_a_set_and_not_of_its_variants_and_one_block_is_clip_lora(paper):
     folder, records = paper
-    executed("08_ablations", folder)
+    executed("11_ablations", folder)
     values = seeds(
         records, "block_lora", 16, "imagenet", "imagenet", rank=2, n_blocks=1, reading="block_rank"
     )
     assert len(values) == 3
-    blocks = table(folder, "08_ablations", "blocks")
+    blocks = table(folder, "11_ablations", "blocks")
     blocks = blocks[(blocks["reading"] == "block_rank") & (blocks["dataset"] == "ImageNet")]
     assert blocks.loc[blocks["n_blocks"] == 1, "accuracy (%)"].tolist() == pytest.approx(
         [np.mean(values)]
     )
-    rows = table(folder, "08_ablations").query("dataset == 'imagenet' and published == published")
+    rows = table(folder, "11_ablations").query("dataset == 'imagenet' and published == published")
     assert known("CLIP-LoRA", "ImageNet", 16, "MaxZanella/CLIP-LoRA@") in rows["published"].tolist()
     assert rows["mean"].tolist()[0] == pytest.approx(np.mean(values))
 

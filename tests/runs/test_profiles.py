@@ -56,7 +56,7 @@ def test_paper_has_clip_loras_settings():
 
 @pytest.mark.parametrize("name", ["pocket", "paper"])
 def test_blocks_are_counted_under_each_reading(name):
-    """The forms of notebook 08, as the issue lists them: r = 8 with n = 1, 2, 4, 8, and every
+    """The forms of notebook 11, as the issue lists them: r = 8 with n = 1, 2, 4, 8, and every
     reading.
     """
     profile = load_profile(name)

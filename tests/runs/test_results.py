@@ -67,13 +67,13 @@ def test_runs_carry_the_names_of_the_profile(profile, here, bench, tmp_path, man
 def test_a_missing_table_is_named_with_the_notebook_that_makes_it(profile, tmp_path):
     with pytest.raises(
         MissingResults,
-        match=r"step\.csv of notebook 03_complexity is missing .*`blocklora notebook",
+        match=r"step\.csv of notebook 04_time is missing .*`blocklora notebook",
     ):
-        notebook_table(profile, tmp_path, "03_complexity", "step")
-    folder = tmp_path / "tables" / "03_complexity"
+        notebook_table(profile, tmp_path, "04_time", "step")
+    folder = tmp_path / "tables" / "04_time"
     folder.mkdir(parents=True)
     (folder / "step.csv").write_text("form,ratio\nloop,2.5\n")
-    assert notebook_table(profile, tmp_path, "03_complexity", "step")["ratio"].tolist() == [2.5]
+    assert notebook_table(profile, tmp_path, "04_time", "step")["ratio"].tolist() == [2.5]
 
 
 def test_miniatures_never_stand_beside_published_numbers(profile, here, bench, tmp_path, manifests):

@@ -47,7 +47,7 @@ def planned(done):
 def test_a_notebook_that_needs_runs_waits_for_its_groups(tmp_path):
     profile = load_profile(PROFILE)
     groups = len(profile.datasets) * (len(profile.methods) if profile.job == "method" else 1)
-    assert planned(snakemake(tmp_path, "--dry-run", notebooks="05_few_shot")) == {
+    assert planned(snakemake(tmp_path, "--dry-run", notebooks="08_few_shot")) == {
         "all": 1, "grid": groups, "notebook": 1, "report": 1,
     }  # fmt: skip
 
@@ -61,7 +61,7 @@ def test_a_notebook_that_needs_no_runs_waits_for_none(tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (dict(notebooks="05_fewshot"), "unknown notebook '05_fewshot'; did you mean '05_few_shot'"),
+        (dict(notebooks="08_fewshot"), "unknown notebook '08_fewshot'; did you mean '08_few_shot'"),
         (dict(results="a{x}b"), "Snakemake reads braces as wildcards; choose another name"),
         (dict(profile="poket"), "unknown profile 'poket'; did you mean 'pocket'"),
     ],
@@ -126,7 +126,7 @@ def test_a_notebook_and_the_report_are_made_and_then_there_is_nothing_to_do(tmp_
 
 def test_only_a_missing_record_is_computed(tmp_path):
     target = f"results/{PROFILE}/grid/few_shot/chess-lora.json"
-    assert snakemake(tmp_path, target, notebooks="05_few_shot").returncode == 0
+    assert snakemake(tmp_path, target, notebooks="08_few_shot").returncode == 0
     index = json.loads((tmp_path / target).read_text())
     specs = expand(load_profile(PROFILE), "few_shot", "chess", "lora")
     assert index["keys"] == [spec.key for spec in specs]
@@ -134,7 +134,7 @@ def test_only_a_missing_record_is_computed(tmp_path):
     first, *others = [runs / f"{key}.json" for key in index["keys"]]
     before = {path: path.stat().st_mtime_ns for path in others}
     first.unlink()
-    assert snakemake(tmp_path, target, notebooks="05_few_shot").returncode == 0
+    assert snakemake(tmp_path, target, notebooks="08_few_shot").returncode == 0
     assert first.is_file()
     assert {path: path.stat().st_mtime_ns for path in others} == before
 
@@ -171,7 +171,7 @@ def test_on_a_cluster_jobs_ask_for_what_they_need(tmp_path, monkeypatch, device,
     command += ["--executor", "slurm", "--jobs", "9", "--keep-going", "--nolock"]
     command += ["--slurm-init-seconds-before-status-checks", "1"]
     command += ["--default-resources", "slurm_partition=gpu", "slurm_account=none"]
-    command += ["--config", "profile=mine.yaml", "notebooks=03_complexity,05_few_shot"]
+    command += ["--config", "profile=mine.yaml", "notebooks=04_time,08_few_shot"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert "total number of cores" not in done.stderr, done.stderr
     asked = [
@@ -185,7 +185,7 @@ def test_on_a_cluster_jobs_ask_for_what_they_need(tmp_path, monkeypatch, device,
     for rule, words in zip(rules, asked, strict=True):
         assert [word for word in words if word.startswith("--gpu")] == gpus, rule
         assert words[words.index("--mem") + 1] == memory
-        assert ("--exclusive" in words) == ("03_complexity" in rule)  # it measures time
+        assert ("--exclusive" in words) == ("04_time" in rule)  # it measures time
 
 
 def test_on_one_machine_a_gpu_runs_one_job_at_a_time(tmp_path, monkeypatch):
@@ -195,7 +195,7 @@ def test_on_one_machine_a_gpu_runs_one_job_at_a_time(tmp_path, monkeypatch):
         "experiments: {few_shot: {datasets: [chess], methods: [zero_shot]}}\n"
     )
     # the runs fail, for there is no such GPU; what is looked at is what the engine may hand out
-    done = snakemake(tmp_path, profile="mine.yaml", notebooks="05_few_shot")
+    done = snakemake(tmp_path, profile="mine.yaml", notebooks="08_few_shot")
     assert 'gpu=Resource("gpu", 2)' in done.stderr
     assert done.returncode != 0
     assert "device 'auto'" in done.stderr
@@ -203,7 +203,7 @@ def test_on_one_machine_a_gpu_runs_one_job_at_a_time(tmp_path, monkeypatch):
 
 def test_a_truncated_record_and_one_of_other_code_are_computed_again_and_it_is_said(tmp_path):
     target = f"results/{PROFILE}/grid/few_shot/chess-lora.json"
-    assert snakemake(tmp_path, target, notebooks="05_few_shot").returncode == 0
+    assert snakemake(tmp_path, target, notebooks="08_few_shot").returncode == 0
     store = RunStore(tmp_path / "results" / PROFILE / "runs")
     first, second, *others = sorted(store.folder.glob("*.json"))
     whole = json.loads(first.read_text())
@@ -212,7 +212,7 @@ def test_a_truncated_record_and_one_of_other_code_are_computed_again_and_it_is_s
     del facts["checksum"]
     second.write_text(seal(facts | {"code": "0" * 64}))
     before = {path: path.stat().st_mtime_ns for path in others}
-    done = snakemake(tmp_path, target, notebooks="05_few_shot")
+    done = snakemake(tmp_path, target, notebooks="08_few_shot")
     assert done.returncode == 0, done.stderr
     assert "1 run is of an earlier state of the library and is computed again" in done.stderr
     aside = store.folder / "damaged"
@@ -238,7 +238,7 @@ def test_unchanged_image_files_leave_nothing_to_do_and_a_changed_one_its_runs(
     facts["backbone"] = {"name": "PocketCLIP", "pretrained": "bundled"}
     (tmp_path / "mine.yaml").write_text(to_yaml(facts))
     indexes = [f"results/mine/grid/few_shot/{name}-zero_shot.json" for name in ("eurosat", "dtd")]
-    given = dict(profile="mine.yaml", notebooks="05_few_shot")
+    given = dict(profile="mine.yaml", notebooks="08_few_shot")
     for name, place in zip(("eurosat", "dtd"), indexes, strict=True):  # what the engine's jobs do
         words = f"grid --profile {tmp_path}/mine.yaml --results {tmp_path}/results/mine".split()
         words += f"--dataset {name} --method zero_shot --index {tmp_path}/{place}".split()

@@ -25,7 +25,7 @@ FRAME = pd.DataFrame({"shots": [1, 2], "accuracy": [0.5, 0.6]})
 
 @pytest.fixture
 def nb(tmp_path):
-    return Notebook("05_few_shot", "smoke", str(tmp_path))
+    return Notebook("08_few_shot", "smoke", str(tmp_path))
 
 
 def figure():
@@ -37,20 +37,20 @@ def figure():
 def test_a_figure_is_saved_as_pdf_png_and_the_csv_that_it_plots(nb, tmp_path):
     nb.figure(figure(), "curve", FRAME, "A curve.")
     nb.finish()
-    folder = tmp_path / "figures" / "05_few_shot"
+    folder = tmp_path / "figures" / "08_few_shot"
     assert sorted(p.name for p in folder.iterdir()) == ["curve.csv", "curve.pdf", "curve.png"]
     assert pd.read_csv(folder / "curve.csv").equals(FRAME)
-    (entry,) = read_indexes(tmp_path)["05_few_shot"]["figures"]
+    (entry,) = read_indexes(tmp_path)["08_few_shot"]["figures"]
     assert entry["caption"] == "A curve."
     assert all((tmp_path / file).is_file() for file in entry["files"])
 
 
 def test_a_table_is_saved_as_csv_and_latex_that_say_what_they_are_not(nb, tmp_path):
     nb.table(FRAME, "numbers", "Some numbers.")
-    latex = (tmp_path / "tables" / "05_few_shot" / "numbers.tex").read_text()
+    latex = (tmp_path / "tables" / "08_few_shot" / "numbers.tex").read_text()
     assert latex.startswith(f"% {nb.note}\n")
     assert r"\toprule" in latex
-    assert pd.read_csv(tmp_path / "tables" / "05_few_shot" / "numbers.csv").equals(FRAME)
+    assert pd.read_csv(tmp_path / "tables" / "08_few_shot" / "numbers.csv").equals(FRAME)
 
 
 @pytest.mark.parametrize(
@@ -68,15 +68,15 @@ def test_a_table_is_saved_as_csv_and_latex_that_say_what_they_are_not(nb, tmp_pa
 def test_verdicts(nb, tmp_path, kind, holds, verdict):
     nb.claim("X1", "something", holds, "evidence", kind=kind)
     nb.finish()
-    assert read_indexes(tmp_path)["05_few_shot"]["claims"][0]["verdict"] == verdict
+    assert read_indexes(tmp_path)["08_few_shot"]["claims"][0]["verdict"] == verdict
 
 
 def test_a_profile_with_a_published_checkpoint_may_confirm_and_carries_no_note(tmp_path):
-    nb = Notebook("05_few_shot", "paper", str(tmp_path))
+    nb = Notebook("08_few_shot", "paper", str(tmp_path))
     assert nb.note is None
     nb.claim("X1", "a published number", True, "71.9", kind="published")
     nb.finish()
-    assert read_indexes(tmp_path)["05_few_shot"]["claims"][0]["verdict"] == "reproduced"
+    assert read_indexes(tmp_path)["08_few_shot"]["claims"][0]["verdict"] == "reproduced"
 
 
 def test_a_failed_structural_claim_raises_after_everything_is_saved(nb, tmp_path):
@@ -85,7 +85,7 @@ def test_a_failed_structural_claim_raises_after_everything_is_saved(nb, tmp_path
     nb.claim("X2", "2 = 2", True, "2 is 2")
     with pytest.raises(ClaimFailed, match=r"X1 fails: 2 = 3 \(2 is 2\)"):
         nb.finish()
-    index = read_indexes(tmp_path)["05_few_shot"]
+    index = read_indexes(tmp_path)["08_few_shot"]
     assert [claim["verdict"] for claim in index["claims"]] == ["fails", "holds"]
     assert len(index["figures"]) == 1
 
@@ -115,17 +115,17 @@ def test_a_results_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(OSError, match=r"results folder .* cannot be written"):
-        Notebook("05_few_shot", "smoke", str(blocked))
+        Notebook("08_few_shot", "smoke", str(blocked))
 
 
 def test_choose_notebooks():
-    assert choose_notebooks("05_few_shot, 00_overview") == (
+    assert choose_notebooks("08_few_shot, 00_overview") == (
         "00_overview",
-        "05_few_shot",
+        "08_few_shot",
     )  # in their own order
     assert set(choose_notebooks("")) == {p.stem for p in NOTEBOOKS.glob("[0-9]*.ipynb")}
-    with pytest.raises(ValueError, match="'05_fewshot'; did you mean '05_few_shot'"):
-        choose_notebooks("05_fewshot")
+    with pytest.raises(ValueError, match="'08_fewshot'; did you mean '08_few_shot'"):
+        choose_notebooks("08_fewshot")
 
 
 def test_a_folder_without_notebooks_is_an_error(tmp_path):
@@ -149,7 +149,7 @@ def test_heading_reads_the_title_cell_however_the_names_are_punctuated():
 
 
 def test_needs_are_read_from_the_metadata_and_typos_refused(example):
-    assert notebook_needs("05_few_shot") == {
+    assert notebook_needs("08_few_shot") == {
         "experiments": ["few_shot"],
         "notebooks": [],
         "last": False,
@@ -251,4 +251,4 @@ def test_a_profile_may_be_a_yaml_file(tmp_path):
     facts = yaml.safe_load((load_profile.__globals__["PROFILES"] / "smoke.yaml").read_text())
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(facts | {"name": "mine"}))
-    assert Notebook("05_few_shot", str(path), str(tmp_path / "out")).profile.name == "mine"
+    assert Notebook("08_few_shot", str(path), str(tmp_path / "out")).profile.name == "mine"

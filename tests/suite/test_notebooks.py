@@ -53,7 +53,7 @@ def results(tmp_path_factory):
 
 def test_a_notebook_without_its_runs_says_how_they_are_made(tmp_path):
     with pytest.raises(NotebookFailed) as error:
-        run_notebook("04_generalization_bound", "smoke", {}, tmp_path, verbose=False)
+        run_notebook("06_generalization_bound", "smoke", {}, tmp_path, verbose=False)
     assert "63 runs of few_shot missing" in str(error.value)
     assert f"`blocklora grid --profile smoke --experiment few_shot --results {tmp_path}`" in str(
         error.value

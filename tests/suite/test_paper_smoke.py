@@ -43,7 +43,7 @@ PAPER, SMOKE = load_profile("paper"), load_profile(NAME)
 GROUPS = [
     (e, d) for e, experiment in PAPER.experiments.items() for d in PAPER.datasets_of(experiment)
 ]
-NOTEBOOKS = ["05_few_shot", "06_cross_dataset", "07_domain_generalization", "08_ablations"]
+NOTEBOOKS = ["08_few_shot", "09_cross_dataset", "10_domain_generalization", "11_ablations"]
 SIZES = {
     "steps_per_shot",
     "min_steps",
@@ -219,7 +219,7 @@ def test_the_notebook_runs_on_it(results, name):
     run_notebook(
         name,
         NAME,
-        {"compute_missing": False} if name == "05_few_shot" else {},
+        {"compute_missing": False} if name == "08_few_shot" else {},
         results,
         verbose=False,
     )

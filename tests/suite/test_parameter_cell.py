@@ -160,4 +160,4 @@ def test_a_list_without_entries_is_refused_before_the_notebook_runs(value):
     with pytest.raises(
         ValueError, match=r"batches=.* has no entry; give at least one, as in \[1, 8, 32\]"
     ):
-        check_parameters(NOTEBOOKS / "09_inference.ipynb", {"batches": value})
+        check_parameters(NOTEBOOKS / "12_inference.ipynb", {"batches": value})

@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
     nb = Notebook("00_overview", "smoke", str(folder))
     nb.figure(key_figure(runs), "key_figure", few_shot_summary(runs), "The key <figure>.")
     nb.finish()
-    nb = Notebook("05_few_shot", "smoke", str(folder))
+    nb = Notebook("08_few_shot", "smoke", str(folder))
     plain = Figure(figsize=(2, 1))
     plain.subplots()
     nb.figure(plain, "empty", runs, "With $B_i$ in it.")
@@ -101,7 +101,7 @@ def test_the_scoreboard_stands_above_the_checks(folder):
         "evidence": "counted",
         "cell": "{}.ipynb#cell-id=a",
     }
-    rows = [row | {"cell": row["cell"].format(name)} for name in ("00_overview", "03_complexity")]
+    rows = [row | {"cell": row["cell"].format(name)} for name in ("00_overview", "03_counts")]
     path = folder / "claims.json"
     path.write_text(json.dumps({"profile": "smoke", "claims": rows}), encoding="utf-8")
     page = write_report("smoke", folder)[0].read_text(encoding="utf-8")
@@ -109,7 +109,7 @@ def test_the_scoreboard_stands_above_the_checks(folder):
     assert page.count('<span class="badge bad">contradicted</span>') == 2
     assert "75% &lt; 50%" in page
     assert (
-        page.count('href="#03_complexity"') == 0
+        page.count('href="#03_counts"') == 0
     )  # it has not been run, so there is nothing to lead to
     assert "<b>0 of 2</b><span>judged claims hold</span>" in page
     assert page.index("75% &lt; 50%") < page.index("checks that the notebooks made")

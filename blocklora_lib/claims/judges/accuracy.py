@@ -235,7 +235,7 @@ def beyond_clip(e: Evidence) -> Finding:
 
 
 def sharing(e: Evidence) -> Finding:
-    task = e.table("11_what_blocks_do", "shared_task")
+    task = e.table("15_shared_subspace", "shared_task")
     block = task[task["form"] == "block_lora"]
     fails, helps = (block[block["task"] == name] for name in ("fails", "helps"))
     by_blocks = fails.groupby("n_blocks")[["error", "floor"]].mean()

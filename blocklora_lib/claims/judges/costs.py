@@ -23,7 +23,7 @@ def ratio(row: Series) -> str:
 
 
 def a_third_less_time(e: Evidence) -> Finding:
-    steps = e.table("03_complexity", "training_step").set_index(["baseline", "form"])
+    steps = e.table("04_time", "training_step").set_index(["baseline", "form"])
     own, against_dense = steps.loc[("low_rank", "sum_first")], steps.loc[("dense", "sum_first")]
     lora = steps.loc[("dense", "low_rank")]
     claimed = 1 - 0.31
@@ -41,7 +41,7 @@ def a_third_less_time(e: Evidence) -> Finding:
 
 
 def sum_first(e: Evidence) -> Finding:
-    path = e.table("03_complexity", "adapter_path")
+    path = e.table("04_time", "adapter_path")
     cut = path[(path["n_blocks"] > 1) & (path["reading"] == "total_rank")]
     loop, first = (cut[cut["form"] == form] for form in ("loop", "sum_first"))
     no_gain, gain = loop["ratio_low"] > 1, first["ratio_high"] < 1
@@ -56,7 +56,7 @@ def sum_first(e: Evidence) -> Finding:
 
 
 def merged_is_free(e: Evidence) -> Finding:
-    latency, memory = (e.table("09_inference", name) for name in ("latency", "memory"))
+    latency, memory = (e.table("12_inference", name) for name in ("latency", "memory"))
     merged = latency[latency["form"] == "merged"]
     peak = memory.groupby(["batch", "form"])["peak_bytes"].median().unstack()
     weights = memory.groupby("form")["weights_bytes"].first()
@@ -79,7 +79,7 @@ def merged_is_free(e: Evidence) -> Finding:
 
 
 def fits_24_gb(e: Evidence) -> Finding:
-    memory, checked = (e.table("03_complexity", name) for name in ("memory", "memory_validation"))
+    memory, checked = (e.table("05_memory", name) for name in ("memory", "memory_validation"))
     total = memory.groupby("variant")["gib"].sum()
     block, lora = total["as executed, Block-LoRA"], total["as executed, LoRA"]
     theirs = {name: total[f"CLIP-LoRA's code, {name}"] for name in ("float32", "float16")}

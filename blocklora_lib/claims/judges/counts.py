@@ -35,7 +35,7 @@ def parameter_formula(e: Evidence) -> Finding:
         )
         holds &= list(counted[entry.name]) == [closed]
         told.append(f"{entry.name} {closed:,}")
-    models = e.table("03_complexity", "adapter_parameters")
+    models = e.table("03_counts", "adapter_parameters")
     holds &= bool((models["closed_form"] == models["counted"]).all())
     big = models[
         (models["model"] == "ViT-B-16")
@@ -53,7 +53,7 @@ def parameter_formula(e: Evidence) -> Finding:
 
 
 def three_quarters_fewer(e: Evidence) -> Finding:
-    models = e.table("03_complexity", "adapter_parameters")
+    models = e.table("03_counts", "adapter_parameters")
     models = models[
         (models["reading"] == "total_rank") & models["form"].isin(["lora", "block_lora"])
     ]
@@ -77,7 +77,7 @@ def three_quarters_fewer(e: Evidence) -> Finding:
 
 
 def complexity_over_n(e: Evidence) -> Finding:
-    forming = e.table("03_complexity", "forming")
+    forming = e.table("03_counts", "forming")
     equal = bool((forming["closed_form"] == forming["counted"]).all())
     wide = forming.pivot_table(
         index=["rank", "n_blocks", "d"], columns="order", values="counted"
@@ -93,7 +93,7 @@ def complexity_over_n(e: Evidence) -> Finding:
 
 
 def tighter_bound(e: Evidence) -> Finding:
-    ratios, bounds = (e.table("04_generalization_bound", name) for name in ("ratios", "bounds"))
+    ratios, bounds = (e.table("06_generalization_bound", name) for name in ("ratios", "bounds"))
     block = ratios[(ratios["form"] == "block_lora") & (ratios["n_blocks"] > 1)]
     to_lora, to_same = (
         block["ratio_to_lora"],
@@ -111,7 +111,7 @@ def tighter_bound(e: Evidence) -> Finding:
 
 
 def bound_that_bites(e: Evidence) -> Finding:
-    bounds = e.table("04_generalization_bound", "pac_bayes")
+    bounds = e.table("07_nonvacuous_bound", "pac_bayes")
     coded = bounds[(bounds["bits"] > 0) & (bounds["prior"] == "fixed beforehand")]
     best = coded.loc[(coded["bound"] - coded["zero_shot_bound"]).idxmin()]
     halves = bounds[
@@ -127,7 +127,7 @@ def bound_that_bites(e: Evidence) -> Finding:
 
 
 def theorem(e: Evidence) -> Finding:
-    found = e.table("11_what_blocks_do", "trajectories")
+    found = e.table("13_theorem", "trajectories")
     return Finding(
         bool(
             (found["max_relative_difference"] <= 1e-12).all()
