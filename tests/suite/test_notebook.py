@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 import yaml
 
-import blocklora_lib.suite.catalogue as library
 from blocklora_lib.core.paths import NOTEBOOKS
 from blocklora_lib.runs.profile_files import load_profile
+from blocklora_lib.suite import execution
 from blocklora_lib.suite.catalogue import choose_notebooks, heading, notebook_needs, read_indexes
 from blocklora_lib.suite.execution import NotebookFailed, run_notebook
 from blocklora_lib.suite.notebook import ClaimFailed, Notebook, profile_note
@@ -184,8 +184,8 @@ def example(tmp_path, monkeypatch):
         nbformat.write(book, folder / "08_example.ipynb")
         return folder / "08_example.ipynb"
 
-    monkeypatch.setattr(library, "NOTEBOOKS", folder)
-    monkeypatch.setattr(library.choose_notebooks, "__defaults__", ("", folder))
+    monkeypatch.setattr(execution, "NOTEBOOKS", folder)
+    monkeypatch.setattr(choose_notebooks, "__defaults__", ("", folder))
     return make
 
 
