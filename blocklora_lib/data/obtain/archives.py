@@ -1,8 +1,9 @@
 """Unpack a tar or zip file that nobody vouches for: nothing is written outside a folder of its own.
 
-Python's own filters (PEP 706) leave sizes, counts and zip links unchecked, so every member is
-checked here before it is written. Files are unpacked into a temporary folder beside the target and
-renamed at the end: a refused, damaged or interrupted archive leaves nothing behind.
+Python's filter for tar files (PEP 706) keeps members inside, those of zip files too; what it leaves
+unchecked is checked here: sizes, counts, names of other systems, links to nothing. Files are
+unpacked into a temporary folder beside the target and renamed at the end: a refused, damaged or
+interrupted archive leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path
 from typing import BinaryIO
 
 _CHUNK = 1 << 20
@@ -30,10 +32,10 @@ _LONGEST_LINK = 4096
 _DAMAGES = (
     tarfile.TarError,
     zipfile.BadZipFile,
-    gzip.BadGzipFile,
     EOFError,
     zlib.error,
     lzma.LZMAError,
+    gzip.BadGzipFile,
 )
 _OPENERS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
 
@@ -56,23 +58,16 @@ class Limits:
 
 
 class UnsafeArchive(ValueError):
-    """An archive with a member that would leave its folder, is no file, folder or link, or is too
-    much.
-    """
+    """An archive with a member that leaves its folder, is no file, folder or link, or is too much."""
 
 
-@dataclass(frozen=True)
-class _Member:
-    name: str
-    kind: str  # file, folder, link, hard link, or what else it is
-    link: str = ""
-    open: Callable[[], BinaryIO] | None = None
+# what a member is, and how its content is opened
+_Member = tuple[tarfile.TarInfo, Callable[[], BinaryIO]]
 
 
 @contextmanager
 def unpacked(archive: Path, beside: Path, limits: Limits | None = None) -> Iterator[Path]:
-    """Unpack into a temporary folder in `beside`, hand it over, and remove what is left of it in
-    the end.
+    """Unpack into a temporary folder in `beside`, hand it over, and remove what is left in the end.
 
     UnsafeArchive: a path or link out of the folder, a device, too many or too large members.
     ValueError: a damaged or unknown archive. Both name the file and the member.
@@ -88,6 +83,8 @@ def unpacked(archive: Path, beside: Path, limits: Limits | None = None) -> Itera
 def unpack(archive: Path, folder: Path, limits: Limits | None = None) -> None:
     """Unpack into an existing folder; `unpacked` also removes what a refused archive left."""
     try:
+        if not hasattr(tarfile, "data_filter"):
+            raise NotImplementedError("it takes Python 3.11.4 or later")
         with archive.open("rb") as file:  # by the start: a tar file may hold a zip file at its end
             is_zip = file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
         members = _zip_members(archive) if is_zip else _tar_members(archive, limits or Limits())
@@ -104,8 +101,7 @@ def unpack(archive: Path, folder: Path, limits: Limits | None = None) -> None:
 
 
 def place(content: Path, target: Path) -> list[str]:
-    """Rename everything in `content` into `target` and return the names. Nothing there is
-    overwritten.
+    """Rename everything in `content` into `target`, return the names, and overwrite nothing.
 
     Both lie on one file system. A name that the target has already is a FileExistsError, and
     nothing moves.
@@ -122,64 +118,76 @@ def place(content: Path, target: Path) -> list[str]:
     return names
 
 
-def _write(archive: Path, members: Iterator[_Member], folder: Path, limits: Limits) -> None:
+def _write(archive: Path, members: Iterable[_Member], folder: Path, limits: Limits) -> None:
     left, written, links = limits.bytes(archive), set(), []
-    for count, member in enumerate(members, 1):
+    for count, (info, content) in enumerate(members, 1):
         if count > limits.members:
             raise UnsafeArchive(
                 f"archive {archive} has more than {limits.members} members; it was not unpacked"
             )
-        parts = _parts(archive, member.name)
-        if not parts:
+        name, link = _inside(archive, info, folder)
+        if name == ".":
             continue
-        path = folder.joinpath(*parts)
-        if member.kind == "link":
-            links.append((parts, member.link))
+        if info.issym():
+            links.append(info)
             continue
-        try:
-            if member.kind == "folder":
-                path.mkdir(parents=True, exist_ok=True)
-                continue
+        path = folder / name
+        with _in_its_place(archive, info):
             path.parent.mkdir(parents=True, exist_ok=True)
-            if member.kind == "hard link":
-                source = _parts(archive, member.link)
-                if source not in written:
-                    raise _unsafe(
-                        archive,
-                        member.name,
-                        f"is a link to {member.link!r}, which is no file before it",
-                    )
-                os.link(folder.joinpath(*source), path)
-            elif member.kind == "file":
-                with member.open() as source, path.open("xb") as file:
+            if info.isdir():
+                path.mkdir(exist_ok=True)
+                continue
+            if not info.islnk():
+                with content() as source, path.open("xb") as file:
                     left = _copy(archive, source, file, left)
+            elif link in written:
+                os.link(folder / link, path)
             else:
-                raise _unsafe(
-                    archive,
-                    member.name,
-                    f"is a {member.kind}; only files, folders and links are unpacked",
-                )
-        except (FileExistsError, NotADirectoryError):
-            raise _unsafe(archive, member.name, "stands where another member already is") from None
-        written.add(parts)
-    for parts, link in links:  # last, so that no file is written through a link
-        _link(archive, folder, parts, link)
-    inside = Path(os.path.realpath(folder))
-    for parts, link in links:
+                raise _unsafe(archive, info, f"is a link to {link!r}, which is no file before it")
+        written.add(name)
+    for info in links:  # last, so that no file is written through a link
+        name, link = _inside(archive, info, folder)  # again, now that some links are there
+        with _in_its_place(archive, info):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.symlink(link, folder / name)
+    root = folder.resolve()
+    for info in links:
         try:
-            end = folder.joinpath(*parts).resolve(strict=True)
+            inside = (folder / info.name).resolve(strict=True).is_relative_to(root)
         except (OSError, RuntimeError):  # a loop is a RuntimeError of pathlib's
-            end = None
-        if end is None or not end.is_relative_to(inside):
-            raise _unsafe(
-                archive, "/".join(parts), f"is a link to {link!r}, which is not in the archive"
-            )
+            inside = False
+        if not inside:
+            raise _unsafe(archive, info, f"is a link to {info.linkname!r}, not in the archive")
+
+
+def _inside(archive: Path, info: tarfile.TarInfo, folder: Path) -> tuple[str, str]:
+    """(path, target of a link) of a member that stays inside, as far as the links go that exist."""
+    texts = [info.name, info.linkname] if info.issym() or info.islnk() else [info.name]
+    if info.issym() and not info.linkname:
+        raise _unsafe(archive, info, "is a link to nothing")
+    for text in texts:
+        if re.match(r"/|[A-Za-z]:|.*[\\\0]", text, re.DOTALL):
+            raise _unsafe(archive, info, f"has {text!r}, which is not a relative path with /")
+    try:
+        safe = tarfile.data_filter(info, str(folder))
+    except tarfile.SpecialFileError:
+        why = "is a device; only files, folders and links are unpacked"
+        raise _unsafe(archive, info, why) from None
+    except (tarfile.FilterError, OSError) as error:
+        raise _unsafe(archive, info, f"leads out of its folder ({error})") from None
+    return os.path.normpath(safe.name), os.path.normpath(safe.linkname)
+
+
+@contextmanager
+def _in_its_place(archive: Path, info: tarfile.TarInfo) -> Iterator[None]:
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError):
+        raise _unsafe(archive, info, "stands where another member already is") from None
 
 
 def _copy(archive: Path, source: BinaryIO, file: BinaryIO, left: int) -> int:
-    """Copy, and return how many bytes may still come. Counts what is written, not what a header
-    says.
-    """
+    """Copy, and return how many bytes may still come: by what is written, not what a header says."""
     while chunk := source.read(_CHUNK):
         left -= len(chunk)
         if left < 0:
@@ -191,49 +199,8 @@ def _copy(archive: Path, source: BinaryIO, file: BinaryIO, left: int) -> int:
     return left
 
 
-def _parts(archive: Path, name: str) -> tuple[str, ...]:
-    """The member's path in pieces, refused unless it stays inside."""
-    if name.startswith("/") or "\\" in name or "\0" in name or re.match(r"[A-Za-z]:", name):
-        raise _unsafe(archive, name, "is not a relative path with /")
-    parts = PurePosixPath(name).parts
-    if ".." in parts:
-        raise _unsafe(archive, name, "leads out of its folder by '..'")
-    return parts
-
-
-def _link(archive: Path, folder: Path, parts: tuple[str, ...], link: str) -> None:
-    """Make a symbolic link that stays inside.
-
-    '..' may stand only at the start of its target: after a folder, which may itself be a link, one
-    cannot tell from the names where it leads. The folders that the link lies in are real ones,
-    checked here.
-    """
-    name, target = "/".join(parts), PurePosixPath(link).parts
-    up = next((i for i, part in enumerate(target) if part != ".."), len(target))
-    if (
-        not link
-        or link.startswith("/")
-        or "\\" in link
-        or "\0" in link
-        or re.match(r"[A-Za-z]:", link)
-    ):
-        raise _unsafe(archive, name, f"is a link to {link!r}, not a relative path with /")
-    if up > len(parts) - 1 or ".." in target[up:]:
-        raise _unsafe(archive, name, f"is a link to {link!r}, out of its folder")
-    parent = folder
-    for part in parts[:-1]:
-        parent = parent / part
-        if parent.is_symlink():
-            raise _unsafe(archive, name, "lies behind a link")
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        os.symlink(link, parent / parts[-1])
-    except (FileExistsError, NotADirectoryError):
-        raise _unsafe(archive, name, "stands where another member already is") from None
-
-
-def _unsafe(archive: Path, name: str, why: str) -> UnsafeArchive:
-    return UnsafeArchive(f"archive {archive}: member {name!r} {why}; nothing of it was kept")
+def _unsafe(archive: Path, info: tarfile.TarInfo, why: str) -> UnsafeArchive:
+    return UnsafeArchive(f"archive {archive}: member {info.name!r} {why}; nothing of it was kept")
 
 
 def _zip_members(archive: Path) -> Iterator[_Member]:
@@ -245,16 +212,16 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
                 )
             # only Unix writers keep a file type in the upper half
             form = stat.S_IFMT(info.external_attr >> 16) if info.create_system == 3 else 0
+            member = tarfile.TarInfo(info.filename)
             if info.is_dir():
-                yield _Member(info.filename, "folder")
+                member.type = tarfile.DIRTYPE
             elif form == stat.S_IFLNK:
+                member.type = tarfile.SYMTYPE
                 with file.open(info) as source:
-                    link = source.read(_LONGEST_LINK).decode("utf-8", "surrogateescape")
-                yield _Member(info.filename, "link", link)
-            elif form in (0, stat.S_IFREG):
-                yield _Member(info.filename, "file", open=lambda info=info: file.open(info))
-            else:
-                yield _Member(info.filename, "device")
+                    member.linkname = source.read(_LONGEST_LINK).decode("utf-8", "surrogateescape")
+            elif form not in (0, stat.S_IFREG):
+                member.type = tarfile.CHRTYPE
+            yield member, partial(file.open, info)
 
 
 def _tar_members(archive: Path, limits: Limits) -> Iterator[_Member]:
@@ -265,33 +232,14 @@ def _tar_members(archive: Path, limits: Limits) -> Iterator[_Member]:
         recent = _Recent(stream)
         with tarfile.open(fileobj=recent, mode="r|") as tar:  # type: ignore[call-overload]
             for info in tar:
-                yield _Member(
-                    info.name,
-                    _tar_kind(info),
-                    info.linkname,
-                    lambda tar=tar, info=info: tar.extractfile(info),
-                )
-            # tarfile stops without a word at a broken header, and where a file was cut between two
-            # members
+                yield info, partial(tar.extractfile, info)
+            # tarfile stops without a word at a broken header, and where a file was cut in between
             if recent.at(tar.offset, _TAR_BLOCK) != bytes(_TAR_BLOCK):
                 raise tarfile.ReadError(f"no member and no end mark at byte {tar.offset}")
-        for _ in range(
-            limits.bytes(archive) // _CHUNK + 1
-        ):  # to the end, so that gzip checks its checksum
+        # to the end, so that gzip checks its checksum
+        for _ in range(limits.bytes(archive) // _CHUNK + 1):
             if not recent.read(_CHUNK):
                 break
-
-
-def _tar_kind(info: tarfile.TarInfo) -> str:
-    if info.isreg():
-        return "file"
-    if info.isdir():
-        return "folder"
-    if info.issym():
-        return "link"
-    if info.islnk():
-        return "hard link"
-    return "device"
 
 
 class _Recent:
