@@ -222,9 +222,8 @@ class AdapterSet:
         for _, module in self.sites:
             for holder in holders(module):
                 for key in holder.attached.weights:
-                    stored(
-                        holder, key
-                    )  # refused where it is no weight any more, before anything changes
+                    # refused where it is no weight any more, before anything changes
+                    stored(holder, key)
         unwatch(self.model, self._attachment)
         for _, module in self.sites:
             for holder in holders(module):

@@ -30,8 +30,8 @@ from .dropout import dropped_projection, sum_blocks
 from .updates import Adapter
 
 MERGED_IN_TRAINING = (
-    "the adapters are merged, so training would reach neither them nor the frozen weights; call "
-    "unmerge() before training, or model.eval() for inference"
+    "the adapters are merged, so training would reach neither them nor the frozen weights; "
+    "call unmerge() before training, or model.eval() for inference"
 )
 
 
@@ -84,8 +84,8 @@ class AdaptedMultiheadAttention(Adapted, nn.MultiheadAttention):
             )  # fmt: skip
         if query.is_nested:
             raise AdapterError(
-                "adapted attention takes padded tensors; build TransformerEncoder with "
-                "enable_nested_tensor=False"
+                "adapted attention takes padded tensors; "
+                "build TransformerEncoder with enable_nested_tensor=False"
             )
         if is_causal and attn_mask is None:
             raise RuntimeError(
@@ -252,8 +252,8 @@ def additive_mask(
     if attn_mask is not None:
         if attn_mask.shape not in ((length, keys), (n * heads, length, keys)):
             raise RuntimeError(
-                f"attn_mask has shape {tuple(attn_mask.shape)}; expected {(length, keys)} or "
-                f"{(n * heads, length, keys)}"
+                f"attn_mask has shape {tuple(attn_mask.shape)}; "
+                f"expected {(length, keys)} or {(n * heads, length, keys)}"
             )
         mask = as_float(attn_mask, q.dtype)
         if mask.dim() == 3:

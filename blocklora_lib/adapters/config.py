@@ -9,9 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 TARGETS = ("q", "k", "v", "o")
 TOWERS = ("vision", "text")
-MOST = (
-    2**16
-)  # of rank and of blocks: wider than any layer, and small enough to list what divides it
+# of rank and of blocks: wider than any layer, and small enough to list what divides it
+MOST = 2**16
 
 
 class AdapterConfig(BaseModel):
@@ -89,13 +88,12 @@ class AdapterConfig(BaseModel):
                 "nothing; use reading='total_rank' or 'block_rank', or kind='block_lora'"
             )
         if self.reading == "total_rank" and r % n:
-            fits = ", ".join(
-                str(m) for m in range(1, r + 1) if r % m == 0
-            )  # at most 100: r <= MOST
+            # at most 100: r <= MOST
+            fits = ", ".join(str(m) for m in range(1, r + 1) if r % m == 0)
             raise ValueError(
-                f"rank={r} cannot be cut into n_blocks={n} equal blocks; use n_blocks in ({fits}), "
-                f"or a rank that is a multiple of {n}, or reading='block_rank' (every block has "
-                f"width {r}) or 'input' (cut along d_in)"
+                f"rank={r} cannot be cut into n_blocks={n} equal blocks; "
+                f"use n_blocks in ({fits}), or a rank that is a multiple of {n}, "
+                f"or reading='block_rank' (every block has width {r}) or 'input' (cut along d_in)"
             )
         return self
 

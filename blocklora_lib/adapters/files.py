@@ -20,12 +20,8 @@ from .config import AdapterConfig
 
 FORMAT = "blocklora-adapter"
 FORMAT_VERSION = "1"
-FORMATS = (
-    torch.float16,
-    torch.bfloat16,
-    torch.float32,
-    torch.float64,
-)  # halves are widened exactly
+# halves are widened exactly
+FORMATS = torch.float16, torch.bfloat16, torch.float32, torch.float64
 SITES = TypeAdapter(dict[str, Literal["attention", "linear"]])
 EXTRA = TypeAdapter(dict[str, str])
 
@@ -56,8 +52,8 @@ def write(path: str | Path, file: AdapterFile) -> None:
         write_whole(path, sorted_header(save(file.tensors, metadata=metadata)))
     except OSError as error:
         raise AdapterError(
-            f"cannot write the adapter file {path}: {error}; use a folder that exists and can be "
-            "written"
+            f"cannot write the adapter file {path}: {error}; "
+            "use a folder that exists and can be written"
         ) from error
 
 
@@ -76,14 +72,14 @@ def read(path: str | Path) -> AdapterFile:
         ) from error
     if metadata.get("format") != FORMAT:
         raise AdapterError(
-            f"{path} is a safetensors file, but no adapter file: its metadata lacks "
-            f"format={FORMAT!r}"
+            f"{path} is a safetensors file, but no adapter file: "
+            f"its metadata lacks format={FORMAT!r}"
         )
     if metadata.get("format_version") != FORMAT_VERSION:
         raise AdapterError(
-            f"{path} has format_version {metadata.get('format_version')!r}, this library reads "
-            f"{FORMAT_VERSION!r}; read it with version "
-            f"{metadata.get('library_version', 'unknown')} of the library"
+            f"{path} has format_version {metadata.get('format_version')!r}, "
+            f"this library reads {FORMAT_VERSION!r}; "
+            f"read it with version {metadata.get('library_version', 'unknown')} of the library"
         )
     try:
         facts = {

@@ -38,8 +38,8 @@ def find_towers(model: nn.Module, wanted: tuple[str, ...]) -> list[tuple[str, st
     kind = next((kinds[child] for child in children if child in kinds), None)
     if kind is not None and kind not in wanted:
         raise AdapterError(
-            f"{type(model).__name__} is a {kind} tower and has no {' or '.join(wanted)} tower; use "
-            f"towers=({kind!r},)"
+            f"{type(model).__name__} is a {kind} tower and has no {' or '.join(wanted)} tower; "
+            f"use towers=({kind!r},)"
         )
     return [(kind or "only", "", model)]
 
@@ -76,9 +76,9 @@ def no_attention(tower: str, prefix: str, module: nn.Module) -> str:
     )
     has = f"its attention is {', '.join(others)}" if others else "it has no attention module at all"
     return (
-        f"the {tower} tower ({type(module).__name__}{f' at {prefix!r}' if prefix else ''}) holds "
-        f"no nn.MultiheadAttention: {has}; leave that tower out of towers, or name its linear "
-        "layers with attach_linear"
+        f"the {tower} tower ({type(module).__name__}{f' at {prefix!r}' if prefix else ''}) "
+        f"holds no nn.MultiheadAttention: {has}; "
+        "leave that tower out of towers, or name its linear layers with attach_linear"
     )
 
 
@@ -102,9 +102,9 @@ def linear_sites(
     for name in chosen:
         if isinstance(modules.get(parent(name)), nn.MultiheadAttention):
             raise AdapterError(
-                f"{name} ({type(linear[name]).__name__}) is the output projection of an "
-                "nn.MultiheadAttention, which reads its weight and never calls it; use attach with "
-                "targets=('o',)"
+                f"{name} ({type(linear[name]).__name__}) "
+                "is the output projection of an nn.MultiheadAttention, "
+                "which reads its weight and never calls it; use attach with targets=('o',)"
             )
     # a layer that stands at two places gets one adapter, under its first name
     ids = {id(linear[name]) for name in chosen}

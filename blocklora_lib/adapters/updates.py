@@ -40,9 +40,8 @@ class Adapter(Update):
     and the arithmetic, to float64.
     """
 
-    up_lr_ratio: int = (
-        1  # learning rate of B over that of A; only the collapsed form differs, see there
-    )
+    # learning rate of B over that of A; only the collapsed form differs, see there
+    up_lr_ratio: int = 1
     input_blocks: int = 1  # n where the cut runs along the input
 
     def __init__(self, config: AdapterConfig, d_in: int, d_out: int):
@@ -165,9 +164,9 @@ class InputBlockLoRA(Adapter):
         if d_in % self.input_blocks:
             fits = ", ".join(str(n) for n in range(1, 17) if d_in % n == 0)
             raise AdapterError(
-                f"d_in={d_in} cannot be cut into n_blocks={self.input_blocks} equal inputs; use "
-                f"n_blocks in ({fits}, ..), or reading='total_rank' or 'block_rank', which cut "
-                "along the rank"
+                f"d_in={d_in} cannot be cut into n_blocks={self.input_blocks} equal inputs; "
+                f"use n_blocks in ({fits}, ..), "
+                "or reading='total_rank' or 'block_rank', which cut along the rank"
             )
         # fan-in stays d_in: A has d_in rows, and n times as many inputs reach each row of A_s
         self.A_s = nn.Parameter(
@@ -252,7 +251,7 @@ def refuse_size(config: AdapterConfig, d_in: int, d_out: int) -> None:
     numbers, most = width * (d_in + copies * d_out), max(4 * d_in * d_out, 2**20)
     if numbers > most:
         raise AdapterError(
-            f"rank={config.rank}, n_blocks={config.n_blocks} would be an adapter of {numbers:,} "
-            f"numbers for a weight of {d_out} x {d_in} = {d_in * d_out:,}; use a smaller rank or "
-            "fewer blocks"
+            f"rank={config.rank}, n_blocks={config.n_blocks} would be an adapter of "
+            f"{numbers:,} numbers for a weight of {d_out} x {d_in} = {d_in * d_out:,}; "
+            "use a smaller rank or fewer blocks"
         )

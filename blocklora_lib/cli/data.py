@@ -75,8 +75,8 @@ def verify(
     names = datasets or _present(here)
     if not names:
         raise FileNotFoundError(
-            f"no dataset in {here}; get one with: blocklora data download NAME --root {here}, or a "
-            f"miniature with: blocklora data fake NAME --root {here}"
+            f"no dataset in {here}; get one with: blocklora data download NAME --root {here}, "
+            f"or a miniature with: blocklora data fake NAME --root {here}"
         )
     wrong = 0
     for name in names:
@@ -174,8 +174,8 @@ def draw(
         return
     export_draw(drawn, output)
     typer.echo(
-        f"{output}: {len(drawn.train)} train and {len(drawn.val)} val images; checksum "
-        f"{drawn.checksum}"
+        f"{output}: {len(drawn.train)} train and {len(drawn.val)} val images; "
+        f"checksum {drawn.checksum}"
     )
 
 
@@ -243,9 +243,8 @@ def _too_long(manifest: Manifest, folder: Path) -> tuple[list[Problem], list[str
     least = read_json(POCKET_MODEL / "pocketclip.json")["text_cfg"]["context_length"]
     wrong, told, tokenizer = [], [], None
     for name, prompt in zip(manifest.class_folders, manifest.prompts, strict=True):
-        if (
-            len(prompt.encode()) + 2 <= least
-        ):  # a token is a byte at least, and two stand around them
+        # a token is a byte at least, and two stand around them
+        if len(prompt.encode()) + 2 <= least:
             continue
         from ..clip.tokenizers import load_tokenizer, prompt_length  # imports torch
 

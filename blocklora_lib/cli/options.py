@@ -48,10 +48,8 @@ class OneSentence(TyperGroup):
     """
 
     def invoke(self, ctx):
-        for stream in (
-            sys.stdout,
-            sys.stderr,
-        ):  # a name that the terminal cannot show is no reason to stop
+        # a name that the terminal cannot show is no reason to stop
+        for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
         # Pillow's remarks on odd files: what cannot be read is refused by name, all else is as it
@@ -100,9 +98,9 @@ def own_folder(dataset: str, known: Collection[str], others: Collection[str] = (
         raise UnknownName("dataset", dataset, known, beside)
     if dataset in others:
         raise ValueError(
-            f"{dataset!r} is a dataset that the profile does not have (it has "
-            f"{', '.join(sorted(known))}), and a folder here: if the folder is meant, write "
-            f"./{dataset}"
+            f"{dataset!r} is a dataset that the profile does not have "
+            f"(it has {', '.join(sorted(known))}), "
+            f"and a folder here: if the folder is meant, write ./{dataset}"
         )
     return user_path(dataset)
 

@@ -34,8 +34,7 @@ ThreadsOption = Annotated[
 ]
 RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Run failed specs again.")]
 KeepOption = Annotated[
-    bool,
-    typer.Option("--keep-old", help="Let records of an earlier state of the library stand."),
+    bool, typer.Option("--keep-old", help="Let records of an earlier state of the library stand.")
 ]
 SkipOption = Annotated[
     bool,

@@ -104,9 +104,7 @@ class ClipArchitecture:
         to.
         """
         return replace(
-            self,
-            vision=replace(self.vision, layers=layers),
-            text=replace(self.text, layers=layers),
+            self, vision=replace(self.vision, layers=layers), text=replace(self.text, layers=layers)
         )
 
 
@@ -144,8 +142,8 @@ def from_config(name: str, config: Mapping[str, Any]) -> ClipArchitecture:
     if unknown or isinstance(vision["layers"], list):
         what = ", ".join(sorted(unknown)) or f"layers={vision['layers']} (a ResNet)"
         raise ValueError(
-            f"architecture {name} sets {what}, for which there is no closed form here; use a CLIP "
-            f"with two plain transformer towers, such as {', '.join(PRESETS[1:])}"
+            f"architecture {name} sets {what}, for which there is no closed form here; "
+            f"use a CLIP with two plain transformer towers, such as {', '.join(PRESETS[1:])}"
         )
     common = {"embed_dim": config["embed_dim"], "quick_gelu": config.get("quick_gelu", False)}
     patch = vision["patch_size"]
@@ -180,8 +178,8 @@ def _sizes(name: str, part: str, config: Mapping[str, Any], **defaults: int) -> 
     given = config[part]
     if unknown := set(given) - set(known):
         raise ValueError(
-            f"architecture {name} sets {part}.{', '.join(sorted(unknown))}, for which there is no "
-            "closed form here; use a CLIP with two plain transformer towers, such as "
-            f"{', '.join(PRESETS[1:])}"
+            f"architecture {name} sets {part}.{', '.join(sorted(unknown))}, "
+            "for which there is no closed form here; "
+            f"use a CLIP with two plain transformer towers, such as {', '.join(PRESETS[1:])}"
         )
     return known | dict(given)

@@ -187,8 +187,8 @@ def _per_channel(what: Literal["mean", "std"], config: Mapping[str, Any]) -> Ten
     least = 0.0 if what == "std" else -math.inf
     if len(numbers) != 3 or not all(least < number < math.inf for number in numbers):
         raise ValueError(
-            f"the backbone's preprocessing has {what}={config[what]!r}; give three finite numbers, "
-            "or one" + (", above 0" if what == "std" else "")
+            f"the backbone's preprocessing has {what}={config[what]!r}; "
+            "give three finite numbers, or one" + (", above 0" if what == "std" else "")
         )
     return torch.tensor(numbers, dtype=torch.float32).view(3, 1, 1)
 
@@ -228,10 +228,8 @@ def build(spec: BackboneSpec, preprocess: Mapping[str, Any]) -> nn.Module:
     import open_clip
 
     name = open_clip_name(spec.name)
-    with (
-        seeded_torch(0, f"random weights/{spec.name}"),
-        quiet(),
-    ):  # they come later, or are asked for
+    # they come later, or are asked for
+    with seeded_torch(0, f"random weights/{spec.name}"), quiet():
         try:
             return open_clip.create_model(
                 name,

@@ -70,6 +70,6 @@ def prompt_length(tokenizer: Any, prompt: str) -> int:
     if isinstance(tokenizer, SigLipTokenizer):
         return len(tokenizer.tokenizer(canonicalize_text(basic_clean(prompt))).input_ids)
     raise TypeError(
-        f"whether prompts fit a {type(tokenizer).__name__} cannot be told; use a tokenizer of "
-        "open_clip"
+        f"whether prompts fit a {type(tokenizer).__name__} cannot be told; "
+        "use a tokenizer of open_clip"
     )

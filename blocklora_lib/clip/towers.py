@@ -32,9 +32,8 @@ def encode_images(model: nn.Module, images: Tensor, checkpointing: bool = False)
     checkpointing: keep only the input of each block for the backward pass, and compute the block
     again there.
     """
-    if (
-        len(images) == 0
-    ):  # open_clip's own forward takes one at least; of none there is a gradient too, zero
+    # open_clip's own forward takes one at least; of none there is a gradient too, zero
+    if len(images) == 0:
         return encode_images(model, images.new_zeros(1, *images.shape[1:]), checkpointing)[:0]
     visual = model.visual
     plain = (

@@ -51,8 +51,8 @@ def resolve_device(device: str | torch.device = "auto", fallback: bool = True) -
             return torch.device("cpu")
         raise NoSuchDevice(
             f"device {name!r}: "
-            f"{why or 'there is no GPU here, and a CPU may take a hundred times as long'}; say "
-            "--device cpu, or device: cpu in the profile, if the CPU is meant"
+            f"{why or 'there is no GPU here, and a CPU may take a hundred times as long'}; "
+            "say --device cpu, or device: cpu in the profile, if the CPU is meant"
         )
     number, count = int(cuda[1]) if cuda and cuda[1] else None, torch.cuda.device_count()
     if number is not None and number >= count:
@@ -65,8 +65,8 @@ def resolve_device(device: str | torch.device = "auto", fallback: bool = True) -
         return torch.device("cuda", torch.cuda.current_device() if number is None else number)
     except RuntimeError as error:
         raise NoSuchDevice(
-            f"device {name!r}: CUDA cannot be started ({str(error).strip().splitlines()[0]}); free "
-            "the GPU, or say --device cpu if the CPU is meant"
+            f"device {name!r}: CUDA cannot be started ({str(error).strip().splitlines()[0]}); "
+            "free the GPU, or say --device cpu if the CPU is meant"
         ) from None
 
 
@@ -104,9 +104,10 @@ def unusable_gpu(said: str = "", devices: Path = Path("/dev")) -> str:
         f" (it knows CUDA {int(driver[1]) // 1000}.{int(driver[1]) % 1000 // 10})" if driver else ""
     )
     return (
-        f"a GPU is here, but torch {torch.__version__} cannot use it: driver too old{found} for "
-        f"CUDA {torch.version.cuda}, or the GPU not handed to this process; update the driver, or "
-        "install a torch that is built for an older CUDA"
+        f"a GPU is here, but torch {torch.__version__} cannot use it: "
+        f"driver too old{found} for CUDA {torch.version.cuda}, "
+        "or the GPU not handed to this process; "
+        "update the driver, or install a torch that is built for an older CUDA"
     )
 
 
@@ -114,9 +115,9 @@ def check_repeatable(device: torch.device) -> None:
     """Raise RuntimeError if CUDA was started without what repeatable products need."""
     if device.type == "cuda" and (given := os.environ.get(WORKSPACE)) not in WORKSPACES:
         raise RuntimeError(
-            f"runs on a GPU repeat only if {WORKSPACE} is {' or '.join(WORKSPACES)} before CUDA "
-            f"starts, and it is {given or 'not set'}; set it and start again, or say --fast "
-            "(deterministic: false in the profile)"
+            f"runs on a GPU repeat only if {WORKSPACE} is {' or '.join(WORKSPACES)} "
+            f"before CUDA starts, and it is {given or 'not set'}; "
+            "set it and start again, or say --fast (deterministic: false in the profile)"
         )
 
 

@@ -27,9 +27,8 @@ _PASSING = (
 )
 OF_THE_MACHINE = {getattr(errno, name) for name in _PASSING.split() if hasattr(errno, name)}
 OF_THE_MACHINE |= {errno.EMFILE, errno.ENFILE}
-TEXT_LIMIT = (
-    64 * 2**20
-)  # bytes of a text file that anyone here reads: records, manifests, lists, indexes
+# bytes of a text file that anyone here reads: records, manifests, lists, indexes
+TEXT_LIMIT = 64 * 2**20
 
 
 def user_path(name: str | Path) -> Path:
@@ -131,9 +130,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
-    except (
-        OSError
-    ) as error:  # of what the caller did, too, if it is about this file or the room for it
+    except OSError as error:
+        # of what the caller did, too, if it is about this file or the room for it
         if error.errno in _ROOM or name in (error.filename, str(error.filename)):
             raise _unwritten(given, error) from None
         raise
@@ -216,8 +214,8 @@ def read_text(path: str | Path, limit: int = TEXT_LIMIT) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ValueError(
-            f"{path} is not UTF-8: byte 0x{content[error.start]:02x} in line {line}; save it as "
-            "UTF-8"
+            f"{path} is not UTF-8: "
+            f"byte 0x{content[error.start]:02x} in line {line}; save it as UTF-8"
         ) from None
 
 

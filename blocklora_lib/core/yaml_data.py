@@ -68,9 +68,8 @@ class _Dumper(yaml.SafeDumper):
         return True
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
-        style = (
-            '"' if re.search("[\x85\u2028\u2029]", data) else None
-        )  # PyYAML's plain style folds these
+        # PyYAML's plain style folds these
+        style = '"' if re.search("[\x85\u2028\u2029]", data) else None
         return self.represent_scalar(f"{_TAG}str", data, style)
 
 

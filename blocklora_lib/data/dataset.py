@@ -182,8 +182,8 @@ def _read_bundle(manifest: Manifest) -> tuple[dict[str, list[bytes]], dict[str, 
     digest = hashlib.sha256(content).hexdigest()
     if digest != manifest.sha256:
         raise ValueError(
-            f"image file {path} is damaged: its SHA-256 starts {digest[:12]}, the manifest of "
-            f"{manifest.name} says {manifest.sha256[:12]}; restore it from git"
+            f"image file {path} is damaged: its SHA-256 starts {digest[:12]}, "
+            f"the manifest of {manifest.name} says {manifest.sha256[:12]}; restore it from git"
         )
     table = pq.ParquetFile(pa.BufferReader(content)).read(columns=_COLUMNS)
     encoded: dict[str, list[bytes]] = {split: [] for split in SPLITS}
@@ -207,8 +207,8 @@ def _check_counts(manifest: Manifest, labels: dict[str, list[int]]) -> None:
         declared = manifest.counts.get(split, 0)
         if len(labels[split]) != declared:
             raise ValueError(
-                f"dataset {manifest.name} has {len(labels[split])} {split} images, its manifest "
-                f"says {declared}; correct counts or build the file again"
+                f"dataset {manifest.name} has {len(labels[split])} {split} images, "
+                f"its manifest says {declared}; correct counts or build the file again"
             )
         present = set(labels[split])
         empty = [c for i, c in enumerate(manifest.classes) if i not in present]
@@ -235,8 +235,8 @@ def _decode(encoded: list[bytes], manifest: Manifest) -> Tensor:
             pixels = np.empty((len(encoded), *image.shape), dtype=np.uint8)
         if image.shape != pixels.shape[1:]:
             raise ValueError(
-                f"image {index} of {manifest.path} is {image.shape[1]}x{image.shape[0]}, the first "
-                f"is {pixels.shape[2]}x{pixels.shape[1]}; a bundle has one size"
+                f"image {index} of {manifest.path} is {image.shape[1]}x{image.shape[0]}, "
+                f"the first is {pixels.shape[2]}x{pixels.shape[1]}; a bundle has one size"
             )
         pixels[index] = image
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()

@@ -28,16 +28,10 @@ T = TypeVar("T")
 Loading = Literal["as_clip", "upright"]
 # times the shorter side: it grows to the resolution, so that a thread would fill the memory
 LONGEST = 1000
-EXTERNAL = frozenset(
-    {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR"}
-)  # start other programs, or are no images
-ORIENTATION, BITS, WHITE_IS_ZERO, SAMPLE_FORMAT, PLANES = (
-    274,
-    258,
-    262,
-    339,
-    284,
-)  # tags of TIFF and EXIF
+# start other programs, or are no images
+EXTERNAL = frozenset({"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR"})
+# tags of TIFF and EXIF
+ORIENTATION, BITS, WHITE_IS_ZERO, SAMPLE_FORMAT, PLANES = 274, 258, 262, 339, 284
 TURNS = dict(
     enumerate(
         (
@@ -54,10 +48,8 @@ TURNS = dict(
 )
 REDUCED, DNG = 254, 50706  # tags of a TIFF whose first image is the preview of a raw photograph
 RAW = frozenset(".dng .cr2 .cr3 .nef .nrw .arw .orf .rw2 .raf .pef .srw".split())
-DEEP = {
-    "I;16": ("PNG", "TIFF", "JPEG2000"),
-    "I": ("PPM", "PNG"),
-}  # formats that spread values over all bits
+# formats that spread values over all bits
+DEEP = {"I;16": ("PNG", "TIFF", "JPEG2000"), "I": ("PPM", "PNG")}
 
 
 class UnreadableImage(ValueError):
@@ -267,9 +259,8 @@ def _orientation(image: Image.Image) -> int:
     """EXIF's note on how the camera was held, 1 (upright) to 8; damaged notes turn nothing."""
     try:
         turn = image.getexif().get(ORIENTATION, 1)
-    except (
-        Exception
-    ):  # as many kinds as there are ways to damage EXIF; viewers show such an image unturned
+    except Exception:
+        # as many kinds as there are ways to damage EXIF; viewers show such an image unturned
         return 1
     return turn if turn in TURNS else 1
 
@@ -280,19 +271,16 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     clear = image.info.get("transparency")
     if image.mode != "I" and not image.mode.startswith("I;16"):
         image.load()
-        if (
-            raw == "RGB;16B" and clear is not None
-        ):  # Pillow keeps the high bytes of the pixels alone
+        # Pillow keeps the high bytes of the pixels alone
+        if raw == "RGB;16B" and clear is not None:
             image.info["transparency"] = tuple(value >> 8 for value in clear)
-        elif (
-            raw in ("L;2", "L;4") and clear is not None
-        ):  # and spreads these over 0..255, but not `clear`
+        elif raw in ("L;2", "L;4") and clear is not None:
+            # and spreads these over 0..255, but not `clear`
             image.info["transparency"] = clear * {"L;2": 85, "L;4": 17}[raw]
         return image
     white = 2 ** _numbers(image, BITS)[0] - 1 if image.format == "TIFF" else 2**16 - 1
-    values = np.asarray(image).astype(
-        np.int64
-    )  # PGM's are spread over 16 bits whatever its own white
+    # PGM's are spread over 16 bits whatever its own white
+    values = np.asarray(image).astype(np.int64)
     grey = ((values * 255 + white // 2) // white).clip(0, 255).astype(np.uint8)
     if image.format == "TIFF" and _numbers(image, WHITE_IS_ZERO) == (0,):
         grey = 255 - grey

@@ -97,14 +97,12 @@ def make_draw(
         raise ValueError(
             f"{dataset} has no training images to draw from; a test-only set has no draws"
         )
-    for item in (
-        *train,
-        *val,
-    ):  # every class has an image, so labels stay below the number of images
+    # every class has an image, so labels stay below the number of images
+    for item in (*train, *val):
         if not 0 <= item.label < len(train):
             raise ValueError(
-                f"{dataset}: label {item.label} of {item.path!r} is out of range; labels count the "
-                "classes from 0"
+                f"{dataset}: label {item.label} of {item.path!r} is out of range; "
+                "labels count the classes from 0"
             )
     if shots < 1 and how != "clip_lora":
         raise ValueError(f"shots={shots}; a draw takes at least 1 image a class")

@@ -33,9 +33,8 @@ class _Datum(Strict):
 
 class _Data(Strict):
     data: tuple[_Datum, ...]
-    indices: tuple[
-        StrictInt, ...
-    ] = ()  # in some copies, numbers in the split; the paths say the same
+    # in some copies, numbers in the split; the paths say the same
+    indices: tuple[StrictInt, ...] = ()
 
 
 class _Published(Strict):
@@ -68,14 +67,14 @@ def import_draw(path: Path, split: Mapping[str, Sequence[Item]], dataset: str = 
             drawn = Draw.model_validate(file.model_dump(exclude={"stated"}))
     except ValidationError as error:
         raise ValueError(
-            f"{path} is not the file of a draw: {explain(error)}; write one with: blocklora data "
-            "draw"
+            f"{path} is not the file of a draw: {explain(error)}; "
+            "write one with: blocklora data draw"
         ) from None
     if not published and file.stated != drawn.checksum:
         raise ValueError(
-            f"{path} was changed after it was written: its images give checksum "
-            f"{drawn.checksum[:12]}, the file says {file.stated[:12]}; write it again with: "
-            "blocklora data draw"
+            f"{path} was changed after it was written: "
+            f"its images give checksum {drawn.checksum[:12]}, the file says {file.stated[:12]}; "
+            "write it again with: blocklora data draw"
         )
     if dataset and drawn.dataset != dataset:
         raise ValueError(

@@ -26,9 +26,8 @@ from .augment import RATIO, RECIPES
 from .decoding import Loading, fault, image_size, read
 from .views import Box, View
 
-KEPT_BYTES = (
-    4 * 2**30
-)  # decoded few-shot images that stay in memory: 16 shots of a hundred classes fit
+# decoded few-shot images that stay in memory: 16 shots of a hundred classes fit
+KEPT_BYTES = 4 * 2**30
 WORKERS = min(8, os.cpu_count() or 1)  # PIL decodes and resizes without holding the interpreter
 
 T = TypeVar("T")
@@ -123,9 +122,8 @@ class ImageFiles:
             path not in self._kept
             and 3 * image.width * image.height * (len(self._kept) + 1) <= KEPT_BYTES
         ):
-            self._kept[path] = (
-                image  # as if all were as large as this one: a bound on memory, not an account
-            )
+            # as if all were as large as this one: a bound on memory, not an account
+            self._kept[path] = image
         return image
 
     def _stack(self, look: Callable[[Any], Tensor], plans: Sequence[Any]) -> Tensor:

@@ -105,9 +105,8 @@ def load_text(manifest: Manifest, folder: Path, name: str) -> str:
     read.
     """
     path = folder / name
-    with_images = (
-        None if manifest.split_file else folder
-    )  # such lists come in one archive with the images
+    # such lists come in one archive with the images
+    with_images = None if manifest.split_file else folder
     if not path.is_file():
         what = f"is missing: {manifest.title} is read from it"
         raise MissingData(path, what, remedy(manifest, folder, with_images))
@@ -261,9 +260,8 @@ def own_items(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
 def _mat(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
     base = image_folder(manifest, folder, split, listed=True)
     files = manifest.annotations
-    if (
-        "labels" in files
-    ):  # Flowers102: one label an image, and the numbers (from 1) of each split's images
+    # Flowers102: one label an image, and the numbers (from 1) of each split's images
+    if "labels" in files:
         file = folder / files["labels"]
         labels = _load_mat(manifest, folder, files["labels"], "labels").tolist()
         key = {"train": "trnid", "val": "valid", "test": "tstid"}[split]

@@ -9,13 +9,7 @@ from pathlib import Path, PurePosixPath
 from string import Formatter
 from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    NonNegativeInt,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, model_validator
 
 from ..core.paths import ROOT
 from ..core.schema import Strict, UnknownName
@@ -177,16 +171,13 @@ class Manifest(Strict):
     terms: str = ""
     citation: str = ""
     fact_sources: dict[str, str] = Field({})
-    image_names: dict[Split, str] = Field(
-        {}
-    )  # as in the real archives; `data fake` names its images so
-    companions: tuple[
-        RelativePath, ...
-    ] = ()  # files that CoOp's own code asks for, and ours does not
+    # as in the real archives; `data fake` names its images so
+    image_names: dict[Split, str] = Field({})
+    # files that CoOp's own code asks for, and ours does not
+    companions: tuple[RelativePath, ...] = ()
     split_seed: int | None = None  # layout folder without train/ and test/: the seed of the split
-    image_loading: Literal["as_clip", "upright"] = (
-        "as_clip"  # how files become pixels: see data.decoding
-    )
+    # how files become pixels: see data.decoding
+    image_loading: Literal["as_clip", "upright"] = "as_clip"
 
     @model_validator(mode="after")
     def _check(self) -> Manifest:
@@ -196,13 +187,13 @@ class Manifest(Strict):
             if len(set(names)) != len(names):
                 twice = sorted({c for c in names if names.count(c) > 1})
                 raise ValueError(
-                    f"{key} lists {', '.join(map(repr, twice))} more than once; class names are "
-                    "unique"
+                    f"{key} lists {', '.join(map(repr, twice))} more than once; "
+                    "class names are unique"
                 )
         if (self.role == "variant") != (self.variant_of is not None):
             raise ValueError(
-                f"role={self.role!r} with variant_of={self.variant_of!r}: a variant, and only a "
-                "variant, names the source set whose classes it shares"
+                f"role={self.role!r} with variant_of={self.variant_of!r}: a variant, "
+                "and only a variant, names the source set whose classes it shares"
             )
         if self.class_count is not None and self.classes:
             raise ValueError(

@@ -7,9 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 from ..core.paths import MANIFESTS
 from ..core.schema import UnknownName, explain

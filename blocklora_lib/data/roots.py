@@ -61,8 +61,8 @@ def find_folder(manifest: Manifest, root: Path | str) -> Path:
     if not names:
         raise DataError(
             root,
-            f"cannot hold {manifest.title}: its manifest gives no folder name; add `folders: "
-            "{coop: NAME}`",
+            f"cannot hold {manifest.title}: its manifest gives no folder name; "
+            "add `folders: {coop: NAME}`",
             "blocklora data list",
         )
     present: list[Path] = []

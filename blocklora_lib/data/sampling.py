@@ -58,8 +58,8 @@ def draw(
     if how == "clip_lora":
         if val is None:
             raise ValueError(
-                "draw='clip_lora' draws validation images before training images; give val, the "
-                "labels of the val split (empty for a set without one)"
+                "draw='clip_lora' draws validation images before training images; "
+                "give val, the labels of the val split (empty for a set without one)"
             )
         val = torch.as_tensor(val).tolist()
         drawn = (
@@ -77,9 +77,9 @@ def draw(
             fewest = min(map(len, groups.values()))
             images = f"{len(indices)} training image{'s' if len(indices) > 1 else ''}"
             raise ValueError(
-                f"shots={shots}, but class {name} has {images}; use at most {fewest} "
-                f"shot{'s' if fewest > 1 else ''}, or draw='coop', which draws such a class with "
-                "replacement"
+                f"shots={shots}, but class {name} has {images}; "
+                f"use at most {fewest} shot{'s' if fewest > 1 else ''}, "
+                "or draw='coop', which draws such a class with replacement"
             )
         # a generator for each class: another class more or less does not move this one's images
         order = torch.randperm(len(indices), generator=generator(seed, f"draw/{label}"))
@@ -96,9 +96,8 @@ def draw_coop(train: Sequence[int], val: Sequence[int], shots: int, seed: int) -
     the order in which the file system lists a folder (datasets/imagenet.py, listdir_nohidden), so
     the published draw of another disk follows from its own listing only, not from the file names.
     """
-    stream = random.Random(
-        seed
-    )  # the same numbers as random.seed(seed), without touching the global state
+    # the same numbers as random.seed(seed), without touching the global state
+    stream = random.Random(seed)
     return _coop(train, shots, stream), _coop(val, min(shots, VAL_SHOTS), stream)
 
 
@@ -136,8 +135,8 @@ def draw_clip_lora_imagenet(train: Sequence[int], shots: int, seed: int) -> Indi
         if len(indices) < both:
             raise ValueError(
                 f"shots={shots} takes {both} training images a class ({shots} to train, "
-                f"{both - shots} to validate) where a set has no val split, but class {label} has "
-                f"{len(indices)}; use fewer shots, or draw='coop'"
+                f"{both - shots} to validate) where a set has no val split, "
+                f"but class {label} has {len(indices)}; use fewer shots, or draw='coop'"
             )
         sample = stream.sample(indices, both)
         chosen[0].extend(sample[:shots])
@@ -171,12 +170,12 @@ def refuse_empty_classes(labels: Sequence[int], classes: Sequence[str] | None) -
     """Name the classes without images in one sentence."""
     if not len(labels):
         raise ValueError(
-            "no training images; a few-shot draw needs a set with a train split (variants have "
-            "none)"
+            "no training images; "
+            "a few-shot draw needs a set with a train split (variants have none)"
         )
     present = set(labels)
     if classes and (empty := [name for i, name in enumerate(classes) if i not in present]):
         raise ValueError(
-            f"no training image of class {', '.join(map(repr, empty))}; give it images or take it "
-            "off the manifest"
+            f"no training image of class {', '.join(map(repr, empty))}; "
+            "give it images or take it off the manifest"
         )

@@ -23,8 +23,8 @@ from .update import Update
 from .used_weight import stored, used
 
 STATE_IS_UNMERGED = (
-    "the adapters are merged, and the state is that of the model unmerged: W and the adapters; for "
-    "W + ΔW call merge_and_unload() on a copy first"
+    "the adapters are merged, and the state is that of the model unmerged: W and the adapters; "
+    "for W + ΔW call merge_and_unload() on a copy first"
 )
 
 
@@ -37,9 +37,8 @@ class Attachment:
 
     config: Strict  # an AdapterConfig
     extra: dict[str, str] = field(default_factory=dict)
-    running: list[str] = field(
-        default_factory=list
-    )  # the guarded modules that run now, the outer first
+    # the guarded modules that run now, the outer first
+    running: list[str] = field(default_factory=list)
     reached: bool = False  # whether an adapter computed since a guard last asked
 
 
@@ -51,9 +50,8 @@ class AdaptedWeight:
 
     parts: tuple[tuple[str, slice], ...]
     original: Tensor | None = None
-    merged_bits: tuple[torch.dtype, Tensor] | None = (
-        None  # by which a change of the merged weight is noticed
-    )
+    # by which a change of the merged weight is noticed
+    merged_bits: tuple[torch.dtype, Tensor] | None = None
 
 
 @dataclass(eq=False)
@@ -94,13 +92,11 @@ class Adapted(nn.Module):
             try:
                 put_back([self])
             except AdapterError as error:
-                args[-1].append(
-                    str(error)
-                )  # among torch's own error messages, raised after all is merged again
+                # among torch's own error messages, raised after all is merged again
+                args[-1].append(str(error))
                 return
-            self.register_load_state_dict_post_hook(
-                refold
-            )  # after the adapters, which are loaded last
+            # after the adapters, which are loaded last
+            self.register_load_state_dict_post_hook(refold)
         super()._load_from_state_dict(*args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapted:
@@ -137,9 +133,9 @@ def original(module: Adapted, key: str) -> Tensor:
     """Return W of a merged weight, where the model has moved since and in its number format."""
     if is_changed(module, key):
         raise AdapterError(
-            f"{weight_name(module, key)} was changed or replaced while it held W + ΔW, which W "
-            "knows nothing of; keep what it holds now by merge_and_unload(), and call unmerge() "
-            "before changing weights"
+            f"{weight_name(module, key)} was changed or replaced while it held W + ΔW, "
+            "which W knows nothing of; keep what it holds now by merge_and_unload(), "
+            "and call unmerge() before changing weights"
         )
     parameter, kept = module._parameters[key], module.attached.weights[key].original
     return kept.to(parameter.device, parameter.dtype)
@@ -180,8 +176,8 @@ def fold(module: Adapted) -> Folded:
             name = weight_name(holder, key)
             if key not in holder._parameters:
                 raise AdapterError(
-                    f"{name} is no parameter any more, so nothing can be merged into it; undo what "
-                    "replaced it (a weight norm, a parametrization, a mask) first"
+                    f"{name} is no parameter any more, so nothing can be merged into it; "
+                    "undo what replaced it (a weight norm, a parametrization, a mask) first"
                 )
             value = used(holder, key).detach()
             if not value.is_meta and not value.isfinite().all():
@@ -232,9 +228,8 @@ def adapted_class(own_class: type[nn.Module], adapted: type[Adapted]) -> type[Ad
     """Return a subclass of a module's own class, so that its methods and properties stay, that is
     adapted.
     """
-    if (
-        own_class in adapted.__bases__
-    ):  # PyTorch's own layer, which `adapted` is a subclass of already
+    # PyTorch's own layer, which `adapted` is a subclass of already
+    if own_class in adapted.__bases__:
         return adapted
     namespace = {"__module__": own_class.__module__, "__reduce_ex__": reduce_by_own_class}
     return type(f"Adapted{own_class.__name__}", (adapted, own_class), namespace)

@@ -24,8 +24,8 @@ def check_attention(name: str, module: nn.MultiheadAttention) -> None:
     check_forward(label, module, nn.MultiheadAttention)
     if module.bias_k is not None or module.bias_v is not None or module.add_zero_attn:
         raise AdapterError(
-            f"{label} uses add_bias_kv or add_zero_attn, which adapters do not support; build it "
-            "without"
+            f"{label} uses add_bias_kv or add_zero_attn, "
+            "which adapters do not support; build it without"
         )
     check_parameters(
         label,
@@ -35,8 +35,8 @@ def check_attention(name: str, module: nn.MultiheadAttention) -> None:
     out = module.out_proj
     if not isinstance(out, nn.Linear):
         raise AdapterError(
-            f"{label} has {type(out).__name__} for out_proj, not nn.Linear; put its own out_proj "
-            "back"
+            f"{label} has {type(out).__name__} for out_proj, not nn.Linear; "
+            "put its own out_proj back"
         )
     check_forward(label_of(join(name, "out_proj"), out), out, nn.Linear)
     check_parameters(label_of(join(name, "out_proj"), out), out, ("weight", "bias"))
@@ -65,9 +65,9 @@ def check_forward(label: str, module: nn.Module, kind: type[nn.Module]) -> None:
     for key in ("forward", "_call_impl", "_slow_forward", "__call__"):
         if key in vars(module):
             raise AdapterError(
-                f"the {key} of {label} was replaced on the instance, which would pass the adapter "
-                "by; put its own back (accelerate: remove_hook_from_module(model, recurse=True)) "
-                "before"
+                f"the {key} of {label} was replaced on the instance, "
+                "which would pass the adapter by; "
+                "put its own back (accelerate: remove_hook_from_module(model, recurse=True)) before"
             )
         theirs, own = (
             getattr(type(module), key, None),
@@ -78,8 +78,8 @@ def check_forward(label: str, module: nn.Module, kind: type[nn.Module]) -> None:
             or getattr(theirs, "__globals__", {}).get("__name__") not in TORCH_FILES
         ):
             raise AdapterError(
-                f"{label} has a {key} of its own, which would pass the adapter by; use a plain "
-                f"nn.{kind.__name__}"
+                f"{label} has a {key} of its own, which would pass the adapter by; "
+                f"use a plain nn.{kind.__name__}"
             )
 
 
@@ -91,24 +91,24 @@ def check_parameters(label: str, module: nn.Module, keys: tuple[str, ...]) -> No
     """Refuse weights that are computed, quantised or of another kind instead of plain parameters."""
     if hasattr(module, "parametrizations"):
         raise AdapterError(
-            f"{label} is parametrized; call torch.nn.utils.parametrize.remove_parametrizations "
-            "first"
+            f"{label} is parametrized; "
+            "call torch.nn.utils.parametrize.remove_parametrizations first"
         )
     for key in keys:
         if key not in module._parameters or key in vars(module) or hasattr(type(module), key):
             raise AdapterError(
-                f"{key} of {label} is computed (weight_norm, spectral_norm, a pruning mask), no "
-                "parameter; undo that first, by torch.nn.utils.remove_weight_norm, "
-                "remove_spectral_norm or prune.remove"
+                f"{key} of {label} is computed (weight_norm, spectral_norm, "
+                "a pruning mask), no parameter; undo that first, "
+                "by torch.nn.utils.remove_weight_norm, remove_spectral_norm or prune.remove"
             )
         parameter = module._parameters[key]
         if parameter is None:
             continue
         if parameter.dtype not in FLOATS or is_traceable_wrapper_subclass(parameter):
             raise AdapterError(
-                f"{key} of {label} is {type(parameter).__name__} in {parameter.dtype}, not plain "
-                "numbers in float16, bfloat16, float32 or float64; attach before quantising or "
-                "sharding"
+                f"{key} of {label} is {type(parameter).__name__} in {parameter.dtype}, "
+                "not plain numbers in float16, bfloat16, float32 or float64; "
+                "attach before quantising or sharding"
             )
 
 
@@ -142,9 +142,9 @@ def refuse_reading_owners(model: nn.Module, sites: NamedModules) -> None:
             for name, module in sites:
                 if module in owner.children():
                     raise AdapterError(
-                        f"{label_of(name, module)} belongs to an AttentionPool2d, which reads its "
-                        "weight and never calls it, so dropout cannot fall on its input; use "
-                        "dropout=0 or leave it out"
+                        f"{label_of(name, module)} belongs to an AttentionPool2d, "
+                        "which reads its weight and never calls it, "
+                        "so dropout cannot fall on its input; use dropout=0 or leave it out"
                     )
 
 

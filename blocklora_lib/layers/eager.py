@@ -26,13 +26,8 @@ def is_eager() -> bool:
 
 def plain_eager(x: Tensor) -> bool:
     """Whether, beyond that, x is one tensor whose products are computed in its own number format."""
-    return (
-        is_eager()
-        and not autocasts(x)
-        and not torch._C._functorch.is_legacy_batchedtensor(
-            x
-        )  # of autograd.grad(is_grads_batched=True)
-    )
+    # batched: of autograd.grad(is_grads_batched=True)
+    return is_eager() and not autocasts(x) and not torch._C._functorch.is_legacy_batchedtensor(x)
 
 
 def autocasts(x: Tensor) -> bool:

@@ -81,9 +81,8 @@ class Guard:
         self.reached_before = False
 
     def before(self, module: nn.Module, args: Any) -> None:
-        if (
-            "_is_replica" in module.__dict__
-        ):  # of nn.DataParallel: they run at once and share these notes
+        # of nn.DataParallel: they run at once and share these notes
+        if "_is_replica" in module.__dict__:
             return
         self.attachment.running.append(self.name)
         if self.asks:
@@ -106,9 +105,9 @@ class Guard:
             where = f"{self.name} ({type(module).__name__})" if self.name else type(module).__name__
             names = few([name for name, _ in self.sites])
             raise AdapterError(
-                f"{where} ran in training and reached none of its adapted layers ({names}), so "
-                "they would not be trained; attach to layers that its forward calls, or run it in "
-                "eval mode"
+                f"{where} ran in training and reached none of its adapted layers ({names}), "
+                "so they would not be trained; "
+                "attach to layers that its forward calls, or run it in eval mode"
             )
 
 

@@ -42,8 +42,8 @@ def refuse_symbolic_tracing(module: nn.Module) -> None:
     if is_fx_symbolic_tracing():
         raise AdapterError(
             f"{module.attached.name} has adapters, which torch.fx (symbolic_trace, "
-            "create_feature_extractor) cannot follow; call merge_and_unload() on a copy first, or "
-            "use torch.export"
+            "create_feature_extractor) cannot follow; "
+            "call merge_and_unload() on a copy first, or use torch.export"
         )
 
 
@@ -79,17 +79,15 @@ def read_as_used(key: str) -> property:
     def read(self: nn.Module) -> Any:
         refuse_symbolic_tracing(self)
         if key not in self._parameters and key not in self.__dict__:
-            raise AttributeError(
-                key
-            )  # for hasattr, which parametrizations ask while they are put on
+            # for hasattr, which parametrizations ask while they are put on
+            raise AttributeError(key)
         weight = self.attached.weights.get(key)
         if weight is None or weight.original is not None or not runs(self):
             return stored(self, key)
         value = used(self, key)
         traced = torch.compiler.is_compiling() and dropping(self, key) is None
-        if (
-            traced or type(value) is not Tensor
-        ):  # graphs and fake tensors have no room for a subclass
+        # graphs and fake tensors have no room for a subclass
+        if traced or type(value) is not Tensor:
             reach(self)
             return value
         value = value.as_subclass(UsedWeight)
@@ -97,9 +95,8 @@ def read_as_used(key: str) -> property:
         return value
 
     def write(self: nn.Module, value: Any) -> None:
-        self.__dict__[key] = (
-            value  # nn.Module itself takes parameters; what else is assigned comes here
-        )
+        # nn.Module itself takes parameters; what else is assigned comes here
+        self.__dict__[key] = value
 
     return property(read, write)
 

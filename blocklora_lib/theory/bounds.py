@@ -175,8 +175,8 @@ def occam_bound_exact(wrong: int, bits: float, samples: int, delta: float) -> fl
     level = delta * 2.0**-bits
     if level < 1e-300:
         raise ValueError(
-            f"bits={bits} at delta={delta} is a confidence below 1e-300, where the binomial tail "
-            "has no digits left; use occam_bound, or a code below 900 bits"
+            f"bits={bits} at delta={delta} is a confidence below 1e-300, "
+            "where the binomial tail has no digits left; use occam_bound, or a code below 900 bits"
         )
     # P[Binomial(N, p) <= c] = 1 - I_p(c + 1, N - c); the complement keeps the digits of a small
     # level
@@ -220,8 +220,8 @@ def _check_sample(samples: int, delta: float) -> None:
     _positive(samples=samples)
     if not 0 < delta < 1:
         raise ValueError(
-            f"delta={delta} must lie strictly between 0 and 1; it is the chance that the bound "
-            "fails, for example 0.05"
+            f"delta={delta} must lie strictly between 0 and 1; "
+            "it is the chance that the bound fails, for example 0.05"
         )
 
 

@@ -39,9 +39,8 @@ class CodeSpace:
     dimensions: Sequence[int]  # k
     levels: Sequence[int]  # L
     scales: Sequence[float]  # Δ
-    seed: int = (
-        0  # of A_s and P: part of the space, so it costs nothing and must not be chosen on the data
-    )
+    # of A_s and P: part of the space, so it costs nothing and must not be chosen on the data
+    seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("placements", "dimensions", "levels", "scales"):
@@ -50,19 +49,19 @@ class CodeSpace:
                 raise ValueError(f"{name} of a code space is empty; give at least one choice")
             if len(set(values)) != len(values):
                 raise ValueError(
-                    f"{name} of a code space lists a choice twice; each one costs bits, list it "
-                    "once"
+                    f"{name} of a code space lists a choice twice; "
+                    "each one costs bits, list it once"
                 )
         if kinds := sorted({p.kind for p in self.placements} - {"frozen_a"}):
             raise ValueError(
-                f"placements name kind {', '.join(kinds)}; only 'frozen_a' has an A that a seed "
-                "fixes"
+                f"placements name kind {', '.join(kinds)}; "
+                "only 'frozen_a' has an A that a seed fixes"
             )
         if min(self.dimensions) < 1 or min(self.levels) < 2 or min(self.scales) <= 0:
             raise ValueError(
-                f"dimensions={list(self.dimensions)}, levels={list(self.levels)}, "
-                f"scales={list(self.scales)}; use dimensions from 1, levels from 2 and positive "
-                "scales"
+                f"dimensions={list(self.dimensions)}, "
+                f"levels={list(self.levels)}, scales={list(self.scales)}; "
+                "use dimensions from 1, levels from 2 and positive scales"
             )
 
     @property

@@ -58,11 +58,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         what = "nothing" if isinstance(loaded, Mapping) else f"a {type(loaded).__name__}"
         raise BadCheckpoint(path, f"holds {what}, no state_dict; save model.state_dict()")
     state = {str(name): value for name, value in loaded.items()}
-    for prefix in (
-        "module.",
-        "_orig_mod.",
-        "module.",
-    ):  # of DataParallel and torch.compile, either way round
+    # of DataParallel and torch.compile, either way round
+    for prefix in ("module.", "_orig_mod.", "module."):
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     openai = all(name in state for name in _OPENAI)
@@ -71,8 +68,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if not isinstance(value, Tensor):
             raise BadCheckpoint(
                 path,
-                f"holds {name!r}, a {type(value).__name__}, where weights should be; save "
-                "model.state_dict()",
+                f"holds {name!r}, a {type(value).__name__}, "
+                "where weights should be; save model.state_dict()",
             )
         if value.layout is not torch.strided or value.is_quantized or value.is_meta:
             raise BadCheckpoint(
@@ -117,8 +114,8 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, name: str) -> str:
             )
             raise BadCheckpoint(
                 path,
-                f"has {key} with values up to {largest:.3g}, which overflow in {kind}; say "
-                "precision: bf16 or fp32 in the profile's backbone",
+                f"has {key} with values up to {largest:.3g}, which overflow in {kind}; "
+                "say precision: bf16 or fp32 in the profile's backbone",
             )
     return digest
 
@@ -170,8 +167,8 @@ def _zip_format(path: Path) -> str:
     if broken:
         raise BadCheckpoint(
             path,
-            f"is damaged: its part {broken} has another checksum than the file says; {_AGAIN}, or "
-            "if it was saved without checksums, save it as safetensors",
+            f"is damaged: its part {broken} has another checksum than the file says; "
+            f"{_AGAIN}, or if it was saved without checksums, save it as safetensors",
         )
     if not any(name.endswith("/data.pkl") for name in names):
         inside = f" (it holds {', '.join(names[:3])})" if names else ""
@@ -200,14 +197,13 @@ def _load(path: Path, form: str) -> Any:
         if "weights_only" in str(error).lower() and found:
             raise BadCheckpoint(
                 path,
-                f"holds Python objects ({found[1]}) and not tensors alone, and such are never "
-                "executed here; where it was made, save its weights: "
-                "torch.save(model.state_dict(), file), or safetensors",
+                f"holds Python objects ({found[1]}) and not tensors alone, "
+                "and such are never executed here; where it was made, "
+                "save its weights: torch.save(model.state_dict(), file), or safetensors",
             ) from None
         reason = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
-        advice = (
-            "weights only" in reason.lower() or "weights_only" in reason
-        )  # to run what the file holds
+        # to run what the file holds
+        advice = "weights only" in reason.lower() or "weights_only" in reason
         reason = "no file of torch.save" if advice else reason[:200]
         raise BadCheckpoint(
             path, f"is damaged, cut short, or no checkpoint ({reason}); {_AGAIN}"
@@ -228,9 +224,8 @@ def _as_open_clip(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tenso
     for key in ("logit_scale", "logit_bias"):  # one number, with or without an axis
         if key in state and key in wanted and state[key].numel() == wanted[key].numel() == 1:
             state[key] = state[key].reshape(wanted[key].shape)
-    if (
-        "logit_bias" in wanted and "logit_bias" not in state
-    ):  # the same for all classes: no answer depends on it
+    # the same for all classes: no answer depends on it
+    if "logit_bias" in wanted and "logit_bias" not in state:
         state["logit_bias"] = torch.zeros_like(wanted["logit_bias"])
     # the model's own constants, such as the causal mask, which scripts and older versions saved
     constants = {key for key, _ in model.named_buffers()} - wanted.keys()
@@ -252,8 +247,8 @@ def _compare(
     if shapes := [key for key in shared if state[key].shape != wanted[key].shape]:
         key = shapes[0]
         problems.append(
-            f"has {len(shapes)} of another shape ({key}: {_by(state[key])} instead of "
-            f"{_by(wanted[key])})"
+            f"has {len(shapes)} of another shape ({key}: "
+            f"{_by(state[key])} instead of {_by(wanted[key])})"
         )
     for key in shared:
         given, own = state[key].dtype, wanted[key].dtype

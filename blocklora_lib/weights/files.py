@@ -53,9 +53,9 @@ def with_checksum(spec: BackboneSpec) -> BackboneSpec:
     digest = _remembered(tuple(files), stamps(files))
     if spec.checksum and spec.checksum != digest:
         raise ValueError(
-            f"weights of backbone {spec.name} ({files[-1]}) have SHA-256 {digest[:12]}.., the spec "
-            f"says {spec.checksum[:12]}..; restore the file, or leave checksum empty to take the "
-            "file as it is"
+            f"weights of backbone {spec.name} ({files[-1]}) "
+            f"have SHA-256 {digest[:12]}.., the spec says {spec.checksum[:12]}..; "
+            "restore the file, or leave checksum empty to take the file as it is"
         )
     return spec.model_copy(update={"checksum": digest})
 
@@ -70,8 +70,8 @@ def weight_files(spec: BackboneSpec) -> list[Path]:
     if spec.pretrained == "bundled":
         if spec.name != POCKET:
             raise ValueError(
-                f"backbone {spec.name} has no bundled weights; only {POCKET} is, others take a tag "
-                "or path"
+                f"backbone {spec.name} has no bundled weights; "
+                f"only {POCKET} is, others take a tag or path"
             )
         files.append(POCKET_MODEL / "pocketclip.safetensors")
     elif is_path(spec.pretrained):
@@ -113,8 +113,8 @@ def _remembered(files: tuple[Path, ...], _stamps: tuple) -> str:
 
 
 _WAY_OUT = (
-    "restore it, or set backbone.pretrained to another checkpoint's path, a tag of open_clip or "
-    "'none' (random)"
+    "restore it, or set backbone.pretrained to another checkpoint's path, "
+    "a tag of open_clip or 'none' (random)"
 )
 
 
@@ -139,8 +139,8 @@ def _checkpoint(spec: BackboneSpec) -> Path:
     if chosen is None:
         what = f"several checkpoints ({', '.join(found)})" if found else "no checkpoint"
         raise ValueError(
-            f"backbone.pretrained of {spec.name} is the folder {told}, which holds {what}; give "
-            f"the path of the file (it ends in {', '.join(ENDINGS)})"
+            f"backbone.pretrained of {spec.name} is the folder {told}, which holds {what}; "
+            f"give the path of the file (it ends in {', '.join(ENDINGS)})"
         )
     return path / chosen
 

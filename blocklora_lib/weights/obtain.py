@@ -9,9 +9,7 @@ from contextlib import contextmanager
 
 from huggingface_hub import constants
 from huggingface_hub.errors import RemoteEntryNotFoundError
-from open_clip.pretrained import (
-    hf_hub_download,
-)
+from open_clip.pretrained import hf_hub_download
 
 from ..data.obtain.fetch import fetch, known_hash
 from .files import is_path, weight_files
@@ -39,8 +37,8 @@ def locate(spec: BackboneSpec) -> Source | None:
             source = Source.of([path], offer.name, offer.stated)
             if not source.sha256.startswith(offer.stated):
                 wrong.append(
-                    f"{path} has SHA-256 {source.sha256}, its publisher says {offer.stated}: "
-                    "damaged"
+                    f"{path} has SHA-256 {source.sha256}, "
+                    f"its publisher says {offer.stated}: damaged"
                 )
             elif spec.checksum and source.sha256 != spec.checksum:
                 wrong.append(f"{path} has SHA-256 {source.sha256}, the spec says {spec.checksum}")
@@ -48,8 +46,8 @@ def locate(spec: BackboneSpec) -> Source | None:
                 return source
     if wrong:
         raise ValueError(
-            f"weights {spec.pretrained!r} of {spec.name}: {'; '.join(wrong)}; delete it and fetch "
-            "it again, or correct backbone.checksum"
+            f"weights {spec.pretrained!r} of {spec.name}: {'; '.join(wrong)}; "
+            "delete it and fetch it again, or correct backbone.checksum"
         )
     return None
 
@@ -90,8 +88,8 @@ def download(spec: BackboneSpec, say: Callable[[str], None] = lambda text: None)
             return source
         reasons.append(f"{offer.url}: no file came")
     raise OSError(
-        f"{missing(spec)} and could not be fetched ({'; '.join(reasons)}): try again, or "
-        f"{by_hand(spec)}"
+        f"{missing(spec)} and could not be fetched ({'; '.join(reasons)}): "
+        f"try again, or {by_hand(spec)}"
     )
 
 

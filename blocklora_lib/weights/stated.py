@@ -5,23 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import open_clip
-from open_clip.pretrained import (
-    get_pretrained_cfg,
-    list_pretrained_tags_by_model,
-)
+from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
 from ..core.json_data import read_json
 from .files import CONFIG
 from .spec import BackboneSpec
 from .tags import Source, open_clip_name
 
-_PREPROCESSING = (
-    "mean",
-    "std",
-    "interpolation",
-    "resize_mode",
-    "fill_color",
-)  # the size is the model's
+# the size is the model's
+_PREPROCESSING = "mean", "std", "interpolation", "resize_mode", "fill_color"
 
 
 def preprocessing(
@@ -47,9 +39,9 @@ def preprocessing(
     found = [config for i, config in enumerate(found) if config not in found[:i]]
     if len(found) > 1 and source is not None and not openai:
         raise ValueError(
-            f"{source.checkpoint} does not say how its model sees images, and weights of "
-            f"{spec.name} differ in that ({' or '.join(map(str, found))}); put an {CONFIG} with "
-            "preprocess_cfg beside it"
+            f"{source.checkpoint} does not say how its model sees images, "
+            f"and weights of {spec.name} differ in that ({' or '.join(map(str, found))}); "
+            f"put an {CONFIG} with preprocess_cfg beside it"
         )
     return found[0] if len(found) == 1 else {}
 
@@ -76,8 +68,8 @@ def refuse_other_activation(spec: BackboneSpec, source: Source, openai: bool) ->
         words = ("QuickGELU", "GELU") if not quick else ("GELU", "QuickGELU")
         says = f" ({source.files[0]} says so)" if told else ""
         raise ValueError(
-            f"the weights {source.name} were trained with {words[0]}{says}, and backbone "
-            f"{spec.name} computes {words[1]}: every number would be wrong; {way}"
+            f"the weights {source.name} were trained with {words[0]}{says}, "
+            f"and backbone {spec.name} computes {words[1]}: every number would be wrong; {way}"
         )
 
 

@@ -153,8 +153,8 @@ def _config(spec: BackboneSpec) -> dict[str, Any]:
             else ""
         )
         raise ValueError(
-            f"unknown weights {tag!r} of backbone {spec.name}; {known}, or a checkpoint's "
-            f"path{beside}"
+            f"unknown weights {tag!r} of backbone {spec.name}; "
+            f"{known}, or a checkpoint's path{beside}"
         )
     return config
 

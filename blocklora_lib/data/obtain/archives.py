@@ -91,8 +91,8 @@ def unpack(archive: Path, folder: Path, limits: Limits | None = None) -> None:
         _write(archive, members, folder, limits or Limits())
     except _DAMAGES as error:
         raise ValueError(
-            f"archive {archive} is damaged or no tar or zip file ({error}); delete it and download "
-            "it again"
+            f"archive {archive} is damaged or no tar or zip file ({error}); "
+            "delete it and download it again"
         ) from None
     except NotImplementedError as error:
         raise ValueError(
@@ -110,8 +110,8 @@ def place(content: Path, target: Path) -> list[str]:
     names = sorted(entry.name for entry in content.iterdir())
     if there := [name for name in names if os.path.lexists(target / name)]:
         raise FileExistsError(
-            f"{target} has {', '.join(there)} already; move that away to unpack again, or check it "
-            "with: blocklora data verify"
+            f"{target} has {', '.join(there)} already; "
+            "move that away to unpack again, or check it with: blocklora data verify"
         )
     for name in names:
         (content / name).rename(target / name)

@@ -96,14 +96,14 @@ def download(
     """
     if manifest.kind != "external":
         raise ValueError(
-            f"{manifest.name} is among the images that the project ships; there is nothing to "
-            "download"
+            f"{manifest.name} is among the images that the project ships; "
+            "there is nothing to download"
         )
     folder = dataset_folder(manifest, root)
     if is_fake(folder):
         raise ValueError(
-            f"{folder} is a miniature; take it away or give another --root to download "
-            f"{manifest.title}"
+            f"{folder} is a miniature; "
+            f"take it away or give another --root to download {manifest.title}"
         )
     store = root / DOWNLOADS / manifest.name
     # a set that the user put there is whole without our notes; one that we began may lack a part
@@ -113,8 +113,8 @@ def download(
             continue
         if complete and part.sources[0].unpack:
             say(
-                f"{manifest.name}: {file_name(part.sources[0])} is not fetched, {folder} has "
-                "images already"
+                f"{manifest.name}: {file_name(part.sources[0])} is not fetched, "
+                f"{folder} has images already"
             )
             continue
         try:
@@ -128,11 +128,8 @@ def download(
                 file.unlink()
     failures += _fetch_split_file(manifest, folder, say, settings)
     if failures:
-        for place in (
-            folder,
-            store,
-            store.parent,
-        ):  # leave no empty folder that looks like a dataset
+        # leave no empty folder that looks like a dataset
+        for place in (folder, store, store.parent):
             if place.is_dir() and not any(place.iterdir()):
                 place.rmdir()
         raise DownloadError(

@@ -197,8 +197,8 @@ class _Resuming:
         free = shutil.disk_usage(self.part.parent).free
         if total is not None and total - start > free:
             raise DownloadError(
-                f"{self.name} needs {total - start} more bytes, {self.part.parent} has {free} "
-                "free; make room, or give another --root"
+                f"{self.name} needs {total - start} more bytes, "
+                f"{self.part.parent} has {free} free; make room, or give another --root"
             )
 
     def _note(self, answer) -> None:

@@ -62,8 +62,8 @@ def make_fake(
     manifest = manifest if classes is None else with_classes(manifest, classes)
     if (asked := per_class * manifest.num_classes * len(manifest.splits)) > MOST:
         raise ValueError(
-            f"per_class={per_class} makes {asked:,} images of {manifest.name}, a miniature has at "
-            f"most {MOST:,}; give fewer images a class, or fewer classes"
+            f"per_class={per_class} makes {asked:,} images of {manifest.name}, "
+            f"a miniature has at most {MOST:,}; give fewer images a class, or fewer classes"
         )
     target = root / manifest.folders[convention]
     if os.path.lexists(target) and not is_fake(target):
