@@ -101,11 +101,11 @@ def run(
         bench = replace(bench, manifests=store.folder.parent / "manifests", root=folder.parent)
         dataset = manifest.name
     spec = make_spec(settings, dataset, method, shots, seed, manifests=bench.manifests)
-    from ..runs.execute import completed, run_or_load
+    from ..runs.execute import run_or_load
     from ..runs.standing import again, remarks, stored
     from ..runs.workbench import with_draw
 
-    spec = completed(spec if draw is None else with_draw(spec, draw, bench))
+    spec = spec if draw is None else with_draw(spec, draw, bench)
     found = stored(store, spec, keep_old, bench.images)
     for line in again([found], store):
         typer.echo(line, err=True)

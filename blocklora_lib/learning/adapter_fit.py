@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..adapters.attach import AdapterSet, attach
 from ..adapters.config import AdapterConfig
@@ -16,37 +16,26 @@ from ..data.image_files import ImageFiles
 from .contract import Context
 from .evaluation import BATCH
 from .loop import train
-from .spec import TrainingSpec
-
-Images = Tensor | ImageFiles
 
 
 def fit_adapters(context: Context, config: AdapterConfig) -> AdapterPredictor:
-    """Attach adapters to the context's backbone and train them; on any error the backbone is as
-    before.
-    """
+    """Attach adapters to the context's backbone and train them; on errors it is as before."""
     backbone, training = context.backbone, context.training
     adapters = attach(backbone.model, config, generator(context.seed, "adapter"))
     predictor = AdapterPredictor(context, adapters)
+    # to a frozen image tower, images that are not augmented look the same at every step
+    encoded = "vision" not in config.towers and training.augment == "none"
     try:
         for adapter in adapters.adapters.values():
             adapter.train()  # dropout on its input; the frozen model stays in eval mode
-        images, normalise, encode = context.images, backbone.normalise, None
-        if "vision" not in config.towers and training.augment == "none":
-            images, normalise, encode = predictor.frozen_rows(images), nn.Identity(), nn.Identity()
+        if encoded:
+            context = replace(context, images=predictor.encoded(context.images))
         with backbone.training_kernels():
-            predictor.loss = train(
+            predictor.loss, predictor.overflows = train(
+                context,
                 adapters.parameter_groups(lr=training.lr, weight_decay=training.weight_decay),
-                predictor.training_logits(training, encode),
-                normalise,
-                images,
-                context.labels,
-                training,
-                context.shots,
-                context.seed,
-                context.on_step,
+                predictor.training_logits(encoded),
                 scaled=backbone.dtype == torch.float16,
-                on_skip=context.on_skip,
             )
     except BaseException:
         predictor.close()
@@ -59,40 +48,47 @@ def fit_adapters(context: Context, config: AdapterConfig) -> AdapterPredictor:
 class AdapterPredictor:
     """Cosine logits of the adapted towers."""
 
+    loss: tuple[float, ...] = ()
+    overflows: tuple[int, ...] = ()
+
     def __init__(self, context: Context, adapters: AdapterSet) -> None:
         self.backbone, self.tokens, self.adapters = context.backbone, context.tokens, adapters
+        self.training = context.training
         self.trainable_parameters = adapters.num_parameters()
-        self.loss: tuple[float, ...] = ()
 
-    def frozen_rows(self, images: Images) -> Tensor:
-        """Encode images that always look the same to a frozen tower, once: (N, d)."""
+    def encoded(self, images: Tensor | ImageFiles) -> Tensor:
+        """Return unit rows (N, d) of images by the image tower as it is, without a graph."""
         backbone = self.backbone
         with torch.no_grad():
             return torch.cat(
                 [backbone.encode_images(backbone.preprocess(x)) for x in images.split(BATCH)]
             )
 
-    def training_logits(
-        self, training: TrainingSpec | None = None, encode: Callable[[Tensor], Tensor] | None = None
-    ) -> Callable[[Tensor], Tensor]:
-        """Return logits(images). Prompts are encoded at every step if the text tower is adapted,
-        else once.
+    def training_logits(self, encoded: bool = False) -> Callable[[Tensor], Tensor]:
+        """Return logits(images), pixels 0..255; prompts are encoded once if their tower is frozen.
 
-        encode: images -> unit rows, by default the image tower with the settings of `training`.
+        encoded: images are given as unit rows.
         """
-        backbone, training, fixed = self.backbone, training or TrainingSpec(), None
-        checkpoint = training.checkpointing
-        encode = encode or partial(backbone.encode_images, checkpoint=checkpoint)
+        backbone, training, fixed = self.backbone, self.training, None
         prompts = backbone.pack(
             self.tokens, share_prefix=training.share_prefix, class_chunk=training.class_chunk
         )
-        classes = partial(backbone.encode_prompts, prompts, checkpoint=checkpoint)
+
+        def rows(images: Tensor) -> Tensor:
+            if encoded:
+                return images
+            pixels = backbone.normalise(images)
+            return backbone.encode_images(pixels, checkpoint=training.checkpointing)
+
+        def classes() -> Tensor:
+            return backbone.encode_prompts(prompts, checkpoint=training.checkpointing)
+
         if "text" not in self.adapters.config.towers:
             with torch.no_grad():
                 fixed = classes()
 
         def logits(images: Tensor) -> Tensor:
-            return backbone.logit_scale * encode(images) @ (classes() if fixed is None else fixed).T
+            return backbone.logit_scale * rows(images) @ (classes() if fixed is None else fixed).T
 
         return logits
 

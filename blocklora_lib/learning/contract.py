@@ -10,41 +10,41 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..clip.backbone import Backbone
+from ..data.image_files import ImageFiles
 from .spec import TrainingSpec
 
 
 @dataclass(frozen=True)
 class Context:
-    """images: (N, 3, H, W), pixels 0..255 at the backbone's resolution; labels: (N,); tokens: (C,
-    context length).
+    """What a run gives its method: the model, the classes, the few images, and how to train.
 
-    A method without training has no images, no labels and no training settings.
+    images: (N, 3, H, W), pixels 0..255 at the backbone's resolution, or files; labels: (N,), on
+    any device; tokens: (C, context length). A method without training has no images, no labels
+    and no training settings. on_step(step, of, loss) is called after every step.
     """
 
     backbone: Backbone
     tokens: Tensor
-    images: Tensor | None
+    images: Tensor | ImageFiles | None
     labels: Tensor | None
     training: TrainingSpec | None
     shots: int
     seed: int
     on_step: Callable[[int, int, float], None] | None = None
-    on_skip: Callable[[int], None] | None = None  # see training.train
 
 
 class Predictor(Protocol):
     """What a method's `fit` returns: how to classify, in whatever way the method does it."""
 
-    loss: tuple[float, ...]
+    loss: tuple[float, ...]  # of every step
+    overflows: tuple[int, ...]  # steps, from 1, whose float16 gradients overflowed
     trainable_parameters: int
 
     def inference(self) -> AbstractContextManager[None]:
         """Merge what can be merged, for the time of the evaluation."""
 
     def classifier(self, tokens: Tensor) -> Any:
-        """What is computed once a set, such as class embeddings (C, d). tokens: (C, context
-        length).
-        """
+        """What is computed once a set, such as class embeddings (C, d), from tokens."""
 
     def logits(self, images: Tensor, classifier: Any) -> Tensor:
         """Normalised images (B, 3, H, W) -> (B, C)."""

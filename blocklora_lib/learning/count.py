@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 
-from pydantic import (
-    NonNegativeInt,
-    PositiveInt,
-    model_validator,
-)
-
-if TYPE_CHECKING:
-    pass
 from ..core.schema import Recorded
 
 

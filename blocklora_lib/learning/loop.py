@@ -1,4 +1,4 @@
-"""The one training loop of all gradient methods: AdamW, a cosine from lr to lr_min, cross-entropy."""
+"""The one training loop of all gradient methods: AdamW, a cosine of the rate, cross-entropy."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from ..core.seeding import generator, seeded_torch
 from ..data.augment import augment
 from ..data.image_files import ImageFiles, ahead
+from .contract import Context
 from .spec import TrainingSpec
 
 _WINDOW = 20  # steps whose mean loss is watched
@@ -33,46 +34,40 @@ class TrainingDiverged(RuntimeError):
 
 
 def train(
+    context: Context,
     groups: list[dict],
     logits: Callable[[Tensor], Tensor],
-    normalise: Callable[[Tensor], Tensor],
-    images: Tensor | ImageFiles,
-    labels: Tensor,
-    spec: TrainingSpec,
-    shots: int,
-    seed: int,
-    on_step: Callable[[int, int, float], None] | None = None,
     scaled: bool = False,
-    on_skip: Callable[[int], None] | None = None,
-) -> tuple[float, ...]:
-    """Minimise cross-entropy of logits(images) and return the loss of every step.
+) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Minimise cross-entropy of logits(images); return the loss of every step, and skipped steps.
 
-    groups: optimizer groups, each with its own lr and weight_decay, whose ratios to spec.lr the
-    schedule keeps.
-    logits: normalised images (B, 3, H, W) -> (B, C). images: (N, 3, H, W), pixels 0..255, or files,
-    of which the next batch is read while a step computes; labels: (N,), on any device.
+    groups: optimizer groups, each with its own lr and weight_decay, whose ratios to the lr of the
+    context's training settings the schedule keeps.
+    logits: float32 views (B, 3, H, W) of the context's images, pixels 0..255 -> (B, C). Of files,
+    the next batch is read while a step computes.
     scaled: multiply the loss by a power of two, as CLIP-LoRA does, so that gradients do not vanish
     in a float16 backbone. A step whose gradients overflow then changes no parameter and halves the
-    factor; on_skip is told its number, and the schedule moves on.
-    All randomness comes from `seed`: shuffling and augmentation by their own generators, dropout by
-    torch's global one, whose state is given back.
+    factor; it is skipped, and the schedule moves on.
+    All randomness comes from the context's seed: shuffling and augmentation by generators of their
+    own, dropout by torch's global one, whose state is given back.
     """
-    steps = spec.steps(shots)
+    spec, device = context.training, context.images.device
+    steps = spec.steps(context.shots)
     optimizer = torch.optim.AdamW(
         groups, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay, fused=True
     )
     ratios = [group["lr"] / spec.lr for group in optimizer.param_groups]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    scaler = torch.amp.GradScaler(images.device.type, enabled=scaled)
-    shown = _shown(images, labels, spec, steps, seed)
+    scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+    shown = _shown(context, steps)
     losses: list[float] = []
-    overflows = 0  # steps in a row
-    with seeded_torch(seed, "dropout", images.device), closing(shown):
+    skipped: list[int] = []
+    with seeded_torch(context.seed, "dropout", device), closing(shown):
         for step, (views, truth) in enumerate(shown, 1):
             lr = cosine_lr(step - 1, steps, spec.lr, spec.lr_min)
             for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
                 group["lr"] = lr * ratio
-            scores = logits(normalise(views))
+            scores = logits(views)
             loss = F.cross_entropy(scores.float(), truth)
             losses.append(loss.item())
             _watch(losses, steps, lr, spec, scores.shape[1])
@@ -81,41 +76,35 @@ def train(
             scaler.step(optimizer)
             factor = scaler.get_scale()
             scaler.update()
-            overflows = overflows + 1 if scaler.get_scale() < factor else 0
-            if overflows and on_skip:
-                on_skip(step)
-            if overflows == _WINDOW:
+            if scaler.get_scale() < factor:
+                skipped.append(step)
+            if skipped[-_WINDOW:] == list(range(step - _WINDOW + 1, step + 1)):
                 reason = f"the gradients of {_WINDOW} steps in a row are not finite"
                 raise TrainingDiverged(step, steps, losses[-1], lr, reason)
-            if on_step:
-                on_step(step, steps, losses[-1])
+            if context.on_step:
+                context.on_step(step, steps, losses[-1])
     if not all(torch.isfinite(p).all() for p in parameters):
         raise TrainingDiverged(steps, steps, losses[-1], lr, "a trained parameter is not finite")
-    return tuple(losses)
+    return tuple(losses), tuple(skipped)
 
 
 def cosine_lr(step: int, steps: int, lr: float, lr_min: float) -> float:
-    """lr_min + (lr - lr_min)(1 + cos(π step/steps))/2, as CosineAnnealingLR has it; step:
-    0..steps-1.
-    """
+    """lr_min + (lr - lr_min)(1 + cos(π step/steps))/2, as CosineAnnealingLR; step: 0..steps-1."""
     return lr_min + (lr - lr_min) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def batches(n: int, batch_size: int, shuffle: torch.Generator) -> Iterator[Tensor]:
-    """Yield index batches without end: a fresh permutation each epoch, whose last batch may be
-    short.
-    """
+    """Yield index batches without end: a permutation an epoch, whose last batch may be short."""
     while True:
         yield from torch.randperm(n, generator=shuffle).split(batch_size)
 
 
-def _shown(
-    images: Tensor | ImageFiles, labels: Tensor, spec: TrainingSpec, steps: int, seed: int
-) -> Generator[tuple[Tensor, Tensor]]:
+def _shown(context: Context, steps: int) -> Generator[tuple[Tensor, Tensor]]:
     """Yield each step's views (B, 3, H, W), pixels 0..255, float32, and labels (B,)."""
-    order = batches(len(images), spec.batch_size, generator(seed, "shuffle"))
-    randomness = generator(seed, "augmentation")
-    labels = labels.to(images.device)
+    images, spec = context.images, context.training
+    order = batches(len(images), spec.batch_size, generator(context.seed, "shuffle"))
+    randomness = generator(context.seed, "augmentation")
+    labels = context.labels.to(images.device)
     shown = (
         (augment(images[index], spec.augment, randomness), labels[index])
         for index in (next(order).to(images.device) for _ in range(steps))

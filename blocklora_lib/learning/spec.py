@@ -1,29 +1,19 @@
-"""How a run trains, as settings: optimisation, and the method with all of its own. No torch."""
+"""How a run trains, as settings. No torch."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import Field, model_validator
 
-from ..core.schema import FrozenDict, Strict
-
-
-def _thaw(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _thaw(v) for k, v in value.items()}
-    return [_thaw(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-Settings = Annotated[Any, BeforeValidator(FrozenDict), PlainSerializer(_thaw)]
+from ..core.schema import Strict
 
 
 class TrainingSpec(Strict):
     """Optimisation of every gradient method. Defaults: CLIP-LoRA's released settings."""
 
-    steps_per_shot: int = Field(
-        500, ge=1
-    )  # CLIP-LoRA: 500 x shots steps, whatever the number of classes
+    # CLIP-LoRA: 500 x shots steps, whatever the number of classes
+    steps_per_shot: int = Field(500, ge=1)
     min_steps: int = Field(1, ge=1)
     max_steps: int | None = Field(None, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -32,7 +22,7 @@ class TrainingSpec(Strict):
     weight_decay: float = Field(1e-2, ge=0, allow_inf_nan=False)
     betas: tuple[float, float] = (0.9, 0.999)
     augment: Literal["clip_lora", "light", "none"] = "clip_lora"
-    # Encode what all prompts begin with once a step: with dropout another sample of the same
+    # Encode what all prompts begin with once a step: with dropout, another sample of the same
     # distribution.
     share_prefix: bool = False
     # Memory for time: keep the input of each block alone and compute the block again in the
@@ -60,10 +50,3 @@ class TrainingSpec(Strict):
         """Number of optimiser steps of a run with this many shots a class."""
         steps = max(self.min_steps, self.steps_per_shot * shots)
         return steps if self.max_steps is None else min(steps, self.max_steps)
-
-
-class MethodSpec(Strict):
-    """A method of the registry with all its settings, defaults written out."""
-
-    name: str
-    settings: Settings = Field(default_factory=FrozenDict)

@@ -1,7 +1,8 @@
-"""The registry of methods: every module of this folder is one method and defines `Method`.
+"""The registry of methods: every module of this folder is one, or a table of a family.
 
-A method has `name`, `label` (for figures), `trains` (whether shots and seeds mean anything),
-`Settings` (frozen, unknown keys refused) and `fit(context) -> Predictor`.
+A module defines `Method`, a class, or `METHODS`, several. A method has `name`, `label` (for
+figures), `trains` (whether shots and seeds mean anything), `Settings` (frozen, unknown keys
+refused) and `fit(context) -> Predictor`. Knows learning and all below; a listing needs no torch.
 """
 
 from __future__ import annotations
@@ -9,28 +10,66 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
-from ..core.schema import FrozenDict, UnknownName
-from ..learning.spec import MethodSpec
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, field_validator
+
+from ..core.schema import FrozenDict, Strict, UnknownName
 
 
-@cache  # a grid of a thousand runs asks three thousand times
 def method_names() -> tuple[str, ...]:
-    """Names of all methods: the modules of this folder that do not start with an underscore."""
-    return tuple(
-        sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
-    )
+    """Names of all methods, sorted."""
+    return tuple(sorted(_registry()))
 
 
 def get_method(name: str) -> Any:
-    """The class `Method` of this method's module."""
-    if name not in method_names():
-        raise UnknownName("method", name, method_names())
-    return importlib.import_module(f"{__name__}.{name}").Method
+    """The class of the method of this name."""
+    if name not in _registry():
+        raise UnknownName("method", name, _registry())
+    return _registry()[name]
 
 
-def complete(spec: MethodSpec) -> MethodSpec:
-    """Return the method with every default written out and every value checked."""
-    settings = get_method(spec.name).Settings.model_validate(dict(spec.settings), strict=True)
-    return MethodSpec(name=spec.name, settings=FrozenDict(settings.model_dump(mode="json")))
+@cache  # a grid of a thousand runs asks three thousand times
+def _registry() -> dict[str, Any]:
+    names = sorted(m.name for m in pkgutil.iter_modules(__path__))
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
+    return {
+        m.name: m for module in modules for m in getattr(module, "METHODS", ()) or [module.Method]
+    }
+
+
+def _thaw(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _thaw(v) for k, v in value.items()}
+    return [_thaw(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+class MethodSpec(Strict):
+    """A method of the registry with all its settings.
+
+    Defaults are written out, and values checked, when it is made: here and nowhere else. With a
+    validation context it is read from a record, and stands as it was written.
+    """
+
+    name: str
+    settings: Annotated[Any, BeforeValidator(FrozenDict), PlainSerializer(_thaw)] = Field(
+        default_factory=FrozenDict, validate_default=True
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str, info: ValidationInfo) -> str:
+        return name if info.context else get_method(name).name
+
+    @field_validator("settings")
+    @classmethod
+    def _complete(cls, given: FrozenDict, info: ValidationInfo) -> FrozenDict:
+        if info.context or "name" not in info.data:
+            return given
+        settings = get_method(info.data["name"]).Settings.model_validate(dict(given), strict=True)
+        return FrozenDict(settings.model_dump(mode="json"))
+
+    def load(self) -> Any:
+        """The method with its settings, ready to fit."""
+        method = get_method(self.name)
+        return method(method.Settings.model_validate(dict(self.settings)))

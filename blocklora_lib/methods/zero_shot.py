@@ -35,6 +35,7 @@ class ZeroShotPredictor:
     """Cosine logits of the frozen towers."""
 
     loss: tuple[float, ...] = ()
+    overflows: tuple[int, ...] = ()
     trainable_parameters = 0
 
     def __init__(self, context: Context) -> None:

@@ -19,7 +19,6 @@ from ..costs.memory import Variant, step_memory, total_bytes
 from ..costs.step import frozen_work, step_work, total_work
 from ..data.local import local_manifest
 from ..data.manifest import Manifest
-from ..methods import get_method
 from ..weights.spec import BackboneSpec
 from .spec import RunSpec
 
@@ -59,7 +58,7 @@ def estimate(specs: Iterable[RunSpec], manifests: Path = MANIFESTS) -> Estimate:
     for spec in specs:
         runs += 1
         work += sum(evaluation(spec.backbone.name, name, spec.split) for name in spec.evaluate_on)
-        settings = get_method(spec.method.name).Settings(**spec.method.settings)
+        settings = spec.method.load().settings
         if spec.training is not None and isinstance(settings, AdapterConfig):
             classes, taken = sets(spec.dataset).num_classes, spec.training.steps(spec.shots)
             batch = min(spec.training.batch_size, spec.shots * classes)

@@ -8,14 +8,11 @@ from contextlib import contextmanager
 
 import torch
 
-from ..clip.backbone import Backbone
 from ..core.devices import check_repeatable, repeatable
 from ..core.schema import AdapterError
-from ..data.dataset import Dataset
-from ..learning.contract import Context, Predictor
+from ..learning.contract import Context
 from ..learning.evaluation import NotFinite, evaluate, evaluate_images
 from ..learning.loop import TrainingDiverged
-from ..methods import complete, get_method
 from .code_digest import code_digest
 from .provenance import PeakMemory, provenance
 from .record import Cost, Failure, MachineFailure, Result, RunRecord, RunSpec
@@ -29,16 +26,18 @@ OnStep = Callable[[int, int, float], None]
 
 
 def execute(
-    spec: RunSpec, bench: Workbench | None = None, on_step: OnStep | None = None
+    spec: RunSpec,
+    bench: Workbench | None = None,
+    on_step: OnStep | None = None,
+    inputs: Inputs | None = None,
 ) -> RunRecord:
     """Run the spec and return its record.
 
-    Bad input raises. What follows from the spec wherever it is run, that training diverges or that
-    an adapter refuses its settings, is a failure record. Everything else that ends a run is
-    MachineFailure.
+    inputs: what `Workbench.check` found; None: they are checked first. Bad input raises. What
+    follows from the spec wherever it is run, that training diverges or that an adapter refuses its
+    settings, is a failure record. Everything else that ends a run is MachineFailure.
     """
     bench = bench or Workbench()
-    spec = completed(spec)
     if spec.deterministic:
         check_repeatable(bench.place)
     memory, seconds = PeakMemory(bench.place), {}
@@ -46,25 +45,34 @@ def execute(
         _timed(seconds, "load"),
         _machine(spec, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError),
     ):
-        inputs, overflows = bench.check(spec), []
+        inputs = inputs or bench.check(spec)
         images = bench.images(spec)
-        backbone, dataset = bench.backbone(spec.backbone), bench.dataset(spec.dataset)
-        context = _context(spec, backbone, dataset, inputs.index, on_step, overflows.append)
+        context = run_context(spec, bench, inputs, on_step)
         for other in inputs.evaluated:
             other.images(spec.split)
-    about = provenance(spec, backbone, dataset, inputs.evaluated)
+    backbone = context.backbone
+    about = provenance(spec, backbone, bench.dataset(spec.dataset), inputs.evaluated)
     if one_prompt := {name: found for name in spec.sets if (found := bench.one_prompt(spec, name))}:
         about["one_prompt"] = one_prompt
     result, error, predictor = None, None, None
     try:
         with _machine(spec, Exception), repeatable(backbone.device, spec.deterministic):
             with _timed(seconds, "train"):
-                method = get_method(spec.method.name)
-                predictor = method(method.Settings.model_validate(dict(spec.method.settings))).fit(
-                    context
-                )
+                predictor = spec.method.load().fit(context)
             with _timed(seconds, "evaluate"):
-                result = _evaluate(spec, backbone, dataset, inputs, context, predictor, overflows)
+                train = None
+                if context.images is not None:
+                    seen = bench.dataset(spec.dataset), context.images, context.labels
+                    train = evaluate_images(predictor, backbone, *seen)
+                result = Result(
+                    accuracy=evaluate(predictor, backbone, inputs.evaluated, spec.split),
+                    train=train,
+                    loss=predictor.loss,
+                    trainable_parameters=predictor.trainable_parameters,
+                    draw_checksum=inputs.draw_checksum,
+                    unreadable=inputs.unreadable,
+                    overflows=predictor.overflows,
+                )
     except OF_THE_SPEC as failure:
         error = _failure(failure)
     finally:
@@ -84,15 +92,25 @@ def execute(
     )
 
 
-def completed(spec: RunSpec) -> RunSpec:
-    """Return the spec with every default of its method written out, so that equal runs have one
-    key.
-    """
-    method = complete(spec.method)
-    if get_method(method.name).trains != (spec.shots > 0):
-        needs = "at least 1 shot" if spec.shots == 0 else "shots=0: it does not train"
-        raise ValueError(f"shots={spec.shots} with method {method.name}, which needs {needs}")
-    return spec if method == spec.method else spec.model_copy(update={"method": method})
+def run_context(
+    spec: RunSpec, bench: Workbench, inputs: Inputs, on_step: OnStep | None = None
+) -> Context:
+    """Return what the spec's method is given."""
+    backbone, dataset = bench.backbone(spec.backbone), bench.dataset(spec.dataset)
+    images = labels = None
+    if inputs.index is not None:
+        images = backbone.resize(dataset.images("train")[inputs.index])
+        labels = dataset.labels("train")[inputs.index].to(backbone.device)
+    return Context(
+        backbone=backbone,
+        tokens=backbone.tokenize(dataset.prompts),
+        images=images,
+        labels=labels,
+        training=spec.training,
+        shots=spec.shots,
+        seed=spec.seed,
+        on_step=on_step,
+    )
 
 
 def run_or_load(
@@ -102,21 +120,22 @@ def run_or_load(
     retry_failed: bool = False,
     on_step: OnStep | None = None,
     keep_old: bool = False,
+    inputs: Inputs | None = None,
 ) -> RunRecord:
     """Return the stored record of the spec, or run it and store it.
 
     A record that no longer stands (see `standing`) is run again; a damaged file is set aside. A
     failure record is returned as it is (status 'failed', no result) and only run again with
-    retry_failed.
+    retry_failed. inputs: as `execute` takes them.
     """
-    spec, bench = completed(spec), bench or Workbench()
+    bench = bench or Workbench()
     found = stored(store, spec, keep_old, bench.images)
     if not found.pending(retry_failed):
         return found.record
     store.check_writable()
     if found.standing == "damaged":  # before hours of training, not after them
         store.set_aside(spec)
-    record = execute(spec, bench, on_step)
+    record = execute(spec, bench, on_step, inputs)
     with _machine(spec, OSError):
         store.save(record)
     return record
@@ -136,60 +155,13 @@ def run_grid(
     """
     bench = bench or Workbench()
     store.check_writable()
-    specs = [completed(spec) for spec in specs]
+    checked: dict[RunSpec, Inputs] = {}
     for spec in specs:
         if stored(store, spec, keep_old, bench.images).pending(retry_failed):
-            bench.check(spec)
+            checked[spec] = bench.check(spec)
     for spec in specs:
-        yield run_or_load(spec, store, bench, retry_failed, keep_old=keep_old)
-
-
-def _context(
-    spec: RunSpec,
-    backbone: Backbone,
-    dataset: Dataset,
-    index: torch.Tensor | None,
-    on_step: OnStep | None = None,
-    on_skip: Callable[[int], None] | None = None,
-) -> Context:
-    images = labels = None
-    if index is not None:
-        images = backbone.resize(dataset.images("train")[index])
-        labels = dataset.labels("train")[index].to(backbone.device)
-    return Context(
-        backbone=backbone,
-        tokens=backbone.tokenize(dataset.prompts),
-        images=images,
-        labels=labels,
-        training=spec.training,
-        shots=spec.shots,
-        seed=spec.seed,
-        on_step=on_step,
-        on_skip=on_skip,
-    )
-
-
-def _evaluate(
-    spec: RunSpec,
-    backbone: Backbone,
-    dataset: Dataset,
-    inputs: Inputs,
-    context: Context,
-    predictor: Predictor,
-    overflows: Sequence[int],
-) -> Result:
-    train = None
-    if context.images is not None:
-        train = evaluate_images(predictor, backbone, dataset, context.images, context.labels)
-    return Result(
-        accuracy=evaluate(predictor, backbone, inputs.evaluated, spec.split),
-        train=train,
-        loss=predictor.loss,
-        trainable_parameters=predictor.trainable_parameters,
-        draw_checksum=inputs.draw_checksum,
-        unreadable=inputs.unreadable,
-        overflows=tuple(overflows),
-    )
+        inputs = checked.pop(spec, None)
+        yield run_or_load(spec, store, bench, retry_failed, keep_old=keep_old, inputs=inputs)
 
 
 def _failure(error: TrainingDiverged | AdapterError | NotFinite) -> Failure:

@@ -12,16 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from ..core.paths import MANIFESTS
-from ..core.schema import UnknownName, explain
+from ..core.schema import UnknownName
 from ..data.local import local_manifest
 from ..data.manifest import Manifest
 from ..data.manifest_files import manifest_names
 from ..data.roots import checksum as data_checksum
-from ..learning.spec import MethodSpec
-from ..methods import complete, get_method
+from ..methods import get_method
 from ..weights.files import with_checksum
 from .profile import MethodEntry, Profile
 from .spec import RunSpec
@@ -132,11 +129,7 @@ def _make_specs(
         _check_variants([m for m in manifests if m.name == dataset or m.name in profile.variants])
         checksum = data_checksum(manifests)
         for entry in methods:
-            trains = get_method(entry.registry_name).trains
-            try:
-                method = complete(MethodSpec(name=entry.registry_name, settings=entry.settings))
-            except ValidationError as error:
-                raise ValueError(f"settings of method {entry.name}: {explain(error)}") from None
+            trains, method = get_method(entry.registry_name).trains, entry.method_spec
             for k in shots if trains else (0,):
                 for seed in seeds if trains else (0,):
                     spec = RunSpec(

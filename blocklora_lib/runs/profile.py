@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +20,7 @@ from ..adapters.config import AdapterConfig
 from ..core.paths import RESULTS
 from ..core.schema import Strict, UnknownName, explain, near
 from ..learning.spec import TrainingSpec
-from ..methods import get_method
+from ..methods import MethodSpec, get_method
 from ..weights.spec import BackboneSpec
 
 MOST_RUNS = 100_000  # of an experiment; a grid is counted before it is written out
@@ -48,9 +49,18 @@ class MethodEntry(Strict):
         """The method's name in the registry."""
         return self.method or self.name
 
+    @property
+    def method_spec(self) -> MethodSpec:
+        """The method with all its settings; ValueError names this entry where they are wrong."""
+        try:
+            return MethodSpec(name=self.registry_name, settings=self.settings)
+        except ValidationError as error:
+            wrong = re.sub(r"(^|; )settings(: |\.)", r"\1", explain(error))
+            raise ValueError(f"settings of method {self.name}: {wrong}") from None
+
     def adapter_config(self) -> AdapterConfig | None:
         """The adapter of this method; None for a method without one."""
-        settings = get_method(self.registry_name).Settings(**self.settings)
+        settings = self.method_spec.load().settings
         return settings if isinstance(settings, AdapterConfig) else None
 
     def varied(self, changes: Mapping[str, Any]) -> MethodEntry:

@@ -17,15 +17,16 @@ from pydantic import (
     model_validator,
 )
 
-from ..learning.spec import MethodSpec, TrainingSpec
+from ..core.schema import Recorded
+from ..learning.count import Count
+from ..learning.spec import TrainingSpec
+from ..methods import MethodSpec
 from ..weights.spec import BackboneSpec
 from .sealed import seal, unseal
 from .spec import RunSpec, key_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-from ..core.schema import Recorded
-from ..learning.count import Count
 
 _COLUMNS = [
     "key",
@@ -206,7 +207,7 @@ _PARTS = {"backbone": BackboneSpec, "method": MethodSpec, "training": TrainingSp
 
 @lru_cache(4096)
 def _part(name: str, written: str) -> BackboneSpec | MethodSpec | TrainingSpec:
-    return _PARTS[name].model_validate(ast.literal_eval(written))
+    return _PARTS[name].model_validate(ast.literal_eval(written), context="a record")
 
 
 @lru_cache(4096)

@@ -11,22 +11,22 @@ import json
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import Field, model_serializer, model_validator
+from pydantic import Field, ValidationInfo, model_serializer, model_validator
 
 from ..core.schema import Strict
-from ..learning.spec import MethodSpec, TrainingSpec
+from ..learning.spec import TrainingSpec
+from ..methods import MethodSpec, get_method
 from ..weights.spec import BackboneSpec
 
 
 class RunSpec(Strict):
-    """One run: fit `method` on `shots` images a class of `dataset`, then count correct answers on
-    `evaluate_on`.
+    """One run: fit `method` on a few images of `dataset`, count correct answers on `evaluate_on`.
 
     `data_checksum` covers the images, class names and templates of the dataset and of every
-    evaluated set. A method that needs no training has shots = 0, seed = 0 and neither draw nor
-    training settings. draw 'imported': the images that a file names (see data.draws); the spec
-    holds the checksum of what is drawn, not the file's place. skip_unreadable: leave out images
-    that are missing or do not decode.
+    evaluated set. `shots`: images a class. A method that needs no training has shots = 0, seed = 0
+    and neither draw nor training settings. draw 'imported': the images that a file names (see
+    data.draw_files); the spec holds the checksum of what is drawn, not the file's place.
+    skip_unreadable: leave out images that are missing or do not decode.
     deterministic False: a GPU may use kernels that do not repeat bit for bit; written and hashed
     only then, so that the keys of all other runs are what they were before there was a choice.
     """
@@ -37,9 +37,8 @@ class RunSpec(Strict):
     seed: int = Field(ge=0)
     draw: Literal["nested", "coop", "clip_lora", "imported"] | None
     draw_checksum: str = Field("", pattern=r"^([0-9a-f]{64})?$")
-    split: Literal["test", "val"] = (
-        "test"  # 'val' is for choosing hyper-parameters: they never see the test images
-    )
+    # 'val' is for choosing hyper-parameters: they never see the test images
+    split: Literal["test", "val"] = "test"
     backbone: BackboneSpec
     method: MethodSpec
     training: TrainingSpec | None
@@ -50,14 +49,12 @@ class RunSpec(Strict):
     @model_serializer(mode="wrap")
     def _without_the_default(self, handler: Callable[[RunSpec], dict[str, Any]]) -> dict[str, Any]:
         data = handler(self)
-        return (
-            data
-            if not self.deterministic
-            else {k: v for k, v in data.items() if k != "deterministic"}
-        )
+        if self.deterministic:
+            del data["deterministic"]
+        return data
 
     @model_validator(mode="after")
-    def _check(self) -> RunSpec:
+    def _check(self, info: ValidationInfo) -> RunSpec:
         if self.shots == 0 and (self.seed or self.draw or self.training):
             raise ValueError(
                 f"shots=0 means no training, but seed={self.seed}, draw={self.draw!r} and training "
@@ -67,6 +64,12 @@ class RunSpec(Strict):
             raise ValueError(
                 f"shots={self.shots} needs draw ('nested', 'coop', 'clip_lora' or 'imported') and "
                 "training settings"
+            )
+        # a record's method, which a validation context tells of, may be one that is no more
+        if not info.context and get_method(self.method.name).trains != (self.shots > 0):
+            needs = "at least 1 shot" if self.shots == 0 else "shots=0: it does not train"
+            raise ValueError(
+                f"shots={self.shots} with method {self.method.name}, which needs {needs}"
             )
         if (self.draw == "imported") != bool(self.draw_checksum):
             raise ValueError(
@@ -96,9 +99,7 @@ class RunSpec(Strict):
 
     def __str__(self) -> str:
         shots = f" shots={self.shots} seed={self.seed}" if self.shots else ""
-        r, n = (
-            self.method.settings.get(key) for key in ("rank", "n_blocks")
-        )  # as the paper writes (r, n)
+        r, n = (self.method.settings.get(key) for key in ("rank", "n_blocks"))  # the paper's (r, n)
         method = self.method.name + (f"({r})" if r and n == 1 else f"({r}, {n})" if r else "")
         return f"{self.dataset} {method}{shots}"
 

@@ -17,7 +17,6 @@ from ..data.draw import Draw
 from ..data.draw_files import import_draw
 from ..data.roots import checksum as data_checksum
 from ..learning.evaluation import same_prompts
-from ..methods import complete
 from ..weights.spec import BackboneSpec
 from .images import RunImages, check_shots, draw_of
 from .record import MachineFailure, RunSpec
@@ -66,7 +65,6 @@ class Workbench:
         with spec.skip_unreadable, which decodes every image; otherwise only files that look damaged
         are decoded, and a DataError names them.
         """
-        complete(spec.method)
         checksum = data_checksum((self.dataset(name).manifest for name in spec.sets), self.root)
         if checksum != spec.data_checksum:
             raise ValueError(

@@ -18,6 +18,7 @@ from blocklora_lib.data.dataset import load_dataset
 from blocklora_lib.data.image_files import ImageFiles, ahead, crop_box
 from blocklora_lib.data.manifest_files import load_manifest
 from blocklora_lib.data.roots import checksum
+from blocklora_lib.learning.contract import Context
 from blocklora_lib.learning.loop import TrainingSpec, train
 from blocklora_lib.runs.execute import run_or_load
 from blocklora_lib.runs.grid import make_spec
@@ -143,15 +144,10 @@ def trained(paths, monkeypatch, reads_ahead: bool):
     weight = torch.nn.Parameter(torch.zeros(3, 3))
     spec = TrainingSpec(steps_per_shot=12, batch_size=2, lr=0.1)
     dropout = torch.nn.functional.dropout
-    losses = train(
+    losses, _ = train(
+        Context(None, None, ImageFiles(paths, 16), torch.arange(3), spec, shots=1, seed=1),
         [{"params": [weight], "lr": spec.lr, "weight_decay": 0.0}],
-        lambda x: dropout(x.mean((2, 3)), 0.25) @ weight.T,
-        lambda pixels: pixels / 255,
-        ImageFiles(paths, 16),
-        torch.arange(3),
-        spec,
-        1,
-        1,
+        lambda pixels: dropout((pixels / 255).mean((2, 3)), 0.25) @ weight.T,
     )
     return losses, weight.detach()
 

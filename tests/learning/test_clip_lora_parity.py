@@ -34,6 +34,7 @@ from blocklora_lib.core.seeding import generator
 from blocklora_lib.data.augment import random_boxes
 from blocklora_lib.learning.adapter_fit import AdapterPredictor
 from blocklora_lib.learning.evaluation import evaluate_images
+from blocklora_lib.learning.contract import Context
 from blocklora_lib.learning.loop import train
 from blocklora_lib.learning.spec import TrainingSpec
 from blocklora_lib.measure.other_code import clip_lora as reference
@@ -77,7 +78,7 @@ def check_one_pass_with_large_updates(case: Case, predictor: AdapterPredictor) -
         merged = predictor.logits(
             case.backbone.preprocess(images), predictor.classifier(case.tokens)
         ).clone()
-    our_logits = predictor.training_logits()(case.backbone.normalise(images.float()))
+    our_logits = predictor.training_logits()(images.float())
     their_logits = theirs.logits(reference.normalise(images.float()), case.tokens)
     losses = [F.cross_entropy(logits, labels) for logits in (our_logits, their_logits)]
     for loss, adapters in zip(losses, (ours, theirs.adapters()), strict=True):
@@ -168,16 +169,8 @@ def test_every_learning_rate_of_a_run_is_theirs(shots):
     with recorded_rates(ours):
         groups = [{"params": [weight], "lr": spec.lr, "weight_decay": spec.weight_decay}]
         images = torch.rand(2, 3, 2, 2) * 255
-        train(
-            groups,
-            lambda x: x.mean((2, 3)) @ weight.T,
-            lambda x: x,
-            images,
-            torch.arange(2),
-            spec,
-            shots,
-            1,
-        )
+        context = Context(None, None, images, torch.arange(2), spec, shots, seed=1)
+        train(context, groups, lambda x: x.mean((2, 3)) @ weight.T)
     optimizer, scheduler = reference.optimisation([torch.nn.Parameter(torch.zeros(1))], 2e-4, steps)
     theirs = []
     for _ in range(steps):

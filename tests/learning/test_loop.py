@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from blocklora_lib.core.seeding import derive_seed, generator, seeded_torch
 from blocklora_lib.data.augment import augment, random_boxes
+from blocklora_lib.learning.contract import Context
 from blocklora_lib.learning.loop import TrainingDiverged, TrainingSpec, batches, cosine_lr, train
 
 
@@ -50,22 +51,24 @@ def problem(n: int = 24, classes: int = 3, seed: int = 0):
     return images, labels, weight
 
 
-def fit(spec: TrainingSpec, seed: int = 1, groups=None, logits=None, shots: int = 1, **options):
+def fit(spec: TrainingSpec, seed: int = 1, groups=None, logits=None, **options):
+    losses, _, weight = fit_and_skip(spec, seed, groups, logits, **options)
+    return losses, weight
+
+
+def fit_and_skip(spec: TrainingSpec, seed: int = 1, groups=None, logits=None, **options):
+    """(losses, skipped steps, weight) of the problem."""
     images, labels, weight = problem()
-    losses = train(
+    logits = logits or (lambda x, weight: x.mean((2, 3)) @ weight.T)
+    found = train(
+        Context(None, None, images, labels, spec, shots=1, seed=seed),
         groups(weight)
         if groups
         else [{"params": [weight], "lr": spec.lr, "weight_decay": spec.weight_decay}],
-        (lambda x: logits(x, weight)) if logits else (lambda x: x.mean((2, 3)) @ weight.T),
-        lambda pixels: pixels / 255,
-        images,
-        labels,
-        spec,
-        shots,
-        seed,
+        lambda pixels: logits(pixels / 255, weight),
         **options,
     )
-    return losses, weight.detach()
+    return *found, weight.detach()
 
 
 def test_the_loop_is_adamw_on_the_cosine():
@@ -207,7 +210,7 @@ def test_scaling_keeps_gradients_that_float16_would_lose():
 
 
 def test_an_overflow_skips_the_step_halves_the_factor_and_the_schedule_moves_on(monkeypatch):
-    factors, skipped, rates = [], [], []
+    factors, rates = [], []
     scaler = torch.amp.GradScaler
 
     class Recorded(scaler):
@@ -225,8 +228,8 @@ def test_an_overflow_skips_the_step_halves_the_factor_and_the_schedule_moves_on(
     monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
     spec = TrainingSpec(steps_per_shot=6, lr=0.05, augment="none")
     logits, seen = overflowing(2, 3)
-    losses, _ = fit(spec, logits=logits, scaled=True, on_skip=skipped.append)
-    assert skipped == [2, 3]
+    losses, skipped, _ = fit_and_skip(spec, logits=logits, scaled=True)
+    assert skipped == (2, 3)
     assert len(losses) == 6
     assert all(math.isfinite(loss) for loss in losses)
     assert torch.equal(seen[1], seen[2])  # what steps 2 and 3 saw, and step 4: no update between

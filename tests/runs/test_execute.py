@@ -26,7 +26,7 @@ from blocklora_lib.runs.code_digest import code_digest
 from blocklora_lib.runs.execute import execute, run_grid, run_or_load
 from blocklora_lib.runs.grid import expand, make_spec
 from blocklora_lib.runs.profile import Profile
-from blocklora_lib.runs.record import MachineFailure, MethodSpec, TrainingSpec
+from blocklora_lib.runs.record import MachineFailure, MethodSpec, RunSpec, TrainingSpec
 from blocklora_lib.runs.standing import remarks, stored
 from blocklora_lib.runs.store import RunStore
 from blocklora_lib.runs.workbench import Workbench
@@ -114,15 +114,11 @@ def test_a_run_leaves_the_backbone_as_it_was(spec, bench):
 
 def test_evaluation_counts_what_the_merged_model_says(spec, bench):
     """The same run again by open_clip's own calls, adapters unmerged."""
-    from blocklora_lib.methods import get_method
-    from blocklora_lib.runs.execute import _context
+    from blocklora_lib.runs.execute import run_context
 
     record = execute(spec, bench)
     backbone, dataset = bench.backbone(spec.backbone), bench.dataset("squares")
-    method = get_method("block_lora")
-    predictor = method(method.Settings(**spec.method.settings)).fit(
-        _context(spec, backbone, dataset, bench.check(spec).index)
-    )
+    predictor = spec.method.load().fit(run_context(spec, bench, bench.check(spec)))
     try:
         with torch.no_grad():
             x = (dataset.images("test") / 255 - backbone.image_mean) / backbone.image_std
@@ -360,17 +356,17 @@ def test_changed_data_are_noticed(tmp_path, tiny_clip):
     ("changes", "says"),
     [
         (
-            dict(method=MethodSpec(name="blok_lora")),
+            dict(method=dict(name="blok_lora")),
             "unknown method 'blok_lora'; did you mean 'block_lora'",
         ),
-        (dict(method=MethodSpec(name="zero_shot")), "shots=2 with method zero_shot"),
-        (dict(method=MethodSpec(name="lora", settings={"rank": 0})), "rank"),
+        (dict(method=dict(name="zero_shot")), "shots=2 with method zero_shot"),
+        (dict(method=dict(name="lora", settings={"rank": 0})), "rank"),
         (dict(dataset="sqares"), "unknown dataset 'sqares'; did you mean 'squares'"),
     ],
 )
 def test_specs_by_hand_are_checked(spec, bench, changes, says):
     with pytest.raises(ValueError, match=says):
-        execute(spec.model_copy(update=changes), bench)
+        execute(RunSpec(**(dict(spec) | changes)), bench)
 
 
 def test_an_unwritable_results_folder_stops_before_training(spec, bench, tmp_path, monkeypatch):

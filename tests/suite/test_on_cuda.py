@@ -122,21 +122,14 @@ def test_a_step_gives_a_cpus_gradients_however_it_is_recomputed(clip, checkpoint
 
 
 def test_labels_may_stay_on_the_cpu(clip):
+    from blocklora_lib.learning.contract import Context
     from blocklora_lib.learning.loop import train
 
     weight = nn.Parameter(torch.zeros(4, 3, device="cuda"))
     spec = TrainingSpec(steps_per_shot=1, min_steps=2, max_steps=2, batch_size=2, augment="none")
     rows = torch.randn(4, 3).to("cuda")
-    losses = train(
-        [{"params": [weight], "lr": 0.1}],
-        lambda x: x @ weight.T,
-        nn.Identity(),
-        rows,
-        torch.arange(4),
-        spec,
-        1,
-        1,
-    )
+    context = Context(None, None, rows, torch.arange(4), spec, shots=1, seed=1)
+    losses, _ = train(context, [{"params": [weight], "lr": 0.1}], lambda x: x @ weight.T)
     assert len(losses) == 2
 
 
