@@ -1,8 +1,7 @@
-"""Profiles: one YAML file says which datasets, methods, shots, seeds and training settings a
-reproduction uses.
+"""Profiles: which datasets, methods, shots, seeds and training settings a reproduction uses.
 
-Profiles differ only in size. A profile may say `extends: <name>`: then it holds what differs from
-that one. `grids` turns an experiment of a profile into the run specs that it asks for.
+Profiles differ only in size. `profile_files` reads them; `grid` turns an experiment of a profile
+into the run specs that it asks for.
 """
 
 from __future__ import annotations
@@ -40,9 +39,7 @@ class MethodEntry(Strict):
     method: str = ""
     label: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
-    training: dict[str, Any] = Field(
-        default_factory=dict
-    )  # what differs from the profile's training settings
+    training: dict[str, Any] = Field(default_factory=dict)  # what differs from the profile's
 
     @property
     def registry_name(self) -> str:
@@ -64,13 +61,8 @@ class MethodEntry(Strict):
         return settings if isinstance(settings, AdapterConfig) else None
 
     def varied(self, changes: Mapping[str, Any]) -> MethodEntry:
-        """This entry with other settings, keys 'settings.<name>' or 'training.<name>', named after
-        them.
-        """
-        parts: dict[str, dict[str, Any]] = {
-            "settings": dict(self.settings),
-            "training": dict(self.training),
-        }
+        """This entry with other 'settings.<name>' or 'training.<name>', named after them."""
+        parts = {"settings": dict(self.settings), "training": dict(self.training)}
         for key, value in changes.items():
             part, _, name = key.partition(".")
             if part not in parts or not name:
@@ -128,9 +120,7 @@ class Experiment(Strict):
         return sum(math.prod(map(len, grid.values())) for grid in self.vary) or 1
 
     def variations(self, entry: MethodEntry) -> tuple[MethodEntry, ...]:
-        """The entries that stand for `entry` in this experiment: itself, or one for each
-        combination.
-        """
+        """The entries that stand for `entry` here: itself, or one for each combination."""
         grids = (itertools.product(*grid.values()) for grid in self.vary)
         return tuple(
             entry.varied(dict(zip(grid, values, strict=True)))
@@ -140,14 +130,11 @@ class Experiment(Strict):
 
 
 class Profile(Strict):
-    """What a reproduction runs on. The source set is evaluated on its domain-shifted variants as
-    well.
-    """
+    """What a reproduction runs on; the source is evaluated on its domain-shifted variants too."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+(-[a-z0-9_]+)*$")
     description: str
-    # whether numbers of this profile may stand beside published ones: checkpoint, data, protocol
-    # are theirs
+    # whether its numbers may stand beside published ones: checkpoint, data, protocol are theirs
     published: bool = False
     backbone: BackboneSpec
     source: str | None = None
@@ -156,24 +143,18 @@ class Profile(Strict):
     shots: tuple[Shots, ...] = Field(min_length=1)
     seeds: tuple[Seed, ...] = Field(min_length=1)
     draw: Literal["nested", "coop", "clip_lora"] = "nested"
-    skip_unreadable: bool = (
-        False  # leave out images that are missing or do not decode; records name them
-    )
-    # where runs compute: 'cpu'; 'cuda', 'cuda:0', ..; or 'auto', the GPU, refused where there is none.  Left
-    # out: the GPU if there is one.  No part of what names a run: its record says it
+    skip_unreadable: bool = False  # leave out images that do not decode; records name them
+    # where runs compute: 'cpu'; 'cuda', 'cuda:0', ..; or 'auto', the GPU, refused where there is
+    # none. Left out: the GPU if there is one. No part of what names a run: its record says it
     device: str | None = Field(None, pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    deterministic: bool = (
-        True  # false: kernels of a GPU that are faster and do not repeat bit for bit
-    )
+    deterministic: bool = True  # false: faster kernels of a GPU, which do not repeat bit for bit
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
     training: TrainingSpec = TrainingSpec()
     experiments: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], Experiment] = Field(
         min_length=1
     )
-    # samples of each function in a paired timing
-    rounds: int = Field(11, ge=3, le=10_000)
-    # what one process of the engine runs: one method on a dataset, or, where runs are short, all of
-    # them
+    rounds: int = Field(11, ge=3, le=10_000)  # samples of each function in a paired timing
+    # what one process of the engine runs: one method on a dataset, or all where runs are short
     job: Literal["dataset", "method"] = "method"
 
     @field_validator("methods")

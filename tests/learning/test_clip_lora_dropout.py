@@ -34,9 +34,7 @@ def our_draws(case: Case, dropout: float = 0.25) -> Draws:
             AdapterPredictor(case.context(), adapters).training_logits(),
             case.images.float(),
         )
-        return draws(
-            lambda: logits(images), case, case.adapters(), seed=11
-        )
+        return draws(lambda: logits(images), case, case.adapters(), seed=11)
     finally:
         adapters.detach()
 

@@ -33,8 +33,8 @@ import blocklora_lib.learning.loop
 from blocklora_lib.core.seeding import generator
 from blocklora_lib.data.augment import random_boxes
 from blocklora_lib.learning.adapter_fit import AdapterPredictor
-from blocklora_lib.learning.evaluation import evaluate_images
 from blocklora_lib.learning.contract import Context
+from blocklora_lib.learning.evaluation import evaluate_images
 from blocklora_lib.learning.loop import train
 from blocklora_lib.learning.spec import TrainingSpec
 from blocklora_lib.measure.other_code import clip_lora as reference

@@ -48,7 +48,7 @@ def test_what_computes_nothing_moves_nothing(package):
     loop = package / "learning/loop.py"
     edit(loop, '"""The one training loop', '"""A training loop')
     edit(loop, "# steps whose mean loss is watched", "# a remark")
-    edit(loop, "overflows = 0  # steps in a row", "overflows = (\n        0\n    )")
+    edit(loop, "skipped: list[int] = []", "skipped: list[int] = (\n        []\n    )")
     edit(package / "cli/run_options.py", "import gc", "import gc, re")  # the command line
     edit(package / "display/tables.py", "SENTENCE = 40", "SENTENCE = 41")  # a table's looks
     assert fresh(package) == before
@@ -62,6 +62,7 @@ def test_what_computes_nothing_moves_nothing(package):
         ("learning/evaluation.py", "argmax(-1)", "argmin(-1)"),
         ("learning/evaluation.py", "BATCH = 100", "BATCH = 100.0"),
         ("methods/zero_shot.py", "trains = False", "trains = True"),
+        ("methods/adapters.py", '"LoRA+", "collapsed"', '"LoRA+", "lora"'),
         ("data/sampling.py", "shots, seed", "seed, shots"),
         ("data/layouts.py", "VAL, TEST = 0.2, 0.3", "VAL, TEST = 0.3, 0.2"),
         ("core/seeding.py", '"{seed}/{purpose}"', '"{purpose}/{seed}"'),

@@ -21,6 +21,7 @@ from conftest import edit_manifest, profile_facts, write_bundle
 from blocklora_lib.clip.backbone import Backbone
 from blocklora_lib.core.seeding import generator
 from blocklora_lib.learning.loop import batches
+from blocklora_lib.methods import get_method
 from blocklora_lib.runs import workbench
 from blocklora_lib.runs.code_digest import code_digest
 from blocklora_lib.runs.execute import execute, run_grid, run_or_load
@@ -219,9 +220,8 @@ MACHINE = [
 def test_a_failure_of_the_machine_is_no_record_and_the_next_call_goes_on_from_there(
     tiny_profile, manifests, bench, tmp_path, monkeypatch, error
 ):
-    from blocklora_lib.methods import lora
-
-    store, fit = RunStore(tmp_path), lora.Method.fit
+    method = get_method("lora")
+    store, fit = RunStore(tmp_path), method.fit
     specs = expand(tiny_profile, dataset="dots", manifests=manifests)[:3]
     failing = [spec for spec in specs if spec.method.name == "lora"][1]
 
@@ -230,14 +230,14 @@ def test_a_failure_of_the_machine_is_no_record_and_the_next_call_goes_on_from_th
             raise error
         return fit(self, context)
 
-    monkeypatch.setattr(lora.Method, "fit", broken)
+    monkeypatch.setattr(method, "fit", broken)
     with pytest.raises(MachineFailure, match="the same command goes on from there") as caught:
         list(run_grid(specs, store, bench))
     assert f"run {failing} ended with {type(error).__name__}" in str(caught.value)
     assert caught.value.__cause__ is error
     assert {r.key for r in store.records()} == {s.key for s in specs if s is not failing}
     kept = {s.key: store.path(s).stat().st_mtime_ns for s in specs if s is not failing}
-    monkeypatch.setattr(lora.Method, "fit", fit)
+    monkeypatch.setattr(method, "fit", fit)
     assert [r.status for r in run_grid(specs, store, bench)] == ["done"] * len(specs)
     assert {s.key: store.path(s).stat().st_mtime_ns for s in specs if s is not failing} == kept
 
