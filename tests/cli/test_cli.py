@@ -126,16 +126,17 @@ def test_runs_that_leave_unreadable_images_out_are_runs_of_their_own(blocklora, 
 
 
 def test_grid_with_failures_lists_them_and_exits_non_zero(blocklora, monkeypatch):
-    from blocklora_lib.methods import lora
+    from blocklora_lib.methods import get_method
 
-    fit = lora.Method.fit
+    method = get_method("lora")
+    fit = method.fit
 
     def broken(self, context):
         if context.seed == 2:
             raise TrainingDiverged(1, 3, 9.0, 0.1, "seed two is cursed")
         return fit(self, context)
 
-    monkeypatch.setattr(lora.Method, "fit", broken)
+    monkeypatch.setattr(method, "fit", broken)
     for _ in range(2):  # the second time the failures are only read
         code, _, err = blocklora("grid", "--dataset", "dots", "--method", "lora")
         assert code == 1
@@ -152,7 +153,7 @@ def test_grid_with_failures_lists_them_and_exits_non_zero(blocklora, monkeypatch
         blocklora("run", "--dataset", "dots", "--method", "lora", "--shots", "1", "--seed", "2")[0]
         == 1
     )
-    monkeypatch.setattr(lora.Method, "fit", fit)
+    monkeypatch.setattr(method, "fit", fit)
     assert blocklora("grid", "--dataset", "dots", "--method", "lora", "--retry-failed")[0] == 0
 
 
@@ -172,16 +173,17 @@ def test_grid_with_failures_lists_them_and_exits_non_zero(blocklora, monkeypatch
 def test_what_stops_a_grid_has_an_exit_code_of_its_own_and_what_is_finished_stays(
     blocklora, tmp_path, monkeypatch, error, code, says
 ):
-    from blocklora_lib.methods import lora
+    from blocklora_lib.methods import get_method
 
-    fit = lora.Method.fit
+    method = get_method("lora")
+    fit = method.fit
 
     def broken(self, context):
         if context.seed == 2:
             raise error
         return fit(self, context)
 
-    monkeypatch.setattr(lora.Method, "fit", broken)
+    monkeypatch.setattr(method, "fit", broken)
     index, arguments = tmp_path / "index.json", ("grid", "--dataset", "dots", "--method", "lora")
     found, _, err = blocklora(*arguments, "--index", str(index))
     assert found == code
@@ -189,7 +191,7 @@ def test_what_stops_a_grid_has_an_exit_code_of_its_own_and_what_is_finished_stay
     assert "Traceback" not in err
     assert not index.exists()
     assert len(list((tmp_path / "results" / "runs").glob("*.json"))) == 1
-    monkeypatch.setattr(lora.Method, "fit", fit)
+    monkeypatch.setattr(method, "fit", fit)
     found, out, _ = blocklora(*arguments, "--index", str(index))
     assert found == 0
     assert "1 of 4 runs are already done" in out
