@@ -21,7 +21,7 @@ TABLE = (
     ("block_lora", "Block-LoRA", "block_lora", "the paper's: n blocks share one down-projection"),
     ("frozen_a", "w/o A", "frozen_a", "the paper's ablation: A_s stays at its random start"),
     # LoRA+ (Hayou et al. 2024) with ratio n, B learning n times as fast as A. It has the settings,
-    # scale and start of the Block-LoRA that it controls: by theory both train alike (notebook 11),
+    # scale and start of the Block-LoRA that it controls: by theory both train alike (notebook 13),
     # so a gap between the two would be an error.
     ("lora_plus", "LoRA+", "collapsed", "the control of Block-LoRA: LoRA of its width r/n"),
 )
