@@ -1,5 +1,4 @@
-"""Attach adapters to a model, merge them into its weights and take them off again; save and load
-them.
+"""Attach adapters to a model, merge them into its weights, take them off, save and load them.
 
 config = AdapterConfig(kind="block_lora", rank=2, n_blocks=2)
 adapters = attach(model, config, torch.Generator().manual_seed(1))
@@ -36,8 +35,7 @@ from .updates import Adapter
 def attach(
     model: nn.Module, config: AdapterConfig, generator: torch.Generator | None = None
 ) -> AdapterSet:
-    """Put adapters on the q, k, v, o projections of nn.MultiheadAttention, and freeze every other
-    parameter.
+    """Put adapters on q, k, v, o of nn.MultiheadAttention, and freeze every other parameter.
 
     The model is an open_clip model (its towers are found by their structure), or any module that
     holds nn.MultiheadAttention, such as torchvision's ViT, which then is one tower. `generator`
@@ -90,8 +88,7 @@ def put_on(model: nn.Module, planned: list[Plan]) -> AdapterSet:
 
 
 class AdapterSet:
-    """The adapters on one model. Made by `attach`, `attach_linear`, `AdapterSet.load` or
-    `find_adapters`.
+    """The adapters on one model, by `attach`, `attach_linear`, `AdapterSet.load`, `find_adapters`.
 
     `adapters` maps "<module>.<q|k|v|o>" (for a linear layer "<module>.weight") to its Adapter. All
     else that it says is read off the model, so two sets of the same adapters agree.
@@ -176,8 +173,7 @@ class AdapterSet:
     @torch.inference_mode(False)
     @torch.no_grad()
     def merge(self) -> AdapterSet:
-        """Put W + ΔW, formed in the adapter's precision, into the frozen weights. Again changes
-        nothing.
+        """Put W + ΔW, formed in the adapter's precision, into the weights. Again changes nothing.
 
         The original weights are kept beside for `unmerge`; `merge_and_unload` lets them go, for
         good. The model's state stays W and the adapters: `state_dict` gives W, `load_state_dict`

@@ -1,5 +1,4 @@
-"""`nn.MultiheadAttention` and `nn.Linear` with adapters: what the forward of an adapted module
-computes.
+"""`nn.MultiheadAttention` and `nn.Linear` with adapters: what an adapted module computes.
 
 A module is adapted in place: its class changes to the adapted one and back, so the object, its
 parameters, their names and every hook on it stay what they were. Code that reads its weights finds
@@ -51,8 +50,7 @@ class AdaptedLinear(Adapted, nn.Linear):
 
 
 class AdaptedMultiheadAttention(Adapted, nn.MultiheadAttention):
-    """`nn.MultiheadAttention` with adapters on some of q, k, v and o; arguments and results are
-    PyTorch's own. Merged, it is PyTorch's own forward, fused paths included.
+    """`nn.MultiheadAttention` with adapters on some of q, k, v, o. Merged, it is PyTorch's forward.
 
     E = embed_dim, H heads of width D = E/H, N sequences of L queries and S keys.
     """
@@ -159,9 +157,7 @@ def refuse_training(module: nn.Module) -> None:
 
 
 def can_project(attention: nn.Module) -> bool:
-    """Whether `qkv_projection`, attention and `output_projection` are what this module's forward
-    does.
-    """
+    """Whether `qkv_projection`, attention and `output_projection` are this module's forward."""
     adapted = isinstance(attention, AdaptedMultiheadAttention)
     merged = adapted and is_merged(attention)
     return (

@@ -14,8 +14,7 @@ MOST = 2**16
 
 
 class AdapterConfig(BaseModel):
-    """Which update, how wide, and on which projections. `rank` and `n_blocks` are the paper's (r,
-    n).
+    """Which update, how wide, and where. `rank` and `n_blocks` are the paper's (r, n).
 
     kind      "lora"        ΔWᵀ = s A B, rank r.
               "block_lora"  ΔWᵀ = s A_s Σ B_i.
@@ -104,9 +103,7 @@ class AdapterConfig(BaseModel):
 
     @property
     def total_rank(self) -> int:
-        """Rank of the LoRA that is cut into blocks (of the update itself where the cut runs along
-        d_in).
-        """
+        """Rank of the LoRA that is cut into blocks (of the update itself where d_in is cut)."""
         return self.rank * self.n_blocks if self.reading == "block_rank" else self.rank
 
     @property

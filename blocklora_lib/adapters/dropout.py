@@ -76,9 +76,7 @@ class DroppedProjection(torch.autograd.Function):
 
 
 def mask(noise: Tensor, threshold: int, out: Tensor | None = None) -> Tensor:
-    """Return True where a number is kept; comparing straight into the floats of `out` is the fast
-    way.
-    """
+    """Return True where a number is kept; comparing into the floats of `out` is the fast way."""
     return torch.ge(noise, threshold, out=out)
 
 

@@ -1,6 +1,4 @@
-"""Adapters for the modules that were chosen: planned and checked before anything of the model
-changes.
-"""
+"""Adapters for the chosen modules: planned and checked before anything of the model changes."""
 
 from __future__ import annotations
 
@@ -120,9 +118,7 @@ def projection_shapes(module: nn.Module, targets: tuple[str, ...]) -> dict[str, 
 
 
 def fit(file: adapter_files.AdapterFile, model: nn.Module) -> tuple[NamedModules, list[str]]:
-    """Return the modules that a file's adapters belong to, and what is missing, unexpected or
-    misshapen.
-    """
+    """Return the modules of a file's adapters, and what is missing, unexpected or misshapen."""
     modules = dict(model.named_modules())
     if wrapped := wrapper_names(file, modules):
         return [], [wrapped]

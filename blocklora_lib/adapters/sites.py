@@ -85,9 +85,7 @@ def no_attention(tower: str, prefix: str, module: nn.Module) -> str:
 def linear_sites(
     model: nn.Module, names: str | re.Pattern | Iterable[str | re.Pattern]
 ) -> NamedModules:
-    """Return the linear layers, in the model's order, that any name, glob or compiled pattern
-    matches.
-    """
+    """Return the linear layers, in the model's order, that any name, glob or pattern matches."""
     patterns = [names] if isinstance(names, str | re.Pattern) else list(names)
     if not patterns:
         raise AdapterError("no name given; give names or globs of nn.Linear layers")

@@ -50,9 +50,7 @@ class Adapter(Update):
         self.scale, self.dropout = config.scale, config.dropout
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """Return A (width, d_in or d_in/n) and Σ B_i (d_out, width): one addition, before any
-        product.
-        """
+        """Return A (width, d_in or d_in/n) and Σ B_i (d_out, width), added before any product."""
         raise NotImplementedError
 
     def delta_weight(self) -> Tensor:
@@ -149,8 +147,7 @@ class BlockLoRA(Adapter):
 
 
 class InputBlockLoRA(Adapter):
-    """ΔWᵀ = s [A_s; ..; A_s] B, so x A B = (Σ_i x_i) A_s B. x = [x_1 .. x_n], A_s: (d_in/n) x r, B:
-    r x d_out.
+    """ΔWᵀ = s [A_s; ..; A_s] B, so x A B = (Σ_i x_i) A_s B. x = [x_1 .. x_n]; A_s: (d_in/n) x r.
 
     The cut runs along the input: n products x_i A_s become one addition and one product, the d_in
     term of the parameters is divided by n, d_in r/n + r d_out, and the update keeps rank r.
@@ -211,9 +208,7 @@ def freeze_a(adapter: Adapter) -> None:
 def draw_a(
     config: AdapterConfig, rows: int, columns: int, fan_in: int, generator: torch.Generator | None
 ) -> Tensor:
-    """Draw the start of A: (rows, columns) in float32, on the generator's device (the CPU without
-    one).
-    """
+    """Draw the start of A: (rows, columns) in float32, on the generator's device, or the CPU."""
     a = torch.empty(
         rows, columns, dtype=torch.float32, device=generator.device if generator else "cpu"
     )
@@ -229,9 +224,7 @@ def draw_a(
 def make_adapter(
     config: AdapterConfig, d_in: int, d_out: int, generator: torch.Generator | None = None
 ) -> Adapter:
-    """Build the adapter that `config` describes for a projection d_in -> d_out. No generator:
-    torch's global one.
-    """
+    """Build the adapter of a projection d_in -> d_out. No generator: torch's global one."""
     refuse_size(config, d_in, d_out)
     along_input = config.reading == "input"
     classes: dict[str, type[Adapter]] = {
@@ -244,9 +237,7 @@ def make_adapter(
 
 
 def refuse_size(config: AdapterConfig, d_in: int, d_out: int) -> None:
-    """Refuse an adapter several times as large as the weight that it adapts, before memory is asked
-    for.
-    """
+    """Refuse an adapter several times as large as its weight, before memory is asked for."""
     width, copies = config.block_rank, config.n_blocks if config.reading == "block_rank" else 1
     numbers, most = width * (d_in + copies * d_out), max(4 * d_in * d_out, 2**20)
     if numbers > most:

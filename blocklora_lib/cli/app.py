@@ -217,9 +217,7 @@ def claims(
         typer.Option(parser=path, help="Write the summary between the marks of this file."),
     ] = None,
 ) -> None:
-    """Judge every public claim by a profile's results, as they are. Exit code 1 if records are
-    damaged.
-    """
+    """Judge every public claim by a profile's results. Exit code 1 if records are damaged."""
     from ..claims.claim import Evidence, judge, write_into
     from ..claims.paper_claims import CLAIMS
     from ..runs.profile_files import load_profile
@@ -239,9 +237,7 @@ def claims(
 
 @app.command()
 def report(profile: ProfileOption = "pocket", results: ResultsOption = None) -> None:
-    """Write the HTML report of a profile's results. Exit code 1 if records are damaged and left
-    out.
-    """
+    """Write the HTML report of a profile's results. Exit code 1 if damaged records are left out."""
     from ..suite.report import write_report
 
     place, damaged = write_report(profile, results or "")
@@ -271,9 +267,7 @@ def notebook(
     profile: ProfileOption = "pocket",
     results: ResultsOption = None,
 ) -> None:
-    """Execute a notebook through papermill; give its parameters as often as needed by -p NAME
-    VALUE.
-    """
+    """Execute a notebook through papermill; give each of its parameters by -p NAME VALUE."""
     from ..suite.execution import run_notebook
 
     typer.echo(run_notebook(name, profile, parameters(ctx.args), results or ""))

@@ -1,6 +1,4 @@
-"""How a program ends with an error: in one sentence, with an exit code that tells whose it is. No
-torch.
-"""
+"""How a program ends with an error: one sentence, and an exit code that tells whose it is."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ def exit_code(error: BaseException) -> int:
 
 
 def sentence(error: BaseException) -> str:
-    """Return one line that says what is wrong; of an error of the system, with the file and the way
-    out.
-    """
+    """Return one line that says what is wrong; of an error of the system, with file and way out."""
     from pydantic import ValidationError
 
     from ..core.schema import explain

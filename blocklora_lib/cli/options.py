@@ -39,8 +39,7 @@ RootOption = Annotated[
 
 
 class OneSentence(TyperGroup):
-    """What the user did wrong is one sentence and exit code 2; BLOCKLORA_TRACEBACK=1 shows the
-    rest.
+    """What the user did wrong is a sentence and exit code 2; BLOCKLORA_TRACEBACK=1 shows the rest.
 
     A failure of the machine is exit code 75 (EX_TEMPFAIL: try again), an interrupt 130; 1 is for
     what was done and is not whole: runs that are recorded as failed, records or images that are
@@ -81,8 +80,7 @@ class OneSentence(TyperGroup):
 
 
 def own_folder(dataset: str, known: Collection[str], others: Collection[str] = ()) -> Path | None:
-    """Return the folder of one's own images that a dataset's name means, or None for a name that is
-    known.
+    """Return the folder of one's own images that a dataset's name means; None for a known name.
 
     A known name wins over a folder of that name here, which is then meant by ./NAME. The folder of
     a path need not be there. UnknownName says that one's own images are given by a path. others:

@@ -41,8 +41,7 @@ def find(profile: ProfileOption = "pocket") -> None:
 
 @weights_app.command()
 def fetch(profile: ProfileOption = "pocket") -> None:
-    """Fetch the weights, and what tokenizer and text tower need, as open_clip would, and check
-    them.
+    """Fetch the weights, and what tokenizer and text tower need, as open_clip would; check them.
 
     HF_HUB_OFFLINE=1 does not count here. What is on this machine already is not fetched again.
     """
@@ -83,9 +82,7 @@ def check(
 
 
 def _backbone(profile: str) -> tuple[str, BackboneSpec]:
-    """(the checksum that the profile states, its backbone with the checksum of files that are
-    here).
-    """
+    """(the checksum that the profile states, its backbone with the checksum of files here)."""
     from ..runs.profile_files import load_profile
 
     spec = load_profile(profile).backbone

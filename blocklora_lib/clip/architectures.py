@@ -1,5 +1,4 @@
-"""The sizes of CLIP models with transformer towers, read from open_clip's own JSON configs. No
-torch.
+"""The sizes of CLIP models with transformer towers, by open_clip's own JSON configs. No torch.
 
 A config is data: nothing of open_clip is imported to read one. What the closed forms of cost need
 is here: width E, layers, heads H, width M of the MLP, tokens L of a sequence, width e of the shared
@@ -57,9 +56,7 @@ class Tower:
         return self.embedding_weights + self.layers * self.block_weights + head
 
     def adapted_layers(self, config: AdapterConfig) -> tuple[int, ...]:
-        """Depths, counted from 0, that `config` adapts in this tower; none if it leaves the tower
-        out.
-        """
+        """Depths, counted from 0, that `config` adapts in this tower; none if it leaves it out."""
         if self.kind not in config.towers:
             return ()
         if config.layers == "all":

@@ -72,9 +72,7 @@ class Backbone(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number format of the frozen products; open_clip keeps embeddings and normalisation in
-        float32.
-        """
+        """Number format of the frozen products; open_clip keeps embeddings and norms in float32."""
         products = (nn.Conv2d, nn.Linear)
         return next(m.weight.dtype for m in self.model.visual.modules() if isinstance(m, products))
 
@@ -94,8 +92,7 @@ class Backbone(nn.Module):
         return nullcontext()
 
     def resize(self, images: Tensor | ImageFiles) -> Tensor | ImageFiles:
-        """Pixels (B, 3, H, W), uint8, to what the model sees of them: (B, 3, *view.size), float32,
-        0..255.
+        """Pixels (B, 3, H, W), uint8, as the model sees them: (B, 3, *view.size), float32, 0..255.
 
         Files stay files, to be viewed so.
         """
@@ -111,8 +108,7 @@ class Backbone(nn.Module):
         )
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """(pixels / 255 - mean) / std as one multiplication and one addition, on the backbone's
-        device.
+        """(pixels / 255 - mean) / std as one product and one sum, on the backbone's device.
 
         pixels: 0..255, float32, on any device.
         """
@@ -222,9 +218,7 @@ def load_backbone(spec: BackboneSpec, device: str | torch.device = "auto") -> Ba
 
 
 def build(spec: BackboneSpec, preprocess: Mapping[str, Any]) -> nn.Module:
-    """Return the model with random weights, always the same ones; torch's global stream is left
-    alone.
-    """
+    """Return the model with the same random weights always; torch's global stream is left alone."""
     import open_clip
 
     name = open_clip_name(spec.name)

@@ -1,5 +1,4 @@
-"""Sequences of different lengths as one list of tokens, without padding, and attention within each
-of them.
+"""Sequences of different lengths as one list of tokens without padding, and attention in each.
 
 Every product with a frozen weight works on tokens one by one, so it runs on the list, (T, E).
 Attention alone needs sequences: they lie sorted by length, and those of one length are a group,
@@ -110,9 +109,7 @@ def _attend(
     causal: bool,
     before: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """n sequences of one length; `before`: keys and values of the tokens that all of them begin
-    with.
-    """
+    """n sequences of one length; `before`: keys and values of the tokens that all begin with."""
     # (n, H, L, D); n may be 0
     q, k, v = (x.unflatten(0, (n, len(x) // max(n, 1))).transpose(1, 2) for x in (q, k, v))
     mask = None

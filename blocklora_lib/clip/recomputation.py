@@ -1,6 +1,4 @@
-"""Keep what goes in, compute again in the backward pass: with the same random numbers, on every
-device.
-"""
+"""Keep what goes in, and compute again backwards with the same random numbers, on every device."""
 
 from __future__ import annotations
 
@@ -15,8 +13,7 @@ T = TypeVar("T")
 
 
 def recomputed(function: Callable[[T], Tensor], argument: T, device: torch.device) -> Tensor:
-    """Return function(argument), which draws on `device`; backward calls it again, with the same
-    draws.
+    """Return function(argument), which draws on `device`; backward calls it with the same draws.
 
     torch keeps the state of a GPU's generator only if it finds a tensor of that GPU among the
     arguments, and looks for none inside of other objects: without one, dropout would draw other

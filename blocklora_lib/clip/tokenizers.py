@@ -18,9 +18,7 @@ from ..weights.tags import open_clip_name
 
 
 def load_tokenizer(name: str) -> Any:
-    """Return open_clip's tokenizer of a model; RuntimeError, in a sentence, if its files cannot be
-    had.
-    """
+    """Return open_clip's tokenizer of a model; RuntimeError, in a sentence, if it cannot be had."""
     try:
         return open_clip.get_tokenizer(name)
     except Exception as error:  # of the hub, of transformers, or a package that is not installed

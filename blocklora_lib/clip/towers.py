@@ -1,5 +1,4 @@
-"""The towers of open_clip models, run no further than the pooled token needs: same features, same
-gradients.
+"""The towers of open_clip models, run as far as the pooled token needs: features, gradients alike.
 
 Three savings, all exact. A prompt ends with its end-of-text token: behind a causal mask no later
 token reaches it, so prompts are packed without padding. The last block computes its output for the

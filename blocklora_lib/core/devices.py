@@ -71,8 +71,7 @@ def resolve_device(device: str | torch.device = "auto", fallback: bool = True) -
 
 
 def profile_device(device: str | None, given: str | None = None) -> torch.device:
-    """Return where a profile that says `device` computes; given: what the command line says
-    instead.
+    """Return where a profile that says `device` computes; given: what the command line says.
 
     A profile that asks for a GPU gets one or is refused: on a CPU it would take months, in silence.
     """

@@ -32,8 +32,7 @@ TEXT_LIMIT = 64 * 2**20
 
 
 def user_path(name: str | Path) -> Path:
-    """Return a path as a person means it: ~ is the home folder, a relative one is of the working
-    folder.
+    """Return a path as a person means it: ~ is the home folder, else relative to the working one.
 
     Raises ValueError where `~name` names no user, or the text is empty, an address or holds a NUL.
     """
@@ -143,9 +142,7 @@ _ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 def _unwritten(path: str | Path, error: OSError) -> OSError:
-    """The sentence for a file that could not be written, of the kind of the error that it stands
-    for.
-    """
+    """The sentence for a file that could not be written, of the kind of the error it stands for."""
     told = (
         f"{path} cannot be written ({error.strerror or error}); what stood there stands there still"
     )

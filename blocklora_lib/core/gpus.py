@@ -1,6 +1,4 @@
-"""GPUs as the machine shows them, without torch: how many this process may use, and which one is
-free.
-"""
+"""GPUs as the machine shows them, without torch: how many this process may use, which is free."""
 
 from __future__ import annotations
 
@@ -18,8 +16,7 @@ _HELD: list[IO[str]] = []  # open as long as the process lives, and with it the 
 def visible_gpus(
     environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")
 ) -> list[str]:
-    """Return names of the GPUs that CUDA would see, in its order: those of CUDA_VISIBLE_DEVICES, or
-    all.
+    """Return names of the GPUs that CUDA would see: those of CUDA_VISIBLE_DEVICES in order, or all.
 
     CUDA reads its list up to the first name that is none, such as -1; an empty list hides every
     GPU.
@@ -33,8 +30,7 @@ def visible_gpus(
 
 
 def resources_of(device: str | None) -> dict[str, int]:
-    """Return what a job of the engine asks for: memory of the host (MB), time (minutes), and a GPU
-    or none.
+    """Return what a job of the engine asks for: the host's memory (MB), minutes, and a GPU or none.
 
     device: as the profile says it; left out there, the GPU if this machine has one. A job is all
     runs of a method on a dataset: hours on a GPU; one that is cut off goes on with the run it was
@@ -46,8 +42,7 @@ def resources_of(device: str | None) -> dict[str, int]:
 
 
 def claim_gpu(count: int, folder: Path | None = None) -> int:
-    """Return the number, below `count`, of a GPU that no other process here has claimed, and claim
-    it.
+    """Return the number, below `count`, of a GPU that no other process here claims, and claim it.
 
     So jobs that run side by side take a GPU each. The claim ends with the process. Where all are
     taken, or no file can be locked, processes spread evenly.

@@ -1,5 +1,4 @@
-"""Random numbers: every purpose has its own generator, derived from the run's seed and the
-purpose's name.
+"""Random numbers: every purpose has a generator of its own, derived from the run's seed.
 
 A draw for one purpose never moves another, and nothing depends on what ran before in the process.
 """
@@ -26,9 +25,7 @@ def generator(seed: int, purpose: str) -> torch.Generator:
 
 @contextmanager
 def seeded_torch(seed: int, purpose: str, device: torch.device | None = None) -> Iterator[None]:
-    """Seed torch's global generators (dropout draws from them) and give their states back
-    afterwards.
-    """
+    """Seed torch's global generators, from which dropout draws, and give their states back."""
     devices = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive_seed(seed, purpose))

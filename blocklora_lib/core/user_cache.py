@@ -1,5 +1,4 @@
-"""Small facts that take long to find out, kept between processes in the user's cache folder. No
-torch.
+"""Small facts that take long to find out, kept in the user's cache folder. No torch.
 
 Nothing depends on it: what is missing, damaged or cannot be written is found out again.
 """

@@ -26,8 +26,7 @@ TOLD = 2000  # files to read from which on it is said
 
 
 def file_digests(folder: Path, paths: Sequence[str]) -> list[str]:
-    """Return the SHA-256 of each file, by path within a folder; of what is no readable file, why
-    not.
+    """Return the SHA-256 of each file by its path in a folder; of no readable file, why not.
 
     What was found is kept in the user's cache folder, a file for each folder of images.
     """

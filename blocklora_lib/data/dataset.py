@@ -117,9 +117,7 @@ class Dataset:
         raise DataError(first, why, f"{self._verify}; {leave}")
 
     def without(self, split: str, gone: Collection[int]) -> Dataset:
-        """The same set without these images of a split; ValueError names a class that has none
-        left.
-        """
+        """The same set without these images of a split; ValueError names a class that loses all."""
         if not gone:
             return self
         keep = [i for i in range(len(self._encoded[split])) if i not in gone]

@@ -91,8 +91,7 @@ def fault(path: Path, thorough: bool = True) -> str:
 
 
 def frames(path: Path) -> int:
-    """Number of images in a file that holds one after another, as an animation does; 1 of
-    unreadable ones.
+    """Number of images in a file that holds one after another (animations); 1 of unreadable ones.
 
     A photograph with a preview beside it (MPO) is one image.
     """
@@ -135,8 +134,7 @@ def endings() -> frozenset[str]:
 
 
 def cut_short(path: Path) -> bool:
-    """Whether a JPEG's or a PNG's end mark is missing near the file's end; the image may still be
-    whole.
+    """Whether a JPEG's or PNG's end mark is missing near the end; the image may still be whole.
 
     True for a file that is not there.
     """
@@ -195,9 +193,7 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _unfit(path: Path, image: Image.Image) -> str:
-    """Why the values of an image have no sure meaning as pixels, or its shape none as a view; or
-    ''.
-    """
+    """Why an image's values have no sure meaning as pixels, or its shape none as a view; or ''."""
     short, long = sorted(image.size)
     if short < 1 or long > LONGEST * short:
         return (

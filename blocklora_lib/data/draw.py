@@ -78,8 +78,7 @@ def rows_checksum(train: Iterable[Sequence], val: Iterable[Sequence]) -> str:
 def make_draw(
     dataset: str, split: Mapping[str, Sequence[Item]], shots: int, seed: int, how: str = "coop"
 ) -> Draw:
-    """Draw from the items of a set. split: {"train": items, "val": items}, in the split file's
-    order.
+    """Draw from the items of a set. split: {"train": items, "val": items}, in their file's order.
 
     coop, clip_lora: train and val as `fewshot.draw_coop` and `fewshot.draw_clip_lora` take them;
     clip_lora of a set without a val split takes both from train, as CLIP-LoRA does for ImageNet.
@@ -127,9 +126,7 @@ def make_draw(
 def bundle_items(
     labels: Mapping[str, Sequence[int]], classes: Sequence[str]
 ) -> dict[str, list[Item]]:
-    """Return items of images that lie in one file, named by split and number. labels: of each
-    split.
-    """
+    """Return items of images that lie in one file, named by split and number. labels: per split."""
     return {
         split: [
             Item(f"{split}/{i:05d}", label, classes[label]) for i, label in enumerate(labels[split])
@@ -142,8 +139,7 @@ def bundle_items(
 def split_items(
     manifest: Manifest, folder: Path, split_file: Path | None = None
 ) -> dict[str, list[Item]]:
-    """Return the train and val items of a set as draws need them, from its split or annotation
-    files alone.
+    """Return a set's train and val items as draws need them, from split or annotation files alone.
 
     No image need be there, unless the folders of images are the only list (ImageNet, one's own
     images).

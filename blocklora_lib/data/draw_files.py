@@ -88,9 +88,7 @@ def import_draw(path: Path, split: Mapping[str, Sequence[Item]], dataset: str = 
 def find_draw(
     files: Sequence[Path], checksum: str, split: Mapping[str, Sequence[Item]], dataset: str
 ) -> Draw:
-    """Return the draw of this checksum, which one of the files holds; ValueError says what each
-    holds.
-    """
+    """Return the draw of this checksum from the files; ValueError says what each of them holds."""
     others = []
     for file in files:
         try:
@@ -160,9 +158,7 @@ def _match(path: Path, name: str, rows: Rows, split: Mapping[str, Sequence[Item]
 
 
 def _longest(wanted: str, candidates: Iterable[Item]) -> Item | None:
-    """The item of which one path is the ending of the other: the longest of several, None of two
-    equal.
-    """
+    """The item of which one path is the ending of the other: the longest; None if two are equal."""
     parts = PurePosixPath(wanted).parts
     endings: list[tuple[int, Item]] = []
     for item in candidates:

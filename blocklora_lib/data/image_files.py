@@ -1,5 +1,4 @@
-"""Images in files: read when a view of them is needed, and viewed exactly as the backbone views
-them.
+"""Images in files: read when a view is needed, and viewed exactly as the backbone does.
 
 `ahead` reads the next batch while the last one is in use; all random numbers are drawn in order all
 the same.
@@ -35,8 +34,7 @@ _END = object()
 
 
 class ImageFiles:
-    """A sequence of image files that stands where a tensor of pixels could: len, [indices], split,
-    device.
+    """A sequence of image files in place of a tensor of pixels: len, [indices], split, device.
 
     `at` sets the view and the device (a number: CLIP's view at that size); loading: see
     `data.decoding`. What `training_views` has decoded is kept, up to KEPT_BYTES, for this sequence
@@ -132,8 +130,7 @@ class ImageFiles:
 
 
 def ahead(made: Iterable[T]) -> Generator[T]:
-    """Yield the same values in the same order, each made by a second thread while the one before is
-    in use.
+    """Yield the same values in the same order; a second thread makes one while one is in use.
 
     An error in making a value is raised where that value is asked for. Close the iterator to leave
     early.

@@ -42,8 +42,7 @@ class Item(NamedTuple):
 
 
 def items(manifest: Manifest, folder: Path, split: str) -> list[Item]:
-    """Return the items of a split in the split file's own order (class folders: by class, then by
-    name).
+    """Return the items of a split in the split file's order (class folders: by class and name).
 
     `folder` is the dataset's own folder, as `roots.find_folder` returns it. A split that the set
     does not have is an empty list. No image is opened. MissingData (a FileNotFoundError) where a
@@ -75,8 +74,7 @@ def items(manifest: Manifest, folder: Path, split: str) -> list[Item]:
 
 
 def image_folder(manifest: Manifest, folder: Path, split: str, listed: bool = False) -> str:
-    """Return where the images of a split lie, relative to `folder`: the first of the manifest's
-    that exists.
+    """Return where a split's images lie, relative to `folder`: the manifest's first that exists.
 
     ImageNet's differs between CoOp and CLIP-LoRA under one name: DataError if both are there and
     are not the same folder. listed: a split file names the images, so that draws need no images;
@@ -101,9 +99,7 @@ def image_folder(manifest: Manifest, folder: Path, split: str, listed: bool = Fa
 
 
 def load_text(manifest: Manifest, folder: Path, name: str) -> str:
-    """Return the text of one of the set's own files; MissingData or DataError where it cannot be
-    read.
-    """
+    """Return the text of one of the set's files; MissingData or DataError if it cannot be read."""
     path = folder / name
     # such lists come in one archive with the images
     with_images = None if manifest.split_file else folder

@@ -1,6 +1,4 @@
-"""Data manifests: one YAML file a dataset, with its facts, licence, classes, template and
-checksums.
-"""
+"""Data manifests: one YAML file a dataset, with facts, licence, classes, template, checksums."""
 
 from __future__ import annotations
 

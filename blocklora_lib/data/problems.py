@@ -37,9 +37,7 @@ class MissingData(DataError, FileNotFoundError):
 
 
 def printable(name: str) -> str:
-    """Return a file's name as it can be printed in one line: bytes that are no text, line ends as
-    \\x..
-    """
+    """Return a file's name in one printable line: bytes that are no text, line ends as \\x.."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(c if c >= " " and c != "\x7f" else f"\\x{ord(c):02x}" for c in text)
 

@@ -1,6 +1,4 @@
-"""Where data lie: the root, a dataset's folder under either convention, and the mark of a
-miniature.
-"""
+"""Where data lie: the root, a dataset's folder under either convention, a miniature's mark."""
 
 from __future__ import annotations
 
@@ -105,8 +103,7 @@ def is_fake(folder: Path | str) -> bool:
 
 
 def checksum(manifests: Iterable[Manifest], root: Path | str | None = None) -> str:
-    """Return `data_checksum` of the sets; a miniature under root gives another one than the real
-    set, and so does a split file that is not the manifest's.
+    """Return `data_checksum` of the sets, another one for a miniature or a split file of one's own.
 
     So a result made on a miniature is never taken for one of the real images.
     """
@@ -129,9 +126,7 @@ def _marks(manifest: Manifest, root: Path) -> list[str]:
 
 
 def _listing(folder: Path) -> set[tuple[str, int, str]]:
-    """Relative path and size of every file, and the digest of those that are lists; links not
-    followed.
-    """
+    """Relative path and size of every file, and the digest of lists; links are not followed."""
     found = set()
     for place, _, files in os.walk(folder):
         for name in set(files) - {MARKER}:

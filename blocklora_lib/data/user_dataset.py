@@ -1,6 +1,4 @@
-"""One's own images as a dataset: a folder per class, under train/, val/ and test/ where these
-exist.
-"""
+"""One's own images as a dataset: a folder per class, under train/, val/ and test/ if there."""
 
 from __future__ import annotations
 
@@ -103,9 +101,7 @@ def write_own(
 
 
 def _digest(folder: Path, found: dict[str, list[Item]]) -> str:
-    """SHA-256 of what the splits hold, by path, label and content: other images are another
-    dataset.
-    """
+    """SHA-256 of the splits by path, label and content: other images are another dataset."""
     contents = iter(file_digests(folder, [item.path for part in found.values() for item in part]))
     rows = [
         [split, item.path, item.label, next(contents)]

@@ -20,9 +20,7 @@ UNCLEAR = ("eval", "evaluation")  # validation to some, test to others
 
 
 class Folder(NamedTuple):
-    """One's own images. splits: each split's folder ('.' where there are none). classes: their
-    folders.
-    """
+    """One's own images. splits: each split's folder ('.' without any). classes: their folders."""
 
     place: Path
     splits: dict[str, str]

@@ -22,18 +22,14 @@ NAMED = 3  # so many examples in a note
 
 
 class Images(NamedTuple):
-    """The images of a class folder, relative to it with /, sorted; and what else is there, by what
-    it is.
-    """
+    """The images of a class folder, relative to it with /, sorted; and what else is there."""
 
     paths: list[str]
     left: dict[str, list[str]]
 
 
 def images(place: Path) -> Images:
-    """Return the images under a class folder, those of nested folders too; hidden ones are left
-    out.
-    """
+    """Return the images under a class folder, in nested folders too; hidden ones are left out."""
     from .decoding import endings
 
     paths: list[str] = []

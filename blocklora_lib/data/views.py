@@ -1,5 +1,4 @@
-"""How a backbone looks at an image: open_clip's own geometry, from the model's preprocessing
-settings.
+"""How a backbone looks at an image: open_clip's own geometry, from the model's settings.
 
 CLIP takes the shorter side to the resolution and cuts the middle out; SigLIP and CLIPA squash the
 image into a square, others keep all of it and fill the rest with a colour; some resize by bilinear
@@ -98,9 +97,7 @@ class View:
         return list(takewhile(lambda step: not isinstance(step, MaybeConvertMode), steps))
 
     def fit(self, image: Picture) -> Picture:
-        """Return the image, or a batch of pixels (..., 3, H, W) in 0..255, at `size`, as it is
-        evaluated.
-        """
+        """Return the image, or pixels (..., 3, H, W) in 0..255, at `size`, as it is evaluated."""
         if isinstance(image, Tensor) and image.shape[-2:] == self.size:
             return image
         if not isinstance(image, Tensor):
@@ -123,9 +120,7 @@ class View:
 
 
 def _keep_ratio(step: Any, pixels: Tensor) -> Tensor:
-    """open_clip's ResizeKeepRatio, which asks an image for PIL's (width, height), on pixels (...,
-    H, W).
-    """
+    """open_clip's ResizeKeepRatio, which asks for PIL's (width, height), on pixels (..., H, W)."""
     height, width = pixels.shape[-2:]
     size = step.get_params(SimpleNamespace(size=(width, height)), step.size, step.longest)
     return TF.resize(pixels, size, step.interpolation)

@@ -44,9 +44,7 @@ class Attachment:
 
 @dataclass(eq=False)
 class AdaptedWeight:
-    """One parameter: which adapter falls on which of its rows, and its bits before they were
-    merged.
-    """
+    """One parameter: which adapter falls on which of its rows, and its bits before a merge."""
 
     parts: tuple[tuple[str, slice], ...]
     original: Tensor | None = None
@@ -225,9 +223,7 @@ def refold(module: Adapted, incompatible_keys: Any) -> None:
 
 @cache
 def adapted_class(own_class: type[nn.Module], adapted: type[Adapted]) -> type[Adapted]:
-    """Return a subclass of a module's own class, so that its methods and properties stay, that is
-    adapted.
-    """
+    """Return an adapted subclass of a module's own class, whose methods and properties stay."""
     # PyTorch's own layer, which `adapted` is a subclass of already
     if own_class in adapted.__bases__:
         return adapted

@@ -179,9 +179,7 @@ def refuse_shared_weights(model: nn.Module, sites: NamedModules) -> None:
 
 
 def tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield all tensors that a module holds by name: parameters, buffers, attributes, and lists of
-    them.
-    """
+    """Yield a module's tensors by name: parameters, buffers, attributes, and lists of them."""
     yield from ((key, t) for key, t in module._parameters.items() if t is not None)
     yield from ((key, t) for key, t in module._buffers.items() if t is not None)
     for key, value in vars(module).items():

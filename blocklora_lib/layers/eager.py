@@ -37,9 +37,7 @@ def autocasts(x: Tensor) -> bool:
 
 
 def without_autocast(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Call function(x) with autocast off, so that the adapter's products keep the adapter's
-    precision.
-    """
+    """Call function(x) with autocast off, so that the adapter's products keep its precision."""
     if not autocasts(x):
         return function(x)
     with torch.autocast(x.device.type, enabled=False):

@@ -106,9 +106,7 @@ def _gelu(u: Tensor, quick: bool, inplace: bool = False) -> Tensor:
 
 
 def _gelu_backward(g: Tensor, u: Tensor, quick: bool) -> Tensor:
-    """g ∘ gelu'(u). g: (T, 4 E), the largest tensor of a step, so changed in place where that can
-    be.
-    """
+    """g ∘ gelu'(u). g: (T, 4 E), the largest tensor of a step: changed in place where it can be."""
     if plain_eager(g) and not torch.is_grad_enabled():
         backward = torch.ops.aten.silu_backward if quick else torch.ops.aten.gelu_backward
         return backward.grad_input(g, u, grad_input=g)

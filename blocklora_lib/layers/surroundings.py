@@ -52,9 +52,7 @@ def unfreeze(model: nn.Module) -> None:
 
 
 def bar_nested_tensors(model: nn.Module) -> None:
-    """Keep nn.TransformerEncoder from nested tensors while attention in it, which takes none, is
-    adapted.
-    """
+    """Keep nn.TransformerEncoder from nested tensors, which adapted attention does not take."""
     for encoder in model.modules():
         if not isinstance(encoder, nn.TransformerEncoder):
             continue
@@ -68,8 +66,7 @@ def bar_nested_tensors(model: nn.Module) -> None:
 
 
 class Guard:
-    """A pair of hooks on a module with adapters within: it runs, so weights are read as used
-    (`adapted.py`).
+    """Two hooks on a module with adapters within: while it runs, weights are read as used.
 
     What passes adapters by nevertheless, such as a weight that was taken before `attach`, would
     train nothing and be silent: if it `asks`, a module that trains and reaches none of the adapters

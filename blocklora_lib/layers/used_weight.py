@@ -1,6 +1,4 @@
-"""What a forward finds that reads an adapted module's weight: W + ΔW, and the layer's own product
-with it.
-"""
+"""What a forward finds that reads an adapted module's weight: W + ΔW, and products with it."""
 
 from __future__ import annotations
 
@@ -171,9 +169,7 @@ def adapted_product(module: nn.Linear, x: Tensor, bias: Tensor | None) -> Tensor
 
 
 def linear_product(cls: type, args: tuple, kwargs: dict) -> Tensor | None:
-    """Return F.linear(x, weight, bias) as the adapted layer computes it; None where it is another
-    case.
-    """
+    """Return F.linear(x, weight, bias) as the adapted layer computes it; None in another case."""
     names = enumerate(("input", "weight", "bias"))
     x, weight, bias = (args[i] if len(args) > i else kwargs.get(name) for i, name in names)
     if (
@@ -186,9 +182,7 @@ def linear_product(cls: type, args: tuple, kwargs: dict) -> Tensor | None:
 
 
 def check_dropout(weight: UsedWeight, result: Any) -> None:
-    """Dropout falls on a layer's input, which a weight that is used in some other product does not
-    see.
-    """
+    """Dropout falls on a layer's input: a weight that some other product uses does not see it."""
     module = weight.module
     reach(module)
     if not any(t.requires_grad for t in found(Tensor, result)):

@@ -1,5 +1,4 @@
-"""Generalization bounds: the information-theoretic one of the paper, and ones that can bite. No
-torch.
+"""Generalization bounds: the paper's information-theoretic one, and ones that bite. No torch.
 
 Notation. S are N training samples (the paper writes n, which here counts blocks), W is what
 training returns, R(W) its error on the distribution and R̂(W) its error on S.
@@ -81,8 +80,7 @@ def counted_parameters(config: AdapterConfig, shapes: Shapes) -> int:
 
 
 def collapsed(config: AdapterConfig) -> AdapterConfig:
-    """The form that stores Σ B_i in place of the B_i: what the adapter computes, without the
-    copies.
+    """The form that stores Σ B_i in place of the B_i: what the adapter computes, copies aside.
 
     The B_i act through their sum alone, so S -> (A_s, B_1 .. B_n) -> (A_s, Σ B_i) is a Markov chain
     and the classifier is a function of its end. By data processing the bound of this form holds for
@@ -156,8 +154,7 @@ def occam_bound(error: float, bits: float, samples: int, delta: float) -> float:
 
 
 def occam_bound_exact(wrong: int, bits: float, samples: int, delta: float) -> float:
-    """Largest p with P[Binomial(N, p) <= wrong] >= δ 2^-bits: Clopper and Pearson's upper end over
-    all codes.
+    """Largest p with P[Binomial(N, p) <= wrong] >= δ 2^-bits: Clopper and Pearson's over all codes.
 
     Langford (2005), test-set bound. At least (wrong + 1)/N: for a sum S of independent draws with
     unequal chances of mean p, P[S <= c] <= P[Binomial(N, p) <= c] where c <= N p - 1 (Hoeffding

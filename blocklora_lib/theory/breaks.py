@@ -1,5 +1,4 @@
-"""What ends the equality of the B_i, or of Block-LoRA and its collapsed form: hooks and altered
-adapters.
+"""What ends the equality of the B_i, or of Block-LoRA and its collapsed form: hooks, adapters.
 
 Each hook acts on every adapter of a set, between backward and step (`before_update` of a `Learner`)
 or after the step (`after_update`). B is (n, d_out, b) in Block-LoRA and (d_out, b) in the collapsed
@@ -54,8 +53,7 @@ def block_noise(size: float, n_blocks: int, seed: int) -> dict[str, Hook]:
 def clip(
     threshold: float, weight_of_b: float = 1.0, noted: list[tuple[float, float]] | None = None
 ) -> dict[str, Hook]:
-    """Clip by the global norm, ‖g‖² = Σ ‖g_A‖² + weight_of_b Σ ‖g_B‖²; `noted` collects the two
-    sums.
+    """Clip by the global norm, ‖g‖² = Σ ‖g_A‖² + weight_of_b Σ ‖g_B‖²; `noted` collects both sums.
 
     Block-LoRA counts each ‖g_B‖² n times. Only weight_of_b = n makes the collapsed form do the
     same.
@@ -75,9 +73,7 @@ def clip(
 
 
 def clip_tensors(threshold_a: float, threshold_b: float) -> dict[str, Hook]:
-    """Clip the gradient of each tensor by its own norm; the stacked B_i are one tensor, of norm √n
-    ‖g_B‖.
-    """
+    """Clip each tensor's gradient by its own norm; the stacked B_i are one, of norm √n ‖g_B‖."""
 
     def act(adapters: AdapterSet, step: int) -> None:
         for group, threshold in zip(
@@ -142,9 +138,7 @@ class DroppedBlocks(BlockLoRA):
 
 
 class NonlinearAdapter(Adapter):
-    """x ↦ s Σ_i tanh(c_i x A_s) B_i: a nonlinearity between down- and up-projection; c_i = 1 unless
-    given.
-    """
+    """x ↦ s Σ_i tanh(c_i x A_s) B_i: nonlinear between the projections; c_i = 1 unless given."""
 
     gains: tuple[float, ...] = ()
 

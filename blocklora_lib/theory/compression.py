@@ -1,5 +1,4 @@
-"""An adapter in a few dozen bits: a code, its length in bits, the decoder, and training on coded
-values.
+"""An adapter in a few dozen bits: a code, its length, the decoder, and training on coded values.
 
 The form is 'w/o A': A_s is drawn from a seed that is fixed beforehand, so that only B has to be
 written down. All numbers of all B together, D of them, lie in a random subspace that the same seed
@@ -31,9 +30,7 @@ from ..core.seeding import generator
 
 @dataclass(frozen=True)
 class CodeSpace:
-    """Everything that a code can say, fixed before the data are seen; each choice is paid for in
-    bits.
-    """
+    """All that a code can say, fixed before the data are seen; each choice is paid for in bits."""
 
     placements: Sequence[AdapterConfig]  # kind "frozen_a", so that B is all that is trained
     dimensions: Sequence[int]  # k
@@ -85,9 +82,7 @@ class AdapterCode:
 
 
 def quantise(values: np.ndarray | Tensor, levels: int, scale: float) -> np.ndarray:
-    """Return the symbols 0..L-1 nearest to values / Δ on the grid -(L-1)/2 .. (L-1)/2, for each
-    value.
-    """
+    """Return, for each value, the nearest symbol 0..L-1 on the grid Δ (-(L-1)/2 .. (L-1)/2)."""
     middle = (levels - 1) / 2
     return np.clip(np.floor(np.asarray(values) / scale + middle + 0.5), 0, levels - 1).astype(
         np.int64
@@ -174,9 +169,7 @@ class CodedAdapters:
                 parameter.copy_(part.view_as(parameter))
 
     def pull_back(self, scale: float) -> Tensor:
-        """Return ∂L/∂z = Δ Pᵀ ∂L/∂vec(B), from the gradients of the last backward pass; they are
-        cleared.
-        """
+        """Return ∂L/∂z = Δ Pᵀ ∂L/∂vec(B) by the last backward pass, whose gradients are cleared."""
         gradient = torch.cat([p.grad.flatten() for p in self.parameters])
         for parameter in self.parameters:
             parameter.grad = None

@@ -1,5 +1,4 @@
-"""What one shared down-projection can and cannot fit: targets ΔW, closed-form floors, many small
-trainings.
+"""What one shared down-projection can fit: targets ΔW, closed-form floors, many small trainings.
 
 A linear regression y = x (W + T)ᵀ with isotropic x asks for the update T: d_out x d_in. The excess
 risk of an update ΔW is ‖ΔW - T‖² (Frobenius), so the best one of a function class is a projection,
@@ -59,9 +58,7 @@ def floor(target: Tensor, config: AdapterConfig) -> float:
 
 
 def smaller_lora(config: AdapterConfig) -> AdapterConfig:
-    """Return LoRA of the width of A_s, scale s kept: the control without blocks and without their
-    rate.
-    """
+    """Return LoRA of the width of A_s, scale s kept: the control without blocks and their rate."""
     return AdapterConfig(
         kind="lora",
         rank=config.block_rank,
@@ -80,8 +77,7 @@ def train_many(
     lr: float,
     seed: int = 1,
 ) -> Tensor:
-    """Fit K adapters to K regressions at once, by Adam along a cosine; return ΔW: (K, d_out, d_in),
-    float64.
+    """Fit K adapters to K regressions at once, by Adam along a cosine; return ΔW: (K, d_out, d_in).
 
     x: (K, N, d_in), y: (K, N, d_out), without the frozen product; weights: (K, N) of the samples in
     the mean. Adam works coordinate by coordinate, so one optimizer of stacked parameters is K

@@ -44,9 +44,7 @@ OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
 
 @dataclass(frozen=True)
 class Task:
-    """A frozen model, and the loss of its step-th minibatch. build: a fresh copy, each time the
-    same.
-    """
+    """A frozen model, and the loss of its step-th minibatch. build: a fresh, equal copy."""
 
     build: Callable[[], nn.Module]
     loss: Callable[[nn.Module, int], Tensor]
@@ -151,8 +149,7 @@ def collapsed(config: AdapterConfig) -> AdapterConfig:
 
 
 def follow(ours: Learner, other: Learner, steps: int, final: float = 0.01) -> pd.DataFrame:
-    """Train both along a cosine from 1 to `final` times their learning rates and compare after
-    every step.
+    """Train both along a cosine from 1 to `final` times their rates; compare after every step.
 
     Columns: step, difference (`relative_difference` of `ours` to `other`), spread (of the B_i of
     `ours`, relative), distance (the same, not divided), loss.
@@ -178,9 +175,7 @@ def relative_difference(ours: list[Tensor], others: list[Tensor]) -> float:
 
 
 def distance_of_blocks(adapters: AdapterSet) -> tuple[float, float]:
-    """Return max |B_i - B_j| over blocks, entries and sites, and max |B_i|. Equal bits: the first
-    is 0.
-    """
+    """Return max |B_i - B_j| over blocks, entries and sites (0: equal bits), and max |B_i|."""
     stacks = [a.B.detach() for a in adapters.adapters.values() if a.B.dim() == 3]
     if not stacks:
         return 0.0, 0.0
@@ -189,9 +184,7 @@ def distance_of_blocks(adapters: AdapterSet) -> tuple[float, float]:
 
 
 def set_blocks(adapters: AdapterSet, total: float, offsets: float, seed: int) -> None:
-    """Start Σ B_i at random numbers of size `total`, cut into equal B_i, plus offsets whose sum is
-    zero.
-    """
+    """Start Σ B_i at random numbers of size `total`, in equal B_i plus offsets that sum to zero."""
     draw = generator(seed, "start of B")
     for adapter in adapters.adapters.values():
         up = adapter.B.data
@@ -234,8 +227,7 @@ def batches(samples: int, size: int, seed: int) -> Callable[[int], Tensor]:
 def attention_task(
     seed: int, width: int = 24, heads: int = 4, noise: float = 1.0, batch: int = 8
 ) -> Task:
-    """Fit self-attention to another one's noisy outputs: 64 sequences of 6 tokens, adapters on q,
-    k, v, o.
+    """Fit self-attention to another's noisy outputs: 64 sequences of 6 tokens, q, k, v, o adapted.
 
     The noise keeps every gradient away from zero. Without it Adam's quotient m/√v would become that
     of two rounding errors once the fit is perfect, and no two correct programs would agree.

@@ -1,5 +1,4 @@
-"""Where a backbone's weights come from: settings that name them, files, tags, downloads,
-checkpoints.
+"""Where a backbone's weights come from: settings that name them, files, tags, downloads.
 
 Knows core and data.
 """

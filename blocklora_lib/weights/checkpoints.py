@@ -1,5 +1,4 @@
-"""Read a checkpoint of CLIP's weights, whatever honest form it has, and load it into a model or say
-why not.
+"""Read a checkpoint of CLIP's weights in any honest form; load it into a model or say why not.
 
 Read are OpenAI's own TorchScript archives and their plain state dicts, what torch.save wrote of
 tensors, and safetensors; what a file is, its first bytes say, not its ending. No Python object of a
@@ -81,8 +80,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint, name: str) -> str:
-    """Copy a checkpoint into the model, in the model's number formats; return the digest of the
-    tensors.
+    """Copy a checkpoint into the model, in its number formats; return the digest of the tensors.
 
     The digest is the SHA-256 of names, shapes and values as float32: two files with the same
     weights have the same one. BadCheckpoint: tensors are missing, left over, of another shape, no

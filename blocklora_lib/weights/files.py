@@ -32,15 +32,12 @@ PREFERRED = (
 
 
 def is_path(pretrained: str) -> bool:
-    """Whether `pretrained` is a path: it has a character, such as / or an ending's dot, that no tag
-    has.
-    """
+    """Whether `pretrained` is a path: it has a character that no tag has, such as / or a dot."""
     return re.fullmatch(r"[\w-]+", pretrained) is None
 
 
 def with_checksum(spec: BackboneSpec) -> BackboneSpec:
-    """Return the spec with the SHA-256 of the files that make the weights, where they are files of
-    this machine.
+    """Return the spec with the SHA-256 of the weights' files, where they are files of this machine.
 
     Of a tag of open_clip only the profile can say the checksum; load_backbone compares it with what
     was fetched. A tag gets open_clip's spelling: small letters and underscores.
@@ -61,8 +58,7 @@ def with_checksum(spec: BackboneSpec) -> BackboneSpec:
 
 
 def weight_files(spec: BackboneSpec) -> list[Path]:
-    """The checkpoint, unless open_clip has it by a tag, and before it the config that stands beside
-    it.
+    """The checkpoint, unless open_clip has it by a tag, and before it the config beside it.
 
     Raises OSError or ValueError, in a sentence, if the checkpoint is not there or is not one file.
     """
@@ -96,9 +92,7 @@ def sha256(files: Sequence[Path]) -> str:
 
 
 def stamps(files: Sequence[Path]) -> tuple[tuple[int, ...], ...]:
-    """What changes when a file does: device, inode, size, times of content and of inode, in
-    nanoseconds.
-    """
+    """What changes when a file does: device, inode, size, and both times in nanoseconds."""
     found = [os.stat(path) for path in files]
     return tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in found)
 

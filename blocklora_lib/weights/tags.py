@@ -1,6 +1,4 @@
-"""Weights that open_clip knows by a tag: which files, where they are looked for, how they are
-fetched.
-"""
+"""Weights that open_clip knows by a tag: which files, where they are looked for, how fetched."""
 
 from __future__ import annotations
 
@@ -119,9 +117,7 @@ def open_clip_name(name: str) -> str:
 
 
 def offers(spec: BackboneSpec) -> list[Offer]:
-    """The files that a tag stands for, the hub's before the one of a plain address. Unknown:
-    ValueError.
-    """
+    """The files that a tag stands for, the hub's before an address's. Unknown: ValueError."""
     config = _config(spec)
     own = [user_path(os.environ[FOLDER])] if os.environ.get(FOLDER) else []
     found = []
@@ -172,9 +168,7 @@ def _openai_cache() -> list[Path]:
 
 
 def _stated(url: str) -> str:
-    """The SHA-256 that an address holds: OpenAI's whole, open_clip's releases its first eight
-    digits.
-    """
+    """The SHA-256 that an address holds: OpenAI's whole, of open_clip's releases eight digits."""
     parts = urlsplit(url).path.split("/")
     if len(parts) > 1 and re.fullmatch(r"[0-9a-f]{64}", parts[-2]):
         return parts[-2]

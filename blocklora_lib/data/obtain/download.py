@@ -21,9 +21,7 @@ DOWNLOADS = ".downloads"  # under the root: archives, and notes of what was unpa
 
 
 class Part(NamedTuple):
-    """One file that a set needs: where it can be fetched, in turn; what is gone; what a browser
-    must open.
-    """
+    """One file that a set needs: its sources in turn, those that are gone, those for a browser."""
 
     sources: tuple[Archive, ...]
     dead: tuple[Archive, ...]
@@ -31,9 +29,7 @@ class Part(NamedTuple):
 
 
 def parts(manifest: Manifest) -> list[Part]:
-    """The files that the set needs, each with its mirrors. A mirror names the archive that it
-    replaces.
-    """
+    """The files that the set needs, each with its mirrors, which name the archive they replace."""
     groups: dict[int, list[Archive]] = {}
     for number, archive in enumerate(manifest.archives):
         groups.setdefault(number if archive.mirror_of is None else archive.mirror_of, []).append(
@@ -139,9 +135,7 @@ def download(
 
 
 def steps(manifest: Manifest, root: Path) -> list[str]:
-    """What the user has to do by hand, in order, with file names and places; empty if nothing is
-    missing.
-    """
+    """What the user has to do by hand, in order, with file names and places; empty if nothing."""
     folder = dataset_folder(manifest, root)
     store = root / DOWNLOADS / manifest.name
     todo: list[str] = []

@@ -1,5 +1,4 @@
-"""Format-exact miniatures of the sets: true folders, lists and class names, and a few tiny images a
-class.
+"""Format-exact miniatures of the sets: true folders, lists and names, and a few tiny images.
 
 A miniature may have few of the classes too; `local_manifest` is the manifest of what lies on this
 machine.
@@ -201,9 +200,7 @@ def _write_lists(manifest: Manifest, work: Path, rows: dict[str, list[Row]]) -> 
 
 
 def _write_mat(files: dict[str, str], work: Path, rows: dict[str, list[Row]]) -> None:
-    """MATLAB annotations of the miniature's images, as the real files hold them; MATLAB counts from
-    1.
-    """
+    """MATLAB annotations of the miniature's images, as the real files have them: counted from 1."""
     import numpy as np
     from scipy.io import savemat
 

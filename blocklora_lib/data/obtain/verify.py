@@ -26,8 +26,7 @@ NAMED = 20  # at most so many damaged images are named one by one
 def verify(
     manifest: Manifest, folder: Path, decode: Literal["sample", "all", "none"] = "sample"
 ) -> list[Problem]:
-    """Return what is wrong with the dataset in `folder`; an empty list is a clean bill. Writes
-    nothing.
+    """Return what is wrong with the dataset in `folder`; an empty list is a clean bill.
 
     Every listed image must exist. decode: 'all' decodes each one; 'sample' decodes the first and
     the last of each class and split, reads the head of all, and decodes those that do not end as a
@@ -257,9 +256,7 @@ def _links(folder: Path) -> Iterator[Problem]:
 
 
 def _listed_in(manifest: Manifest, folder: Path, split: str) -> Path:
-    """Where the list of a split's images comes from: the split file, or the folder of class
-    folders.
-    """
+    """Where the list of a split's images comes from: split file, or folder of class folders."""
     if manifest.layout == "split_json" and manifest.split_file:
         return folder / manifest.split_file.name
     if manifest.layout == "class_folders":
