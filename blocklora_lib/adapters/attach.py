@@ -52,8 +52,7 @@ def attach_linear(
     config: AdapterConfig,
     generator: torch.Generator | None = None,
 ) -> AdapterSet:
-    """Put adapters on nn.Linear layers given by names, globs ("*.mlp.c_fc") or compiled patterns
-    (searched).
+    """Put adapters on nn.Linear layers: names, globs ("*.mlp.c_fc") or patterns (searched).
 
     `config`'s targets, towers and layers say nothing here: the names do.
     """
@@ -137,9 +136,7 @@ class AdapterSet:
         )
 
     def parameter_groups(self, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
-        """Return groups for a torch optimizer: one, or two for the collapsed form, whose B learns
-        faster.
-        """
+        """Return groups for a torch optimizer: one, or two where B learns faster (collapsed)."""
         groups: dict[int, list[nn.Parameter]] = {}
         for adapter in self.adapters.values():
             for name, parameter in adapter.named_parameters():
@@ -201,16 +198,12 @@ class AdapterSet:
         return self
 
     def detach(self) -> nn.Module:
-        """Take the adapters off and return the model as it was: classes, weights and requires_grad
-        flags.
-        """
+        """Take the adapters off; return the model as it was: classes, weights, requires_grad."""
         self.unmerge()
         return self._take_off()
 
     def merge_and_unload(self) -> nn.Module:
-        """Fold ΔW into the weights for good and return the plain model, without adapters, to
-        deploy.
-        """
+        """Fold ΔW into the weights for good; return the plain model, without adapters."""
         self.merge()  # from here on W + ΔW is the weight
         return self._take_off()
 

@@ -31,8 +31,7 @@ def dropped_projection(x: Tensor, downs: Tensor, p: float, input_blocks: int = 1
 
 
 def draw_noise(shape: tuple[int, ...], p: float, device: torch.device) -> tuple[Tensor, int, float]:
-    """Return signed integers of 8 or 16 bits, the threshold under which a number is dropped, and p
-    as rounded.
+    """Return integers of 8 or 16 bits, the threshold below which a number drops, and p as rounded.
 
     One draw of 64 bits serves 8 (or 4) numbers: a Bernoulli draw for each costs 15 times as much on
     a CPU.
@@ -46,9 +45,7 @@ def draw_noise(shape: tuple[int, ...], p: float, device: torch.device) -> tuple[
 
 
 class DroppedProjection(torch.autograd.Function):
-    """h_j = Σ_i (x ∘ M_j)_i A_j, i over the n input blocks. Backward forms x ∘ M_j again instead of
-    keeping it.
-    """
+    """h_j = Σ_i (x ∘ M_j)_i A_j over the n input blocks; backward forms x ∘ M_j again."""
 
     @staticmethod
     def forward(ctx, x: Tensor, downs: Tensor, noise: Tensor, threshold: int, n: int) -> Tensor:

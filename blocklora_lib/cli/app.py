@@ -252,9 +252,7 @@ def reproduce(
     jobs: Annotated[int, typer.Option(help="Jobs at a time [one a core].", min=0)] = 0,
     results: ResultsOption = None,
 ) -> None:
-    """Run grid, notebooks and report, as `make reproduce` does, and go on where an earlier start
-    stopped.
-    """
+    """Run grid, notebooks and report, as `make reproduce` does, from where it stopped before."""
     from ..suite.reproduce import reproduce as start
 
     raise typer.Exit(start(profile, notebooks, jobs, results or ""))

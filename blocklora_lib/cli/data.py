@@ -237,9 +237,7 @@ def _problems(dataset: str, root: Path, decode: str) -> tuple[list[Problem], lis
 
 
 def _too_long(manifest: Manifest, folder: Path) -> tuple[list[Problem], list[str]]:
-    """(problems, notes) of one's own class names whose prompts no CLIP reads whole, or not
-    PocketCLIP.
-    """
+    """(problems, notes) of one's own class names whose prompts (Pocket)CLIP does not read whole."""
     least = read_json(POCKET_MODEL / "pocketclip.json")["text_cfg"]["context_length"]
     wrong, told, tokenizer = [], [], None
     for name, prompt in zip(manifest.class_folders, manifest.prompts, strict=True):

@@ -8,9 +8,7 @@ from ..core.files import FORBIDDEN, OF_THE_MACHINE
 
 
 def exit_code(error: BaseException) -> int:
-    """Return 75 (EX_TEMPFAIL: try again) for a failure of the machine, else 2, for what the user
-    can mend.
-    """
+    """Return 75 (EX_TEMPFAIL: try again) for the machine's failure, 2 for what users can mend."""
     from ..runs.record import MachineFailure
 
     machine = isinstance(error, MachineFailure | MemoryError)

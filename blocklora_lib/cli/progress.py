@@ -24,8 +24,8 @@ def forecast(specs: list, tflops: float) -> str:
     hours = f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
     return (
         f"the missing ones: {cost.steps:,} steps, {cost.flops:.2g} floating-point operations, "
-        f"about {hours} hours at {tflops:g} TFLOP/s "
-        f"(--tflops: what your device sustains), at most {cost.peak_bytes / 2**30:.1f} GiB a step"
+        f"about {hours} hours at {tflops:g} TFLOP/s (--tflops: "
+        f"what your device sustains), at most {cost.peak_bytes / 2**30:.1f} GiB a step"
     )
 
 

@@ -37,9 +37,7 @@ class Tower:
 
     @property
     def block_weights(self) -> int:
-        """Numbers of one block: q, k, v, o (4 E² + 4 E), MLP (2 E M + M + E), two layer norms (4
-        E).
-        """
+        """Numbers of a block: q, k, v, o (4 E² + 4 E), MLP (2 E M + M + E), two norms (4 E)."""
         e, m = self.width, self.mlp_width
         return 4 * e * e + 4 * e + 2 * e * m + m + e + 4 * e
 
@@ -97,9 +95,7 @@ class ClipArchitecture:
         )
 
     def with_depth(self, layers: int) -> ClipArchitecture:
-        """The same widths with `layers` layers in each tower: what a count on a short model is held
-        to.
-        """
+        """The same widths with `layers` layers a tower: counts on a short model are held to it."""
         return replace(
             self, vision=replace(self.vision, layers=layers), text=replace(self.text, layers=layers)
         )

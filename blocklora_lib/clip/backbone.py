@@ -116,9 +116,7 @@ class Backbone(nn.Module):
         return torch.addcmul(-self.image_mean / self.image_std, pixels.to(self.device), scale)
 
     def encode_images(self, images: Tensor, *, checkpoint: bool = False) -> Tensor:
-        """Normalised images (B, 3, H, W) -> unit rows (B, d), float32. checkpoint: as `towers` has
-        it.
-        """
+        """Normalised images (B, 3, H, W) -> unit rows (B, d), float32. checkpoint: see `towers`."""
         from .towers import encode_images
 
         return F.normalize(
@@ -127,9 +125,7 @@ class Backbone(nn.Module):
         )
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
-        """Prompts -> token ids (C, context length), int64. A prompt that does not fit is an error,
-        never cut.
-        """
+        """Prompts -> token ids (C, context length), int64. Too long a one is an error, not cut."""
         tokens = self._tokenizer(list(prompts))
         for prompt in prompts:
             length = prompt_length(self._tokenizer, prompt)

@@ -26,9 +26,7 @@ def load_tokenizer(name: str) -> Any:
 
 
 def fetch_parts(spec: BackboneSpec) -> None:
-    """Have what a model needs beside its weights: the tokenizer, a text tower's config. Errors: as
-    above.
-    """
+    """Have what a model needs beside weights: tokenizer, text tower's config. Errors: as above."""
     name = open_clip_name(spec.name)
     load_tokenizer(name)
     if tower := open_clip.get_model_config(name)["text_cfg"].get("hf_model_name"):

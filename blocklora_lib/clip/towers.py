@@ -59,9 +59,7 @@ class TextTower:
 
     @property
     def can_pack(self) -> bool:
-        """Whether what follows the end-of-text token cannot reach the pooled one, and blocks are
-        plain.
-        """
+        """Whether what follows the end-of-text token cannot reach the pooled one: plain blocks."""
         return (
             self._is_plain
             and _is_causal(getattr(self.parts, "attn_mask", None))

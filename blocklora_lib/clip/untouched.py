@@ -94,9 +94,7 @@ def _has_own_code(kind: type[nn.Module]) -> bool:
 
 
 def _replaced(module: nn.Module) -> bool:
-    """Whether an attribute of the instance stands before a method of its class, or a compiled call
-    does.
-    """
+    """Whether an attribute of the instance, or a compiled call, stands before a class's method."""
     return module._compiled_call_impl is not None or not _methods(type(module)).isdisjoint(
         vars(module)
     )

@@ -24,9 +24,7 @@ REPEATABLE_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTI
 
 
 class NoSuchDevice(ValueError):
-    """A device that this machine does not have, or cannot use; the message says why, and the way
-    out.
-    """
+    """A device that this machine does not have, or cannot use; the message says why, and what."""
 
 
 def resolve_device(device: str | torch.device = "auto", fallback: bool = True) -> torch.device:
@@ -103,9 +101,8 @@ def unusable_gpu(said: str = "", devices: Path = Path("/dev")) -> str:
         f" (it knows CUDA {int(driver[1]) // 1000}.{int(driver[1]) % 1000 // 10})" if driver else ""
     )
     return (
-        f"a GPU is here, but torch {torch.__version__} cannot use it: "
-        f"driver too old{found} for CUDA {torch.version.cuda}, "
-        "or the GPU not handed to this process; "
+        f"a GPU is here, but torch {torch.__version__} cannot use it: driver too "
+        f"old{found} for CUDA {torch.version.cuda}, or the GPU not handed to this process; "
         "update the driver, or install a torch that is built for an older CUDA"
     )
 
@@ -122,8 +119,7 @@ def check_repeatable(device: torch.device) -> None:
 
 @contextmanager
 def repeatable(device: torch.device, strict: bool = True) -> Iterator[None]:
-    """On a GPU: full float32 products, and with `strict` only kernels that give the same bits each
-    time.
+    """On a GPU: full float32 products, and with `strict` only kernels that repeat bit for bit.
 
     An operation that has no such kernel raises. On a CPU torch's kernels repeat by themselves.
     """

@@ -81,9 +81,7 @@ def same_error(error: OSError, text: str) -> OSError:
 
 
 def remove(path: str | Path) -> None:
-    """Delete a file, a link, a pipe or an empty folder, if it is there; OSError names a full
-    folder.
-    """
+    """Delete a file, a link, a pipe or an empty folder, if there; OSError names a full folder."""
     try:
         os.unlink(path)
     except FileNotFoundError:

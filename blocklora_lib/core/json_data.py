@@ -14,9 +14,7 @@ from .files import read_text
 
 
 def parse_json(text: str, where: str) -> Any:
-    """Return what a JSON text says; ValueError, with `where`, for keys that stand twice, NaN,
-    Infinity.
-    """
+    """Return what a JSON text says; ValueError, with `where`: a key given twice, NaN, Infinity."""
     try:
         return json.loads(
             text, object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite

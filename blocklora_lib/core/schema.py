@@ -136,14 +136,10 @@ def freeze(value: Any) -> Any:
 
 
 class AdapterError(ValueError):
-    """An adapter cannot be built, attached, merged or loaded as asked; the message says the way
-    out.
-    """
+    """An adapter cannot be built, attached, merged or loaded as asked; the message says why."""
 
 
 class Recorded(BaseModel):
-    """Strict as `Strict` is, for what the library alone writes: no near names for a key that nobody
-    types.
-    """
+    """As `Strict`, for what the library alone writes: no near names for a key that nobody types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

@@ -141,9 +141,7 @@ def _check_depth(text: str) -> None:
 
 
 def _check(root: yaml.Node) -> None:
-    """Refuse a key that stands twice or is no text, tags, structures that hold themselves, and
-    aliases that stand for more than NODES values.
-    """
+    """Refuse keys that stand twice or are no text, tags, loops, aliases for over NODES values."""
     sizes: dict[int, int] = {}
 
     def size(node: yaml.Node, above: frozenset[int]) -> int:

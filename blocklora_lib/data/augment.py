@@ -53,8 +53,7 @@ def augment(
 def random_boxes(
     n: int, smallest: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Draw n crop boxes as torchvision's RandomResizedCrop does: (width, height, left, top), shares
-    of the side.
+    """Draw n boxes as torchvision's RandomResizedCrop: width, height, left, top, shares of a side.
 
     Area uniform in (smallest, 1), log aspect ratio uniform; a box that sticks out is drawn again,
     ten times at most, after which the whole image is taken.

@@ -26,9 +26,7 @@ def as_read(name: str) -> str:
 
 
 def distinct(folder: Path, places: list[str], classes: tuple[str, ...]) -> None:
-    """Refuse classes whose names CLIP reads alike: of two with one prompt, one can never be
-    predicted.
-    """
+    """Refuse classes whose names CLIP reads alike: one of two is then never predicted."""
     seen: dict[str, str] = {}
     for name in classes:
         read = as_read(class_name(name))
@@ -44,9 +42,7 @@ def distinct(folder: Path, places: list[str], classes: tuple[str, ...]) -> None:
 
 
 def check_name(place: Path, name: str) -> None:
-    """Refuse a path under `place` of which a part is no text, or such that a manifest could not
-    hold it.
-    """
+    """Refuse a path under `place` of which a part is no text, or not what a manifest can hold."""
     unfit = re.match(r"~|[A-Za-z]:|.*\\", name) and "/" not in name  # of a class folder
     if name.isascii() and name.isprintable() and not unfit:
         return

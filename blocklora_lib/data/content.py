@@ -91,9 +91,7 @@ def _numbers(status: os.stat_result) -> list[int]:
 
 
 def _read(name: str) -> dict[str, list]:
-    """What is known of a folder's files: path -> [stamp, digest]; whatever does not look so is left
-    out.
-    """
+    """What is known of a folder's files: path -> [stamp, digest]; all else is left out."""
     try:
         facts = json.loads(recall(name) or "{}")
         return {

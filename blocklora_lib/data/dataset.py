@@ -27,8 +27,7 @@ _COLUMNS = ["image", "label", "split"]
 
 
 class Dataset:
-    """Images and labels of one set: a bundle, of which a split is decoded when first asked for, and
-    once; or files.
+    """Images and labels of one set: a bundle, whose splits are decoded once, when asked for; files.
 
     root: where external sets lie (see data.roots.data_root).
     """

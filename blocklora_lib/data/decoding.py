@@ -53,9 +53,7 @@ DEEP = {"I;16": ("PNG", "TIFF", "JPEG2000"), "I": ("PPM", "PNG")}
 
 
 class UnreadableImage(ValueError):
-    """A file that is missing, does not decode, or whose values have no sure meaning; `why` says
-    which.
-    """
+    """A file that is missing, does not decode, or whose values have no sure meaning: see `why`."""
 
     def __init__(self, path: Path, why: str) -> None:
         self.why = why

@@ -31,9 +31,7 @@ def _relative(path: str) -> str:
 
 
 def _template(text: str) -> str:
-    """Refuse a prompt in which a class name has no place, or more than one, or one that is not
-    plain.
-    """
+    """Refuse a prompt in which a class name has not exactly one place, a plain one."""
     try:
         places = [place[1:] for place in Formatter().parse(text) if place[1] is not None]
     except ValueError:  # a lone brace
@@ -67,8 +65,7 @@ class Source(Strict):
 
 
 class SplitFile(Strict):
-    """A fixed train / val / test split, fetched by the user: name in the dataset's folder,
-    checksums, links.
+    """A fixed train / val / test split, fetched by the user: name in the folder, checksums, links.
 
     git_sha1: the file's id in a git repository, SHA-1 of b"blob <bytes>\\0" + content, for files
     that only a repository's listing vouches for.
@@ -115,9 +112,7 @@ class Templates(Strict):
 
 
 class Alternative(Strict):
-    """Another way to read the set, with its own counts: the official annotations in place of a
-    split file.
-    """
+    """Another way to read the set, with its own counts: official annotations for a split file."""
 
     layout: Layout
     annotations: dict[str, RelativePath] = Field({})
@@ -266,9 +261,7 @@ class Manifest(Strict):
 
     @property
     def alike(self) -> tuple[tuple[str, ...], ...]:
-        """Classes of one name, in capitals or not: one prompt for all, of which one is ever
-        predicted.
-        """
+        """Classes of one name, capitals aside: one prompt for all, of which one is predicted."""
         groups: dict[str, list[str]] = {}
         for name in self.classes:
             groups.setdefault(" ".join(name.lower().split()), []).append(name)
@@ -280,9 +273,7 @@ class Manifest(Strict):
         return tuple(s for s in ("train", "val", "test") if s in (self.images or self.counts))
 
     def varies(self, source: Manifest) -> bool:
-        """Whether this is a variant of `source` with its classes, or those that class_indices
-        names.
-        """
+        """Whether this is a variant of `source` with its classes, or those of class_indices."""
         index = self.class_indices or range(len(source.classes))
         shared = tuple(source.classes[i] for i in index if i < len(source.classes))
         return self.variant_of == source.name and self.classes == shared

@@ -37,9 +37,7 @@ def manifest_yaml(manifest: Manifest) -> str:
 
 
 def manifest_names(folder: Path = MANIFESTS) -> tuple[str, ...]:
-    """Names of all datasets that have a manifest. A folder without one is an error, not an empty
-    list.
-    """
+    """Names of all datasets that have a manifest. A folder without one is an error."""
     names = tuple(sorted(p.stem for p in folder.glob("[!.]*.yaml")))
     if not names:
         raise FileNotFoundError(
@@ -62,8 +60,7 @@ def all_manifests(folder: Path = MANIFESTS) -> dict[str, Manifest]:
 
 
 def data_checksum(manifests: Iterable[Manifest]) -> str:
-    """Digest of what a run sees of these sets, in this order: image file, class names and template,
-    and how the folder of an external set is read.
+    """Digest of what a run sees of these sets, in order: image file, names, template, reading.
 
     What lies in that folder is not covered: a manifest is there before its images are (see
     data.content).
@@ -73,9 +70,7 @@ def data_checksum(manifests: Iterable[Manifest]) -> str:
 
 
 def _reading(manifest: Manifest) -> list[dict]:
-    """What decides which file of an external set is which class of which split, and how it is
-    looked at.
-    """
+    """What decides which file of an external set is of which class and split, and how seen."""
     if manifest.kind == "bundle":
         return []
     decides = {

@@ -74,9 +74,7 @@ def _quoted(word: str) -> str:
 
 
 def command(verb: str, name: str, folder: Path, *options: str) -> str:
-    """Return `blocklora data VERB NAME --root ROOT ...` for the dataset in `folder`, ready for a
-    shell.
-    """
+    """Return `blocklora data VERB NAME --root ROOT ...` for the set in `folder`, for a shell."""
     words = ["blocklora", "data", verb, name, "--root", str(folder.parent), *options]
     return shlex.join(words)
 
@@ -84,8 +82,7 @@ def command(verb: str, name: str, folder: Path, *options: str) -> str:
 def remedy(
     manifest: Manifest, folder: Path, spoiled: Path | None = None, convention: str = ""
 ) -> str:
-    """Return the command that puts the set in `folder` right: write it again, or fetch what is
-    missing.
+    """Return the command that puts the set in `folder` right: write again, or fetch the rest.
 
     spoiled: a file or folder that is there and damaged; what is there is not fetched again, so it
     moves away. One's own images are not fetched: the command looks at them again, after they were

@@ -29,8 +29,7 @@ def own_manifest(
     template: str = "a photo of a {}.",
     image_loading: Loading = "upright",
 ) -> Manifest:
-    """Return the manifest of one's own images in `path`: a folder per class, under train/ and test/
-    if there.
+    """Return the manifest of one's own images in `path`: a folder per class, or split and class.
 
     Class names are the folders' names, with spaces for underscores. With train/ and test/ (val/ may
     be left out; training, valid, validation, dev, testing are known too) these are the splits;

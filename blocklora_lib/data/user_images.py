@@ -90,9 +90,7 @@ def hidden(name: str) -> bool:
 
 
 def _is_image(entry: os.DirEntry, known: frozenset[str]) -> bool:
-    """By its ending, a link to nowhere too, so that it is missed by name; else by what the file
-    holds.
-    """
+    """By its ending, of a link to nowhere too, which is then missed by name; or by its content."""
     from .decoding import is_image
 
     if os.path.splitext(entry.name)[1].lower() in known:  # of ten thousands, pathlib's is slow

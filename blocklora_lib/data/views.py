@@ -44,8 +44,7 @@ class View:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> View:
-        """Return the view that preprocessing settings of open_clip ask for; what they leave out is
-        CLIP's.
+        """Return the view that open_clip's preprocessing settings ask for; by default, CLIP's.
 
         Raises ValueError for a resize mode or an interpolation that open_clip does not know.
         """
@@ -109,8 +108,7 @@ class View:
         return image.clamp(0, 255)  # bicubic overshoots
 
     def crop(self, image: Image.Image, box: Box, mirror: bool) -> Image.Image:
-        """A box of the image at `size`, mirrored or not: CLIP-LoRA's training view, whatever the
-        resize mode.
+        """A box of the image at `size`, mirrored or not: CLIP-LoRA's training view in any mode.
 
         A box is squashed into the size, as torchvision's RandomResizedCrop does, by the backbone's
         own interpolation: training pixels are of the kind that is evaluated.

@@ -121,9 +121,7 @@ def label_of(name: str, module: nn.Module) -> str:
 
 
 def refuse_wrappers(model: nn.Module, sites: NamedModules) -> None:
-    """Refuse what took hold of the parameters: it would not train, or not run, adapters that come
-    later.
-    """
+    """Refuse what took hold of the parameters: later adapters would not train, or not run."""
     for name, module in model.named_modules():
         if not is_wrapper(module):
             continue

@@ -121,9 +121,7 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _onednn_serves(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether oneDNN's product is `F.linear`'s; what does not fit together is left to that to
-    refuse.
-    """
+    """Whether oneDNN's product is `F.linear`'s; what does not fit together that may refuse."""
     return (
         plain_eager(x)  # first of all: what follows cannot be traced
         and torch.backends.mkldnn.is_available()

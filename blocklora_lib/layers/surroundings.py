@@ -22,9 +22,7 @@ NESTED = "_nested_before_adapters"
 
 
 def freeze(model: nn.Module) -> None:
-    """Stop training every parameter but those of adapters; note on each module which ones were
-    trained.
-    """
+    """Stop training all parameters but those of adapters; note on each module which trained."""
     own = {id(p) for m in model.modules() if isinstance(m, Update) for p in m.parameters()}
     before: dict[int, bool] = {}  # a parameter that two modules share has one flag
     for module in model.modules():

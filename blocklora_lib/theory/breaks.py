@@ -35,9 +35,7 @@ def block_rates(factors: Sequence[float]) -> dict[str, Hook]:
 
 
 def block_noise(size: float, n_blocks: int, seed: int) -> dict[str, Hook]:
-    """Add noise to the gradient of each B_i, as differential privacy does; to that of one B, their
-    mean.
-    """
+    """Add noise to each B_i's gradient, as for differential privacy; to one B's, their mean."""
 
     def add(adapters: AdapterSet, step: int) -> None:
         draw = generator(seed, f"noise/{step}")
@@ -109,9 +107,7 @@ def orthogonalised() -> dict[str, Hook]:
 def rounded_parameters(
     dtype: torch.dtype, stochastic: bool = False, seed: int = 1
 ) -> dict[str, Hook]:
-    """Keep all parameters on the grid of `dtype`: round after each step, to the nearest or at
-    random.
-    """
+    """Keep parameters on the grid of `dtype`: round after each step, to nearest or at random."""
 
     def act(adapters: AdapterSet, step: int) -> None:
         draw = generator(seed, f"rounding/{step}")

@@ -34,9 +34,7 @@ def orthogonal_groups(d_in: int, d_out: int, directions: int, seed: int) -> Tens
 def repeated_along_the_input(
     d_in: int, d_out: int, directions: int, n_blocks: int, seed: int
 ) -> Tensor:
-    """Return T = [M, .., M] / √n, M as `orthogonal_groups`: it reads only the sum of n input
-    blocks.
-    """
+    """Return T = [M, .., M] / √n, M of `orthogonal_groups`: it reads the sum of n input blocks."""
     one_block = orthogonal_groups(d_in // n_blocks, d_out, directions, seed)
     return torch.cat([one_block] * n_blocks, dim=1) / n_blocks**0.5
 

@@ -119,9 +119,7 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, name: str) -> str:
 
 
 def _format(path: Path) -> str:
-    """'safetensors', 'torch' or 'torchscript', by the content; BadCheckpoint for what is known to
-    be else.
-    """
+    """'safetensors', 'torch' or 'torchscript', by the content; BadCheckpoint if it is else."""
     with path.open("rb") as file:
         head = file.read(1024)
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:16].lower()
@@ -209,8 +207,9 @@ def _load(path: Path, form: str) -> Any:
 
 
 def _as_open_clip(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights by open_clip's names, as its load_checkpoint has it, but no grid of another
-    size is interpolated: a checkpoint for another resolution is another model's.
+    """The same weights by open_clip's names, as its load_checkpoint has it.
+
+    But no grid of another size is interpolated: that checkpoint is of another model.
     """
     from open_clip.convert import convert_state_dict
     from open_clip.model import convert_to_custom_text_state_dict

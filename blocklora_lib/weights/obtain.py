@@ -18,8 +18,7 @@ from .tags import FOLDER, OPENAI_CACHE, Offer, Source, hub_and_address, offers, 
 
 
 def locate(spec: BackboneSpec) -> Source | None:
-    """Return the files of the spec's weights on this machine; None for random weights and for a tag
-    of which none is here.
+    """Return the files of the spec's weights on this machine; None for random ones, or none here.
 
     ValueError: a file that is here is not what its publisher, or the spec, says that it is.
     """
@@ -53,9 +52,7 @@ def locate(spec: BackboneSpec) -> Source | None:
 
 
 def obtain(spec: BackboneSpec) -> Source | None:
-    """As `locate`, and fetch a tag's file where the network may be used; OSError says what else to
-    do.
-    """
+    """As `locate`, and fetch a tag's file where the network may be used; OSError says how else."""
     source = locate(spec)
     if source is not None or spec.pretrained == "none":
         return source
@@ -67,9 +64,7 @@ def obtain(spec: BackboneSpec) -> Source | None:
 
 
 def download(spec: BackboneSpec, say: Callable[[str], None] = lambda text: None) -> Source:
-    """Fetch a tag's file as open_clip does from the hub, or else from its address; return it,
-    checked.
-    """
+    """Fetch a tag's file as open_clip does from the hub, or from its address; return it checked."""
     reasons, hub_answers = [], True
     for offer in offers(spec):
         if offer.of_hub and not hub_answers:

@@ -22,8 +22,10 @@ def _digest(value: Any) -> Any:
 
 
 class BackboneSpec(Strict):
-    """Which CLIP. `pretrained`: 'bundled' (the project's PocketCLIP), a tag of open_clip, the path
-    of a checkpoint or of a folder that holds one, or 'none' (random weights, always the same ones).
+    """Which CLIP, with which weights.
+
+    pretrained: 'bundled' (the project's PocketCLIP), a tag of open_clip, the path of a checkpoint
+    or of a folder that holds one, or 'none' (random weights, always the same ones).
     """
 
     name: str

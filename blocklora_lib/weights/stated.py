@@ -47,8 +47,9 @@ def preprocessing(
 
 
 def refuse_other_activation(spec: BackboneSpec, source: Source, openai: bool) -> None:
-    """ValueError if the weights are known to be trained with QuickGELU and the model computes GELU,
-    or the other way round: the shapes agree, and every number would be wrong.
+    """ValueError if weights trained with QuickGELU are for a model that computes GELU, or reversed.
+
+    The shapes agree, and every number would be wrong.
 
     openai: the checkpoint has the marks of OpenAI's own files.
     """

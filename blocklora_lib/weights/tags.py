@@ -59,9 +59,7 @@ class Source:
 
     @cached_property
     def published(self) -> list[tuple[str, str]]:
-        """(model, tag) of open_clip whose address states this checkpoint's SHA-256, or its first
-        digits.
-        """
+        """(model, tag) of open_clip whose address states this SHA-256, or its first digits."""
         digest = self.sha256 if len(self.files) == 1 else sha256(self.files[-1:])
         return [
             (model, tag)
@@ -72,9 +70,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Offer:
-    """One file that a tag stands for: a record's name for it, its address, its places here in turn,
-    and what its publisher says of its SHA-256 (all of it, its first digits, or '' where nothing is
-    known).
+    """One file that a tag stands for: its name in records, its address, its places here in turn.
+
+    stated: what its publisher says of its SHA-256, all of it, its first digits, or ''.
     """
 
     name: str

@@ -1,3 +1,1 @@
-"""How data sets get here: fetched, unpacked, checked, or imitated in miniature. Knows core and
-data.
-"""
+"""How data sets get here: fetched, unpacked, checked, or imitated. Knows core and data."""

@@ -58,9 +58,7 @@ def dataset_folder(manifest: Manifest, root: Path) -> Path:
 
 
 def has_images(manifest: Manifest, folder: Path) -> bool:
-    """Whether each split's image folder holds a folder or an image; a glance, `verify` looks
-    closer.
-    """
+    """Whether each split's image folder holds a folder or an image: a glance before `verify`."""
     return bool(manifest.images) and all(
         any(_holds_images(folder / place) for place in places)
         for places in manifest.images.values()
@@ -82,8 +80,7 @@ def download(
     settings: Settings | None = None,
     limits: Limits | None = None,
 ) -> list[str]:
-    """Fetch what can be fetched, and return the steps that are left for the user (none: all is
-    here).
+    """Fetch what can be fetched, and return the steps that are left for the user, or none.
 
     Each file: its sources in turn, dead ones skipped and said; fetched into the root's .downloads
     folder, checked against the manifest's checksum (said where it has none), unpacked into a

@@ -35,8 +35,7 @@ def make_fake(
     per_class: int = 2,
     classes: int | None = None,
 ) -> Path:
-    """Write a miniature of the set under `root` and return its folder; per_class images a class and
-    split.
+    """Write a miniature of the set under `root`, per_class images a class; return its folder.
 
     classes: only so many, see `with_classes`.
 
@@ -132,8 +131,7 @@ def _image_folder(manifest: Manifest, split: str, convention: str) -> str:
 
 
 def _rows(manifest: Manifest, split: str, per_class: int) -> list[Row]:
-    """(path under the split's image folder, label) of each image, in class order, by the real set's
-    names.
+    """(path under the split's image folder, label) of each image, by class, with real names.
 
     number runs on over the whole set, so that no two images share a name; index counts within a
     class.

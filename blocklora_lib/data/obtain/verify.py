@@ -1,6 +1,4 @@
-"""Check a dataset on disk, and change nothing: files, checksums, counts, labels, classes, images,
-links.
-"""
+"""Check a dataset on disk, and change nothing: files, checksums, counts, labels, images."""
 
 from __future__ import annotations
 
@@ -66,9 +64,7 @@ def verify(
 
 
 def notes(manifest: Manifest, folder: Path) -> list[str]:
-    """What is no fault and yet should be known: classes with one prompt; of one's own images, what
-    is left out, and files with several frames.
-    """
+    """What is no fault and yet should be known: classes of one prompt, images left out, frames."""
     told = [
         f"classes {' and '.join(alike)} have one prompt, so that only one of them is ever predicted"
         for alike in manifest.alike
