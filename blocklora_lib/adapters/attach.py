@@ -60,7 +60,7 @@ def attach_linear(
 
 
 def find_adapters(model: nn.Module) -> list[AdapterSet]:
-    """Return the adapter sets on a model, in its order: the handle of a copied or unpickled model."""
+    """Return the adapter sets on a model, in its order: the handle of a copy."""
     sites: dict[int, tuple[Attachment, NamedModules]] = {}
     for name, module in model.named_modules():
         if isinstance(module, Adapted) and isinstance(module.adapters, nn.ModuleDict):
@@ -225,7 +225,7 @@ class AdapterSet:
     # files
 
     def save(self, path: str | Path, extra: dict[str, str] | None = None) -> None:
-        """Write the adapters, merged or not, and the strings `extra` to one self-describing file."""
+        """Write the adapters, merged or not, and the strings `extra` to a self-describing file."""
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
         file = adapter_files.AdapterFile(self.config, self._kinds, tensors, dict(extra or {}))
         adapter_files.write(path, file)

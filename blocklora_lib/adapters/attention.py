@@ -77,8 +77,8 @@ class AdaptedMultiheadAttention(Adapted, nn.MultiheadAttention):
         if not isinstance(self, Adapted) or is_merged(self):
             refuse_training(self)
             return nn.MultiheadAttention.forward(
-                self, query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights,
-                is_causal,
+                self, query, key, value, key_padding_mask, need_weights, attn_mask,
+                average_attn_weights, is_causal,
             )  # fmt: skip
         if query.is_nested:
             raise AdapterError(

@@ -19,16 +19,16 @@ class AdapterConfig(BaseModel):
     kind      "lora"        ΔWᵀ = s A B, rank r.
               "block_lora"  ΔWᵀ = s A_s Σ B_i.
               "frozen_a"    the ablation 'w/o A': Block-LoRA whose A_s stays at its random start.
-              "collapsed"   ΔWᵀ = s A_s B, one B = Σ B_i: what Block-LoRA computes, without the copies.
-    reading   "total_rank"  r is the total rank; the cut runs along it, A_s has width r/n. The default.
+              "collapsed"   ΔWᵀ = s A_s B, one B = Σ B_i: Block-LoRA without the copies.
+    reading   "total_rank"  the default: r is the total rank, which is cut; A_s has width r/n.
               "block_rank"  r is the width of every block; the LoRA that is cut has rank n r.
-              "input"       the cut runs along d_in: x = [x_1 .. x_n], A_s: (d_in/n) x r, x A = (Σ x_i) A_s.
-    scaling   s = alpha/sqrt(r) as CLIP-LoRA's released code has it, or alpha/r as LoRA's paper has it. r is
+              "input"       d_in is cut: x = [x_1 .. x_n], A_s: (d_in/n) x r, x A = (Σ x_i) A_s.
+    scaling   s = alpha/sqrt(r) as in CLIP-LoRA's released code, or alpha/r as in LoRA's paper. r is
               the setting `rank` in every kind and reading, so cutting (r, n) changes no scale.
-    init      "kaiming"     uniform in ±init_scale/sqrt(d_in): Kaiming with a = sqrt 5, as CLIP-LoRA and PEFT;
+    init      "kaiming"     uniform in ±init_scale/sqrt(d_in): Kaiming, a = sqrt 5, as CLIP-LoRA's;
               "normal"      standard deviation init_scale/sqrt(d_in). B starts at zero.
     dropout   on the adapter's input, drawn independently for each of q, k, v (as CLIP-LoRA does).
-    layers    "all", or depths counted from 0 within each tower; negative depths count from the last layer.
+    layers    "all", or depths counted from 0 within each tower, negative ones from the last layer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

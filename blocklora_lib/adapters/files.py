@@ -113,7 +113,7 @@ def refuse_values(path: Path, tensors: dict[str, Tensor], way_out: str) -> None:
 
 
 def sorted_header(data: bytes) -> bytes:
-    """Sort the metadata, which safetensors writes in a random order: equal adapters, equal bytes."""
+    """Sort the metadata, which safetensors writes at random: equal adapters, equal bytes."""
     length = int.from_bytes(data[:8], "little")
     header = json.dumps(
         json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")

@@ -158,7 +158,10 @@ def wrapper_names(file: adapter_files.AdapterFile, modules: dict[str, nn.Module]
     for prefix in ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."):
         inner = prefix.rstrip(".")
         if all(name.startswith(prefix) for name in file.sites) and inner not in modules:
-            return f"they were saved from a wrapped model (names begin with {prefix!r}); save from model.{inner}"
+            return (
+                f"they were saved from a wrapped model (names begin with {prefix!r}); "
+                f"save from model.{inner}"
+            )
         if inner in modules and not any(name in modules for name in file.sites):
             return f"the model is wrapped (names begin with {prefix!r}); load into model.{inner}"
     return ""

@@ -45,7 +45,7 @@ def find_towers(model: nn.Module, wanted: tuple[str, ...]) -> list[tuple[str, st
 
 
 def chosen_layers(tower: tuple[str, str, nn.Module], config: AdapterConfig) -> NamedModules:
-    """Return the attention modules of the layers that `config` names; a layer is what holds some."""
+    """Return the attention modules of the layers that `config` names; a layer holds some."""
     tower_name, prefix, module = tower
     named = [(join(prefix, name), m) for name, m in module.named_modules()]
     found = [site for site in named if isinstance(site[1], nn.MultiheadAttention)]

@@ -81,7 +81,10 @@ class Adapter(Update):
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def extra_repr(self) -> str:
-        return f"d_in={self.d_in}, d_out={self.d_out}, scale={self.scale:.4g}, dropout={self.dropout:g}"
+        return (
+            f"d_in={self.d_in}, d_out={self.d_out}, "
+            f"scale={self.scale:.4g}, dropout={self.dropout:g}"
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapter:
         # model.half() and model.to(bfloat16) move the backbone; adapters follow the device and stay

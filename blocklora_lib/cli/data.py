@@ -1,4 +1,4 @@
-"""`blocklora data`: what is here, is it whole, fetch it, a miniature of it, a few-shot draw. Thin."""
+"""`blocklora data`: what is here, is it whole, fetch it, imitate it, draw from it. Thin."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def _locate(dataset: str, root: Path) -> tuple[Manifest, Path]:
 
 
 def _split(dataset: str, root: Path, split_file: Path | None) -> tuple[str, dict[str, list[Item]]]:
-    """(name, train and val items). A split file given is enough: the set's folder may be missing."""
+    """(name, train and val items). A given split file is enough: the folder may be missing."""
     from ..data.draw import split_items
 
     if split_file is not None:
@@ -250,7 +250,10 @@ def _too_long(manifest: Manifest, folder: Path) -> tuple[list[Problem], list[str
         if (length := prompt_length(tokenizer, prompt)) > CONTEXT:
             places = dict.fromkeys(paths[0] for paths in manifest.images.values())
             short = class_name(name)[:40].rpartition(" ")[0] or name[:40]
-            what = f"gives a prompt of {length} tokens, and CLIP reads {CONTEXT}: shorten the class's name"
+            what = (
+                f"gives a prompt of {length} tokens, "
+                f"and CLIP reads {CONTEXT}: shorten the class's name"
+            )
             first = next(place for place in places if (folder / place / name).is_dir())
             wrong.append(
                 Problem(str(folder / first / name), what, renamed(folder, places, name, short))
@@ -258,7 +261,10 @@ def _too_long(manifest: Manifest, folder: Path) -> tuple[list[Problem], list[str
         elif length > least:
             told.append(name)
     one, many = "class name is", "class names are"
-    few = f"too long for PocketCLIP, of the pocket profiles, which reads {least} tokens; CLIP reads {CONTEXT}"
+    few = (
+        "too long for PocketCLIP, of the pocket profiles, "
+        f"which reads {least} tokens; CLIP reads {CONTEXT}"
+    )
     return wrong, [some(told, f"{one} {few}", f"{many} {few}")] if told else []
 
 

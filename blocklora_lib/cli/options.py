@@ -1,4 +1,4 @@
-"""How options of the command line are read: paths as a person means them, errors in one sentence."""
+"""How options of the command line are read: paths as a person means them, errors as sentences."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def check(
         str, typer.Option(help="open_clip's name, such as ViT-B-16-quickgelu, or PocketCLIP.")
     ],
 ) -> None:
-    """Load a checkpoint into a model: what is missing, left over, NaN or of another model is said."""
+    """Load a checkpoint into a model: say what is missing, left over, NaN or another model's."""
     from ..clip.backbone import load_backbone
     from ..weights.obtain import locate
     from ..weights.spec import BackboneSpec

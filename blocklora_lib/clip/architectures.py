@@ -43,13 +43,13 @@ class Tower:
 
     @property
     def embedding_weights(self) -> int:
-        """Patches or words, and positions; a vision tower has its class token and a norm there too."""
+        """Patches or words, and positions; a vision tower's class token and first norm too."""
         more = 3 * self.width if self.kind == "vision" else 0
         return (self.inputs + self.tokens) * self.width + more
 
     @property
     def weights(self) -> int:
-        """Frozen numbers of the tower, its last norm and its projection to the embedding included."""
+        """Frozen numbers of the tower, with its last norm and its projection to the embedding."""
         head = 2 * self.width + self.width * self.embed_dim
         return self.embedding_weights + self.layers * self.block_weights + head
 
@@ -62,7 +62,8 @@ class Tower:
         for depth in config.layers:
             if not -self.layers <= depth < self.layers:
                 raise ValueError(
-                    f"layers names depth {depth}, but the {self.kind} tower has {self.layers} layers; use "
+                    f"layers names depth {depth}, "
+                    f"but the {self.kind} tower has {self.layers} layers; use "
                     f'depths from {-self.layers} to {self.layers - 1}, or layers="all"'
                 )
         return tuple(sorted({depth % self.layers for depth in config.layers}))

@@ -66,7 +66,7 @@ class Backbone(nn.Module):
 
     @property
     def resolution(self) -> int | tuple[int, int]:
-        """Side of the square image that the model reads; of one that is no square (height, width)."""
+        """Side of the square image that the model reads; (height, width) of another one."""
         height, width = self.view.size
         return height if height == width else (height, width)
 

@@ -119,7 +119,7 @@ class TextTower:
 def _run(
     transformer: Transformer, x: Tensor, pooled: Tensor, layout: Layout, checkpointing: bool
 ) -> Tensor:
-    """All blocks, the last one at the pooled tokens only. x: (T, E), pooled: (N,) rows -> (N, E)."""
+    """All blocks, the last at the pooled tokens only. x: (T, E), pooled: (N,) rows -> (N, E)."""
     *blocks, last = transformer.resblocks
     for block in blocks:
         run = partial(_block, block, layout=layout)

@@ -95,7 +95,10 @@ def unusable_gpu(said: str = "", devices: Path = Path("/dev")) -> str:
     if hidden or not (visible_gpus(devices=devices) or passed_on or (devices / "dxg").exists()):
         return ""
     if torch.version.cuda is None and torch.version.hip is None:
-        return f"a GPU is here, but torch {torch.__version__} is built without CUDA; install one that has it"
+        return (
+            f"a GPU is here, but torch {torch.__version__} is built without CUDA; "
+            "install one that has it"
+        )
     driver = re.search(r"found version (\d+)", said)
     found = (
         f" (it knows CUDA {int(driver[1]) // 1000}.{int(driver[1]) % 1000 // 10})" if driver else ""

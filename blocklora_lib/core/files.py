@@ -74,7 +74,7 @@ def holds_none(error: OSError) -> bool:
 
 
 def same_error(error: OSError, text: str) -> OSError:
-    """Return an error with this sentence, of the kind and the number of the one that it stands for."""
+    """Return an error with this sentence, of the kind and number of the one it stands for."""
     told = type(error)(text)
     told.errno = error.errno
     return told
@@ -155,7 +155,7 @@ def write_whole(path: str | Path, content: str | bytes) -> Path:
 
 
 def write_between(path: str | Path, markers: tuple[str, str], content: str) -> Path:
-    """Replace what stands between two marked lines of a text file; ValueError where it lacks one."""
+    """Replace what stands between two marked lines of a text file; ValueError if it lacks one."""
     text = read_text(path)
     if not all(marker in text for marker in markers):
         raise ValueError(

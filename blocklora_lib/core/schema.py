@@ -49,7 +49,7 @@ def short(value: Any) -> str:
 
 
 def explain(error: ValidationError) -> str:
-    """Put pydantic's multi-line report into one sentence: key: what is wrong; key: what is wrong."""
+    """Put pydantic's multi-line report into one sentence: key: what is wrong; key: ..."""
     parts = []
     for problem in error.errors():
         where = ".".join(str(p) for p in problem["loc"])

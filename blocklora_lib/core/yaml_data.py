@@ -124,7 +124,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def to_yaml(facts: Mapping[str, Any]) -> str:
-    """Return the YAML text of plain data, in the order given, which `parse_yaml` reads as it was."""
+    """Return the YAML text of plain data, in the order given, as `parse_yaml` reads it."""
     return yaml.dump(dict(facts), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 

@@ -34,7 +34,10 @@ def distinct(folder: Path, places: list[str], classes: tuple[str, ...]) -> None:
             what = "gives no class name: CLIP reads nothing of it; call it by what its images show"
             raise DataError(folder / places[0] / name, what, renamed(folder, places, name, "class"))
         if read in seen:
-            what = f"and {seen[read]!r} have one prompt, as CLIP reads {read!r} of both, so one could never be"
+            what = (
+                f"and {seen[read]!r} have one prompt, "
+                f"as CLIP reads {read!r} of both, so one could never be"
+            )
             mend = renamed(folder, places, name, f"{class_name(name)} 2")
             what += " predicted: call one otherwise, or put the images of both into one folder"
             raise DataError(folder / places[0] / name, what, mend)
@@ -47,7 +50,10 @@ def check_name(place: Path, name: str) -> None:
     if name.isascii() and name.isprintable() and not unfit:
         return
     if not name.isascii() and sys.getfilesystemencoding().lower() not in ("utf-8", "utf8"):
-        what = f"has a name of more than ASCII, and Python takes names for {sys.getfilesystemencoding()} here"
+        what = (
+            "has a name of more than ASCII, "
+            f"and Python takes names for {sys.getfilesystemencoding()} here"
+        )
         raise DataError(place / name, f"{what}: set PYTHONUTF8=1", "export PYTHONUTF8=1")
     path = place
     for part in name.split("/"):
@@ -56,11 +62,17 @@ def check_name(place: Path, name: str) -> None:
         try:
             raw.decode("utf-8")
         except UnicodeDecodeError:
-            what = "has a name that is not UTF-8 (of many, say: convmv -r -f latin1 -t utf8 --notest FOLDER)"
+            what = (
+                "has a name that is not UTF-8 (of many, say: "
+                "convmv -r -f latin1 -t utf8 --notest FOLDER)"
+            )
             raise DataError(path, what, move(path, _free(path, raw.decode("latin-1")))) from None
         if any(unicodedata.category(c) == "Cc" for c in part) or (unfit and path.is_dir()):
             plain = re.sub(r"[\\~:\x00-\x1f\x7f-\x9f]", "_", part)
-            what = f"has {part!r} as its name, with a control character, \\, a drive or a leading ~: rename it"
+            what = (
+                f"has {part!r} as its name, with a control character, "
+                "\\, a drive or a leading ~: rename it"
+            )
             raise DataError(path, what, move(path, _free(path, plain)))
 
 

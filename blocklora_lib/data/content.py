@@ -53,7 +53,7 @@ def file_digests(folder: Path, paths: Sequence[str]) -> list[str]:
 
 
 def _digest(path: Path) -> tuple[list[int] | None, str, bool]:
-    """(stamp, SHA-256 or what stands in its place, whether the stamp vouches for it from now on)."""
+    """(stamp, SHA-256 or what stands in its place, whether the stamp vouches for it)."""
     began = time.time_ns()
     try:
         # a pipe must not be waited for

@@ -62,7 +62,7 @@ class Dataset:
         return self._labels[split]
 
     def images(self, split: str) -> Tensor | ImageFiles:
-        """Pixels (N, 3, H, W), uint8, decoded once; of an external set its files, read when viewed."""
+        """Pixels (N, 3, H, W), uint8, decoded once; of an external set, files read late."""
         self._check_split(split)
         if split not in self._images:
             found = self._encoded[split]
@@ -112,7 +112,10 @@ class Dataset:
                 ", ..." if len(others) > 3 else ""
             )
             why += f", and {len(others)} more {split} images of {self.name} cannot be read: {named}"
-        leave = "to leave such images out, say --skip-unreadable, or skip_unreadable: true in the profile"
+        leave = (
+            "to leave such images out, say --skip-unreadable, "
+            "or skip_unreadable: true in the profile"
+        )
         raise DataError(first, why, f"{self._verify}; {leave}")
 
     def without(self, split: str, gone: Collection[int]) -> Dataset:
@@ -131,7 +134,10 @@ class Dataset:
         """DataError if a class has images before unreadable ones are left out, and none after."""
         if empty := sorted(set(before.tolist()) - set(after.tolist())):
             names = ", ".join(repr(self.classes[label]) for label in empty)
-            what = f"has no {split} image left of class {names}: all that this run would use are unreadable"
+            what = (
+                f"has no {split} image left of class {names}: "
+                "all that this run would use are unreadable"
+            )
             raise DataError(self._folder, what, self._verify)
 
     @property

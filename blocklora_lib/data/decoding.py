@@ -2,10 +2,10 @@
 
 Two ways to look at a file, a setting of the dataset (`image_loading` in its manifest):
 
-as_clip   Pillow's convert("RGB"), as the loaders of CLIP, CoOp and CLIP-LoRA have it: the colour that lies
-          hidden under transparent pixels shows, and the camera's note on rotation (EXIF) is not read.  What
-          the paper's sets are looked at by.
-upright   as a viewer shows it: turned as EXIF says, transparent pixels over white.  One's own images.
+as_clip   Pillow's convert("RGB"), as in the loaders of CLIP, CoOp and CLIP-LoRA: the colour under
+          transparent pixels shows, and the camera's note on rotation (EXIF) is not read. What the
+          paper's sets are looked at by.
+upright   as a viewer shows it: turned as EXIF says, transparent pixels over white. For one's own.
 
 Both alike: values of more than 8 bits are scaled to 8 by the file's own depth (Pillow's convert
 cuts them off at 255, a white image); floats and 32-bit integers, whose white no file states, are
@@ -164,7 +164,10 @@ def _open(path: Path, look: Callable[[Image.Image], T]) -> T:
         raise
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        why = f"is larger than {limit:,} pixels, as a file made to fill the memory would be; make it smaller"
+        why = (
+            f"is larger than {limit:,} pixels, "
+            "as a file made to fill the memory would be; make it smaller"
+        )
     except OSError as error:
         if error.errno in ABSENT:
             why = "is missing"
@@ -200,7 +203,10 @@ def _unfit(path: Path, image: Image.Image) -> str:
     tiff = image.format == "TIFF"
     raw = tiff and (DNG in image.tag_v2 or any(value & 1 for value in _numbers(image, REDUCED)))
     if raw or path.suffix.lower() in RAW:
-        return "is a camera's raw file, of which Pillow reads a preview at most; save it as JPEG, PNG or TIFF"
+        return (
+            "is a camera's raw file, of which Pillow reads a preview at most; "
+            "save it as JPEG, PNG or TIFF"
+        )
     deep_planes = (
         tiff and _numbers(image, PLANES) == (2,) and max(_numbers(image, BITS), default=1) > 8
     )
@@ -218,7 +224,10 @@ def _unfit(path: Path, image: Image.Image) -> str:
         kind = "signed"
     else:
         return ""
-    return f"holds {kind} numbers, and nothing says which is white; save it with 8 or 16 bits a channel"
+    return (
+        f"holds {kind} numbers, and nothing says which is white; "
+        "save it with 8 or 16 bits a channel"
+    )
 
 
 def _numbers(image: Image.Image, tag: int) -> tuple[int, ...]:

@@ -133,7 +133,7 @@ def _from_published(file: _Published, path: Path, dataset: str) -> Draw:
 
 
 def _match(path: Path, name: str, rows: Rows, split: Mapping[str, Sequence[Item]]) -> Rows:
-    """The split's own items for these rows. val of a set without a val split is looked up in train."""
+    """The split's own items for these rows. val without a val split is looked up in train."""
     pool = split.get(name) or split.get("train", ())
     by_name: dict[str, dict[str, Item]] = {}
     for item in pool:

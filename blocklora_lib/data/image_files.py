@@ -73,7 +73,7 @@ class ImageFiles:
         return self._stack(lambda path: self._fit(path, read(path, self.loading)), self.paths)
 
     def training_views(self, how: str, generator: torch.Generator) -> Tensor:
-        """Return a random view of each image: (N, 3, height, width), uint8. how: as in `augment`."""
+        """Return a random view of each image: (N, 3, height, width), uint8. how: of `augment`."""
         if how == "none":
             return self._stack(lambda path: self._fit(path, self._read_and_keep(path)), self.paths)
         smallest, mirror = RECIPES[how]

@@ -1,8 +1,8 @@
 """From a manifest and a folder to lists of items, by layout: a reader a layout, none a dataset.
 
-split_json     a fixed split in JSON, {"train": [[path, label, class name], ...], "val": ..., "test": ...}
+split_json     a fixed split in JSON, {"train": [[path, label, class name], ...], "val": ..., ...}
 variant_lists  a text file a split, "image class name" a line, and one that lists the classes
-class_folders  a folder per class under each split's folder; labels follow the manifest's class_folders
+class_folders  a folder per class under each split's folder; labels follow class_folders
 mat            MATLAB annotations: one vector of labels and one of splits, or a struct array a split
 folder         one's own images, a folder per class (see `own_items`)
 
@@ -207,7 +207,7 @@ def _variant_lists(manifest: Manifest, folder: Path, split: str) -> Iterator[Ite
 
 
 def class_folder_items(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
-    """Items of a folder per class, in class order, then by path; a class without a folder has none."""
+    """Items of a folder per class, by class, then by path; a class without a folder has none."""
     from .user_images import images
 
     base = image_folder(manifest, folder, split)
@@ -238,7 +238,10 @@ def own_items(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
         if manifest.split_seed is not None:
             if len(found) < 2:
                 count = "1 image" if found else "no images"
-                what = f"has {count}; a class needs at least 2, one to train and one to test: add more to it"
+                what = (
+                    f"has {count}; a class needs at least 2, "
+                    "one to train and one to test: add more to it"
+                )
                 raise DataError(place, what, again(folder))
             random.Random(f"{manifest.split_seed}/{name}").shuffle(found)
             test, val = max(1, round(TEST * len(found))), round(VAL * len(found))

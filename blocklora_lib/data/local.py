@@ -1,4 +1,4 @@
-"""The manifest of a set as it lies on this machine: its own, a miniature's, or one's own folder's."""
+"""The manifest of a set as it lies on this machine: its own, a miniature's, one's own folder's."""
 
 from __future__ import annotations
 

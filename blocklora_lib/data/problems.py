@@ -43,7 +43,7 @@ def printable(name: str) -> str:
 
 
 def shell(words: Sequence[str]) -> str:
-    """Return a command line that a shell reads as these words, names that are not text among them."""
+    """Return a command line that a shell reads as these words, whatever their bytes."""
     return " ".join(map(_quoted, words))
 
 

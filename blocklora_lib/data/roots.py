@@ -76,7 +76,10 @@ def find_folder(manifest: Manifest, root: Path | str) -> Path:
         )
         raise MissingData(root / names[0], what, remedy(manifest, root / names[0]))
     if len(present) == 2 and _listing(present[0]) != _listing(present[1]):
-        what = f"and {present[1]} both hold {manifest.title}, and they differ: keep one of the two under {root}"
+        what = (
+            f"and {present[1]} both hold {manifest.title}, "
+            f"and they differ: keep one of the two under {root}"
+        )
         raise DataError(
             present[0], what, shlex.join(["mv", str(present[1]), f"{present[1]}.other"])
         )

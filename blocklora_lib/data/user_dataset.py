@@ -87,7 +87,10 @@ def write_own(
         before = read_manifest(file)
         if before.notes not in ("", manifest.notes) and before.sha256 != manifest.sha256:
             folder = user_path(path).resolve()
-            what = f"would be {manifest.name} beside {before.notes}, whose results stand there: rename one of"
+            what = (
+                f"would be {manifest.name} beside {before.notes}, "
+                "whose results stand there: rename one of"
+            )
             other = folder.with_name(f"{folder.name}_2")
             raise DataError(
                 folder,

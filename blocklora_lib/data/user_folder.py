@@ -56,7 +56,10 @@ def look(folder: Path) -> Folder:
     for split, names in found.items():
         _spelled_as_in_train(folder, splits, split, names, classes)
     if not found["test"]:
-        what = "holds no images of any class: fill it, or give the training images alone, which are then cut"
+        what = (
+            "holds no images of any class: fill it, "
+            "or give the training images alone, which are then cut"
+        )
         raise DataError(folder / splits["test"], what, again(folder / splits["train"]))
     missing = [name for name in classes if name not in set(found["test"])]
     if missing:
@@ -69,7 +72,7 @@ def look(folder: Path) -> Folder:
 
 
 def _splits(folder: Path, tops: list[str]) -> dict[str, str]:
-    """The folder of each split; none where the folders are classes, be they called train or test."""
+    """The folder of each split; none where folders are classes, even if called train or test."""
     known = {name: split for split, names in SPLIT_NAMES.items() for name in names}
     known |= dict.fromkeys(UNCLEAR, "")
     named = [name for name in tops if name.lower() in known]
@@ -77,23 +80,35 @@ def _splits(folder: Path, tops: list[str]) -> dict[str, str]:
     if not holding:
         if named and len(named) == len(tops):
             moves = " && ".join(move(folder / name, folder / f"{name}_") for name in named)
-            what = f"holds images right in {', '.join(named)}: put them into a folder per class there; if these"
+            what = (
+                f"holds images right in {', '.join(named)}: "
+                "put them into a folder per class there; if these"
+            )
             raise DataError(
                 folder, f"{what} are the classes themselves, add a _ to their names", moves
             )
         return {}
     flat = [name for name in tops if name not in holding and images(folder / name).paths]
     if unsorted := [name for name in flat if name in named]:
-        what = "holds images right in it, of no class: put them into a folder per class, or take it away"
+        what = (
+            "holds images right in it, of no class: "
+            "put them into a folder per class, or take it away"
+        )
         raise DataError(folder / unsorted[0], what, move_away(folder, folder / unsorted[0]))
     if flat and len(holding) == 1:
-        what = f"holds {holding[0]}, which looks like a split, beside {listed(flat)}: if all are classes, say so"
+        what = (
+            f"holds {holding[0]}, which looks like a split, "
+            f"beside {listed(flat)}: if all are classes, say so"
+        )
         mend = move(folder / holding[0], folder / f"{holding[0]}_")
         raise DataError(
             folder, f"{what} by a _ at the end of its name, else take the others away", mend
         )
     if flat:
-        what = f"holds {listed(holding)}, which look like splits, beside {listed(flat)}: take the others away"
+        what = (
+            f"holds {listed(holding)}, which look like splits, "
+            f"beside {listed(flat)}: take the others away"
+        )
         raise DataError(
             folder, what, " && ".join(move_away(folder, folder / name) for name in flat)
         )
@@ -118,10 +133,16 @@ def _splits(folder: Path, tops: list[str]) -> dict[str, str]:
         return {split: splits[split] for split in SPLIT_NAMES if split in splits}
     has = ", ".join(holding)
     if set(splits) == {"train", "val"}:
-        what = f"has {has} but needs both train and test, or neither: to test on {splits['val']}, call it test"
+        what = (
+            f"has {has} but needs both train and test, "
+            f"or neither: to test on {splits['val']}, call it test"
+        )
         raise DataError(folder, what, move(folder / splits["val"], folder / "test"))
     alone = folder / next(iter(splits.values()))
-    what = f"has {has} but needs both train and test, or neither: give {alone.name} alone, which is then cut"
+    what = (
+        f"has {has} but needs both train and test, or neither: "
+        f"give {alone.name} alone, which is then cut"
+    )
     raise DataError(folder, what, again(alone))
 
 
@@ -174,7 +195,10 @@ def _spelled_as_in_train(
             [c for c in classes if as_read(class_name(c)) == as_read(class_name(name))],
         )
         if alike:
-            what = f"is written otherwise than {alike[0]!r} in {splits['train']}: one class has one name"
+            what = (
+                f"is written otherwise than {alike[0]!r} in {splits['train']}: "
+                "one class has one name"
+            )
             raise DataError(path, what, move(path, path.with_name(alike[0])))
         raise DataError(
             path, "is a class that train does not have: take it away", move_away(folder, path)

@@ -120,7 +120,10 @@ def class_folders(place: Path) -> tuple[list[str], dict[str, list[str]]]:
                 Path(name).suffix.lower() in endings() for name in os.listdir(entry.path)
             ):
                 shown = entry.name.lstrip(".") or "class"
-                what = "is a hidden folder that holds images: give it a name without the dot, or take it away"
+                what = (
+                    "is a hidden folder that holds images: "
+                    "give it a name without the dot, or take it away"
+                )
                 raise DataError(place / entry.name, what, move(place / entry.name, place / shown))
         elif hidden(entry.name):
             left.setdefault("hidden", []).append(entry.name)
@@ -168,7 +171,10 @@ def told(left: dict[str, list[str]]) -> Iterator[str]:
 def some(names: list[str], one: str, many: str) -> str:
     """Count, and name some: '2 files are ...: a, b'."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{len(names)} {one if len(names) == 1 else many}: {', '.join(map(printable, names[:NAMED]))}{more}"
+    return (
+        f"{len(names)} {one if len(names) == 1 else many}: "
+        f"{', '.join(map(printable, names[:NAMED]))}{more}"
+    )
 
 
 def listed(names: list[str]) -> str:

@@ -116,7 +116,7 @@ class Adapted(nn.Module):
 
 
 def holders(module: Adapted) -> list[Adapted]:
-    """Return the modules that hold the adapted weights of a site: itself, and attention's out_proj."""
+    """Return the modules that hold a site's adapted weights: itself, attention's out_proj."""
     out = module.out_proj if isinstance(module, nn.MultiheadAttention) else None
     return [module, out] if isinstance(out, Adapted) else [module]
 
@@ -145,7 +145,7 @@ def weight_name(module: Adapted, key: str) -> str:
 
 
 def is_changed(module: Adapted, key: str) -> bool:
-    """Whether a merged weight holds other bits than merging gave it, or is no parameter any more."""
+    """Whether a merged weight holds other bits than merging gave it, or is no parameter."""
     parameter, kept = module._parameters.get(key), module.attached.weights[key].merged_bits
     if parameter is None:
         return True
@@ -155,7 +155,7 @@ def is_changed(module: Adapted, key: str) -> bool:
 
 
 def bits_of(weight: Tensor) -> tuple[torch.dtype, Tensor] | None:
-    """Return the sums of a matrix's bits along rows and columns, its fingerprint; None for "meta"."""
+    """Return the sums of a matrix's bits along rows and columns; None for "meta"."""
     if weight.is_meta:
         return None
     whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()]

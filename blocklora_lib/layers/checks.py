@@ -1,4 +1,4 @@
-"""What a layer would run is looked at before it is adapted: a forward that is passed by is refused."""
+"""What a layer would run is looked at before it is adapted: one passed by is refused."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ TORCH_FILES = {f"torch.nn.modules.{name}" for name in ("module", "linear", "acti
 
 
 def check_parameters(label: str, module: nn.Module, keys: tuple[str, ...]) -> None:
-    """Refuse weights that are computed, quantised or of another kind instead of plain parameters."""
+    """Refuse weights that are computed, quantised or else no plain parameters."""
     if hasattr(module, "parametrizations"):
         raise AdapterError(
             f"{label} is parametrized; "

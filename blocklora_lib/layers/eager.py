@@ -25,7 +25,7 @@ def is_eager() -> bool:
 
 
 def plain_eager(x: Tensor) -> bool:
-    """Whether, beyond that, x is one tensor whose products are computed in its own number format."""
+    """Whether, beyond that, x is one tensor whose products keep its own number format."""
     # batched: of autograd.grad(is_grads_batched=True)
     return is_eager() and not autocasts(x) and not torch._C._functorch.is_legacy_batchedtensor(x)
 

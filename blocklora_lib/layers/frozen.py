@@ -52,7 +52,7 @@ def frozen_mlp(mlp: nn.Sequential, x: Tensor, quick: bool = False) -> Tensor:
 
 
 class _FrozenLinear(torch.autograd.Function):
-    """y = x Wᵀ + b; ∂L/∂x = g W, again a frozen product, so that it can be differentiated in turn."""
+    """y = x Wᵀ + b; ∂L/∂x = g W, again a frozen product, differentiable in turn."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -94,7 +94,7 @@ class _FrozenMLP(torch.autograd.Function):
 
 
 def _gelu_input(x: Tensor, up: Tensor, b: Tensor | None, quick: bool) -> Tensor:
-    """x Uᵀ + b; for OpenAI's stand-in for GELU, x σ(1.702 x) = silu(1.702 x) / 1.702, times 1.702."""
+    """x Uᵀ + b; times 1.702 for OpenAI's x σ(1.702 x) = silu(1.702 x) / 1.702."""
     u = frozen_linear(x, up, b)
     return u.mul_(1.702) if quick else u
 

@@ -133,6 +133,6 @@ def unwatch(model: nn.Module, attachment: Attachment) -> None:
 
 
 def is_guard(hook: Callable, attachment: Attachment | None = None) -> bool:
-    """Whether a hook is a guard (of an attachment), which changes nothing that a module computes."""
+    """Whether a hook is a guard (of an attachment), which changes nothing that is computed."""
     guard = getattr(hook, "__self__", None)
     return isinstance(guard, Guard) and (attachment is None or guard.attachment is attachment)

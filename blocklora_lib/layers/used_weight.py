@@ -156,7 +156,7 @@ class UsedWeight(Tensor):
 
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None, adapter: Update | None) -> Tensor:
-    """Return x Wᵀ + b + x ΔWᵀ, summed in the adapter's precision. x: (..., d_in) -> (..., d_out)."""
+    """Return x Wᵀ + b + x ΔWᵀ, in the adapter's precision: (..., d_in) -> (..., d_out)."""
     base = frozen_linear(x, weight, bias)
     return base if adapter is None else (base + adapter.update(x)).to(base.dtype)
 

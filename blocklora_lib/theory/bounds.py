@@ -3,23 +3,26 @@
 Notation. S are N training samples (the paper writes n, which here counts blocks), W is what
 training returns, R(W) its error on the distribution and R̂(W) its error on S.
 
-1. Xu and Raginsky (2017), Theorem 1: samples i.i.d., a loss that is σ-sub-Gaussian for every w. Then, in
-   expectation over S and the randomness of training,
+1. Xu and Raginsky (2017), Theorem 1: samples i.i.d., a loss that is σ-sub-Gaussian for every w.
+   Then, in expectation over S and the randomness of training,
 
        |E[R(W) - R̂(W)]| <= sqrt(2 σ² I(S; W) / N).
 
-   A loss in [0, 1], such as the 0-1 error, has σ = 1/2 (Hoeffding's lemma). Training that stores K numbers of
-   q bits each has I(S; W) <= H(W) <= K q ln 2 nats: so Zhu et al. (ICML 2024) compare LoRA with its halves,
-   and so the paper compares Block-LoRA with LoRA. It is a parameter count under a square root. It needs that
-   W is all that training takes from S: a step count or a seed that was chosen on S would have to be counted.
+   A loss in [0, 1], such as the 0-1 error, has σ = 1/2 (Hoeffding's lemma). Training that stores K
+   numbers of q bits each has I(S; W) <= H(W) <= K q ln 2 nats: so Zhu et al. (ICML 2024) compare
+   LoRA with its halves, and so the paper compares Block-LoRA with LoRA. It is a parameter count
+   under a square root. It needs that W is all that training takes from S: a step count or a seed
+   that was chosen on S would have to be counted.
 
-2. For one classifier out of a countable set, each with a code of `bits` bits that form a prefix code fixed
-   before S was drawn (Occam's bound): the test-set bound of Langford (2005) at confidence δ 2^-bits, joined
-   over all codes by Kraft's inequality. Compressed networks: Zhou et al. (2019), Lotfi et al. (2022).
-   It holds with probability 1 - δ over S, for every classifier of the set at once.
+2. For one classifier out of a countable set, each with a code of `bits` bits that form a prefix
+   code fixed before S was drawn (Occam's bound): the test-set bound of Langford (2005) at
+   confidence δ 2^-bits, joined over all codes by Kraft's inequality. Compressed networks: Zhou et
+   al. (2019), Lotfi et al. (2022). It holds with probability 1 - δ over S, for every classifier of
+   the set at once.
 
-3. PAC-Bayes-kl for a random classifier, Maurer (2004): kl(R̂(Q) || R(Q)) <= (KL(Q||P) + ln(2 sqrt N
-/ δ)) / N.
+3. PAC-Bayes-kl for a random classifier, Maurer (2004):
+
+       kl(R̂(Q) || R(Q)) <= (KL(Q||P) + ln(2 sqrt N / δ)) / N.
 
 A sample with a fixed number of images a class is independent but not identically distributed: R is
 then the balanced error. The moment bound behind kl survives that, by concavity of ln (Hoeffding
@@ -53,7 +56,7 @@ def bound(parameters: float, bits: float, samples: float, sigma: float = SIGMA_U
 def samples_needed(
     target: float, parameters: float, bits: float, sigma: float = SIGMA_UNIT_LOSS
 ) -> float:
-    """N at which the bound is `target`: 2 σ² K q ln 2 / target². Below 1 the bound says something."""
+    """N at which the bound is `target`: 2 σ² K q ln 2 / target². Below 1 it says something."""
     _positive(target=target, bits=bits, sigma=sigma)
     _not_negative(parameters=parameters)
     return 2 * sigma**2 * parameters * bits * math.log(2) / target**2

@@ -143,7 +143,7 @@ def decode(content: bytes, space: CodeSpace) -> AdapterCode:
 
 
 class CodedAdapters:
-    """Adapters on a model whose B are written from symbols; A_s and P follow from the space's seed."""
+    """Adapters whose B are written from symbols; A_s and P follow from the space's seed."""
 
     def __init__(
         self, model: nn.Module, placement: AdapterConfig, dimension: int, seed: int

@@ -127,7 +127,10 @@ def _format(path: Path) -> str:
     if not head:
         what = f"is empty; {_AGAIN}"
     elif head.startswith(_LFS):
-        what = "is a pointer of git-lfs and not the file itself; say git lfs pull, or fetch the file itself"
+        what = (
+            "is a pointer of git-lfs and not the file itself; "
+            "say git lfs pull, or fetch the file itself"
+        )
     elif text.startswith(b"<"):
         what = f"is a web page, not weights (a login or an error, when it was fetched); {_AGAIN}"
     elif text.startswith((b"{", b"[")):

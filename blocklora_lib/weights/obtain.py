@@ -115,7 +115,10 @@ def by_hand(spec: BackboneSpec) -> str:
     """What to do without a network: the address of a tag's file, and its place."""
     offer = hub_and_address(offers(spec))[-1]
     place = f"${FOLDER}" if offer.of_hub else OPENAI_CACHE
-    return f"save {offer.url} as {place}/{offer.name}, or anywhere and set backbone.pretrained to its path"
+    return (
+        f"save {offer.url} as {place}/{offer.name}, "
+        "or anywhere and set backbone.pretrained to its path"
+    )
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class Limits:
 
 
 class UnsafeArchive(ValueError):
-    """An archive with a member that leaves its folder, is no file, folder or link, or is too much."""
+    """An archive whose member leaves its folder, is no file, folder or link, or is too much."""
 
 
 # what a member is, and how its content is opened
@@ -187,7 +187,7 @@ def _in_its_place(archive: Path, info: tarfile.TarInfo) -> Iterator[None]:
 
 
 def _copy(archive: Path, source: BinaryIO, file: BinaryIO, left: int) -> int:
-    """Copy, and return how many bytes may still come: by what is written, not what a header says."""
+    """Copy; return how many bytes may still come, by what is written, whatever headers say."""
     while chunk := source.read(_CHUNK):
         left -= len(chunk)
         if left < 0:

@@ -41,7 +41,7 @@ class Settings(NamedTuple):
 
 
 def is_direct(url: str | None) -> bool:
-    """Whether a program can fetch this address: http(s), no page of Google Drive, which asks back."""
+    """Whether a program can fetch this address: http(s), no page of Google Drive."""
     parts = urlsplit(url or "")
     return parts.scheme in ("http", "https") and (parts.hostname or "").lower() not in _DRIVES
 

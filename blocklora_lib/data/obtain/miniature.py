@@ -126,7 +126,7 @@ def with_classes(manifest: Manifest, classes: int) -> Manifest:
 
 
 def _image_folder(manifest: Manifest, split: str, convention: str) -> str:
-    """CoOp's folder of a split stands first in the manifest, CLIP-LoRA's or the archive's own last."""
+    """CoOp's folder of a split stands first in the manifest, CLIP-LoRA's or the archive's last."""
     return manifest.images[split][0 if convention == "coop" else -1]
 
 
@@ -152,7 +152,7 @@ def _rows(manifest: Manifest, split: str, per_class: int) -> list[Row]:
 
 
 def _official(rows: dict[str, list[Row]], val: bool) -> dict[str, int]:
-    """Images a split in the official lists; where these have no val, its images are part of train."""
+    """Images a split in the official lists; a val that these lack is part of train."""
     counts = {split: len(found) for split, found in rows.items()}
     return counts if val else {"train": counts["train"] + counts["val"], "test": counts["test"]}
 

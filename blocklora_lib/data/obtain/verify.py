@@ -114,7 +114,10 @@ def _checksum(manifest: Manifest, folder: Path, marker: Marker | None) -> Iterat
     for key, value in expected.items():
         if value and found[key] != value:
             whose = "its FAKE.json" if marker else f"the manifest of {manifest.name}"
-            what = f"has another checksum: its {key} starts {found[key][:12]}, {whose} says {value[:12]}"
+            what = (
+                f"has another checksum: its {key} starts {found[key][:12]}, "
+                f"{whose} says {value[:12]}"
+            )
             spoiled = folder / split_file.name
             yield Problem(str(spoiled), what, _mend(manifest, folder, spoiled, marker))
             return
@@ -149,7 +152,7 @@ def _twice(
     seen: dict[str, str],
     marker: Marker | None,
 ) -> Iterator[Problem]:
-    """Images listed twice, in one split or in two; `seen` maps a path to its split and is filled."""
+    """Images listed twice, in one split or in two; `seen`, path to split, is filled."""
     double = [item.path for item in found if item.path in seen]
     within = [path for path, times in Counter(item.path for item in found).items() if times > 1]
     for path in (double or within)[:1]:
