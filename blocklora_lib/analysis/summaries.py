@@ -74,6 +74,18 @@ def summarise(
     return pd.DataFrame(rows, columns=[*by, *MEANS])
 
 
+def summarise_each(
+    runs: pd.DataFrame, by: Sequence[str], values: Sequence[str], within: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Return `summarise` of each of `values`, which the column `quantity` names, one below another."""
+    import pandas as pd
+
+    return pd.concat(
+        [summarise(runs, by, value, within).assign(quantity=value) for value in values],
+        ignore_index=True,
+    )
+
+
 def _means(values: list[float], expected: int) -> list[object]:
     """Return MEANS of values."""
     n = len(values)
@@ -192,6 +204,13 @@ def _with_average(runs: pd.DataFrame, value: str) -> pd.DataFrame:
         parts += [average[average["n"] > 0]] if (average["n"] > 0).any() else []
     summary = in_method_order(pd.concat(parts, ignore_index=True))
     return summary[["dataset", *CELL, *MEANS]].reset_index(drop=True)
+
+
+def trained_parameters(runs: pd.DataFrame) -> dict[str, int]:
+    """Return method label -> trainable parameters, where the runs of a label agree on one number."""
+    counts = runs.dropna(subset=["trainable_parameters"]).groupby("method_label")
+    found = {label: set(numbers) for label, numbers in counts["trainable_parameters"]}
+    return {label: int(max(n)) for label, n in found.items() if len(n) == 1 and max(n) > 0}
 
 
 def domain_summary(runs: pd.DataFrame, source: str) -> pd.DataFrame:

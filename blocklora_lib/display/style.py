@@ -6,6 +6,7 @@ wherever it is drawn.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -58,10 +60,12 @@ STYLE: Mapping[str, Any] = {
     "lines.linewidth": 1.3,
     "lines.markersize": 4,
     "legend.frameon": False,
+    "figure.labelsize": 8.5,
     "figure.dpi": 100,
     "savefig.dpi": 220,
     "axes.unicode_minus": True,
 }
+in_style = rc_context(dict(STYLE))  # the decorator of every function that draws a figure
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,46 @@ def hollow_handle(text: str = HOLLOW) -> Line2D:
     )
 
 
+def method_handle(method: str, label: str, **more: Any) -> Line2D:
+    """Return what explains a method's marker and line in a legend."""
+    style = method_style(method)
+    look = dict(color=style.colour, marker=style.marker, linestyle=style.line, markersize=4.5)
+    look |= dict(markeredgecolor="white", markeredgewidth=0.4, label=label)
+    return Line2D([], [], **look | more)
+
+
+def legend_outside(
+    figure: Figure, handles: Sequence[Artist], where: str = "upper center", **look: Any
+) -> None:
+    """Add a legend outside the panels: in the fewest lines that fit the width, with their height.
+
+    where: "upper center", "lower center" or "right upper"; on the right it is one column.
+    """
+    width, height = figure.get_size_inches()
+    for lines in range(1, len(handles) + 1):
+        columns = 1 if where.startswith("right") else math.ceil(len(handles) / lines)
+        legend = figure.legend(handles=handles, loc=f"outside {where}", ncols=columns, **look)
+        box = legend.get_window_extent()
+        if columns == 1 or box.width <= 0.96 * figure.bbox.width:
+            break
+        legend.remove()
+    needed = box.height / figure.dpi
+    if where.startswith("right"):
+        figure.set_size_inches(width, max(height, needed + 0.1))
+    else:  # a figure's height counts with one line
+        figure.set_size_inches(width, height + max(0.0, needed - 0.25))
+
+
+def apart(places: Sequence[float], gap: float) -> list[bool]:
+    """Return which of ascending places can be labelled so that labels are at least `gap` apart."""
+    kept: list[bool] = []
+    last = -math.inf
+    for place in places:
+        kept.append(place - last >= gap)
+        last = place if kept[-1] else last
+    return kept
+
+
 def new_figure(width: float = TEXT_WIDTH, height: float = 2.6) -> Figure:
     """Return an empty figure, in inches, whose layout keeps labels apart."""
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -132,38 +176,30 @@ def new_figure(width: float = TEXT_WIDTH, height: float = 2.6) -> Figure:
     return figure
 
 
+@in_style
 def save_figure(figure: Figure, stem: Path, note: str | None = None) -> list[Path]:
-    """Write stem.pdf (Type 42 fonts) and stem.png, with `note` in a strip of its own under the
-    figure.
+    """Write stem.pdf (Type 42 fonts) and stem.png, with `note` in a strip under the figure.
 
     The note says what a profile's results are not. The strip is added below the figure's own edge,
     so that neither its layout nor its width changes, whoever drew it.
     """
     width, height = figure.get_size_inches()
     strip = 0.24 if note else 0.0
-    with rc_context(dict(STYLE)):
-        if note:
-            figure.text(
-                0.5,
-                -0.8 * strip / height,
-                note,
-                ha="center",
-                fontsize=7.5,
-                style="italic",
-                color=GREY,
-            )
-        # lay it out as it is, and keep that: the page that follows is larger
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-        for legend in figure.legends:
-            legend.set_bbox_to_anchor((0, 0, 1, 1), transform=figure.transFigure)
-        box = Bbox([[0, -strip], [width, height]])
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png")]
-        # No dates in the files: the same records give the same bytes.
-        for path, dated in zip(paths, ("CreationDate", "Software"), strict=True):
-            with whole_file(path) as temporary:
-                figure.savefig(temporary, bbox_inches=box, metadata={dated: None})
+    if note:
+        look = dict(ha="center", fontsize=7.5, style="italic", color=GREY)
+        figure.text(0.5, -0.8 * strip / height, note, **look)
+    # lay it out as it is, and keep that: the page that follows is larger
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for legend in figure.legends:
+        legend.set_bbox_to_anchor((0, 0, 1, 1), transform=figure.transFigure)
+    box = Bbox([[0, -strip], [width, height]])
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png")]
+    # No dates in the files: the same records give the same bytes.
+    for path, dated in zip(paths, ("CreationDate", "Software"), strict=True):
+        with whole_file(path) as temporary:
+            figure.savefig(temporary, bbox_inches=box, metadata={dated: None})
     return paths
 
 

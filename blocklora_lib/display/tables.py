@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from ..analysis.summaries import AVERAGE, counted, few_shot_summary
+from ..analysis.summaries import AVERAGE, counted
 
 _NUMBER = re.compile(
     r"[-+−]?\d[\d.,]*(e[-+]?\d+)?%?( ± [\d.]+)?( \(\d+ of \d+\))?( \*)?|–"
@@ -185,7 +185,7 @@ def _show(column: pd.Series, digits: int) -> list[str]:
     return text
 
 
-def few_shot_table(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) -> Table:
+def few_shot_table(summary: pd.DataFrame, titles: Mapping[str, str] | None = None) -> Table:
     """Rows: method by shots. Columns: sets, then their average. Cells: mean ± 95% half width over
     seeds, in %.
 
@@ -193,7 +193,6 @@ def few_shot_table(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) 
     than are planned, or than those of its set and shots have, says so, '64.1 (1 of 3)', and is
     never the best: it is another quantity. The column `seeds` gives how many there are.
     """
-    summary = few_shot_summary(runs)
     titles = titles or {}
     sets = sorted(
         set(summary["dataset"]) - {AVERAGE}, key=lambda name: titles.get(name, name).lower()

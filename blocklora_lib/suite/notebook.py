@@ -1,6 +1,6 @@
 """What a notebook needs besides its subject: profile, records, exports and claims.
 
-nb = Notebook("08_few_shot", profile, results_dir) nb.figure(accuracy_by_shots(runs),
+nb = Notebook("08_few_shot", profile, results_dir) nb.figure(accuracy_by_shots(summary),
 "accuracy_by_shots", data=summary, caption="...") nb.claim("E1", "accuracy rises with shots on
 average", holds, "34.1 -> 58.2", kind="empirical") nb.finish()
 """

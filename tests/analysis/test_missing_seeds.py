@@ -8,11 +8,12 @@ import json
 
 import pandas as pd
 import pytest
+from figure_cases import collapse, number_of_blocks
 from given_evidence import Given, blocks, shared, source_runs
 from synthetic import synthetic_runs
 
 from blocklora_lib.analysis.comparisons import set_differences
-from blocklora_lib.analysis.summaries import domain_summary, few_shot_summary, robustness
+from blocklora_lib.analysis.summaries import domain_summary, few_shot_summary, gains, robustness
 from blocklora_lib.claims.claim import Claim, Evidence, judge
 from blocklora_lib.claims.judges import accuracy
 from blocklora_lib.core.paths import RESULTS
@@ -97,11 +98,11 @@ def domains(runs):
 
 
 FIGURES = {
-    "accuracy_by_shots": few_shot.accuracy_by_shots,
-    "gain_by_dataset": few_shot.gain_by_dataset,
-    "key_figure": few_shot.key_figure,
-    "number_of_blocks": lambda runs: ablation.blocks_and_parameters(by_blocks(runs)),
-    "collapse": lambda runs: ablation.collapse_by_rate(by_rate(runs), {}),
+    "accuracy_by_shots": lambda runs: few_shot.accuracy_by_shots(few_shot_summary(runs)),
+    "gain_by_dataset": lambda runs: few_shot.gain_by_dataset(gains(runs)),
+    "key_figure": lambda runs: few_shot.key_figure(few_shot_summary(runs), gains(runs)),
+    "number_of_blocks": lambda runs: number_of_blocks(by_blocks(runs)),
+    "collapse": lambda runs: collapse(by_rate(runs), {}),
     "trained_minus_frozen": lambda runs: ablation.trained_minus_frozen(*over_shots(runs)),
     "placement": lambda runs: ablation.placement(placed(runs)),
     "differences": lambda runs: transfer.differences_by_set(transferred(runs), {}, "a"),
@@ -130,15 +131,17 @@ def test_the_hollow_marker_stands_on_the_mean_that_is_there():
     few = without(runs, method="lora", seed=2, shots=4)
     left = few[(few["method"] == "lora") & (few["shots"] == 4)]["accuracy"]
     assert len(left) == 2
-    assert hollow(few_shot.accuracy_by_shots(few)) == [(4.0, pytest.approx(100 * left.mean()))]
+    assert hollow(few_shot.accuracy_by_shots(few_shot_summary(few))) == [
+        (4.0, pytest.approx(100 * left.mean()))
+    ]
 
 
 def test_means_over_other_seeds_are_not_starred():
     """Each method lacks another seed: as many, but not the same."""
     runs = synthetic_runs(sets=("a",), shots=(1,), methods=("zero_shot", "lora", "block_lora"))
-    assert few_shot_table(runs).shown["a"].str.endswith("*").any()
+    assert few_shot_table(few_shot_summary(runs)).shown["a"].str.endswith("*").any()
     few = without(without(runs, method="lora", seed=1), method="block_lora", seed=3)
-    shown = few_shot_table(few).shown
+    shown = few_shot_table(few_shot_summary(few)).shown
     assert not shown["a"].str.endswith("*").any()
     assert shown.loc[shown["shots"] == 1, "a"].str.endswith("(2 of 3)").all()
 

@@ -31,7 +31,7 @@ def test_differences_have_a_panel_for_each_optimizer_and_a_place_for_zero(tmp_pa
     assert [axes.get_title() for axes in figure.axes] == ["SGD", "Adam"]
     assert labels(figure.axes[0].yaxis)[0] == "0"
     assert list(figure.axes[0].lines[0].get_ydata()) == [figures.ZERO] * 2
-    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["same", "control"]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["same", "control", "bar"]
 
 
 def test_distances_start_at_one(tmp_path):

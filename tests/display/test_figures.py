@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 from synthetic import LABELS, synthetic_runs
 
-from blocklora_lib.analysis.summaries import gains
-from blocklora_lib.display.figures.few_shot import accuracy_by_shots, gain_by_dataset, key_figure
+from blocklora_lib.analysis.summaries import few_shot_summary, gains, trained_parameters
+from blocklora_lib.display.figures import few_shot
 from blocklora_lib.display.style import (
     METHOD_STYLES,
     STYLE,
@@ -23,6 +23,20 @@ from blocklora_lib.display.style import (
 )
 
 SETS = ("chess", "flags", "letters", "photos")
+
+
+def accuracy_by_shots(runs, **more):
+    return few_shot.accuracy_by_shots(few_shot_summary(runs), **more)
+
+
+def gain_by_dataset(runs):
+    return few_shot.gain_by_dataset(gains(runs))
+
+
+def key_figure(runs):
+    return few_shot.key_figure(few_shot_summary(runs), gains(runs), {}, trained_parameters(runs))
+
+
 FIGURES = [accuracy_by_shots, gain_by_dataset, key_figure]
 
 

@@ -61,14 +61,16 @@ def test_other_evaluated_sets_do_not_enter():
 
 
 def test_table_has_methods_by_shots_and_sets_beside_their_average():
-    table = few_shot_table(synthetic_runs(sets=("b", "a")), {"a": "Apples", "b": "Boats"})
+    table = few_shot_table(
+        few_shot_summary(synthetic_runs(sets=("b", "a"))), {"a": "Apples", "b": "Boats"}
+    )
     assert list(table.shown.columns) == ["method", "shots", "seeds", "Apples", "Boats", "Average"]
     assert list(table.shown["method"][:4]) == ["Zero-shot", "LoRA", "Block-LoRA", "w/o A"]
     assert len(table.shown) == 1 + 3 * 3
 
 
 def test_best_mean_is_bold_in_latex_and_starred_in_text():
-    table = few_shot_table(synthetic_runs(sets=("a", "b")))
+    table = few_shot_table(few_shot_summary(synthetic_runs(sets=("a", "b"))))
     best = table.tidy[(table.tidy["dataset"] == "a") & (table.tidy["shots"] == 16)].set_index(
         "method"
     )["mean"]
@@ -89,7 +91,7 @@ def test_a_mean_over_fewer_seeds_is_marked_and_never_the_best():
     ].copy()
     keys = zip(runs["method"], runs["seed"], strict=True)
     runs["accuracy"] = [values.get(key, 0.2) for key in keys]
-    table = few_shot_table(runs)
+    table = few_shot_table(few_shot_summary(runs))
     shown = table.shown[table.shown["shots"] == 1].set_index("method")
     for column in ("a", "b", "Average"):
         assert shown.loc["Block-LoRA", column] == "64.1 (1 of 3)"
@@ -101,7 +103,7 @@ def test_a_mean_over_fewer_seeds_is_marked_and_never_the_best():
 
 
 def test_latex_is_a_booktabs_tabular_with_equally_long_rows():
-    latex = few_shot_table(synthetic_runs()).latex
+    latex = few_shot_table(few_shot_summary(synthetic_runs())).latex
     for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\addlinespace"):
         assert rule in latex
     assert "|" not in latex
@@ -138,7 +140,7 @@ def test_plain_table_keeps_all_digits_in_the_csv_and_few_in_the_text():
 
 
 def test_html_aligns_numbers_right_and_escapes():
-    html = few_shot_table(synthetic_runs(sets=("a<b", "c")))._repr_html_()
+    html = few_shot_table(few_shot_summary(synthetic_runs(sets=("a<b", "c"))))._repr_html_()
     assert "a&lt;b" in html
     assert html.count('class="number"') > html.count('class="text"') > 0
 

@@ -8,6 +8,7 @@ import math
 
 import pandas as pd
 import pytest
+from figure_cases import collapse, number_of_blocks
 from synthetic import synthetic_runs
 
 from blocklora_lib.analysis.comparisons import set_differences
@@ -148,7 +149,7 @@ def test_blocks_are_named_beside_their_parameters(tmp_path):
         for d in ("First", "Second")
         for seed in (1, 2)
     ]
-    figure = drawn(ablation.blocks_and_parameters(pd.DataFrame(rows)), tmp_path)
+    figure = drawn(number_of_blocks(pd.DataFrame(rows)), tmp_path)
     assert len(figure.axes) == 4
     assert labels(figure.axes[2].xaxis) == ["8\nn = 1", "6\nn = 2"]
     assert figure.axes[0].get_title() == "r is the total rank: r = 8"
@@ -161,7 +162,7 @@ def test_collapse_has_test_and_training_images_and_zero_shot(tmp_path):
         for lr in (0.02, 0.2)
         for scale in (0.1, 1.0)
     ]
-    figure = drawn(ablation.collapse_by_rate(pd.DataFrame(rows), {"First": 0.1}), tmp_path)
+    figure = drawn(collapse(pd.DataFrame(rows), {"First": 0.1}), tmp_path)
     assert [axes.get_title() for axes in figure.axes] == [
         "First: test images",
         "First: training images",

@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 from synthetic import synthetic_runs
 
-from blocklora_lib.analysis.summaries import few_shot_summary
+from blocklora_lib.analysis.summaries import few_shot_summary, gains
 from blocklora_lib.core.paths import NOTEBOOKS
 from blocklora_lib.display.figures.few_shot import key_figure
 from blocklora_lib.display.mathml import MathMLExporter, inline_mathml, mathml
@@ -46,13 +46,14 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     runs = synthetic_runs(sets=("chess", "fashion"))
     nb = Notebook("00_overview", "smoke", str(folder))
-    nb.figure(key_figure(runs), "key_figure", few_shot_summary(runs), "The key <figure>.")
+    summary = few_shot_summary(runs)
+    nb.figure(key_figure(summary, gains(runs)), "key_figure", summary, "The key <figure>.")
     nb.finish()
     nb = Notebook("08_few_shot", "smoke", str(folder))
     plain = Figure(figsize=(2, 1))
     plain.subplots()
     nb.figure(plain, "empty", runs, "With $B_i$ in it.")
-    nb.table(few_shot_table(runs), "few_shot", "A table.")
+    nb.table(few_shot_table(summary), "few_shot", "A table.")
     nb.claim("F1", "x ≤ y & more", True, "1 < 2")
     nb.claim("F2", "rises", False, "no", kind="empirical")
     nb.claim("C9", "93.65%", None, "not here", kind="published")

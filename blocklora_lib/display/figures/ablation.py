@@ -2,66 +2,61 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from ...analysis.summaries import summarise
-from ..style import GREY, HOLLOW, STYLE, TEXT_WIDTH, hollow, hollow_handle, method_style, new_figure
+from ..style import (
+    GREY,
+    TEXT_WIDTH,
+    apart,
+    hollow,
+    hollow_handle,
+    in_style,
+    legend_outside,
+    method_style,
+    new_figure,
+)
 
 READINGS = {
     "total_rank": "r is the total rank",
     "block_rank": "r is the rank of each block",
     "input": "cut along the input",
 }
-COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-)  # of sets or scales: none is a method's here
+# of sets or scales: none is a method's here
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 MARKERS = "osD^v"
 
 
-def blocks_and_parameters(rows: pd.DataFrame) -> Figure:
-    """Draw accuracy against trained parameters, a panel for each reading and set; n stands under
-    its point.
+@in_style
+def blocks_and_parameters(means: pd.DataFrame, runs: pd.DataFrame) -> Figure:
+    """Draw accuracy against trained parameters, a panel for each reading and set; n below.
 
-    rows: one for each run: reading, rank, n_blocks, dataset, seed, accuracy (0 to 1),
-    trainable_parameters. Dots are runs, the line joins their means, of which those that are not
-    complete are hollow.
+    means, runs: reading, rank, n_blocks, dataset, trainable_parameters, all counts whole, and mean
+    and complete, or accuracy (all 0 to 1). Dots are runs, the line joins their means, of which
+    those that are not complete are hollow.
     """
-    rows = rows.astype({"n_blocks": int, "rank": int})
-    cell = ["reading", "rank", "n_blocks", "dataset", "trainable_parameters"]
-    means = summarise(rows, cell, within=["dataset"])
-    readings = [reading for reading in READINGS if reading in set(rows["reading"])]
-    sets = list(rows["dataset"].unique())
-    with rc_context(dict(STYLE)):
-        figure = new_figure(
-            min(1, max(0.62, 0.5 * len(readings))) * TEXT_WIDTH, 0.5 + 1.6 * len(sets)
-        )
-        grid = figure.subplots(len(sets), len(readings), squeeze=False, sharex="col", sharey="row")
-        for y, name in enumerate(sets):
-            for x, reading in enumerate(readings):
-                part = rows[(rows["dataset"] == name) & (rows["reading"] == reading)]
-                _draw_blocks(
-                    grid[y][x],
-                    part,
-                    means[(means["dataset"] == name) & (means["reading"] == reading)],
-                )
-                if y == 0:
-                    grid[y][x].set_title(f"{READINGS[reading]}: r = {part['rank'].iloc[0]}")
-            grid[y][0].set_ylabel(f"{name}\naccuracy (%)")
-        for axes in grid[-1]:
-            axes.set_xlabel("trained parameters (thousands)")
-        if not means["complete"].all():
-            figure.legend(handles=[hollow_handle()], loc="outside lower center")
+    readings = [reading for reading in READINGS if reading in set(runs["reading"])]
+    sets = list(runs["dataset"].unique())
+    figure = new_figure(min(1, max(0.62, 0.5 * len(readings))) * TEXT_WIDTH, 0.5 + 1.6 * len(sets))
+    grid = figure.subplots(len(sets), len(readings), squeeze=False, sharex="col", sharey="row")
+    for y, name in enumerate(sets):
+        for x, reading in enumerate(readings):
+            part = runs[(runs["dataset"] == name) & (runs["reading"] == reading)]
+            _draw_blocks(
+                grid[y][x], part, means[(means["dataset"] == name) & (means["reading"] == reading)]
+            )
+            if y == 0:
+                grid[y][x].set_title(f"{READINGS[reading]}: r = {part['rank'].iloc[0]}")
+        grid[y][0].set_ylabel(f"{name}\naccuracy (%)")
+    for axes in grid[-1]:
+        axes.set_xlabel("trained parameters (thousands)")
+    if not means["complete"].all():
+        legend_outside(figure, [hollow_handle()], "lower center")
     return figure
 
 
@@ -76,74 +71,69 @@ def _draw_blocks(axes: Axes, part: pd.DataFrame, means: pd.DataFrame) -> None:
     if few.any():
         hollow(axes, at[few], height[few], style.marker, style.colour)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(at.tolist(), [f"{v:.3g}\nn = {n}" for n, v in at.items()])
+    steps = np.log2(at / at.iloc[0]).abs()  # counts grow ever less, or more, with n
+    width = axes.figure.get_size_inches()[0] / (1.25 * axes.get_gridspec().ncols)
+    free = apart(steps.tolist(), 0.4 / width * 1.25 * steps.max())
+    counts = [f"{v:.3g}" if v < 1000 else f"{v:,.0f}" for v in at]
+    shown = [f"{count}\nn = {n}" for count, n in zip(counts, at.index, strict=True)]
+    axes.set_xticks(at.tolist(), np.where(free, shown, ""))
     axes.margins(x=0.12)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
 
 
-def collapse_by_rate(rows: pd.DataFrame, zero: Mapping[str, float]) -> Figure:
-    """Draw accuracy over the learning rate for each initial scale of A_s: on test and on training
-    images.
+@in_style
+def collapse_by_rate(means: pd.DataFrame, runs: pd.DataFrame, zero: Mapping[str, float]) -> Figure:
+    """Draw accuracy over the learning rate for each initial scale of A_s: test, training images.
 
-    rows: one for each run: dataset, lr, init_scale, seed, accuracy, train_accuracy (0 to 1). zero:
-    zero-shot's, by set, dotted. Dots are runs, lines join their means. A run that diverged has no
-    row; the mean of those that are left of its cell is hollow.
+    means, runs: dataset, lr, init_scale, and mean, complete and quantity ("accuracy" or
+    "train_accuracy", of `summarise_each`), or these two themselves (all 0 to 1). zero: zero-shot's,
+    by set, dotted. Dots are runs, lines join their means. A run that diverged has no row; the mean
+    of those that are left of its cell is hollow.
     """
-    cell = ["dataset", "init_scale", "lr"]
-    means = {
-        c: summarise(rows, cell, c, within=["dataset"]) for c in ("accuracy", "train_accuracy")
-    }
-    sets, scales = list(rows["dataset"].unique()), sorted(rows["init_scale"].unique())
-    rates = sorted(rows["lr"].unique())
+    sets, scales = list(runs["dataset"].unique()), sorted(runs["init_scale"].unique())
+    rates = sorted(runs["lr"].unique())
     parts = (("accuracy", "test images"), ("train_accuracy", "training images"))
-    with rc_context(dict(STYLE)):
-        figure = new_figure(0.85 * TEXT_WIDTH, 0.6 + 1.75 * len(sets))
-        grid = figure.subplots(len(sets), 2, squeeze=False, sharex=True)
-        for line, name in zip(grid, sets, strict=True):
-            for axes, (column, what) in zip(line, parts, strict=True):
-                for i, scale in enumerate(scales):
-                    part = rows[(rows["dataset"] == name) & (rows["init_scale"] == scale)]
-                    colour, marker = COLOURS[i % 5], MARKERS[i % 5]
-                    at = [rates.index(lr) + 0.08 * (i - (len(scales) - 1) / 2) for lr in part["lr"]]
-                    dots = dict(
-                        markersize=2.5, alpha=0.45, clip_on=False
-                    )  # an accuracy of 0 is on the axis
-                    axes.plot(at, 100 * part[column], marker, color=colour, **dots)
-                    mean = means[column]
-                    mean = mean[(mean["dataset"] == name) & (mean["init_scale"] == scale)]
-                    at = mean["lr"].map(rates.index) + 0.08 * (i - (len(scales) - 1) / 2)
-                    look = dict(label=f"{scale:g}", clip_on=False)
-                    axes.plot(at, 100 * mean["mean"], marker=marker, color=colour, **look)
-                    few = ~mean["complete"]
-                    if few.any():
-                        hollow(
-                            axes, at[few], 100 * mean["mean"][few], marker, colour, clip_on=False
-                        )
-                if column == "accuracy" and name in zero:
-                    axes.axhline(
-                        100 * zero[name],
-                        color=GREY,
-                        linewidth=0.9,
-                        linestyle=":",
-                        label="zero-shot",
-                    )
-                axes.set_title(f"{name}: {what}")
-                axes.set_xticks(range(len(rates)), [f"{lr:g}" for lr in rates])
-                axes.set_xlim(-0.4, len(rates) - 0.6)
-                axes.set_ylim(0, None if column == "accuracy" else 104)
-                axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-            line[0].set_ylabel("accuracy (%)")
-        for axes in grid[-1]:
-            axes.set_xlabel("learning rate")
-        handles, labels = grid[0][0].get_legend_handles_labels()
-        labels = [text if text == "zero-shot" else f"initial scale {text}" for text in labels]
-        if not means["accuracy"]["complete"].all():
-            handles, labels = [*handles, hollow_handle()], [*labels, HOLLOW]
-        columns = len(labels) if len(labels) < 5 else math.ceil(len(labels) / 2)
-        figure.legend(handles, labels, loc="outside upper center", ncols=columns)
+    figure = new_figure(0.85 * TEXT_WIDTH, 0.6 + 1.75 * len(sets))
+    grid = figure.subplots(len(sets), 2, squeeze=False, sharex=True)
+    for line, name in zip(grid, sets, strict=True):
+        for axes, (column, what) in zip(line, parts, strict=True):
+            for i, scale in enumerate(scales):
+                part = runs[(runs["dataset"] == name) & (runs["init_scale"] == scale)]
+                colour, marker = COLOURS[i % 5], MARKERS[i % 5]
+                at = [rates.index(lr) + 0.08 * (i - (len(scales) - 1) / 2) for lr in part["lr"]]
+                dots = dict(
+                    markersize=2.5, alpha=0.45, clip_on=False
+                )  # an accuracy of 0 is on the axis
+                axes.plot(at, 100 * part[column], marker, color=colour, **dots)
+                mean = means[means["quantity"] == column]
+                mean = mean[(mean["dataset"] == name) & (mean["init_scale"] == scale)]
+                at = mean["lr"].map(rates.index) + 0.08 * (i - (len(scales) - 1) / 2)
+                look = dict(label=f"{scale:g}", clip_on=False)
+                axes.plot(at, 100 * mean["mean"], marker=marker, color=colour, **look)
+                few = ~mean["complete"]
+                if few.any():
+                    hollow(axes, at[few], 100 * mean["mean"][few], marker, colour, clip_on=False)
+            if column == "accuracy" and name in zero:
+                axes.axhline(
+                    100 * zero[name], color=GREY, linewidth=0.9, linestyle=":", label="zero-shot"
+                )
+            axes.set_title(f"{name}: {what}")
+            axes.set_xticks(range(len(rates)), [f"{lr:g}" for lr in rates])
+            axes.set_xlim(-0.4, len(rates) - 0.6)
+            axes.set_ylim(0, None if column == "accuracy" else 104)
+            axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        line[0].set_ylabel("accuracy (%)")
+    for axes in grid[-1]:
+        axes.set_xlabel("learning rate")
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    for handle, text in zip(handles, labels, strict=True):
+        handle.set_label(text if text == "zero-shot" else f"initial scale {text}")
+    handles += [] if means["complete"].all() else [hollow_handle()]
+    legend_outside(figure, handles)
     return figure
 
 
+@in_style
 def trained_minus_frozen(by_set: pd.DataFrame, overall: pd.DataFrame) -> Figure:
     """Draw what training A_s gains over freezing it: a dot for each set, then mean and interval.
 
@@ -152,54 +142,54 @@ def trained_minus_frozen(by_set: pd.DataFrame, overall: pd.DataFrame) -> Figure:
     """
     shots = sorted(int(k) for k in overall["shots"])
     style = method_style("frozen_a")
-    with rc_context(dict(STYLE)):
-        figure = new_figure(0.62 * TEXT_WIDTH, 2.5)
-        axes = figure.subplots()
-        axes.axhline(0, color="#333333", linewidth=0.7)
-        for i, k in enumerate(shots):
-            part = by_set[by_set["shots"] == k]
-            values, few = (
-                part.loc[part["complete"], "difference"],
-                part.loc[~part["complete"], "difference"],
-            )
-            axes.plot(
-                [i - 0.12] * len(values),
-                values,
-                "o",
-                color=GREY,
-                markersize=3,
-                alpha=0.5,
-                label="a set" if i == 0 else None,
-            )
-            hollow(axes, [i - 0.12] * len(few), few, "o", GREY, markersize=3)
-        overall = overall.sort_values("shots")
-        error = [overall["mean"] - overall["low"], overall["high"] - overall["mean"]]
-        axes.errorbar(
-            [i + 0.08 for i in range(len(shots))],
-            overall["mean"],
-            error,
-            fmt=style.marker,
-            color=style.colour,
-            capsize=2.5,
-            elinewidth=1,
-            label="mean, 95% interval over sets",
+    figure = new_figure(0.62 * TEXT_WIDTH, 2.5)
+    axes = figure.subplots()
+    axes.axhline(0, color="#333333", linewidth=0.7)
+    for i, k in enumerate(shots):
+        part = by_set[by_set["shots"] == k]
+        values, few = (
+            part.loc[part["complete"], "difference"],
+            part.loc[~part["complete"], "difference"],
         )
-        few = (~overall["complete"]).to_numpy()
-        at = [i + 0.08 for i in range(len(shots)) if few[i]]
-        hollow(axes, at, overall["mean"][few], style.marker, style.colour)
-        axes.set_xticks(range(len(shots)), [str(k) for k in shots])
-        axes.set_xlim(-0.5, len(shots) - 0.5)
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        axes.grid(False, axis="x")
-        axes.set_xlabel("shots")
-        axes.set_ylabel("trained minus frozen $A_s$ (points)")
-        handles, _ = axes.get_legend_handles_labels()
-        if not (by_set["complete"].all() and overall["complete"].all()):
-            handles.append(hollow_handle())
-        figure.legend(handles=handles, loc="outside upper center", ncols=2)
+        axes.plot(
+            [i - 0.12] * len(values),
+            values,
+            "o",
+            color=GREY,
+            markersize=3,
+            alpha=0.5,
+            label="a set" if i == 0 else None,
+        )
+        hollow(axes, [i - 0.12] * len(few), few, "o", GREY, markersize=3)
+    overall = overall.sort_values("shots")
+    error = [overall["mean"] - overall["low"], overall["high"] - overall["mean"]]
+    axes.errorbar(
+        [i + 0.08 for i in range(len(shots))],
+        overall["mean"],
+        error,
+        fmt=style.marker,
+        color=style.colour,
+        capsize=2.5,
+        elinewidth=1,
+        label="mean, 95% interval over sets",
+    )
+    few = (~overall["complete"]).to_numpy()
+    at = [i + 0.08 for i in range(len(shots)) if few[i]]
+    hollow(axes, at, overall["mean"][few], style.marker, style.colour)
+    axes.set_xticks(range(len(shots)), [str(k) for k in shots])
+    axes.set_xlim(-0.5, len(shots) - 0.5)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.grid(False, axis="x")
+    axes.set_xlabel("shots")
+    axes.set_ylabel("trained minus frozen $A_s$ (points)")
+    handles, _ = axes.get_legend_handles_labels()
+    if not (by_set["complete"].all() and overall["complete"].all()):
+        handles.append(hollow_handle())
+    legend_outside(figure, handles)
     return figure
 
 
+@in_style
 def placement(rows: pd.DataFrame) -> Figure:
     """Draw accuracy (left, a marker for each set) beside trained parameters (right), a line for
     each place.
@@ -210,56 +200,52 @@ def placement(rows: pd.DataFrame) -> Figure:
     places = rows[["place", "group", "parameters"]].drop_duplicates("place").reset_index(drop=True)
     sets = list(rows["dataset"].unique())
     height = {name: len(places) - 1 - i for i, name in enumerate(places["place"])}
-    with rc_context(dict(STYLE)):
-        figure = new_figure(0.9 * TEXT_WIDTH, 0.8 + 0.23 * len(places))
-        left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.7, 1])
-        for i, name in enumerate(sets):
-            part = rows[rows["dataset"] == name]
-            at = [height[p] + 0.22 * ((len(sets) - 1) / 2 - i) for p in part["place"]]
-            error = [
-                (part["mean"] - part["low"]).fillna(0),
-                (part["high"] - part["mean"]).fillna(0),
-            ]
-            left.errorbar(
-                part["mean"],
-                at,
-                xerr=error,
-                fmt=MARKERS[i % 5],
-                color=COLOURS[i % 5],
-                elinewidth=1,
-                label=name,
-            )
-            few = (~part["complete"]).to_numpy()
-            height_of = [y for y, flag in zip(at, few, strict=True) if flag]
-            hollow(left, part["mean"][few], height_of, MARKERS[i % 5], COLOURS[i % 5])
-        right.barh(
-            [height[p] for p in places["place"]], places["parameters"], height=0.55, color="#b9b9b9"
+    figure = new_figure(0.9 * TEXT_WIDTH, 0.8 + 0.23 * len(places))
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.7, 1])
+    for i, name in enumerate(sets):
+        part = rows[rows["dataset"] == name]
+        at = [height[p] + 0.22 * ((len(sets) - 1) / 2 - i) for p in part["place"]]
+        error = [(part["mean"] - part["low"]).fillna(0), (part["high"] - part["mean"]).fillna(0)]
+        left.errorbar(
+            part["mean"],
+            at,
+            xerr=error,
+            fmt=MARKERS[i % 5],
+            color=COLOURS[i % 5],
+            elinewidth=1,
+            label=name,
         )
-        for row in places.itertuples():
-            right.annotate(
-                f"{int(row.parameters):,}",
-                (row.parameters, height[row.place]),
-                xytext=(3, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=7.5,
-            )
-        right.set_xlim(0, 1.3 * places["parameters"].max())
-        for axes in (left, right):
-            for before, after in zip(places["group"], places["group"][1:], strict=False):
-                if before != after:
-                    last = places.loc[places["group"] == before, "place"].iloc[-1]
-                    axes.axhline(height[last] - 0.5, color="#a6a6a6", linewidth=0.6)
-            axes.grid(False, axis="y")
-            axes.tick_params(axis="y", length=0)
-        left.set_yticks(list(height.values()), list(height))
-        left.set_ylim(-0.6, len(places) - 0.4)
-        left.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
-        right.xaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
-        right.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        left.set_xlabel("top-1 accuracy (%)")
-        right.set_xlabel("trained parameters")
-        handles, _ = left.get_legend_handles_labels()
-        handles += [] if rows["complete"].all() else [hollow_handle()]
-        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+        few = (~part["complete"]).to_numpy()
+        height_of = [y for y, flag in zip(at, few, strict=True) if flag]
+        hollow(left, part["mean"][few], height_of, MARKERS[i % 5], COLOURS[i % 5])
+    right.barh(
+        [height[p] for p in places["place"]], places["parameters"], height=0.55, color="#b9b9b9"
+    )
+    for row in places.itertuples():
+        right.annotate(
+            f"{int(row.parameters):,}",
+            (row.parameters, height[row.place]),
+            xytext=(3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7.5,
+        )
+    right.set_xlim(0, 1.3 * places["parameters"].max())
+    for axes in (left, right):
+        for before, after in zip(places["group"], places["group"][1:], strict=False):
+            if before != after:
+                last = places.loc[places["group"] == before, "place"].iloc[-1]
+                axes.axhline(height[last] - 0.5, color="#a6a6a6", linewidth=0.6)
+        axes.grid(False, axis="y")
+        axes.tick_params(axis="y", length=0)
+    left.set_yticks(list(height.values()), list(height))
+    left.set_ylim(-0.6, len(places) - 0.4)
+    left.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    right.xaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
+    right.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    left.set_xlabel("top-1 accuracy (%)")
+    right.set_xlabel("trained parameters")
+    handles, _ = left.get_legend_handles_labels()
+    handles += [] if rows["complete"].all() else [hollow_handle()]
+    legend_outside(figure, handles)
     return figure

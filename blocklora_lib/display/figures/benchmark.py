@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..style import GREY, STYLE, TEXT_WIDTH, method_style, new_figure, plain_log_ticks
+from ..style import (
+    GREY,
+    TEXT_WIDTH,
+    apart,
+    in_style,
+    legend_outside,
+    method_style,
+    new_figure,
+    plain_log_ticks,
+)
 
 OTHER_STEPS = {
     "clip_lora": ("#1A1A1A", "^", "CLIP-LoRA's code"),
@@ -29,6 +37,7 @@ ROOFLINE = {
 }
 
 
+@in_style
 def steps_by_classes(frame: pd.DataFrame) -> Figure:
     """Draw seconds of a training step, and its peak of memory where it was measured, over the
     classes.
@@ -38,33 +47,27 @@ def steps_by_classes(frame: pd.DataFrame) -> Figure:
     """
     frame = frame.drop_duplicates(["classes", "name"]).sort_values("classes")
     has_memory = "peak_bytes" in frame and frame["peak_bytes"].notna().any()
-    with rc_context(dict(STYLE)):
-        figure = new_figure(TEXT_WIDTH, 2.9)
-        panels = figure.subplots(1, 1 + has_memory, squeeze=False)[0]
-        for form, part in frame.groupby("name", sort=False):
-            colour, marker, label = _step_style(form)
-            look = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.0}
-            off = [
-                part["seconds_median"] - part["seconds_q1"],
-                part["seconds_q3"] - part["seconds_median"],
-            ]
-            panels[0].errorbar(
-                part["classes"],
-                part["seconds_median"],
-                yerr=off,
-                label=label,
-                elinewidth=1.2,
-                **look,
-            )
-            if has_memory:
-                panels[1].plot(part["classes"], part["peak_bytes"] / 2**30, **look)
-        classes = sorted(frame["classes"].unique())
-        for panel, quantity in zip(panels, ("s a step", "peak, GiB"), strict=False):
-            panel.set(xlabel="classes", ylabel=quantity, xscale="log", yscale="log")
-            panel.set_xticks(classes, [str(c) for c in classes])
-            panel.xaxis.minorticks_off()
-            plain_log_ticks(panel.yaxis)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    figure = new_figure(TEXT_WIDTH, 2.9)
+    panels = figure.subplots(1, 1 + has_memory, squeeze=False)[0]
+    for form, part in frame.groupby("name", sort=False):
+        colour, marker, label = _step_style(form)
+        look = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.0}
+        off = [
+            part["seconds_median"] - part["seconds_q1"],
+            part["seconds_q3"] - part["seconds_median"],
+        ]
+        panels[0].errorbar(
+            part["classes"], part["seconds_median"], yerr=off, label=label, elinewidth=1.2, **look
+        )
+        if has_memory:
+            panels[1].plot(part["classes"], part["peak_bytes"] / 2**30, **look)
+    classes = sorted(frame["classes"].unique())
+    for panel, quantity in zip(panels, ("s a step", "peak, GiB"), strict=False):
+        panel.set(xlabel="classes", ylabel=quantity, xscale="log", yscale="log")
+        panel.set_xticks(classes, [str(c) for c in classes])
+        panel.xaxis.minorticks_off()
+        plain_log_ticks(panel.yaxis)
+    legend_outside(figure, panels[0].get_legend_handles_labels()[0])
     return figure
 
 
@@ -111,6 +114,7 @@ def _step_style(form: str) -> tuple[str, str, str]:
     return colour, markers.get(variant, "P"), f"{name}, {variant.replace('_', ' ')}"
 
 
+@in_style
 def growth_lines(rows: pd.DataFrame, lines: pd.DataFrame) -> Figure:
     """Draw seconds of a step over what grows, a panel each, with the fitted line and its slope.
 
@@ -122,26 +126,21 @@ def growth_lines(rows: pd.DataFrame, lines: pd.DataFrame) -> Figure:
         list(dict.fromkeys(rows["axis"])),
         lines[lines["quantity"] == "seconds"].set_index("axis"),
     )
-    with rc_context(dict(STYLE)):
-        figure = new_figure(TEXT_WIDTH, 2.0)
-        panels = figure.subplots(1, len(axes), sharey=True, squeeze=False)[0]
-        for panel, axis in zip(panels, axes, strict=True):
-            _growth(panel, rows[rows["axis"] == axis].sort_values("value"))
-            panel.set_xlabel(axis)
-            if axis in fitted.index:
-                line = fitted.loc[axis]
-                low, high = panel.get_xlim()
-                ends = pd.Series([max(low, 0), high])
-                panel.plot(
-                    ends,
-                    line["intercept"] + line["slope"] * ends,
-                    color=GREY,
-                    linewidth=0.8,
-                    zorder=1,
-                )
-                panel.set_xlim(low, high)
-                panel.set_title(_slope(line, axis))
-        panels[0].set(ylabel="s a step", ylim=(0, None))
+    figure = new_figure(TEXT_WIDTH, 2.0)
+    panels = figure.subplots(1, len(axes), sharey=True, squeeze=False)[0]
+    for panel, axis in zip(panels, axes, strict=True):
+        _growth(panel, rows[rows["axis"] == axis].sort_values("value"))
+        panel.set_xlabel(axis)
+        if axis in fitted.index:
+            line = fitted.loc[axis]
+            low, high = panel.get_xlim()
+            ends = pd.Series([max(low, 0), high])
+            panel.plot(
+                ends, line["intercept"] + line["slope"] * ends, color=GREY, linewidth=0.8, zorder=1
+            )
+            panel.set_xlim(low, high)
+            panel.set_title(_slope(line, axis))
+    panels[0].set(ylabel="s a step", ylim=(0, None))
     return figure
 
 
@@ -153,7 +152,11 @@ def _growth(panel: Axes, rows: pd.DataFrame) -> None:
         rows["value"], median, yerr=off, color=style.colour, marker=style.marker, linestyle="none",
         elinewidth=1.2, markersize=4, zorder=3,
     )  # fmt: skip
-    panel.set_xticks(rows["value"])
+    values = rows["value"].tolist()
+    # a label of four digits, of the width of one of so many panels
+    gap = 0.05 * len(panel.figure.axes) * (values[-1] - values[0])
+    shown = zip(values, apart(values, gap), strict=True)
+    panel.set_xticks(values, [f"{value:g}" if free else "" for value, free in shown])
 
 
 def _slope(line: pd.Series, axis: str) -> str:

@@ -3,40 +3,40 @@
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from ..style import GREY, STYLE, TEXT_WIDTH, method_style, new_figure
+from ..style import GREY, TEXT_WIDTH, in_style, legend_outside, method_style, new_figure
 
 
+@in_style
 def differences_by_shots(rows: pd.DataFrame) -> Figure:
     """Draw mean and interval of a paired difference over shots.
 
     rows: method, method_label, shots, mean, low, high (points).
     """
-    with rc_context(dict(STYLE)):
-        figure = new_figure(0.62 * TEXT_WIDTH, 2.5)
-        axes = figure.subplots()
-        shots, labels = sorted(rows["shots"].unique()), rows["method_label"].unique()
-        for i, label in enumerate(labels):
-            part = rows[rows["method_label"] == label].sort_values("shots")
-            style = method_style(part["method"].iloc[0])
-            at = [shots.index(k) + 0.16 * (i - (len(labels) - 1) / 2) for k in part["shots"]]
-            spread = [part["mean"] - part["low"], part["high"] - part["mean"]]
-            axes.errorbar(
-                at,
-                part["mean"],
-                spread,
-                fmt=style.marker,
-                color=style.colour,
-                capsize=2.5,
-                elinewidth=1,
-                label=label,
-            )
-        axes.axhline(0, color=GREY, linewidth=0.8)
-        axes.set_xticks(range(len(shots)), [str(k) for k in shots])
-        axes.set_xlabel("shots")
-        axes.set_ylabel("points above LoRA of rank r")
-        axes.grid(axis="x", visible=False)
-        figure.legend(loc="outside upper center", ncols=len(labels))
+    figure = new_figure(0.62 * TEXT_WIDTH, 2.5)
+    axes = figure.subplots()
+    shots, labels = sorted(rows["shots"].unique()), rows["method_label"].unique()
+    step = min(0.16, 0.8 / len(labels))
+    for i, label in enumerate(labels):
+        part = rows[rows["method_label"] == label].sort_values("shots")
+        style = method_style(part["method"].iloc[0])
+        at = [shots.index(k) + step * (i - (len(labels) - 1) / 2) for k in part["shots"]]
+        spread = [part["mean"] - part["low"], part["high"] - part["mean"]]
+        axes.errorbar(
+            at,
+            part["mean"],
+            spread,
+            fmt=style.marker,
+            color=style.colour,
+            capsize=2.5,
+            elinewidth=1,
+            label=label,
+        )
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.set_xticks(range(len(shots)), [str(k) for k in shots])
+    axes.set_xlabel("shots")
+    axes.set_ylabel("points above LoRA of rank r")
+    axes.grid(axis="x", visible=False)
+    legend_outside(figure, axes.get_legend_handles_labels()[0])
     return figure

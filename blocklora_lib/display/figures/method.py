@@ -9,19 +9,21 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps, rc_context
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-from .few_shot import GREY, STYLE, TEXT_WIDTH, new_figure
+from ..style import GREY, TEXT_WIDTH, in_style, legend_outside, new_figure
 
 DIVERGING = "PuOr"  # ColorBrewer's purple to orange: safe for colour-blind readers, white at zero
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
 
+@in_style
 def matrix_equations(
     entries: pd.DataFrame, equations: Mapping[str, Sequence[str]], cell: float = 0.25
 ) -> Figure:
@@ -31,21 +33,20 @@ def matrix_equations(
     equation is drawn as an annotated heat map, any other is set as text. All share one colour
     scale, symmetric about zero, and one cell size (inches).
     """
-    with rc_context(dict(STYLE)):
-        heights = [entries[entries["equation"] == name]["row"].max() + 2.5 for name in equations]
-        figure = new_figure(TEXT_WIDTH, cell * float(sum(heights)) + 0.1)
-        panels = figure.subplots(len(equations), 1, height_ratios=heights, squeeze=False)[:, 0]
-        norm = Normalize(-entries["value"].abs().max(), entries["value"].abs().max())
-        for panel, (name, tokens) in zip(panels, equations.items(), strict=True):
-            _draw_equation(panel, entries[entries["equation"] == name], tokens, norm)
-            panel.set_title(name, loc="left")
-        widest = max(panel.get_xlim()[1] for panel in panels)
-        for panel in panels:
-            panel.set_xlim(-0.3, widest)
-        bar = figure.colorbar(
-            ScalarMappable(norm, DIVERGING), ax=list(panels), fraction=0.02, pad=0.01, aspect=25
-        )
-        bar.outline.set_visible(False)
+    heights = [entries[entries["equation"] == name]["row"].max() + 2.5 for name in equations]
+    figure = new_figure(TEXT_WIDTH, cell * float(sum(heights)) + 0.1)
+    panels = figure.subplots(len(equations), 1, height_ratios=heights, squeeze=False)[:, 0]
+    norm = Normalize(-entries["value"].abs().max(), entries["value"].abs().max())
+    for panel, (name, tokens) in zip(panels, equations.items(), strict=True):
+        _draw_equation(panel, entries[entries["equation"] == name], tokens, norm)
+        panel.set_title(name, loc="left")
+    widest = max(panel.get_xlim()[1] for panel in panels)
+    for panel in panels:
+        panel.set_xlim(-0.3, widest)
+    bar = figure.colorbar(
+        ScalarMappable(norm, DIVERGING), ax=list(panels), fraction=0.02, pad=0.01, aspect=25
+    )
+    bar.outline.set_visible(False)
     return figure
 
 
@@ -104,82 +105,75 @@ def _draw_equation(
     panel.axis("off")
 
 
+@in_style
 def by_depth(frame: pd.DataFrame, label: str) -> Figure:
     """Draw value by depth, one panel a tower, one line a projection. frame: tower, layer, target,
     value.
     """
-    with rc_context(dict(STYLE)):
-        towers = list(dict.fromkeys(frame["tower"]))
-        figure = new_figure(TEXT_WIDTH, 2.1)
-        panels = figure.subplots(1, len(towers), sharey=True, squeeze=False)[0]
-        for panel, tower in zip(panels, towers, strict=True):
-            part = frame[frame["tower"] == tower]
-            for target, colour, marker in zip(
-                dict.fromkeys(part["target"]), OKABE_ITO, "os^D", strict=False
-            ):
-                line = part[part["target"] == target].sort_values("layer")
-                panel.plot(
-                    line["layer"], line["value"], marker=marker, color=colour, label=f"${target}$",
-                    markeredgecolor="white", markeredgewidth=0.5,
-                )  # fmt: skip
-            panel.set(
-                title=f"{tower} tower",
-                xlabel="layer",
-                yscale="log",
-                xticks=sorted(part["layer"].unique()),
-            )
-        panels[0].set_ylabel(label)
-        panels[-1].legend(ncols=3, loc="best")
+    towers = list(dict.fromkeys(frame["tower"]))
+    figure = new_figure(TEXT_WIDTH, 2.1)
+    panels = figure.subplots(1, len(towers), sharey=True, squeeze=False)[0]
+    for panel, tower in zip(panels, towers, strict=True):
+        part = frame[frame["tower"] == tower]
+        for target, colour, marker in zip(
+            dict.fromkeys(part["target"]), OKABE_ITO, "os^D", strict=False
+        ):
+            line = part[part["target"] == target].sort_values("layer")
+            panel.plot(
+                line["layer"], line["value"], marker=marker, color=colour, label=f"${target}$",
+                markeredgecolor="white", markeredgewidth=0.5,
+            )  # fmt: skip
+        panel.set(title=f"{tower} tower", xlabel="layer", yscale="log")
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    panels[0].set_ylabel(label)
+    panels[-1].legend(ncols=3, loc="best")
     return figure
 
 
+@in_style
 def errors_against_tolerance(frame: pd.DataFrame) -> Figure:
     """Draw each comparison's error in the panel of its precision; 0 means the same bits.
 
     frame: precision, implementation, quantity, error, tolerance.
     """
-    with rc_context(dict(STYLE)):
-        precisions = list(dict.fromkeys(frame["precision"]))
-        quantities = list(dict.fromkeys(frame["quantity"]))[::-1]
-        others = list(dict.fromkeys(frame["implementation"]))
-        figure = new_figure(TEXT_WIDTH, 0.95 + 0.26 * len(quantities))
-        panels = figure.subplots(1, len(precisions), sharey=True, squeeze=False)[0]
-        for panel, precision in zip(panels, precisions, strict=True):
-            part = frame[frame["precision"] == precision]
-            smallest = part["error"][part["error"] > 0].min() / 10
-            floor = 10.0 ** np.floor(
-                np.log10(smallest if smallest == smallest else part["tolerance"].min() / 100)
-            )
-            for k, name in enumerate(others):
-                rows = part[part["implementation"] == name]
-                at = [
-                    quantities.index(q) + 0.22 * (k - (len(others) - 1) / 2)
-                    for q in rows["quantity"]
-                ]
-                errors = rows["error"].where(rows["error"] > 0, floor)
-                panel.plot(
-                    errors, at, "osD^v"[k], color=OKABE_ITO[k], zorder=3, markersize=4.5,
-                    markeredgecolor="white", markeredgewidth=0.4,
-                )  # fmt: skip
-            tolerance = float(part["tolerance"].iloc[0])
-            panel.axvline(tolerance, color=GREY, linestyle="--", linewidth=0.9)
-            panel.set(
-                xscale="log",
-                title=precision,
-                xlabel="relative error",
-                xlim=(floor / 3, tolerance * 5),
-            )
-            powers = np.arange(np.log10(floor), np.floor(np.log10(tolerance)) + 0.1)
-            powers = powers[:: math.ceil(len(powers) / 4)]
-            panel.set_xticks(
-                10.0**powers, ["0" if p == powers[0] else f"$10^{{{p:.0f}}}$" for p in powers]
-            )
-            panel.minorticks_off()
-        panels[0].set_yticks(range(len(quantities)), quantities)
-        handles = [
-            Line2D([], [], marker="osD^v"[k], color=OKABE_ITO[k], linestyle="", label=n)
-            for k, n in enumerate(others)
-        ]
-        handles += [Line2D([], [], color=GREY, linestyle="--", linewidth=0.9, label="tolerance")]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    precisions = list(dict.fromkeys(frame["precision"]))
+    quantities = list(dict.fromkeys(frame["quantity"]))[::-1]
+    others = list(dict.fromkeys(frame["implementation"]))
+    figure = new_figure(TEXT_WIDTH, 0.95 + 0.26 * len(quantities))
+    panels = figure.subplots(1, len(precisions), sharey=True, squeeze=False)[0]
+    for panel, precision in zip(panels, precisions, strict=True):
+        part = frame[frame["precision"] == precision]
+        smallest = part["error"][part["error"] > 0].min() / 10
+        floor = 10.0 ** np.floor(
+            np.log10(smallest if smallest == smallest else part["tolerance"].min() / 100)
+        )
+        for k, name in enumerate(others):
+            rows = part[part["implementation"] == name]
+            at = [
+                quantities.index(q) + 0.22 * (k - (len(others) - 1) / 2) for q in rows["quantity"]
+            ]
+            errors = rows["error"].where(rows["error"] > 0, floor)
+            panel.plot(
+                errors, at, "osD^v"[k], color=OKABE_ITO[k], zorder=3, markersize=4.5,
+                markeredgecolor="white", markeredgewidth=0.4,
+            )  # fmt: skip
+        tolerance = float(part["tolerance"].iloc[0])
+        panel.axvline(tolerance, color=GREY, linestyle="--", linewidth=0.9)
+        panel.set(
+            xscale="log", title=precision, xlabel="relative error", xlim=(floor / 3, tolerance * 5)
+        )
+        powers = np.arange(np.log10(floor), np.floor(np.log10(tolerance)) + 0.1)
+        powers = powers[:: math.ceil(len(powers) / 4)]
+        panel.set_xticks(
+            10.0**powers, ["0" if p == powers[0] else f"$10^{{{p:.0f}}}$" for p in powers]
+        )
+        panel.minorticks_off()
+    panels[0].set_yticks(range(len(quantities)), quantities)
+    panels[0].set_ylim(-0.6, len(quantities) - 0.4)
+    handles = [
+        Line2D([], [], marker="osD^v"[k], color=OKABE_ITO[k], linestyle="", label=n)
+        for k, n in enumerate(others)
+    ]
+    handles += [Line2D([], [], color=GREY, linestyle="--", linewidth=0.9, label="tolerance")]
+    legend_outside(figure, handles, "lower center")
     return figure

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..style import GREY, STYLE, TEXT_WIDTH, MethodStyle, method_style, new_figure, plain_log_ticks
+from ..style import (
+    GREY,
+    TEXT_WIDTH,
+    MethodStyle,
+    in_style,
+    legend_outside,
+    method_style,
+    new_figure,
+    plain_log_ticks,
+)
 
 # base and merged are weights alone; beside them stands the method's own colour
 FORM_STYLES = {
@@ -21,6 +29,7 @@ FORM_STYLES = {
 LABELS = {"base_again": "base, a second copy", "merged_kept": "merged, W kept"}
 
 
+@in_style
 def latency(frame: pd.DataFrame, margin: float) -> Figure:
     """Draw milliseconds an image, and the ratio to the base, over the batch size.
 
@@ -28,28 +37,27 @@ def latency(frame: pd.DataFrame, margin: float) -> Figure:
     the 95% interval of the median. A hollow marker is not resolved. The band is what counts as
     equal, 1 ± margin.
     """
-    with rc_context(dict(STYLE)):
-        figure = new_figure(TEXT_WIDTH, 2.75)
-        left, right = figure.subplots(1, 2, width_ratios=(1, 1.35))
-        for form in dict.fromkeys(frame["form"]):
-            _milliseconds(left, frame[frame["form"] == form], FORM_STYLES[form])
-        shown = [form for form in dict.fromkeys(frame["form"]) if form != "base"]
-        right.axhspan(1 - margin, 1 + margin, color="#e6e6e6", zorder=0, linewidth=0)
-        right.axhline(1, color=GREY, linewidth=0.8, zorder=1)
-        for i, form in enumerate(shown):
-            offset = 0.22 * (i - (len(shown) - 1) / 2)
-            _ratios(right, frame[frame["form"] == form], FORM_STYLES[form], offset)
-        batches = sorted(frame["batch"].unique())
-        left.set(xlabel="images at once", ylabel="ms an image", xscale="log", yscale="log")
-        left.set_xticks(batches, [str(b) for b in batches])
-        left.xaxis.minorticks_off()
-        plain_log_ticks(left.yaxis)
-        right.set(xlabel="images at once", ylabel="time / time of the base")
-        right.set_xticks(range(len(batches)), [str(b) for b in batches])
-        right.set_xlim(-0.5, len(batches) - 0.5)
-        right.grid(axis="x", visible=False)
-        handles = [_handle(form) for form in dict.fromkeys(frame["form"])]
-        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    figure = new_figure(TEXT_WIDTH, 2.75)
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.35))
+    for form in dict.fromkeys(frame["form"]):
+        _milliseconds(left, frame[frame["form"] == form], FORM_STYLES[form])
+    shown = [form for form in dict.fromkeys(frame["form"]) if form != "base"]
+    right.axhspan(1 - margin, 1 + margin, color="#e6e6e6", zorder=0, linewidth=0)
+    right.axhline(1, color=GREY, linewidth=0.8, zorder=1)
+    for i, form in enumerate(shown):
+        offset = 0.22 * (i - (len(shown) - 1) / 2)
+        _ratios(right, frame[frame["form"] == form], FORM_STYLES[form], offset)
+    batches = sorted(frame["batch"].unique())
+    left.set(xlabel="images at once", ylabel="ms an image", xscale="log", yscale="log")
+    left.set_xticks(batches, [str(b) for b in batches])
+    left.xaxis.minorticks_off()
+    plain_log_ticks(left.yaxis)
+    right.set(xlabel="images at once", ylabel="time / time of the base")
+    right.set_xticks(range(len(batches)), [str(b) for b in batches])
+    right.set_xlim(-0.5, len(batches) - 0.5)
+    right.grid(axis="x", visible=False)
+    handles = [_handle(form) for form in dict.fromkeys(frame["form"])]
+    legend_outside(figure, handles)
     return figure
 
 
@@ -90,6 +98,7 @@ def _handle(form: str) -> Line2D:
     )  # fmt: skip
 
 
+@in_style
 def memory(frame: pd.DataFrame) -> Figure:
     """Draw the peak above the base's, and weights counted above the base's, by form; a panel a
     batch size.
@@ -97,21 +106,20 @@ def memory(frame: pd.DataFrame) -> Figure:
     frame: batch, form, weights_bytes, peak_bytes, a row for each repeat. Every repeat is a marker
     of its own.
     """
-    with rc_context(dict(STYLE)):
-        forms, batches = list(dict.fromkeys(frame["form"])), sorted(frame["batch"].unique())
-        figure = new_figure(TEXT_WIDTH, 0.33 * len(forms) + 1.05)
-        panels = figure.subplots(1, len(batches), sharey=True, squeeze=False)[0]
-        for panel, batch in zip(panels, batches, strict=True):
-            _memory_at(panel, frame[frame["batch"] == batch], forms)
-            panel.set_title("1 image at once" if batch == 1 else f"{batch} images at once")
-        panels[0].set_yticks(range(len(forms)), [LABELS.get(form, form) for form in forms])
-        panels[0].invert_yaxis()
-        handles = [
-            Line2D([], [], color="#d9d9d9", linewidth=6, label="weights, counted"),
-            Line2D([], [], color=GREY, marker="o", markerfacecolor="none", linestyle="none",
-                   label="peak of a process, measured"),
-        ]  # fmt: skip
-        figure.legend(handles=handles, loc="outside upper center", ncols=2)
+    forms, batches = list(dict.fromkeys(frame["form"])), sorted(frame["batch"].unique())
+    figure = new_figure(TEXT_WIDTH, 0.33 * len(forms) + 1.05)
+    panels = figure.subplots(1, len(batches), sharey=True, squeeze=False)[0]
+    for panel, batch in zip(panels, batches, strict=True):
+        _memory_at(panel, frame[frame["batch"] == batch], forms)
+        panel.set_title("1 image at once" if batch == 1 else f"{batch} images at once")
+    panels[0].set_yticks(range(len(forms)), [LABELS.get(form, form) for form in forms])
+    panels[0].invert_yaxis()
+    handles = [
+        Line2D([], [], color="#d9d9d9", linewidth=6, label="weights, counted"),
+        Line2D([], [], color=GREY, marker="o", markerfacecolor="none", linestyle="none",
+               label="peak of a process, measured"),
+    ]  # fmt: skip
+    legend_outside(figure, handles)
     return figure
 
 
@@ -130,5 +138,7 @@ def _memory_at(panel: Axes, frame: pd.DataFrame, forms: list[str]) -> None:
             markerfacecolor="none", markersize=6,
         )  # fmt: skip
     panel.axvline(0, color=GREY, linewidth=0.8)
+    panel.use_sticky_edges = False  # a peak of 0 lies on the edge of its bar
+    panel.margins(x=0.1)
     panel.grid(axis="y", visible=False)
     panel.set_xlabel(f"MiB above the base's {base / mib:.1f}")

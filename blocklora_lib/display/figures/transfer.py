@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pandas as pd
-from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ...analysis.summaries import AVERAGE
-from ..style import GREY, STYLE, TEXT_WIDTH, hollow, hollow_handle, method_style, new_figure
+from ..style import (
+    GREY,
+    TEXT_WIDTH,
+    hollow,
+    hollow_handle,
+    in_style,
+    legend_outside,
+    method_handle,
+    method_style,
+    new_figure,
+)
 from ..tables import shots_of
-from .few_shot import draw_shots, method_handles
+from .panels import AVERAGE_SHADE, draw_interval, draw_shots, method_handles
 
 
+@in_style
 def differences_by_set(rows: pd.DataFrame, titles: Mapping[str, str], source: str) -> Figure:
     """Draw set_differences of comparisons, a panel for each `against`: source, other sets, their
     average.
@@ -32,32 +41,37 @@ def differences_by_set(rows: pd.DataFrame, titles: Mapping[str, str], source: st
     order = [*average, *others[::-1], *([source] if source in set(rows["evaluated_on"]) else [])]
     names = rows.drop_duplicates("method")[["method", "method_label"]]
     references = list(rows["against"].unique())
-    with rc_context(dict(STYLE)):
-        height = (0.1 + 0.055 * len(names)) * len(order) + 0.95
-        figure = new_figure(TEXT_WIDTH, max(2.2, height))
-        panels = figure.subplots(1, len(references), sharey=True, squeeze=False)[0]
-        for axes, against in zip(panels, references, strict=True):
-            part = rows[rows["against"] == against]
-            for place, name in enumerate(order):
-                if name in (AVERAGE, source):
-                    shade = "#f7f5ef" if name == AVERAGE else "#eef3f7"
-                    axes.axhspan(place - 0.5, place + 0.5, color=shade, zorder=0)
-                _draw_set(axes, part[part["evaluated_on"] == name], place, list(names["method"]))
-            axes.axvline(0, color="#333333", linewidth=0.7, zorder=1)
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
-            axes.grid(False, axis="y")
-            axes.tick_params(axis="y", length=0)
-            axes.set_xlabel(f"points above {_name(against)}")
-            axes.set_ylim(-0.5, len(order) - 0.5)
-        shown = {
-            source: f"{titles.get(source, source)} (source)",
-            AVERAGE: f"Average of {len(others)} sets",
-        }
-        panels[0].set_yticks(range(len(order)), [shown.get(n, titles.get(n, n)) for n in order])
-        handles = [_handle(method, label) for method, label in names.itertuples(index=False)]
-        if not rows["complete"].all():
-            handles.append(hollow_handle("hollow: fewer seeds or sets"))
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(5, len(handles)))
+    step = min(0.2, 0.8 / len(names))
+    offsets = {m: step * ((len(names) - 1) / 2 - i) for i, m in enumerate(names["method"])}
+    height = (0.1 + 0.055 * len(names)) * len(order) + 0.95
+    figure = new_figure(TEXT_WIDTH, max(2.2, height))
+    panels = figure.subplots(1, len(references), sharey=True, squeeze=False)[0]
+    for axes, against in zip(panels, references, strict=True):
+        part = rows[rows["against"] == against]
+        for place, name in enumerate(order):
+            if name in (AVERAGE, source):
+                shade = AVERAGE_SHADE if name == AVERAGE else "#eef3f7"
+                axes.axhspan(place - 0.5, place + 0.5, color=shade, zorder=0)
+            for row in part[part["evaluated_on"] == name].itertuples():
+                draw_interval(axes, row, place + offsets[row.method], 3.6)
+        axes.axvline(0, color="#333333", linewidth=0.7, zorder=1)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+        axes.grid(False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel(f"points above {_name(against)}")
+        axes.set_ylim(-0.5, len(order) - 0.5)
+    shown = {
+        source: f"{titles.get(source, source)} (source)",
+        AVERAGE: f"Average of {len(others)} sets",
+    }
+    panels[0].set_yticks(range(len(order)), [shown.get(n, titles.get(n, n)) for n in order])
+    handles = [
+        method_handle(method, label, linestyle="-")
+        for method, label in names.itertuples(index=False)
+    ]
+    if not rows["complete"].all():
+        handles.append(hollow_handle("hollow: fewer seeds or sets"))
+    legend_outside(figure, handles)
     return figure
 
 
@@ -65,35 +79,7 @@ def _name(method: str) -> str:
     return {"zero_shot": "zero-shot", "lora": "LoRA of rank r"}.get(method, method)
 
 
-def _handle(method: str, label: str) -> Line2D:
-    style = method_style(method)
-    return Line2D([], [], color=style.colour, marker=style.marker, linewidth=1.1, label=label)
-
-
-def _draw_set(axes: Axes, part: pd.DataFrame, place: int, methods: Sequence[str]) -> None:
-    """Draw a dot with its interval for each method of a set, one under the other."""
-    step = min(0.2, 0.8 / len(methods))
-    for row in part.itertuples():
-        style = method_style(row.method)
-        y = place + step * ((len(methods) - 1) / 2 - methods.index(row.method))
-        if not math.isnan(row.low):
-            axes.plot(
-                [row.low, row.high], [y, y], color=style.colour, linewidth=1.1, alpha=0.65, zorder=2
-            )
-        axes.plot(
-            row.mean,
-            y,
-            style.marker,
-            color=style.colour,
-            markersize=3.6,
-            markeredgecolor="white",
-            markeredgewidth=0.3,
-            zorder=3,
-        )
-        if not row.complete:
-            hollow(axes, [row.mean], [y], style.marker, style.colour, markersize=3.6)
-
-
+@in_style
 def domain_by_shots(summary: pd.DataFrame, titles: Mapping[str, str], source: str) -> Figure:
     """Draw accuracy over shots (0: zero-shot) on the source, each variant, and the variants on
     average.
@@ -106,31 +92,26 @@ def domain_by_shots(summary: pd.DataFrame, titles: Mapping[str, str], source: st
     }
     columns = min(3, len(names))
     lines = math.ceil(len(names) / columns)
-    with rc_context(dict(STYLE)):
-        figure = new_figure(TEXT_WIDTH * (0.4 + 0.2 * columns), 1.75 * lines + 0.55)
-        grid = figure.subplots(lines, columns, squeeze=False)
-        for i, axes in enumerate(grid.flat):
-            if i >= len(names):
-                axes.set_visible(False)
-                continue
-            draw_shots(axes, summary[summary["dataset"] == names[i]])
-            axes.set_title(shown.get(names[i], titles.get(names[i], names[i])))
-            if i % columns == 0:
-                axes.set_ylabel("Accuracy (%)")
-            if i + columns >= len(names):
-                axes.set_xlabel("Shots per class")
-            if names[i] == AVERAGE:
-                axes.set_facecolor("#f7f5ef")
-        handles = method_handles(summary)
-        figure.legend(
-            handles=handles,
-            loc="outside lower center",
-            ncols=min(4, len(handles)),
-            handlelength=2.2,
-        )
+    figure = new_figure(TEXT_WIDTH * (0.4 + 0.2 * columns), 1.75 * lines + 0.55)
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for i, axes in enumerate(grid.flat):
+        if i >= len(names):
+            axes.set_visible(False)
+            continue
+        draw_shots(axes, summary[summary["dataset"] == names[i]])
+        axes.set_title(shown.get(names[i], titles.get(names[i], names[i])))
+        if i % columns == 0:
+            axes.set_ylabel("Accuracy (%)")
+        if i + columns >= len(names):
+            axes.set_xlabel("Shots per class")
+        if names[i] == AVERAGE:
+            axes.set_facecolor(AVERAGE_SHADE)
+    handles = method_handles(summary)
+    legend_outside(figure, handles, "lower center", handlelength=2.2)
     return figure
 
 
+@in_style
 def robustness_plane(rows: pd.DataFrame) -> Figure:
     """Draw mean accuracy on the variants against accuracy on the source, a path over shots for each
     method.
@@ -141,57 +122,49 @@ def robustness_plane(rows: pd.DataFrame) -> Figure:
     """
     counts = sorted(int(k) for k in rows["shots"].unique() if k > 0)
     sizes = {k: 3.0 + 5.0 * i / max(1, len(counts) - 1) for i, k in enumerate(counts)}
-    with rc_context(dict(STYLE)):
-        figure = new_figure(0.8 * TEXT_WIDTH, 3.2)
-        axes = figure.subplots()
-        zero = rows[rows["shots"] == 0]
-        start = (zero["source"].iloc[0], zero["variants"].iloc[0]) if len(zero) else None
-        handles = []
-        for method, label in (
-            rows[["method", "method_label"]].drop_duplicates().itertuples(index=False)
-        ):
-            part, style = rows[rows["method"] == method].sort_values("shots"), method_style(method)
-            look = dict(color=style.colour, marker=style.marker, label=label)
-            if (part["shots"] == 0).all():
-                handles += axes.plot(*start, linestyle="none", markersize=8, zorder=4, **look)
-                continue
-            # its points may lie on Block-LoRA's, which must stay in sight; hollow means something
-            # else
-            face = to_rgba(style.colour, 0.35) if method == "lora_plus" else style.colour
-            axes.plot(
-                part["source"],
-                part["variants"],
-                style.line,
-                color=style.colour,
-                linewidth=1,
-                zorder=3,
-            )
-            for row in part.itertuples():
-                size = dict(markersize=sizes[row.shots], markerfacecolor=face)
-                axes.plot(row.source, row.variants, zorder=3, **look, **size)
-                if not row.complete:
-                    hollow(
-                        axes,
-                        [row.source],
-                        [row.variants],
-                        style.marker,
-                        style.colour,
-                        markersize=sizes[row.shots],
-                    )
-            handles.append(
-                Line2D([], [], linestyle=style.line, markersize=4.5, markerfacecolor=face, **look)
-            )
-        axes.margins(0.08)
-        if start:
-            dashes, text = (0, (3, 2)), "same share kept as zero-shot"
-            look = dict(color=GREY, linewidth=0.8, linestyle=dashes, label=text)
-            handles.append(axes.axline(start, slope=start[1] / start[0], **look))
-        dot = dict(color="#8c8c8c", marker="o", linestyle="none")
-        handles += [Line2D([], [], markersize=sizes[k], label=shots_of(k), **dot) for k in counts]
-        handles += [] if rows["complete"].all() else [hollow_handle()]
-        axes.set_xlabel("accuracy on the source (%)")
-        axes.set_ylabel("mean accuracy on its variants (%)")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
-        figure.legend(handles=handles, loc="outside right upper", handlelength=2)
+    figure = new_figure(0.8 * TEXT_WIDTH, 3.2)
+    axes = figure.subplots()
+    zero = rows[rows["shots"] == 0]
+    start = (zero["source"].iloc[0], zero["variants"].iloc[0]) if len(zero) else None
+    handles = []
+    for method, label in rows[["method", "method_label"]].drop_duplicates().itertuples(index=False):
+        part, style = rows[rows["method"] == method].sort_values("shots"), method_style(method)
+        look = dict(color=style.colour, marker=style.marker, label=label)
+        if (part["shots"] == 0).all():
+            handles += axes.plot(*start, linestyle="none", markersize=8, zorder=4, **look)
+            continue
+        # its points may lie on Block-LoRA's, which must stay in sight; hollow means something
+        # else
+        face = to_rgba(style.colour, 0.35) if method == "lora_plus" else style.colour
+        axes.plot(
+            part["source"], part["variants"], style.line, color=style.colour, linewidth=1, zorder=3
+        )
+        for row in part.itertuples():
+            size = dict(markersize=sizes[row.shots], markerfacecolor=face)
+            axes.plot(row.source, row.variants, zorder=3, **look, **size)
+            if not row.complete:
+                hollow(
+                    axes,
+                    [row.source],
+                    [row.variants],
+                    style.marker,
+                    style.colour,
+                    markersize=sizes[row.shots],
+                )
+        handles.append(
+            Line2D([], [], linestyle=style.line, markersize=4.5, markerfacecolor=face, **look)
+        )
+    axes.margins(0.08)
+    if start:
+        dashes, text = (0, (3, 2)), "same share kept as zero-shot"
+        look = dict(color=GREY, linewidth=0.8, linestyle=dashes, label=text)
+        handles.append(axes.axline(start, slope=start[1] / start[0], **look))
+    dot = dict(color="#8c8c8c", marker="o", linestyle="none")
+    handles += [Line2D([], [], markersize=sizes[k], label=shots_of(k), **dot) for k in counts]
+    handles += [] if rows["complete"].all() else [hollow_handle()]
+    axes.set_xlabel("accuracy on the source (%)")
+    axes.set_ylabel("mean accuracy on its variants (%)")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+    legend_outside(figure, handles, "right upper", handlelength=2)
     return figure

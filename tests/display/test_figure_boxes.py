@@ -1,0 +1,137 @@
+"""No figure is cut off, covered or lost at its edges, and the rule that says so catches each fault."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+from figure_boxes import measured
+from figure_cases import CASES
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from blocklora_lib.display import figures
+from blocklora_lib.display.style import in_style, legend_outside, new_figure, save_figure
+
+DRAWN = [
+    pytest.param(draw, id=f"{figure.__name__}-{size}")
+    for figure, cases in CASES.items()
+    for size, draw in zip(("small", "large"), cases, strict=True)
+]
+
+
+def faults_of(figure, tmp_path, note="pocket profile: PocketCLIP; not the paper's numbers"):
+    with measured() as faults:
+        save_figure(figure, tmp_path / "figure", note)
+    return faults
+
+
+@pytest.mark.parametrize("draw", DRAWN)
+def test_nothing_is_cut_off_or_covered(draw, tmp_path):
+    figure = draw()
+    assert not faults_of(figure, tmp_path)
+    assert all(text.get_fontsize() >= 7 for text in figure.findobj(Text) if text.get_text())
+
+
+def test_every_figure_of_the_library_is_looked_at():
+    found = set()
+    for module in pkgutil.iter_modules(figures.__path__, f"{figures.__name__}."):
+        for name, function in inspect.getmembers(importlib.import_module(module.name)):
+            own = inspect.isfunction(function) and function.__module__ == module.name
+            if own and not name.startswith("_") and "Figure" in str(inspect.signature(function)):
+                found.add(function)
+    assert found == set(CASES)
+    assert len(found) > 30
+
+
+@in_style
+def one_panel(**settings) -> tuple[Figure, object]:
+    figure = new_figure(4, 2)
+    panel = figure.subplots()
+    panel.plot([0, 1], [0, 1])
+    panel.set(**settings)
+    return figure, panel
+
+
+def long_legend(figure, panel):
+    handles = [panel.plot([], [], label=f"a long label {i}")[0] for i in range(9)]
+    figure.legend(handles=handles, loc="outside upper center", ncols=9)
+
+
+def text(x, y, words="a text", **look):
+    return lambda figure, panel: panel.text(x, y, words, transform=panel.transAxes, **look)
+
+
+def two_texts(figure, panel):
+    for x in (0.1, 0.12):
+        text(x, 0.8)(figure, panel)
+
+
+def other_panel(figure, panel):
+    panel.set_position([0.1, 0.2, 0.3, 0.6])
+    figure.add_axes([0.6, 0.2, 0.3, 0.6])
+    text(1.8, 0.5)(figure, panel)
+    figure.set_layout_engine("none")
+
+
+def dense_ticks(figure, panel):
+    panel.set_xticks([0.50, 0.52], ["0.50", "0.52"])
+
+
+def cut_marker(figure, panel):
+    panel.plot([0.5], [1.0], "o")
+    panel.set_ylim(0, 1)
+
+
+def lost_marker(figure, panel):
+    panel.plot([0.5], [1.4], "o")
+    panel.set_ylim(0, 1.2)
+
+
+def free_marker(figure, panel):
+    panel.plot([0.5], [9.0], "o", clip_on=False, in_layout=False)
+    panel.set_ylim(0, 1.2)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fault"),
+    [
+        (long_legend, "a legend runs"),
+        (text(0.9, 0.1, "a text that ends beyond the edge", in_layout=False), "off the canvas"),
+        (text(-0.5, 0.9, in_layout=False), "off the canvas"),
+        (two_texts, "'a text' and 'a text' overlap"),
+        (text(0.5, 1.02, "on the title", ha="center"), "overlap"),
+        (dense_ticks, "'0.50' and '0.52' overlap"),
+        (text(0.45, 0.45), "covers what the panel 'A title' draws"),
+        (other_panel, "lies on the panel"),
+        (lambda figure, panel: panel.legend(["a line"], loc="center"), "its legend covers"),
+        (cut_marker, "1 of 1 markers are cut"),
+        (lost_marker, "1 of 1 markers are cut"),
+        (free_marker, "a Line2D of the panel 'A title' runs"),
+    ],
+)
+def test_each_fault_is_caught(spoil, fault, tmp_path):
+    assert not faults_of(one_panel(title="A title")[0], tmp_path)
+    figure, panel = one_panel(title="A title")
+    spoil(figure, panel)
+    found = faults_of(figure, tmp_path)
+    assert any(fault in line for line in found), found
+    assert {line.split(":")[0].rsplit(".")[-1] for line in found} == {"pdf", "png"}
+
+
+def test_a_text_on_a_box_of_its_own_may_stand_on_a_line(tmp_path):
+    figure, panel = one_panel()
+    text(0.45, 0.45, bbox=dict(facecolor="white", linewidth=0))(figure, panel)
+    assert not faults_of(figure, tmp_path)
+
+
+def test_a_legend_takes_the_lines_that_it_needs_and_the_figure_grows_by_them(tmp_path):
+    heights = []
+    for many in (1, 12):
+        figure, panel = one_panel()
+        legend_outside(figure, [panel.plot([], [], label=f"label {i}")[0] for i in range(many)])
+        assert not faults_of(figure, tmp_path)
+        heights.append(figure.get_size_inches()[1])
+    assert heights[1] > heights[0] + 0.2
