@@ -8,7 +8,7 @@ claim the verdict that its proof gives.
 from __future__ import annotations
 
 from .claim import Claim
-from .judges import accuracy, costs, counts
+from .judges import ablations, accuracy, costs, counts, published_numbers
 
 ABSTRACT, SUMMARY, OURS = "arXiv abstract", "public summary", "this suite"
 
@@ -88,7 +88,7 @@ CLAIMS = (
         SUMMARY,
         "empirical",
         ("08_few_shot", "few_shot"),
-        accuracy.imagenet_at_16,
+        published_numbers.imagenet_at_16,
     ),
     Claim(
         "C10",
@@ -97,7 +97,7 @@ CLAIMS = (
         SUMMARY,
         "empirical",
         ("08_few_shot", "few_shot"),
-        accuracy.leads,
+        published_numbers.leads,
     ),
     Claim(
         "C11",
@@ -113,7 +113,7 @@ CLAIMS = (
         SUMMARY,
         "empirical",
         ("11_ablations", "number_of_blocks"),
-        accuracy.number_of_blocks,
+        ablations.number_of_blocks,
     ),
     Claim(
         "C13",
@@ -146,7 +146,7 @@ CLAIMS = (
         SUMMARY,
         "empirical",
         ("15_shared_subspace", "shared_task"),
-        accuracy.sharing,
+        ablations.sharing,
     ),
     Claim(
         "C17",
@@ -154,7 +154,7 @@ CLAIMS = (
         SUMMARY,
         "empirical",
         ("11_ablations", "collapse"),
-        accuracy.collapse,
+        ablations.collapse,
     ),
     Claim(
         "O1",

@@ -106,21 +106,16 @@ def synchronise(device: torch.device) -> None:
 
 
 def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return order statistics that hold the median with at least this confidence; nan with too few
-    values.
+    """Return order statistics that hold the median with at least this confidence, or nan, nan.
 
     Whatever their distribution, the number of N independent values below the median is binomial (N,
     1/2), so [x_(k), x_(N+1-k)] misses it with probability 2 P(at most k - 1 heads in N throws). The
     largest k for which that is at most 1 - confidence is taken. At 95% there is none for N < 6.
     """
-    ordered, n = np.sort(np.asarray(values, dtype=float)), len(values)
-    tail, k = 0.0, 0
-    while k < n:
-        tail += math.comb(n, k) / 2**n
-        if 2 * tail > 1 - confidence:
-            break
-        k += 1
-    return (math.nan, math.nan) if k == 0 else (float(ordered[k - 1]), float(ordered[n - k]))
+    from scipy.stats import quantile_test
+
+    interval = quantile_test(np.asarray(values, dtype=float)).confidence_interval(confidence)
+    return float(interval.low), float(interval.high)
 
 
 def ratios(times: pd.DataFrame, baseline: str, confidence: float = CONFIDENCE) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from synthetic import synthetic_runs
 from blocklora_lib.analysis.comparisons import set_differences
 from blocklora_lib.analysis.summaries import domain_summary, few_shot_summary, gains, robustness
 from blocklora_lib.claims.claim import Claim, Evidence, judge
-from blocklora_lib.claims.judges import accuracy
+from blocklora_lib.claims.judges import ablations, accuracy, published_numbers
 from blocklora_lib.core.paths import RESULTS
 from blocklora_lib.display.figures import ablation, few_shot, transfer
 from blocklora_lib.display.tables import few_shot_table
@@ -182,7 +182,7 @@ def test_c12_and_c14_say_over_how_many_pairs_they_are():
     few = without(frame, n_blocks=8, seed=3, dataset="fashion", reading="total_rank")
     assert (
         "5 of 6 pairs of set and seed (those"
-        in accuracy.number_of_blocks(Given(blocks=few)).evidence
+        in ablations.number_of_blocks(Given(blocks=few)).evidence
     )
     runs = source_runs(("fashion", "mnist", "flags"))
     evidence = accuracy.competitive(
@@ -211,21 +211,21 @@ def collapse_grid(lucky):
 def test_what_is_left_of_a_setting_is_neither_the_best_nor_the_worst():
     zero = synthetic_runs(sets=("fashion",), methods=("zero_shot",))
     for lucky in (0.9, 0.001):
-        found = accuracy.collapse(Given(collapse=collapse_grid(lucky), few_shot=zero, diverged=2))
+        found = ablations.collapse(Given(collapse=collapse_grid(lucky), few_shot=zero, diverged=2))
         assert found.holds
         assert "Best at lr = 0.02" in found.evidence
         assert "Worst 5.0% at lr = 0.2, scale 1;" in found.evidence
         assert "2 runs diverged; 3 of 4 settings have all 3 runs" in found.evidence
     level = collapse_grid(0.9).assign(accuracy=0.4)  # all the same, but for what diverged
-    assert accuracy.collapse(Given(collapse=level, few_shot=zero, diverged=2)).holds
+    assert ablations.collapse(Given(collapse=level, few_shot=zero, diverged=2)).holds
     # a setting that was refused is no collapse: without a diverged run, nothing collapsed
-    assert accuracy.collapse(Given(collapse=level, few_shot=zero, diverged=0)).holds is False
+    assert ablations.collapse(Given(collapse=level, few_shot=zero, diverged=0)).holds is False
     alone = collapse_grid(0.9)
     alone = alone[(alone["seed"] == 1) | (alone["init_scale"] == 1.0)]
     alone = without(without(alone, init_scale=1.0, seed=1), init_scale=10.0, lr=0.02)
-    assert accuracy.collapse(Given(collapse=alone, few_shot=zero, diverged=5)).holds is None
+    assert ablations.collapse(Given(collapse=alone, few_shot=zero, diverged=5)).holds is None
     with pytest.raises(MissingResults, match="no zero-shot run of fashion"):
-        accuracy.collapse(Given(collapse=level, few_shot=zero[zero["shots"] > 0]))
+        ablations.collapse(Given(collapse=level, few_shot=zero[zero["shots"] > 0]))
 
 
 @pytest.mark.parametrize(("seeds", "holds"), [((1, 2, 3), True), ((1,), None)])
@@ -238,7 +238,7 @@ def test_one_seed_does_not_contradict_a_published_number(seeds, holds):
     values = values.assign(target_dataset="ImageNet", shots=16, backbone="ViT-B/16")
     given = Given(few_shot=runs, published=values)
     given.profile, given.small_backbone = load_profile("paper"), False
-    found = accuracy.imagenet_at_16(given)
+    found = published_numbers.imagenet_at_16(given)
     assert found.holds is holds
     assert ("3 seeds" if holds else "1 of 3 seeds") in found.evidence
 

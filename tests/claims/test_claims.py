@@ -25,7 +25,7 @@ from blocklora_lib.claims.claim import (
     verdict,
     write_into,
 )
-from blocklora_lib.claims.judges import accuracy, costs, counts
+from blocklora_lib.claims.judges import ablations, accuracy, costs, counts, published_numbers
 from blocklora_lib.claims.paper_claims import CLAIMS
 from blocklora_lib.core.paths import NOTEBOOKS, RESULTS, ROOT
 from blocklora_lib.runs.grid import expand
@@ -278,9 +278,9 @@ def c16(at_many, floor, few_blocks, many_blocks):
 
 
 def test_c16_needs_both_a_floor_that_binds_and_a_gain_in_low_data():
-    assert accuracy.sharing(c16(0.875, 0.875, 3.0, 0.3)).holds
-    assert accuracy.sharing(c16(0.002, 0.0, 3.0, 0.3)).holds is False  # sharing lost nothing
-    assert accuracy.sharing(c16(0.875, 0.875, 0.3, 0.3)).holds is False  # and won nothing
+    assert ablations.sharing(c16(0.875, 0.875, 3.0, 0.3)).holds
+    assert ablations.sharing(c16(0.002, 0.0, 3.0, 0.3)).holds is False  # sharing lost nothing
+    assert ablations.sharing(c16(0.875, 0.875, 0.3, 0.3)).holds is False  # and won nothing
 
 
 def test_o1_needs_both_the_trajectory_and_equal_blocks():
@@ -330,8 +330,8 @@ def published(values, method="CLIP-LoRA", dataset="ImageNet", shots=16):
 
 def test_c9_asks_whether_one_more_published_value_could_be_that_high():
     near = published([71.1, 72.0, 73.2, 73.6, 74.3, 75.2])
-    assert accuracy.imagenet_at_16(Given(published=near)).holds is False
-    assert accuracy.imagenet_at_16(
+    assert published_numbers.imagenet_at_16(Given(published=near)).holds is False
+    assert published_numbers.imagenet_at_16(
         Given(published=near.assign(accuracy=near["accuracy"] + 20))
     ).holds
 
@@ -341,14 +341,17 @@ def test_c10_tells_relative_percentages_from_points():
         published([84.9], "CLIP-LoRA", "EuroSAT", 4),
         published([68.13], "PromptSRC", "ImageNet", 1),
     ]
-    finding = accuracy.leads(Given(published=pd.concat(rows)))
+    finding = published_numbers.leads(Given(published=pd.concat(rows)))
     assert finding.holds is None
     assert finding.evidence.count("counts relative") == 2
     other = [
         published([84.38], "CLIP-LoRA", "EuroSAT", 4),
         published([67.03], "PromptSRC", "ImageNet", 1),
     ]
-    assert accuracy.leads(Given(published=pd.concat(other))).evidence.count("counts points") == 2
+    assert (
+        published_numbers.leads(Given(published=pd.concat(other))).evidence.count("counts points")
+        == 2
+    )
 
 
 def shifted(runs, method, shots, by):
@@ -371,24 +374,24 @@ def test_c11_needs_a_gap_at_one_shot_that_narrows():
 
 def test_c12_needs_a_loss_at_many_blocks_and_fewer_parameters():
     falling = {1: 0.0, 2: 0.0, 4: 0.02, 8: 0.1}
-    assert accuracy.number_of_blocks(blocks(falling, shared)).holds
+    assert ablations.number_of_blocks(blocks(falling, shared)).holds
     rising = {n: -loss for n, loss in falling.items()}
-    assert accuracy.number_of_blocks(blocks(rising, shared)).holds is False
-    assert accuracy.number_of_blocks(blocks(falling, lambda reading, n: 256 * n)).holds is False
+    assert ablations.number_of_blocks(blocks(rising, shared)).holds is False
+    assert ablations.number_of_blocks(blocks(falling, lambda reading, n: 256 * n)).holds is False
     noisy = blocks(falling, shared).frames["blocks"]
     noisy = noisy.assign(
         accuracy=noisy["accuracy"] + 0.2 * (noisy["seed"] - 2) * (noisy["n_blocks"] == 8)
     )
-    found = accuracy.number_of_blocks(Given(blocks=noisy))
+    found = ablations.number_of_blocks(Given(blocks=noisy))
     assert (found.holds, verdict(found, small_backbone=True)) == (None, "not resolved")
 
 
 def test_one_run_of_each_decides_nothing():
     alone = blocks({1: 0.0, 2: 0.0, 4: 0.02, 8: 0.1}, shared).frames["blocks"]
     alone = alone[(alone["seed"] == 1) & (alone["dataset"] == "fashion")]
-    assert accuracy.number_of_blocks(Given(blocks=alone)).holds is None
+    assert ablations.number_of_blocks(Given(blocks=alone)).holds is None
     by_block = alone[alone["reading"] == "block_rank"]
-    assert accuracy.number_of_blocks(Given(blocks=by_block)).holds is None
+    assert ablations.number_of_blocks(Given(blocks=by_block)).holds is None
     runs = synthetic_runs(sets=("fashion",), methods=("lora", "block_lora", "frozen_a"))
     assert accuracy.without_a(Given(few_shot=runs)).holds is None
     half = runs[runs["method"] == "lora"].assign(method="lora_r1")
@@ -459,12 +462,12 @@ def test_c17_needs_a_corner_below_zero_shot_and_one_above():
     ]
     zero = synthetic_runs(sets=("fashion",), methods=("zero_shot",))
     grid = pd.DataFrame(rows).assign(evaluated_on="fashion")
-    assert accuracy.collapse(Given(collapse=grid, few_shot=zero)).holds
+    assert ablations.collapse(Given(collapse=grid, few_shot=zero)).holds
     assert (
-        accuracy.collapse(Given(collapse=grid.assign(accuracy=0.4), few_shot=zero)).holds is False
+        ablations.collapse(Given(collapse=grid.assign(accuracy=0.4), few_shot=zero)).holds is False
     )
     diverged = grid[grid["lr"] < 0.1]  # a run that diverged has no accuracy, and is a collapse
-    assert accuracy.collapse(Given(collapse=diverged, few_shot=zero, diverged=4)).holds
+    assert ablations.collapse(Given(collapse=diverged, few_shot=zero, diverged=4)).holds
 
 
 def test_the_control_must_agree_answer_by_answer():
