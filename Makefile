@@ -55,7 +55,7 @@ clean:
 
 # For maintainers: pin again what pyproject.toml asks for; keep a run as the reference (of pocket-full, what README.md and docs/ show).
 lock:
-	"$$PYTHON" -m venv --clear build/lock && build/lock/bin/python -m pip install --quiet '.[test,docs,cluster]' 'setuptools>=77' && build/lock/bin/python -m pip freeze --all --exclude pip --exclude blocklora | sed -E 's/^((nvidia|cuda|triton)[^;]*)$$/\1 ; sys_platform == "linux"/' > requirements.lock
+	"$$PYTHON" -m venv --clear build/lock && build/lock/bin/python -m pip install --quiet '.[suite,test,docs,cluster]' 'setuptools>=77' && build/lock/bin/python -m pip freeze --all --exclude pip --exclude blocklora | sed -E 's/^((nvidia|cuda|triton)[^;]*)$$/\1 ; sys_platform == "linux"/' > requirements.lock
 
 reference: setup
 	@$(NAMED)

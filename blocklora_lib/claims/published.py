@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..adapters.config import AdapterConfig
 from ..analysis.summaries import AVERAGE
-from ..core.paths import PUBLISHED
+from ..core.paths import PUBLISHED, bundled
 from ..methods import get_method
 from ..runs.profile import MethodEntry, Profile
 from ..runs.results import MissingResults
@@ -66,7 +66,7 @@ def read_published(path: Path = PUBLISHED) -> pd.DataFrame:
     A digitised value is off by what its note estimates, or by the largest such estimate if it was
     computed from others; a printed one by half a unit of the last decimal that its source prints.
     """
-    if not path.is_file():
+    if not bundled(path).is_file():
         raise MissingResults(f"published numbers are missing: {path}; restore the file from git")
     rows = pd.read_csv(path, dtype={"accuracy": str}, keep_default_na=False)
     if missing := [c for c in (*COLUMNS, "metric_note") if c not in rows.columns]:

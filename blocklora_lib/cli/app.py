@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ..core.schema import UnknownName
 from .data import data_app
 from .options import OneSentence, ResultsOption, own_folder, path
-from .records import records_app, reference
-from .weights import weights_app
-
-if TYPE_CHECKING:
-    pass
 from .progress import Progress, forecast, outcome
+from .records import records_app, reference
 from .run_options import (
     DeviceOption,
     FastOption,
@@ -29,6 +25,7 @@ from .run_options import (
     named_profile,
     workbench,
 )
+from .weights import weights_app
 
 app = typer.Typer(
     cls=OneSentence,
@@ -291,7 +288,3 @@ def parameters(words: list[str]) -> dict[str, str]:
             raise ValueError(f"parameter {words[i + 1]!r} is given twice; give each once")
         given[words[i + 1]] = words[i + 2]
     return given
-
-
-if __name__ == "__main__":
-    app()

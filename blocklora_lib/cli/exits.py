@@ -15,8 +15,24 @@ def exit_code(error: BaseException) -> int:
     return 75 if machine or (isinstance(error, OSError) and error.errno in OF_THE_MACHINE) else 2
 
 
+def missing_package(error: ModuleNotFoundError) -> str:
+    """Return the sentence for a package that a bare install does not have.
+
+    Raises the error itself where a module of ours is missing: that is no fault of the install.
+    """
+    package = (error.name or "").partition(".")[0]
+    if package in ("", __name__.partition(".")[0]):
+        raise error
+    return (
+        f"the package {package} is missing: the commands need the packages of the suite, "
+        "pip install 'blocklora[suite]'"
+    )
+
+
 def sentence(error: BaseException) -> str:
     """Return one line that says what is wrong; of an error of the system, with file and way out."""
+    if isinstance(error, ModuleNotFoundError):
+        return missing_package(error)
     from pydantic import ValidationError
 
     from ..core.schema import explain

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..core.files import user_path
+from ..core.paths import PROFILES, bundled
 from ..core.schema import UnknownName
 from .exits import exit_code, sentence
 
@@ -55,6 +56,8 @@ class OneSentence(TyperGroup):
         # should be
         warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
+            if "--help" not in sys.argv:
+                bundled(PROFILES)
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort):
             raise
@@ -67,7 +70,7 @@ class OneSentence(TyperGroup):
             where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
             typer.echo(f"error: {_line(error.format_message())}{where}", err=True)
             raise typer.Exit(2) from None
-        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        except (ValueError, OSError, RuntimeError, MemoryError, ModuleNotFoundError) as error:
             if os.environ.get("BLOCKLORA_TRACEBACK"):
                 raise
             typer.echo(f"error: {sentence(error)}", err=True)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from ..adapters.config import AdapterConfig
 from ..core.json_data import read_json
-from ..core.paths import POCKET_MODEL
+from ..core.paths import POCKET_MODEL, bundled
 from ..core.schema import UnknownName
 
 PRESETS = ("PocketCLIP", "ViT-B-32", "ViT-B-16", "ViT-L-14")
@@ -110,12 +110,13 @@ def clip_architecture(name: str) -> ClipArchitecture:
 def read_config(name: str) -> dict[str, Any]:
     """Return open_clip's config of a model (the project's own for PocketCLIP) as plain data."""
     if name == "PocketCLIP":
-        path = POCKET_MODEL / "pocketclip.json"
+        path = bundled(POCKET_MODEL / "pocketclip.json")
     else:
         spec = find_spec("open_clip")  # finds the folder; imports nothing
         if spec is None or not spec.submodule_search_locations:
             raise ModuleNotFoundError(
-                "the configs of CLIP models are open_clip's; install open_clip_torch"
+                "the configs of CLIP models are open_clip's; install open_clip_torch",
+                name="open_clip",
             )
         folder = Path(next(iter(spec.submodule_search_locations))) / "model_configs"
         path = folder / f"{name}.json"

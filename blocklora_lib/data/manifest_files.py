@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ..core.paths import MANIFESTS
+from ..core.paths import MANIFESTS, bundled
 from ..core.schema import UnknownName, explain
 from ..core.yaml_data import read_yaml, to_yaml
 from .manifest import LIST, Manifest
@@ -38,7 +38,7 @@ def manifest_yaml(manifest: Manifest) -> str:
 
 def manifest_names(folder: Path = MANIFESTS) -> tuple[str, ...]:
     """Names of all datasets that have a manifest. A folder without one is an error."""
-    names = tuple(sorted(p.stem for p in folder.glob("[!.]*.yaml")))
+    names = tuple(sorted(p.stem for p in bundled(folder).glob("[!.]*.yaml")))
     if not names:
         raise FileNotFoundError(
             f"no manifest (*.yaml) in {folder}; restore the folder or name the right one"

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..core.files import user_path
-from ..core.paths import PROFILES
+from ..core.paths import PROFILES, bundled
 from ..core.schema import UnknownName, explain, near
 from ..core.yaml_data import read_yaml
 from .profile import Profile
@@ -25,7 +25,7 @@ def profile_path(name: str | Path, folder: Path = PROFILES) -> Path:
             f"{str(name)!r} is no profile's name; name a profile of the project "
             f"({_known(folder)}), or give the path of a file that ends in .yaml or .yml"
         )
-    return folder / f"{name}.yaml"
+    return bundled(folder) / f"{name}.yaml"
 
 
 def is_file_name(profile: str | Path) -> bool:

@@ -17,7 +17,7 @@ import torch
 from .. import __version__
 from ..clip.backbone import Backbone
 from ..core.devices import numerics
-from ..core.paths import ROOT
+from ..core.paths import PACKAGE, ROOT
 from ..data.dataset import Dataset
 from ..methods import get_method
 from .record import RunSpec
@@ -59,6 +59,8 @@ def _versions() -> dict[str, str]:
 @cache
 def git_revision() -> str:
     """The commit, with '+' when tracked files differ from it; '' outside a git checkout."""
+    if ROOT != PACKAGE.parent:  # installed from a wheel: no commit of a clone is that of the code
+        return ""
     command = [
         "git",
         "-C",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.files import holds_none, remove
 from ..core.json_data import read_json, read_notebook
-from ..core.paths import NOTEBOOKS
+from ..core.paths import NOTEBOOKS, bundled
 from ..core.schema import near
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def drop_damaged_indexes(folder: Path) -> list[Path]:
 
 def notebook_names(folder: Path = NOTEBOOKS) -> tuple[str, ...]:
     """Names of all notebooks, in order. A folder without one is an error, not an empty list."""
-    names = tuple(sorted(p.stem for p in folder.glob("[0-9]*.ipynb")))
+    names = tuple(sorted(p.stem for p in bundled(folder).glob("[0-9]*.ipynb")))
     if not names:
         raise FileNotFoundError(f"no notebook ([0-9]*.ipynb) in {folder}; restore the folder")
     return names

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..core.files import user_path
-from ..core.paths import POCKET_MODEL
+from ..core.paths import POCKET_MODEL, bundled
 from ..data.content import file_digests
 from .spec import BackboneSpec
 
@@ -62,7 +62,7 @@ def weight_files(spec: BackboneSpec) -> list[Path]:
 
     Raises OSError or ValueError, in a sentence, if the checkpoint is not there or is not one file.
     """
-    files = [POCKET_MODEL / "pocketclip.json"] if spec.name == POCKET else []
+    files = [bundled(POCKET_MODEL / "pocketclip.json")] if spec.name == POCKET else []
     if spec.pretrained == "bundled":
         if spec.name != POCKET:
             raise ValueError(

@@ -21,7 +21,7 @@ from open_clip.pretrained import (
 )
 
 from ..core.files import user_path
-from ..core.paths import POCKET_MODEL
+from ..core.paths import POCKET_MODEL, bundled
 from ..core.schema import UnknownName, near
 from .files import POCKET, sha256, stamps
 from .spec import BackboneSpec
@@ -94,7 +94,7 @@ def open_clip_name(name: str) -> str:
     config = POCKET_MODEL / "pocketclip.json"
     if name == POCKET:
         if config.stem not in open_clip.list_models():
-            open_clip.add_model_config(config)
+            open_clip.add_model_config(bundled(config))
         return config.stem
     if name.startswith(("hf-hub:", "local-dir:")):
         place = name.partition(":")[2]
