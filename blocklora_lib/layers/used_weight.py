@@ -7,13 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx._symbolic_trace import is_fx_symbolic_tracing
+from torch.fx import _symbolic_trace
 from torch.nn import functional as F
 
 from ..core.schema import AdapterError
 from .eager import without_autocast
 from .frozen import frozen_linear
 from .update import Update
+
+# Releases of torch before that function, 2.6 among them, have is_fx_tracing alone.
+_fx_tracing = getattr(_symbolic_trace, "is_fx_symbolic_tracing", _symbolic_trace.is_fx_tracing)
 
 
 def reach(module: nn.Module) -> None:
@@ -37,7 +40,7 @@ def stored(module: nn.Module, key: str) -> Any:
 
 def refuse_symbolic_tracing(module: nn.Module) -> None:
     """Refuse torch.fx, whose graph would hold W alone where a weight is read."""
-    if is_fx_symbolic_tracing():
+    if _fx_tracing() and not torch.compiler.is_compiling():
         raise AdapterError(
             f"{module.attached.name} has adapters, which torch.fx (symbolic_trace, "
             "create_feature_extractor) cannot follow; "
