@@ -17,11 +17,12 @@ from ..data.layouts import Item
 from ..data.local import local_manifest
 from ..data.manifest import Manifest
 from ..data.manifest_files import all_manifests, load_manifest, manifest_names
-from ..data.obtain.download import dataset_folder, download, has_images, parts
+from ..data.obtain.download import dataset_folder, download
 from ..data.obtain.miniature import make_fake
 from ..data.problems import DataError, MissingData, Problem, printable
 from ..data.roots import data_root, find_folder, is_fake
 from ..data.user_images import some
+from .data_facts import facts_of, row
 from .options import RootOption, own_folder, path
 
 CONTEXT = 77  # tokens that OpenAI's CLIP, and most that followed it, read of a prompt
@@ -40,17 +41,16 @@ def list_(
     """What is here, what is missing, sizes and terms."""
     here = data_root(root)
     chosen = [load_manifest(name) for name in datasets or []] or all_manifests().values()
-    rows = [_facts(manifest, here) for manifest in chosen]
+    rows = [facts_of(manifest, here) for manifest in chosen]
     if as_json:
         typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
         return
     heads = ("dataset", "state", "classes", "train", "val", "test", "download", "licence")
-    table = [heads, *(_row(facts) for facts in rows if facts["kind"] == "external")]
-    widths = [max(len(row[i]) for row in table) for i in range(len(heads) - 1)]
-    for row in table:
-        typer.echo(
-            "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]).rstrip()
-        )
+    table = [heads, *(row(facts) for facts in rows if facts["kind"] == "external")]
+    widths = [max(len(line[i]) for line in table) for i in range(len(heads) - 1)]
+    for line in table:
+        cells = [c.ljust(w) for c, w in zip(line, widths, strict=False)]
+        typer.echo("  ".join([*cells, line[-1]]).rstrip())
     shipped = ", ".join(facts["name"] for facts in rows if facts["kind"] == "bundle")
     typer.echo(
         f"\nroot: {here}; ~ marks a count or size that no source states in full; terms: --json"
@@ -276,78 +276,6 @@ def _bundle_problems(manifest: Manifest) -> list[Problem]:
             Problem(str(manifest.path), "is damaged: wrong SHA-256", f"git restore {manifest.file}")
         ]
     return []
-
-
-def _facts(manifest: Manifest, root: Path) -> dict:
-    """What `list` shows of a set."""
-    sizes = [
-        next((a.size for a in part.sources if a.size), None)
-        for part in parts(manifest)
-        if part.sources
-    ]
-    by_hand = any(not part.sources for part in parts(manifest))
-    facts = {
-        "name": manifest.name,
-        "title": manifest.title,
-        "kind": manifest.kind,
-        "role": manifest.role,
-        "state": "shipped",
-        "folder": None,
-        "missing": [],
-        "problem": "",
-        "classes": manifest.num_classes,
-        "counts": manifest.counts,
-        "counts_unverified": manifest.counts_unverified,
-        "download_bytes": sum(size or 0 for size in sizes) or None,
-        "download_bytes_complete": bool(sizes) and all(sizes) and not by_hand,
-        "by_hand": by_hand,
-        "licence": manifest.licence,
-        "terms": manifest.terms,
-        "citation": manifest.citation,
-    }
-    return facts if manifest.kind == "bundle" else facts | _state(manifest, root)
-
-
-def _state(manifest: Manifest, root: Path) -> dict:
-    """Where the set is and which of its files are not; a glance, `verify` looks closer."""
-    try:
-        folder = find_folder(manifest, root)
-    except MissingData:
-        return {"state": "missing", "folder": str(dataset_folder(manifest, root))}
-    except DataError as error:
-        return {"state": "unclear", "problem": str(error)}
-    needed = [
-        *([manifest.split_file.name] if manifest.split_file else []),
-        *manifest.annotations.values(),
-    ]
-    missing = [name for name in needed if not (folder / name).is_file()]
-    missing += [] if has_images(manifest, folder) else ["images"]
-    whole = "miniature" if is_fake(folder) else "here"
-    return {
-        "state": "incomplete" if missing else whole,
-        "folder": str(folder),
-        "missing": missing,
-    } | ({"problem": f"{folder} lacks {', '.join(missing)}"} if missing else {})
-
-
-def _row(facts: dict) -> tuple[str, ...]:
-    """One line of the table."""
-    stated, unverified = facts["counts"], facts["counts_unverified"]
-    counts = [
-        str(stated[split])
-        if split in stated
-        else f"~{unverified[split]}"
-        if split in unverified
-        else ""
-        for split in ("train", "val", "test")
-    ]
-    size, shown = facts["download_bytes"], "?"
-    if facts["by_hand"]:
-        shown = "by hand"
-    elif size:
-        shown = "" if facts["download_bytes_complete"] else "~"
-        shown += f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-    return (facts["name"], facts["state"], str(facts["classes"]), *counts, shown, facts["licence"])
 
 
 def _verify(dataset: str, root: Path) -> str:

@@ -17,8 +17,9 @@ from ..core.devices import resolve_device
 from ..core.seeding import seeded_torch
 from ..data.image_files import ImageFiles
 from ..data.views import View
-from ..weights.checkpoints import load_weights, read_checkpoint
+from ..weights.checkpoints import read_checkpoint
 from ..weights.files import with_checksum
+from ..weights.loading import load_weights
 from ..weights.obtain import obtain, quiet
 from ..weights.spec import BackboneSpec
 from ..weights.stated import preprocessing, refuse_other_activation

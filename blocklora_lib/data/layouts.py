@@ -192,18 +192,16 @@ def _variant_lists(manifest: Manifest, folder: Path, split: str) -> Iterator[Ite
     labels = {name: label for label, name in enumerate(names)}
     file = folder / manifest.annotations[split]
     base = image_folder(manifest, folder, split, listed=True)
-    for number, line in enumerate(
-        load_text(manifest, folder, manifest.annotations[split]).splitlines(), 1
-    ):
+    lines = load_text(manifest, folder, manifest.annotations[split]).splitlines()
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         image, _, name = line.strip().partition(" ")
         if name not in labels:
             what = f"line {number}: class {name!r} is out of range; {near(name, labels)}"
             raise DataError(file, what[:300], again)
-        yield _item(
-            manifest, file, f"line {number}", again, base, f"{image}.jpg", labels[name], name
-        )
+        where = f"line {number}"
+        yield _item(manifest, file, where, again, base, f"{image}.jpg", labels[name], name)
 
 
 def class_folder_items(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
@@ -211,9 +209,8 @@ def class_folder_items(manifest: Manifest, folder: Path, split: str) -> Iterator
     from .user_images import images
 
     base = image_folder(manifest, folder, split)
-    for label, (name, classname) in enumerate(
-        zip(manifest.class_folders, manifest.classes, strict=True)
-    ):
+    names = zip(manifest.class_folders, manifest.classes, strict=True)
+    for label, (name, classname) in enumerate(names):
         place = folder / base / name
         if not place.is_dir() and not place.is_symlink():
             continue  # a class without images is counted, and named, by verify
@@ -230,9 +227,8 @@ def own_items(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
     from .user_images import images
 
     base = image_folder(manifest, folder, split)
-    for label, (name, classname) in enumerate(
-        zip(manifest.class_folders, manifest.classes, strict=True)
-    ):
+    names = zip(manifest.class_folders, manifest.classes, strict=True)
+    for label, (name, classname) in enumerate(names):
         place = folder / base / name
         found = images(place).paths if place.is_dir() else []
         if manifest.split_seed is not None:
@@ -245,12 +241,8 @@ def own_items(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
                 raise DataError(place, what, again(folder))
             random.Random(f"{manifest.split_seed}/{name}").shuffle(found)
             test, val = max(1, round(TEST * len(found))), round(VAL * len(found))
-            parts = {
-                "test": found[:test],
-                "val": found[test : test + val],
-                "train": found[test + val :],
-            }
-            found = sorted(parts[split])
+            ends = {"test": (0, test), "val": (test, test + val), "train": (test + val, None)}
+            found = sorted(found[slice(*ends[split])])
         yield from (
             Item(str(PurePosixPath(base) / name / image), label, classname) for image in found
         )

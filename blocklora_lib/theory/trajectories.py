@@ -217,11 +217,7 @@ def decay_alone(
 
 def batches(samples: int, size: int, seed: int) -> Callable[[int], Tensor]:
     """Return step -> indices of its minibatch, the same at every call."""
-    return lambda step: torch.randint(
-        samples,
-        (size,),
-        generator=torch.Generator().manual_seed(derive_seed(seed, f"batch/{step}")),
-    )
+    return lambda step: torch.randint(samples, (size,), generator=generator(seed, f"batch/{step}"))
 
 
 def attention_task(

@@ -1,4 +1,4 @@
-"""Read a checkpoint of CLIP's weights in any honest form; load it into a model or say why not.
+"""Read a checkpoint of CLIP's weights in any honest form, or say why it cannot be read.
 
 Read are OpenAI's own TorchScript archives and their plain state dicts, what torch.save wrote of
 tensors, and safetensors; what a file is, its first bytes say, not its ending. No Python object of a
@@ -7,7 +7,6 @@ file is ever run.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import warnings
 import zipfile
@@ -18,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # What OpenAI's files hold beside the weights.
 _OPENAI = ("input_resolution", "context_length", "vocab_size")
 _LFS, _ZIP = b"version https://git-lfs", b"PK\x03\x04"
-_AGAIN = "fetch it again"
+AGAIN = "fetch it again"
 
 
 class BadCheckpoint(ValueError):
@@ -79,45 +77,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, state, openai)
 
 
-def load_weights(model: nn.Module, checkpoint: Checkpoint, name: str) -> str:
-    """Copy a checkpoint into the model, in its number formats; return the digest of the tensors.
-
-    The digest is the SHA-256 of names, shapes and values as float32: two files with the same
-    weights have the same one. BadCheckpoint: tensors are missing, left over, of another shape, no
-    floating-point numbers, not finite, or too large for the model's format or an exponential. name:
-    what the user calls the model.
-    """
-    path, state = checkpoint.path, _as_open_clip(model, checkpoint.state)
-    _compare(path, state, model.state_dict(), name)
-    for key, value in state.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            kind = "NaN" if value.isnan().any() else "infinite numbers"
-            raise BadCheckpoint(
-                path, f"has {kind} in {key}; {_AGAIN}, or take a checkpoint from before that"
-            )
-    if "logit_scale" in state and not state["logit_scale"].float().exp().isfinite().all():
-        value = float(state["logit_scale"].max())
-        raise BadCheckpoint(
-            path,
-            f"has a logit_scale of {value:.3g}, whose exponential is no number (CLIP's is at most "
-            "ln 100 = 4.6); take another checkpoint",
-        )
-    digest = _digest(state)
-    model.load_state_dict(state)
-    for key, value in model.state_dict().items():
-        if value.is_floating_point() and not value.isfinite().all():
-            largest, kind = (
-                float(state[key].double().abs().max()),
-                str(value.dtype).removeprefix("torch."),
-            )
-            raise BadCheckpoint(
-                path,
-                f"has {key} with values up to {largest:.3g}, which overflow in {kind}; "
-                "say precision: bf16 or fp32 in the profile's backbone",
-            )
-    return digest
-
-
 def _format(path: Path) -> str:
     """'safetensors', 'torch' or 'torchscript', by the content; BadCheckpoint if it is else."""
     with path.open("rb") as file:
@@ -125,14 +84,14 @@ def _format(path: Path) -> str:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:16].lower()
     what = None
     if not head:
-        what = f"is empty; {_AGAIN}"
+        what = f"is empty; {AGAIN}"
     elif head.startswith(_LFS):
         what = (
             "is a pointer of git-lfs and not the file itself; "
             "say git lfs pull, or fetch the file itself"
         )
     elif text.startswith(b"<"):
-        what = f"is a web page, not weights (a login or an error, when it was fetched); {_AGAIN}"
+        what = f"is a web page, not weights (a login or an error, when it was fetched); {AGAIN}"
     elif text.startswith((b"{", b"[")):
         what = "is JSON, not weights; give the file that holds the tensors"
     elif (
@@ -162,12 +121,12 @@ def _zip_format(path: Path) -> str:
         NotImplementedError,
         RuntimeError,
     ) as error:
-        raise BadCheckpoint(path, f"is cut short or damaged ({error}); {_AGAIN}") from None
+        raise BadCheckpoint(path, f"is cut short or damaged ({error}); {AGAIN}") from None
     if broken:
         raise BadCheckpoint(
             path,
             f"is damaged: its part {broken} has another checksum than the file says; "
-            f"{_AGAIN}, or if it was saved without checksums, save it as safetensors",
+            f"{AGAIN}, or if it was saved without checksums, save it as safetensors",
         )
     if not any(name.endswith("/data.pkl") for name in names):
         inside = f" (it holds {', '.join(names[:3])})" if names else ""
@@ -205,120 +164,5 @@ def _load(path: Path, form: str) -> Any:
         advice = "weights only" in reason.lower() or "weights_only" in reason
         reason = "no file of torch.save" if advice else reason[:200]
         raise BadCheckpoint(
-            path, f"is damaged, cut short, or no checkpoint ({reason}); {_AGAIN}"
+            path, f"is damaged, cut short, or no checkpoint ({reason}); {AGAIN}"
         ) from None
-
-
-def _as_open_clip(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights by open_clip's names, as its load_checkpoint has it.
-
-    But no grid of another size is interpolated: that checkpoint is of another model.
-    """
-    from open_clip.convert import convert_state_dict
-    from open_clip.model import convert_to_custom_text_state_dict
-
-    wanted = model.state_dict()
-    state = dict(convert_state_dict(model, state))
-    if "positional_embedding" in state and "positional_embedding" not in wanted:
-        state = convert_to_custom_text_state_dict(state)
-    for key in ("logit_scale", "logit_bias"):  # one number, with or without an axis
-        if key in state and key in wanted and state[key].numel() == wanted[key].numel() == 1:
-            state[key] = state[key].reshape(wanted[key].shape)
-    # the same for all classes: no answer depends on it
-    if "logit_bias" in wanted and "logit_bias" not in state:
-        state["logit_bias"] = torch.zeros_like(wanted["logit_bias"])
-    # the model's own constants, such as the causal mask, which scripts and older versions saved
-    constants = {key for key, _ in model.named_buffers()} - wanted.keys()
-    return {key: value for key, value in state.items() if key not in constants}
-
-
-def _compare(
-    path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name: str
-) -> None:
-    """BadCheckpoint if names, shapes or kinds of numbers are not the model's."""
-    problems = []
-    for names, what in (
-        (wanted.keys() - state.keys(), "lacks"),
-        (state.keys() - wanted.keys(), "has beside"),
-    ):
-        if names:
-            problems.append(f"{what} {len(names)} tensors ({_some(names)})")
-    shared = sorted(wanted.keys() & state.keys())
-    if shapes := [key for key in shared if state[key].shape != wanted[key].shape]:
-        key = shapes[0]
-        problems.append(
-            f"has {len(shapes)} of another shape ({key}: "
-            f"{_by(state[key])} instead of {_by(wanted[key])})"
-        )
-    for key in shared:
-        given, own = state[key].dtype, wanted[key].dtype
-        if (given not in _FLOATS) if own.is_floating_point else (given != own):
-            kind = str(given).removeprefix("torch.")
-            problems.append(f"has {key} in {kind}, which are no weights of a CLIP")
-            break
-    if not problems:
-        return
-    hint = f"give the name of its own architecture{_likely(state)}, or another checkpoint"
-    if any(key.startswith(("text_model.", "vision_model.")) for key in state):
-        hint = "it is a checkpoint of transformers; take open_clip's form of it"
-    raise BadCheckpoint(path, f"is not of {name}: it {', '.join(problems)}; {hint}")
-
-
-def _likely(state: Mapping[str, Tensor]) -> str:
-    """The names of open_clip's CLIPs of these sizes, in brackets; '' if there is none."""
-    import open_clip
-
-    blocks = "visual.transformer.resblocks."
-    try:
-        text, patches = state["text_projection"].shape, state["visual.conv1.weight"].shape
-        sizes = (
-            *text[::-1],
-            patches[0],
-            patches[-1],
-            len(state["visual.positional_embedding"]) - 1,
-        )
-        sizes += (len({key.split(".")[3] for key in state if key.startswith(blocks)}),)
-    except (KeyError, IndexError, TypeError, ValueError):
-        return ""  # no CLIP of two plain towers
-    found = []
-    for name in open_clip.list_models():
-        config = open_clip.get_model_config(name)
-        if (
-            "multimodal_cfg" in config
-            or config.get("custom_text")
-            or "hf_model_name" in config["text_cfg"]
-        ):
-            continue
-        image = {"image_size": 224, "patch_size": 16, "width": 768, "layers": 12} | config[
-            "vision_cfg"
-        ]
-        width = config["text_cfg"].get("width", 512)
-        grid = (image["image_size"] // image["patch_size"]) ** 2 if image["patch_size"] else 0
-        own = (
-            config["embed_dim"],
-            width,
-            image["width"],
-            image["patch_size"],
-            grid,
-            image["layers"],
-        )
-        found += [name] if own == sizes else []
-    return f" (its sizes are those of {' or '.join(found[:4])})" if found else ""
-
-
-def _digest(state: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        value = state[key].detach()
-        value = value.float() if value.is_floating_point() else value.long()
-        digest.update(f"{key} {tuple(value.shape)} ".encode())
-        digest.update(value.reshape(-1).contiguous().numpy())
-    return digest.hexdigest()
-
-
-def _some(names: set[str]) -> str:
-    return ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def _by(tensor: Tensor) -> str:
-    return " x ".join(map(str, tensor.shape)) or "one number"
