@@ -92,12 +92,11 @@ class AdaptedMultiheadAttention(Adapted, nn.MultiheadAttention):
         batched = query.dim() == 3
         if not batched and key_padding_mask is not None:
             key_padding_mask = key_padding_mask.unsqueeze(0)
-        turn = not self.batch_first if batched else None
         self_attention = query is key and key is value
         if self_attention:
-            query = key = value = batch_first(query, turn)
+            query = key = value = as_batch(query, self.batch_first)
         else:
-            query, key, value = (batch_first(x, turn) for x in (query, key, value))
+            query, key, value = (as_batch(x, self.batch_first) for x in (query, key, value))
 
         q, k, v = self._in_projection(query, key, value, self_attention)  # each (N, H, L or S, D)
         dropout_p = self.dropout if self.training else 0.0
@@ -118,7 +117,7 @@ class AdaptedMultiheadAttention(Adapted, nn.MultiheadAttention):
         output = output_projection(self, context)
         if not batched:
             return output.squeeze(0), None if weights is None else weights.squeeze(0)
-        return batch_first(output, turn), weights
+        return output if self.batch_first else output.transpose(0, 1), weights
 
     def active(self, targets: str) -> list[Adapter | None]:
         """Return the adapter of each target, None where there is none to compute."""
@@ -228,11 +227,11 @@ def _add_updates(base: Tensor, x: Tensor, adapters: list[Adapter | None]) -> Ten
     return total.view_as(base).to(base.dtype)
 
 
-def batch_first(x: Tensor, turn: bool | None) -> Tensor:
-    """Bring x to (N, L, E), or back: turn (L, N, E); None adds the batch of one; False leaves x
-    alone.
-    """
-    return x.unsqueeze(0) if turn is None else x.transpose(0, 1) if turn else x
+def as_batch(x: Tensor, batch_first: bool) -> Tensor:
+    """(N, L, E), or (L, N, E) unless batch_first, or one sequence (L, E) -> (N, L, E)."""
+    if x.dim() == 2:
+        return x.unsqueeze(0)
+    return x if batch_first else x.transpose(0, 1)
 
 
 def additive_mask(

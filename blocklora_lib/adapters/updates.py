@@ -11,7 +11,7 @@ them:
     x ΔWᵀ = s Σ_i x A_s B_i = s · (x A_s) (Σ_i B_i)
 
 Training sums the B_i first (one addition) and then does one product; inference folds ΔW into W
-(`inject.py`). Tensors are stored the way `nn.Linear` stores weights, (out, in): `A_s` is (width of
+(`attach.py`). Tensors are stored the way `nn.Linear` stores weights, (out, in): `A_s` is (width of
 A_s, its input), `B` is (n, d_out, width of A_s). Public text on the paper does not settle what (r,
 n) means, so the three readings exist side by side, see `AdapterConfig.reading`. At n = 1 every
 reading is LoRA of rank r, bit for bit from the same generator.

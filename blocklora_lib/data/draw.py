@@ -9,7 +9,7 @@ The file of a draw, UTF-8:
 
 A path is relative to the dataset's folder and written with /. `checksum` is the SHA-256 of the
 canonical JSON of {"train": ..., "val": ...}: keys sorted, no spaces, ASCII with \u escapes, that is
-Python's json.dumps(..., sort_keys=True, separators=(",", ":")). `fewshot` states what each draw
+Python's json.dumps(..., sort_keys=True, separators=(",", ":")). `data.sampling` states what each draw
 takes.
 """
 
@@ -80,7 +80,7 @@ def make_draw(
 ) -> Draw:
     """Draw from the items of a set. split: {"train": items, "val": items}, in their file's order.
 
-    coop, clip_lora: train and val as `fewshot.draw_coop` and `fewshot.draw_clip_lora` take them;
+    coop, clip_lora: train and val as `sampling.draw_coop` and `sampling.draw_clip_lora` take them;
     clip_lora of a set without a val split takes both from train, as CLIP-LoRA does for ImageNet.
     nested: train only, our runs with it read no validation images. A class without training images
     is a ValueError.

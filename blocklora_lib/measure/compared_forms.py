@@ -8,7 +8,7 @@ loop        Σ_i (x A_s) B_i with both products computed for every block: no sha
 loop_once   (x A_s) once, then a product with each B_i, summed after.
 fused       ours: one product for the A of q, k and v, Σ B_i first, one product for all B (`attention.py`).
 
-An adapter takes a form in place, by its class, as modules do in `inject`: parameters, optimizers
+An adapter takes a form in place, by its class, as modules do in `attach`: parameters, optimizers
 and the set that holds it stay what they are. Dropout is torch's own here, one mask a projection.
 """
 

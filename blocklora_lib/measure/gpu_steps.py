@@ -80,7 +80,7 @@ def our_step(
     checkpoint: bool = False,
     class_chunk: int | None = None,
 ) -> Callable[[], Tensor]:
-    """Return a training step as `training.train` takes it, which waits for no result: it returns
+    """Return a training step as `learning.loop.train` takes it, which waits for no result: it returns
     the loss.
     """
     tokens, images = backbone.tokenize(class_prompts(classes)), random_images(backbone, batch)

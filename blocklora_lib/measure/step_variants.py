@@ -140,7 +140,7 @@ def _ours(backbone: Backbone, way: OurWay, size: Size, images: Tensor, tokens: T
         cosines,
         torch.optim.AdamW(groups, fused=True),
         backbone.training_kernels,
-    )  # as `training` has it
+    )  # as `learning.loop` has it
 
 
 def _clip_lora(backbone: Backbone, size: Size, images: Tensor, tokens: Tensor) -> tuple:
