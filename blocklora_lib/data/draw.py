@@ -9,8 +9,8 @@ The file of a draw, UTF-8:
 
 A path is relative to the dataset's folder and written with /. `checksum` is the SHA-256 of the
 canonical JSON of {"train": ..., "val": ...}: keys sorted, no spaces, ASCII with \u escapes, that is
-Python's json.dumps(..., sort_keys=True, separators=(",", ":")). `data.sampling` states what each draw
-takes.
+Python's json.dumps(..., sort_keys=True, separators=(",", ":")). `data.sampling` states what each
+draw takes.
 """
 
 from __future__ import annotations

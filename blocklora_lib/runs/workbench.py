@@ -183,7 +183,7 @@ class Inputs:
 def with_draw(spec: RunSpec, file: Path, bench: Workbench) -> RunSpec:
     """Return the spec that trains on the images of a draw's file; the bench remembers the file.
 
-    The seed seeds the rest as before. Errors as `data.draws.import_draw`, and if the shots are not
+    The seed seeds the rest as before. Errors as `draw_files.import_draw`, and if the shots are not
     the file's.
     """
     if not spec.shots:
