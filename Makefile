@@ -40,7 +40,7 @@ lint: setup
 	$(PY) -m ruff check . && $(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb
 
 docs: setup
-	$(PY) -m mkdocs build --strict --config-file docs/mkdocs.yml
+	$(PY) -m mkdocs build --strict
 
 notebooks: setup
 	$(PY) -m jupyter lab notebooks
