@@ -19,7 +19,7 @@ from blocklora_lib.display.mathml import mathml
 
 TEX = r"(?<![\\$\w])\$(?=[^\s$])([^$\n]*?[^\s$\\])\$(?![\w$])"
 # one letter with an index, as A_s, B_i, Σ_i, d_in; never a part of a longer name
-INDEXED = r"(?<![\w`./_])([A-Za-zΔΣ])_([a-z]{1,3}|[0-9ijn])(?![\w(`])"
+INDEXED = r"(?<![A-Za-z0-9`./_])([A-Za-zΔΣ])_([a-z]{1,3}|[0-9ijn])(?![\w(`])"
 FORMULA = re.compile(r"[ΔΣᵀ√≤‖]|\b[A-Z]_[a-z]\b")
 CODE = re.compile(r"[\w.]{3,}\(|['\"`#>]|\bimport\b|^\s*[-*|]|\{")
 COLUMNS = re.compile(r"\S {2,}\S")

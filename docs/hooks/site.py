@@ -39,6 +39,7 @@ PAGES = {
     "published/README.md": "published.md",
     "tools/pocket/README.md": "pocket-tools.md",
 }
+FOLDERS = {"notebooks": "notebooks/index.md", "blocklora_lib": "api/index.md"}
 LINK = re.compile(r"(\]\(|(?:src|href)=\")([^)\s\"#]+)")
 FENCE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.M | re.S)
 
@@ -63,12 +64,12 @@ def on_files(files, config):
         texts[path.name] = (f"docs/{path.name}", path.read_text(encoding="utf-8"))
     for path in _copies():
         texts[f"notebooks/{path.stem}.md"] = f"docs/notebooks/{path.name}", notebook_page.markdown_of(_notebook(path))
-    texts["notebooks/index.md"] = "docs/x/x", _notebooks()
-    texts["claims.md"] = "docs/x", _claims()
-    texts["command-line.md"] = "docs/x", commands.markdown()
-    texts["api/index.md"] = "docs/x/x", _api()
+    texts["notebooks/index.md"] = "docs/notebooks/index.md", _notebooks()
+    texts["claims.md"] = "docs/claims.md", _claims()
+    texts["command-line.md"] = "docs/command-line.md", commands.markdown()
+    texts["api/index.md"] = "docs/api/index.md", _api()
     for room in rooms():
-        texts[f"api/{room}.md"] = "docs/x/x", _room(room)
+        texts[f"api/{room}.md"] = f"docs/api/{room}.md", _room(room)
     pages = {name: site for site, (name, _) in texts.items()}
     for site, (name, text) in texts.items():
         if (old := files.get_file_from_path(site)) is not None:
@@ -88,18 +89,20 @@ def _linked(text, name, site, pages, files, config):
     """Return a page's text with links to files of the repository as links within the site."""
 
     def lead(m):
-        target, folder = m[2], posixpath.dirname(name)
+        target, folder, anchor = m[2], posixpath.dirname(name), ""
         if re.match(r"[a-z]+:|/", target):
             return m[0]
         place = posixpath.normpath(posixpath.join(folder, target))
-        made = pages.get(place) or pages.get(f"{place}/README.md")
+        made = pages.get(place) or pages.get(f"{place}/README.md") or FOLDERS.get(place)
+        if module := re.fullmatch(r"blocklora_lib/((\w+)/[\w/]+)\.py", place):
+            made, anchor = f"api/{module[2]}.md", f"#blocklora_lib.{module[1].replace('/', '.')}"
         if made is None and not place.startswith("docs/") and (ROOT / place).is_file():
             made = f"files/{place}"
             if files.get_file_from_path(made) is None:
                 files.append(File.generated(config, made, abs_src_path=str(ROOT / place)))
         if made is None:  # of docs/, or of the site alone
             made = place.removeprefix("docs/")
-        return m[1] + posixpath.relpath(made, posixpath.dirname(site) or ".")
+        return m[1] + posixpath.relpath(made, posixpath.dirname(site) or ".") + anchor
 
     parts = FENCE.split(text)
     return "".join(part if i % 2 else LINK.sub(lead, part) for i, part in enumerate(parts))
