@@ -1,4 +1,4 @@
-"""An executed notebook as a page: its text as text of the page, its cells highlighted, its outputs below them."""
+"""An executed notebook as a page: text as the page's own, cells highlighted, outputs below them."""
 
 from __future__ import annotations
 

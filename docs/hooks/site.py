@@ -1,6 +1,7 @@
 """Pages that are made, not written: README, executed notebooks, claims, commands, the API of every room.
 
-A link of any page leads where it leads in the repository: to the page that was made of that file, or to a copy of it.
+A link of any page leads where it leads in the repository: to the page that was made of that
+file, or to a copy of it.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ import nbformat
 from mkdocs.structure.files import File
 
 sys.path.insert(0, str(Path(__file__).parent))
-import commands  # noqa: E402
-import notebook_page  # noqa: E402
-from mathematics import Mathematics  # noqa: E402
+import commands
+import notebook_page
+from mathematics import Mathematics
 
-from blocklora_lib.claims.claim import Evidence, judge  # noqa: E402
-from blocklora_lib.claims.paper_claims import CLAIMS  # noqa: E402
-from blocklora_lib.core.paths import ROOT  # noqa: E402
-from blocklora_lib.runs.profile_files import load_profile  # noqa: E402
-from blocklora_lib.suite.reference import COPIES, REFERENCE, SHOWN  # noqa: E402
-from blocklora_lib.suite.report import BADGES  # noqa: E402
+from blocklora_lib.claims.claim import Evidence, judge
+from blocklora_lib.claims.paper_claims import CLAIMS
+from blocklora_lib.core.paths import ROOT
+from blocklora_lib.runs.profile_files import load_profile
+from blocklora_lib.suite.reference import COPIES, REFERENCE, SHOWN
+from blocklora_lib.suite.report import BADGES
 
 PACKAGE = ROOT / "blocklora_lib"
 # pages of files that stand elsewhere in the repository
@@ -63,7 +64,10 @@ def on_files(files, config):
     for path in sorted((ROOT / "docs").glob("*.md")):
         texts[path.name] = (f"docs/{path.name}", path.read_text(encoding="utf-8"))
     for path in _copies():
-        texts[f"notebooks/{path.stem}.md"] = f"docs/notebooks/{path.name}", notebook_page.markdown_of(_notebook(path))
+        texts[f"notebooks/{path.stem}.md"] = (
+            f"docs/notebooks/{path.name}",
+            notebook_page.markdown_of(_notebook(path)),
+        )
     texts["notebooks/index.md"] = "docs/notebooks/index.md", _notebooks()
     texts["claims.md"] = "docs/claims.md", _claims()
     texts["command-line.md"] = "docs/command-line.md", commands.markdown()
@@ -74,7 +78,9 @@ def on_files(files, config):
     for site, (name, text) in texts.items():
         if (old := files.get_file_from_path(site)) is not None:
             files.remove(old)
-        files.append(File.generated(config, site, content=_linked(text, name, site, pages, files, config)))
+        files.append(
+            File.generated(config, site, content=_linked(text, name, site, pages, files, config))
+        )
     return files
 
 
@@ -135,14 +141,16 @@ def _claims():
     judged = judge(CLAIMS, Evidence(load_profile(SHOWN), REFERENCE / SHOWN))
     parts = [
         "# Claims\n\nEach public claim, judged by the records and tables of the reference run of "
-        f"`{SHOWN}` when this page was built. *Pocket only* means: seen in runs or timings of a small CLIP; no "
-        "published accuracy is judged by them.\n"
+        f"`{SHOWN}` when this page was built. *Pocket only* means: seen in runs or timings of a "
+        "small CLIP; no published accuracy is judged by them.\n"
     ]
     for j in judged:
         notebook, _, cell = j.link.partition(".ipynb#cell-id=")
         parts.append(
-            f'## {j.claim.id}: {j.claim.statement}\n\n<span class="badge {BADGES[j.verdict]}">{j.verdict}</span> '
-            f"{j.finding.evidence}\n\nSource: {j.claim.source}. Seen in [{notebook}](notebooks/{notebook}.md#cell-{cell}).\n"
+            f"## {j.claim.id}: {j.claim.statement}\n\n"
+            f'<span class="badge {BADGES[j.verdict]}">{j.verdict}</span> {j.finding.evidence}\n\n'
+            f"Source: {j.claim.source}. "
+            f"Seen in [{notebook}](notebooks/{notebook}.md#cell-{cell}).\n"
         )
     return "\n".join(parts)
 
@@ -175,7 +183,10 @@ def public(path):
 
 
 def _said(room):
-    return ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8"))) or ""
+    return (
+        ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8")))
+        or ""
+    )
 
 
 def _api():
@@ -186,5 +197,8 @@ def _api():
 
 def _room(room):
     parts = [f"# {room}\n\n{_said(room)}\n"]
-    parts += [f"::: blocklora_lib.{name}\n    options:\n      heading_level: 2\n" for name in modules(room)]
+    parts += [
+        f"::: blocklora_lib.{name}\n    options:\n      heading_level: 2\n"
+        for name in modules(room)
+    ]
     return "\n".join(parts)
