@@ -42,8 +42,11 @@ ROUNDING = 0.5  # points: Agg sets letters on whole pixels, of 0.33 pt at 220 dp
 
 
 @contextmanager
-def measured() -> Iterator[list[str]]:
-    """Measure each file of each figure saved meanwhile; yield what is wrong, a line each."""
+def measured(files: list[str] | None = None) -> Iterator[list[str]]:
+    """Measure each file of each figure saved meanwhile; yield what is wrong, a line each.
+
+    files: receives the name of each file that was measured.
+    """
     faults: list[str] = []
     drawing: list[str] = []  # the file that is being drawn
     texts: list[tuple[Text, Bbox]] = []  # what has been drawn of it
@@ -56,6 +59,8 @@ def measured() -> Iterator[list[str]]:
         finally:
             drawing.pop()
         name = Path(str(fname)).name
+        if files is not None:
+            files.append(name)
         faults.extend(f"{name}: {fault}" for fault in dict.fromkeys(figure.__dict__.pop("_faults")))
 
     def drawn(figure, renderer):
@@ -195,18 +200,21 @@ STARTUP = """
 import atexit, json, sys
 sys.path.insert(0, {tests!r})
 from figure_boxes import measured
-_measuring = measured()
+_files = []
+_measuring = measured(_files)
 _faults = _measuring.__enter__()
-atexit.register(lambda: open({report!r}, "w").write(json.dumps(_faults)))
+atexit.register(lambda: open({report!r}, "w").write(json.dumps([_files, _faults])))
 """
 
 
 @contextmanager
-def measuring_kernels() -> Iterator[list[str]]:
-    """Let every IPython kernel that starts meanwhile measure what it saves; yield faults at the end.
+def measuring_kernels() -> Iterator[tuple[list[str], list[str]]]:
+    """Let the IPython kernel that starts meanwhile measure what it saves.
 
+    Yields the names of the files that were measured and what is wrong, both filled at the end.
     The hook is a start-up file of a profile of IPython that only these kernels see.
     """
+    files: list[str] = []
     faults: list[str] = []
     before = os.environ.get("IPYTHONDIR")
     with tempfile.TemporaryDirectory() as place:
@@ -218,17 +226,16 @@ def measuring_kernels() -> Iterator[list[str]]:
         (startup / "00_figure_boxes.py").write_text(text, encoding="utf-8")
         os.environ["IPYTHONDIR"] = place
         try:
-            yield faults
+            yield files, faults
         finally:
             if before is None:
                 del os.environ["IPYTHONDIR"]
             else:
                 os.environ["IPYTHONDIR"] = before
-            faults += (
-                json.loads(report.read_text(encoding="utf-8"))
-                if report.exists()
-                else ["no kernel has measured anything"]
-            )
+            if report.exists():
+                found = json.loads(report.read_text(encoding="utf-8"))
+                files += found[0]
+                faults += found[1]
 
 
 def main(profile: str, results: str, *names: str) -> int:
@@ -238,10 +245,11 @@ def main(profile: str, results: str, *names: str) -> int:
 
     found = 0
     for name in names or notebook_names():
-        with measuring_kernels() as faults:
+        with measuring_kernels() as (files, faults):
             run_notebook(name, profile, {}, results)
         found += len(faults)
-        print(*(f"{name}/{fault}" for fault in faults), sep="\n", end="\n" if faults else "")
+        print(f"{name}: {len(files)} files of figures measured, {len(faults)} faults")
+        print(*(f"    {fault}\n" for fault in faults), sep="", end="")
     return int(found > 0)
 
 

@@ -9,6 +9,7 @@ import re
 
 import nbformat
 import pytest
+from figure_boxes import measuring_kernels
 
 from blocklora_lib.core.paths import NOTEBOOKS
 from blocklora_lib.runs.execute import run_grid
@@ -62,7 +63,8 @@ def test_a_notebook_without_its_runs_says_how_they_are_made(tmp_path):
 
 @pytest.mark.parametrize("name", sorted(NAMES, key=lambda name: (name in LAST, name)))
 def test_it_runs(name, results):
-    path = run_notebook(name, "smoke", {}, results)
+    with measuring_kernels() as (files, faults):
+        path = run_notebook(name, "smoke", {}, results)
     executed = nbformat.read(path, as_version=4)
     code = [cell for cell in executed.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in code)
@@ -73,6 +75,8 @@ def test_it_runs(name, results):
         assert export["caption"]
         assert all((results / file).stat().st_size > 0 for file in export["files"])
     assert not [claim for claim in index["claims"] if claim["verdict"] == "fails"]
+    assert len(files) == 2 * len(index["figures"])  # as PDF and as PNG
+    assert not faults
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from figure_boxes import measuring_kernels
 
 from blocklora_lib.core.paths import PROFILES, ROOT
 from blocklora_lib.data.local import local_manifest
@@ -216,14 +217,12 @@ def test_the_doors_are_open(place, tmp_path):
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_the_notebook_runs_on_it(results, name):
-    run_notebook(
-        name,
-        NAME,
-        {"compute_missing": False} if name == "08_few_shot" else {},
-        results,
-        verbose=False,
-    )
+    given = {"compute_missing": False} if name == "08_few_shot" else {}
+    with measuring_kernels() as (files, faults):
+        run_notebook(name, NAME, given, results, verbose=False)
     index = read_indexes(results)[name]
+    assert len(files) == 2 * len(index["figures"])  # as PDF and as PNG
+    assert not faults
     assert "random weights" in index["note"]
     assert index["figures"]
     assert {claim["verdict"] for claim in index["claims"] if claim["kind"] == "structural"} == {

@@ -72,8 +72,9 @@ def _draw_blocks(axes: Axes, part: pd.DataFrame, means: pd.DataFrame) -> None:
         hollow(axes, at[few], height[few], style.marker, style.colour)
     axes.set_xscale("log", base=2)
     steps = np.log2(at / at.iloc[0]).abs()  # counts grow ever less, or more, with n
-    width = axes.figure.get_size_inches()[0] / (1.25 * axes.get_gridspec().ncols)
-    free = apart(steps.tolist(), 0.4 / width * 1.25 * steps.max())
+    inches = 0.85 * axes.figure.get_size_inches()[0] / axes.get_gridspec().ncols / 1.24
+    letter = 0.054  # inches, of 8 points
+    free = apart(steps.tolist(), letter * len(f"n = {at.index.max()}") / inches * steps.max())
     counts = [f"{v:.3g}" if v < 1000 else f"{v:,.0f}" for v in at]
     shown = [f"{count}\nn = {n}" for count, n in zip(counts, at.index, strict=True)]
     axes.set_xticks(at.tolist(), np.where(free, shown, ""))
