@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torchvision import transforms
 
 from blocklora_lib.adapters.updates import Adapter
 from blocklora_lib.clip.backbone import load_backbone
@@ -23,6 +25,10 @@ from blocklora_lib.measure.other_code import clip_lora as reference
 from blocklora_lib.methods import get_method
 from blocklora_lib.weights.spec import BackboneSpec
 
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+TEMPLATE = "a photo of a {}."
+BICUBIC = transforms.InterpolationMode.BICUBIC
 CLASS_NAMES = ("forest", "annual crop land", "river", "sea_or_lake")
 SEED, STEPS = 1, 5
 # What float32 allows: relative L2 norms of the worst tensor.  In brackets what was seen at ViT-B/16
@@ -46,6 +52,74 @@ BARS = {
 TINY_BARS = BARS | {"change": 1e-4, "later gradients": 1e-4}
 
 
+def prompts(class_names: Iterable[str]) -> list[str]:
+    return [TEMPLATE.format(name.replace("_", " ")) for name in class_names]
+
+
+def evaluation_transform(size: int = 224) -> transforms.Compose:
+    """PIL image -> (3, size, size): the shorter side to `size`, then its middle."""
+    return transforms.Compose(
+        [transforms.Resize(size, BICUBIC), transforms.CenterCrop(size), *to_tensor()]
+    )
+
+
+def to_tensor() -> list:
+    return [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+
+
+class Step(NamedTuple):
+    loss: float
+    lr: float
+    gradients: dict[tuple[str, int, str], tuple[Tensor, Tensor]]  # of A and B
+    parameters: dict[tuple[str, int, str], tuple[Tensor, Tensor]]  # after the step
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """ToTensor and Normalize. pixels: (N, 3, H, W), 0..255."""
+    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (MEAN, STD))
+    return (pixels / 255 - mean) / std
+
+
+def train(
+    model: reference.ClipLora,
+    tokens: Tensor,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    lr: float = 2e-4,
+    n_iters: int = 500,
+    shots: int = 1,
+    weight_decay: float = 1e-2,
+    scheduler_first: bool = False,
+) -> list[Step]:
+    """Take n_iters * shots steps over (pixels 0..255, labels). `scheduler_first` is a mistake."""
+    optimizer, scheduler = reference.optimisation(
+        model.parameters(), lr, n_iters * shots, weight_decay
+    )
+    steps: list[Step] = []
+    model.train()
+    for (pixels, labels), _ in zip(batches, range(n_iters * shots), strict=False):
+        if scheduler_first:
+            scheduler.step()
+        loss = F.cross_entropy(model.logits(normalise(pixels), tokens), labels)
+        used = optimizer.param_groups[0]["lr"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        gradients = {k: (m.A.grad.clone(), m.B.grad.clone()) for k, m in model.adapters().items()}
+        after = {
+            k: (m.A.detach().clone(), m.B.detach().clone()) for k, m in model.adapters().items()
+        }
+        steps.append(Step(loss.item(), used, gradients, after))
+        if not scheduler_first:
+            scheduler.step()
+    return steps
+
+
+def predict(model: reference.ClipLora, images: Tensor, tokens: Tensor) -> Tensor:
+    """The class of the largest cosine: (N,)."""
+    with torch.no_grad():
+        return model.eval().cosines(images, tokens).topk(1, 1, True, True)[1][:, 0]
+
+
 class Case:
     """Random weights, four images with their labels, the prompts; both sides train on them."""
 
@@ -53,7 +127,7 @@ class Case:
         self.backbone = load_backbone(BackboneSpec(name=backbone, pretrained="none"), "cpu")
         # random weights start at 1/0.07; OpenAI's weights have ln 100
         self.backbone.model.logit_scale.data.fill_(math.log(reference.LOGIT_SCALE))
-        self.tokens = self.backbone.tokenize(reference.prompts(CLASS_NAMES))
+        self.tokens = self.backbone.tokenize(prompts(CLASS_NAMES))
         self.images = pictures(len(CLASS_NAMES), self.backbone.resolution)
         self.labels = torch.arange(len(CLASS_NAMES))
         self.training = TrainingSpec(steps_per_shot=STEPS, batch_size=2, augment="none")
@@ -66,12 +140,12 @@ class Case:
 
     def fit(self, method: str = "lora", training: dict | None = None, **settings):
         """Train by the library's own path; return the predictor and what every step did."""
-        steps: list[reference.Step] = []
+        steps: list[Step] = []
         rates: list[float] = []
 
         def record(step: int, of: int, loss: float) -> None:
             found = self.adapters()
-            steps.append(reference.Step(loss, rates[-1], gradients(found), values(found)))
+            steps.append(Step(loss, rates[-1], gradients(found), values(found)))
 
         context = self.context(self.training.model_copy(update=training or {}), record)
         with recorded_rates(rates):
@@ -99,12 +173,12 @@ class Case:
         theirs = reference.ClipLora(model.state_dict(), heads, dropout=dropout, scale=scale)
         return theirs.reset(generator(SEED, "adapter"))
 
-    def train_theirs(self, **changes) -> tuple[reference.ClipLora, list[reference.Step]]:
+    def train_theirs(self, **changes) -> tuple[reference.ClipLora, list[Step]]:
         # CLIP-LoRA's loader shuffles too; the order is handed over
         order = batches(len(self.images), self.training.batch_size, generator(SEED, "shuffle"))
         theirs = self.theirs()
         given = ((self.images[index].float(), self.labels[index]) for index in order)
-        return theirs, reference.train(theirs, self.tokens, given, n_iters=STEPS, **changes)
+        return theirs, train(theirs, self.tokens, given, n_iters=STEPS, **changes)
 
 
 def pictures(n: int, size: int, seed: int = 0) -> Tensor:
@@ -143,9 +217,7 @@ def apart(ours: Tensor, theirs: Tensor) -> float:
     return float((ours.reshape(theirs.shape) - theirs).norm() / theirs.norm())
 
 
-def steps_apart(
-    ours: list[reference.Step], theirs: list[reference.Step], start: dict
-) -> dict[str, float]:
+def steps_apart(ours: list[Step], theirs: list[Step], start: dict) -> dict[str, float]:
     """The largest distance, over steps and tensors, of each of BARS but the logits."""
     assert len(ours) == len(theirs) == STEPS
     assert ours[0].gradients.keys() == theirs[0].gradients.keys()

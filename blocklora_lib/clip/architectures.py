@@ -8,7 +8,7 @@ embedding.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -93,12 +93,6 @@ class ClipArchitecture:
             for tower in self.towers
             for layer in tower.adapted_layers(config)
             for target in config.targets
-        )
-
-    def with_depth(self, layers: int) -> ClipArchitecture:
-        """The same widths with `layers` layers a tower: counts on a short model are held to it."""
-        return replace(
-            self, vision=replace(self.vision, layers=layers), text=replace(self.text, layers=layers)
         )
 
 

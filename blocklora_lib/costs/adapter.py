@@ -1,5 +1,4 @@
-"""Closed forms of what one adapter costs: parameters, multiply-adds, activations, and forming ΔW.
-No torch.
+"""Closed forms of what one adapter costs: parameters, multiply-adds, forming ΔW. No torch.
 
 Notation: a projection d_in -> d_out sees x of T tokens. A_s is c x b and Σ B_i is b x d_out, where
 
@@ -141,46 +140,8 @@ def backward_multiply_adds(
     return up * (1 + (a or x_needs_grad)) + down * (a + x_needs_grad)
 
 
-def activation_numbers(
-    config: AdapterConfig,
-    d_in: int,
-    d_out: int,
-    tokens: int,
-    order: Order = "sum_first",
-    x_needs_grad: bool = True,
-) -> int:
-    """Numbers that autograd keeps for backward on the adapter path, parameters excluded, dropout
-    off.
-
-    sum_first   x  (T c, for ∂L/∂A_s)  +  h  (T b, for ∂L/∂B)  +  Σ B_i  (b d_out, for ∂L/∂h)
-                Σ B_i counts only where it is a sum, a new tensor; a single B is a parameter. Where the cut
-                runs along the input, the sum Σ x_i of width c = d_in/n is kept in place of x.
-    loop        x once, at its full width, and n times h;  loop_once: h once
-    dense       x  (T d_in, for ∂L/∂D)  +  D  (d_in d_out, for ∂L/∂x)  +  what D is made of, parameters aside
-    The path's output is no part of it: who uses it keeps it.
-    """
-    _check(order, Order)
-    b, c, a = config.block_rank, shared_width(config, d_in), trains_a(config)
-    summed = b * d_out if is_summed(config) else 0
-    if (
-        order == "dense"
-    ):  # D = Bᵀ A: n copies of A_s under each other are kept for ∂L/∂B, A itself is one
-        copies = b * d_in if is_stacked(config) else 0
-        return tokens * d_in + d_in * d_out * x_needs_grad + summed * a + copies
-    if order == "sum_first":
-        return tokens * c * a + tokens * b + summed * (a or x_needs_grad)
-    return tokens * d_in * a + tokens * b * (blocks(config) if order == "loop" else 1)
-
-
-def is_stacked(config: AdapterConfig) -> bool:
-    """Whether A is n copies of A_s under each other, a tensor of its own when ΔW is formed."""
-    return config.kind in ("block_lora", "frozen_a") and config.reading == "input"
-
-
 def is_summed(config: AdapterConfig) -> bool:
-    """Whether Σ B_i is a tensor of its own: where the B_i are stored side by side, even a single
-    one.
-    """
+    """Whether Σ B_i is a tensor of its own: where the B_i lie side by side, even a single one."""
     return config.kind in ("block_lora", "frozen_a") and config.reading != "input"
 
 

@@ -46,11 +46,6 @@ class Memory:
     prepared_bytes: int
     peak_bytes: int
 
-    @property
-    def work_bytes(self) -> int:
-        """What the work needs on top of what it starts from."""
-        return self.peak_bytes - self.prepared_bytes
-
 
 def peak_memory(
     work: str, arguments: Mapping[str, Any] | None = None, device: str = "cpu"

@@ -31,10 +31,6 @@ CONFIDENCE = 0.95
 MIN_ROUNDS = 3
 
 
-class TimingUnresolved(RuntimeError):
-    """The spread of a paired ratio is larger than its effect; says both, and the way out."""
-
-
 def paired_times(
     functions: Mapping[str, Callable[[], object]],
     rounds: int,
@@ -199,16 +195,6 @@ def verdict(
         return f"{found}, at most {better_than:.2f}x"
     reach = "not told apart from" if row["ratio_low"] <= better_than else "above"
     return f"{found}, {reach} {better_than:.2f}x"
-
-
-def require_resolved(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a row of `ratios`, or refuse it with TimingUnresolved."""
-    if row["resolved"]:
-        return row
-    raise TimingUnresolved(
-        f"{row.get('name', 'the ratio')} against {row.get('baseline', 'its baseline')}: "
-        f"{_spread(row)}; use more rounds or a quieter machine"
-    )
 
 
 def _spread(row: Mapping[str, Any]) -> str:

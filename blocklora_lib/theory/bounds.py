@@ -183,21 +183,6 @@ def occam_bound_exact(wrong: int, bits: float, samples: int, delta: float) -> fl
     return max(float(betainccinv(wrong + 1, samples - wrong, level)), (wrong + 1) / samples)
 
 
-def pac_bayes_bound(error: float, divergence: float, samples: int, delta: float) -> float:
-    """R(Q) <= kl⁻¹(R̂(Q), (KL(Q||P) + ln(2 sqrt N / δ)) / N). Maurer (2004); N >= 8.
-
-    error: mean error of classifiers drawn from Q; divergence: KL(Q||P) in nats, P fixed before S
-    was drawn.
-    """
-    _check_sample(samples, delta)
-    _not_negative(divergence=divergence)
-    if samples < 8:
-        raise ValueError(
-            f"samples={samples}; Maurer's bound is proved from 8 samples on, use occam_bound"
-        )
-    return inverse_kl(error, (divergence + math.log(2 * math.sqrt(samples) / delta)) / samples)
-
-
 def _positive(**values: float) -> None:
     for name, value in values.items():
         if not (value > 0 and math.isfinite(value)):
@@ -233,5 +218,4 @@ _WAY_OUT = {
     "parameters": "count the trained numbers, for example by counted_parameters",
     "reference": "compare with a form that trains something",
     "budget": "it is (bits ln 2 + ln 1/delta)/N, or (KL + ln(2 sqrt N/delta))/N",
-    "divergence": "KL(Q||P) is never below 0",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from clip_lora_case import SEED, Case, gradients, large_updates, put, tiny_case
+from clip_lora_case import SEED, Case, gradients, large_updates, normalise, put, tiny_case
 from torch import Tensor
 
 from blocklora_lib.adapters import dropout
@@ -13,7 +13,6 @@ from blocklora_lib.adapters.attach import attach
 from blocklora_lib.adapters.config import AdapterConfig
 from blocklora_lib.core.seeding import generator
 from blocklora_lib.learning.adapter_fit import AdapterPredictor
-from blocklora_lib.measure.other_code import clip_lora as reference
 
 DRAWS = 600
 # Root mean squares of 10^3 and more z values, which are correlated: equal distributions gave 0.93
@@ -40,7 +39,7 @@ def our_draws(case: Case, dropout: float = 0.25) -> Draws:
 
 
 def their_draws(case: Case) -> Draws:
-    theirs, images = case.theirs(dropout=0.25).train(), reference.normalise(case.images.float())
+    theirs, images = case.theirs(dropout=0.25).train(), normalise(case.images.float())
     return draws(lambda: theirs.logits(images, case.tokens), case, theirs.adapters(), seed=12)
 
 

@@ -13,13 +13,18 @@ from clip_lora_case import (
     BARS,
     CLASS_NAMES,
     SEED,
+    STD,
     TINY_BARS,
     Case,
     apart,
     centred,
+    evaluation_transform,
     gradients,
     large_updates,
+    normalise,
     pictures,
+    predict,
+    prompts,
     put,
     recorded_rates,
     steps_apart,
@@ -79,7 +84,7 @@ def check_one_pass_with_large_updates(case: Case, predictor: AdapterPredictor) -
             case.backbone.preprocess(images), predictor.classifier(case.tokens)
         ).clone()
     our_logits = predictor.training_logits()(images.float())
-    their_logits = theirs.logits(reference.normalise(images.float()), case.tokens)
+    their_logits = theirs.logits(normalise(images.float()), case.tokens)
     losses = [F.cross_entropy(logits, labels) for logits in (our_logits, their_logits)]
     for loss, adapters in zip(losses, (ours, theirs.adapters()), strict=True):
         for adapter in adapters.values():
@@ -153,7 +158,7 @@ def test_the_activation_is_seen(tiny):
     for block, activation in zip(blocks, quick, strict=True):
         block.mlp.gelu = activation
     with torch.no_grad():
-        expected = F.normalize(theirs.encode_image(reference.normalise(images.float())), dim=-1)
+        expected = F.normalize(theirs.encode_image(normalise(images.float())), dim=-1)
     assert apart(right, expected) < 1e-5
     assert apart(wrong, expected) > 1e-3
 
@@ -193,11 +198,11 @@ def test_evaluation_takes_the_largest_cosine_as_they_do(tiny):
         put(tiny.adapters(), given)
         put(theirs.adapters(), given)
         images = pictures(64, tiny.backbone.resolution, seed=3)
-        predicted = theirs.predict(reference.normalise(images.float()), tiny.tokens)
+        predicted = predict(theirs, normalise(images.float()), tiny.tokens)
         assert len(predicted.unique()) > 1
         labels = predicted.clone()
         labels[:5] = (labels[:5] + 1) % len(CLASS_NAMES)
-        dataset = SimpleNamespace(prompts=reference.prompts(CLASS_NAMES))
+        dataset = SimpleNamespace(prompts=prompts(CLASS_NAMES))
         count = evaluate_images(predictor, tiny.backbone, dataset, images, labels)
         assert (count.correct, count.total) == (59, 64)
     finally:
@@ -211,9 +216,9 @@ def test_square_images_are_read_as_theirs(tiny, side):
     """
     image = pictures(1, side, seed=side)[0]
     pil = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
-    theirs = reference.evaluation_transform(tiny.backbone.resolution)(pil)
+    theirs = evaluation_transform(tiny.backbone.resolution)(pil)
     ours = tiny.backbone.preprocess(image[None])[0]
-    levels = (ours - theirs) * torch.tensor(reference.STD).view(3, 1, 1) * 255
+    levels = (ours - theirs) * torch.tensor(STD).view(3, 1, 1) * 255
     assert float(levels.abs().max()) < (3 if side != 32 else 1e-3)  # of 255
     assert float(levels.abs().mean()) < 0.5
 

@@ -17,13 +17,11 @@ from scipy.stats import binom
 from blocklora_lib.core.schema import UnknownName
 from blocklora_lib.measure import timing
 from blocklora_lib.measure.timing import (
-    TimingUnresolved,
     conditions,
     equivalent,
     median_interval,
     paired_times,
     ratios,
-    require_resolved,
     verdict,
 )
 
@@ -228,24 +226,19 @@ NOISE = np.array([0.98, 1.02, 0.99, 1.01, 1.0, 1.03, 0.97, 1.0, 1.01, 0.99, 1.0]
 def test_an_effect_larger_than_its_spread_is_reported_with_it():
     found = row(frame(a=np.ones(11), b=0.71 * NOISE))
     assert verdict(found) == "0.71x [0.70, 0.72]"
-    assert require_resolved(found) is found
     assert verdict(found, better_than=0.75) == "0.71x [0.70, 0.72], at most 0.75x"
     assert verdict(found, better_than=0.71) == "0.71x [0.70, 0.72], not told apart from 0.71x"
     assert verdict(found, better_than=0.5) == "0.71x [0.70, 0.72], above 0.50x"
 
 
-def test_an_effect_within_its_spread_is_refused_with_the_way_out():
+def test_an_effect_within_its_spread_is_not_resolved():
     found = row(frame(a=np.ones(11), b=0.97 * (1 + 8 * (NOISE - 1))))
     assert verdict(found).startswith("not resolved: 0.97x, an effect of 3.0%, within a spread of [")
-    with pytest.raises(
-        TimingUnresolved, match=r"b against a: .*spread.*; use more rounds or a quieter mach"
-    ):
-        require_resolved(found)
 
 
-def test_too_few_rounds_are_refused():
-    with pytest.raises(TimingUnresolved, match="3 rounds give no interval"):
-        require_resolved(row(frame(a=[1, 1, 1.0], b=[0.5, 0.5, 0.5])))
+def test_too_few_rounds_resolve_nothing():
+    found = verdict(row(frame(a=[1, 1, 1.0], b=[0.5, 0.5, 0.5])))
+    assert found.startswith("not resolved: 3 rounds give no interval")
 
 
 def test_equal_is_shown_only_by_an_interval_within_the_margin():

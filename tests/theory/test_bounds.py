@@ -19,7 +19,6 @@ from blocklora_lib.theory.bounds import (
     inverse_kl,
     occam_bound,
     occam_bound_exact,
-    pac_bayes_bound,
     ratio,
     same_class_lora,
     samples_needed,
@@ -206,16 +205,6 @@ def test_bounds_fail_at_most_as_often_as_they_may(draws, classifiers):
         assert failed_free > most + noise  # choosing must be paid for
 
 
-def test_pac_bayes_on_a_finite_set():
-    """Q = one of 8 classifiers of a uniform P: KL = ln 8; the form by hand."""
-    value = pac_bayes_bound(0.25, math.log(8), 100, delta)
-    budget = (math.log(8) + math.log(2 * 10 / delta)) / 100
-    assert 0.25 * math.log(0.25 / value) + 0.75 * math.log(0.75 / (1 - value)) == pytest.approx(
-        budget
-    )
-    assert value > occam_bound(0.25, 3, 100, delta)  # no price of randomness for a single code
-
-
 @pytest.mark.parametrize(
     ("call", "names"),
     [
@@ -233,8 +222,6 @@ def test_pac_bayes_on_a_finite_set():
         (lambda: occam_bound(1.1, 8, 100, 0.1), "error=1.1"),
         (lambda: occam_bound_exact(5, 8, 4, 0.1), "wrong=5 of samples=4"),
         (lambda: occam_bound_exact(1, 2000, 4, 0.1), "bits=2000"),
-        (lambda: pac_bayes_bound(0.1, 1.0, 7, 0.1), "samples=7"),
-        (lambda: pac_bayes_bound(0.1, -1.0, 100, 0.1), "divergence=-1"),
     ],
 )
 def test_bad_input_is_refused_with_a_way_out(call, names):

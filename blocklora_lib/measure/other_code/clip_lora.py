@@ -2,11 +2,12 @@
 library.
 
 After MaxZanella/CLIP-LoRA at 358f0d7: lora.py (the loop), loralib/layers.py (the adapter and its
-attention), clip/model.py (the towers, openai's), main.py and clip/clip.py (the transforms),
-utils.py (accuracy). It computes in the released code's way, so that it can stand in for it on the
-clock too: all 77 positions of every class at every step, tokens before sequences (L, N, E), q, k
-and v as three products with three dropout masks, B A formed and multiplied by whenever dropout is
-on, attention by `scaled_dot_product_attention`. Where the code goes another way than this:
+attention), clip/model.py (the towers, openai's); what is taken of main.py, clip/clip.py and
+utils.py (steps, transforms, accuracy) stands with the tests. It computes in the released code's
+way, so that it can stand in for it on the clock too: all 77 positions of every class at every step,
+tokens before sequences (L, N, E), q, k and v as three products with three dropout masks, B A formed
+and multiplied by whenever dropout is on, attention by `scaled_dot_product_attention`. Where the
+code goes another way than this:
 
 precision   There, frozen products and adapters run in float16 under autocast, features and logits stay in
             float16, and GradScaler scales the loss and drops steps whose gradients overflow (the schedule
@@ -21,39 +22,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision import transforms
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-TEMPLATE = "a photo of a {}."
 LOGIT_SCALE = 100.0  # main.py's constant; exp of OpenAI's logit_scale is the same number
-BICUBIC = transforms.InterpolationMode.BICUBIC
-
-
-def prompts(class_names: Iterable[str]) -> list[str]:
-    return [TEMPLATE.format(name.replace("_", " ")) for name in class_names]
-
-
-def evaluation_transform(size: int = 224) -> transforms.Compose:
-    """PIL image -> (3, size, size): the shorter side to `size`, then its middle."""
-    return transforms.Compose(
-        [transforms.Resize(size, BICUBIC), transforms.CenterCrop(size), *_to_tensor()]
-    )
-
-
-def train_transform(size: int = 224) -> transforms.Compose:
-    """PIL image -> (3, size, size): a crop of the original pixels, mirrored half of the time."""
-    crop = transforms.RandomResizedCrop(size, scale=(0.08, 1), interpolation=BICUBIC)
-    return transforms.Compose([crop, transforms.RandomHorizontalFlip(0.5), *_to_tensor()])
-
-
-def _to_tensor() -> list:
-    return [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
 
 
 class LinearLoRA(nn.Module):
@@ -178,58 +152,6 @@ class ClipLora(nn.Module):
     def logits(self, images: Tensor, tokens: Tensor) -> Tensor:
         """Normalised images (N, 3, H, W), token ids (C, 77) -> (N, C)."""
         return LOGIT_SCALE * self.cosines(images, tokens)
-
-    def predict(self, images: Tensor, tokens: Tensor) -> Tensor:
-        """The class of the largest cosine: (N,)."""
-        with torch.no_grad():
-            return self.eval().cosines(images, tokens).topk(1, 1, True, True)[1][:, 0]
-
-
-class Step(NamedTuple):
-    loss: float
-    lr: float
-    gradients: dict[tuple[str, int, str], tuple[Tensor, Tensor]]  # of A and B
-    parameters: dict[tuple[str, int, str], tuple[Tensor, Tensor]]  # after the step
-
-
-def normalise(pixels: Tensor) -> Tensor:
-    """ToTensor and Normalize. pixels: (N, 3, H, W), 0..255."""
-    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (MEAN, STD))
-    return (pixels / 255 - mean) / std
-
-
-def train(
-    model: ClipLora,
-    tokens: Tensor,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    lr: float = 2e-4,
-    n_iters: int = 500,
-    shots: int = 1,
-    weight_decay: float = 1e-2,
-    scheduler_first: bool = False,
-) -> list[Step]:
-    """Take n_iters * shots steps over (pixels 0..255, labels). `scheduler_first` is a mistake, for
-    tests.
-    """
-    optimizer, scheduler = optimisation(model.parameters(), lr, n_iters * shots, weight_decay)
-    steps: list[Step] = []
-    model.train()
-    for (pixels, labels), _ in zip(batches, range(n_iters * shots), strict=False):
-        if scheduler_first:
-            scheduler.step()
-        loss = F.cross_entropy(model.logits(normalise(pixels), tokens), labels)
-        used = optimizer.param_groups[0]["lr"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        gradients = {k: (m.A.grad.clone(), m.B.grad.clone()) for k, m in model.adapters().items()}
-        after = {
-            k: (m.A.detach().clone(), m.B.detach().clone()) for k, m in model.adapters().items()
-        }
-        steps.append(Step(loss.item(), used, gradients, after))
-        if not scheduler_first:
-            scheduler.step()
-    return steps
 
 
 def optimisation(
