@@ -20,10 +20,6 @@ training returns, R(W) its error on the distribution and R̂(W) its error on S.
    al. (2019), Lotfi et al. (2022). It holds with probability 1 - δ over S, for every classifier of
    the set at once.
 
-3. PAC-Bayes-kl for a random classifier, Maurer (2004):
-
-       kl(R̂(Q) || R(Q)) <= (KL(Q||P) + ln(2 sqrt N / δ)) / N.
-
 A sample with a fixed number of images a class is independent but not identically distributed: R is
 then the balanced error. The moment bound behind kl survives that, by concavity of ln (Hoeffding
 1963, Theorem 1), and survives drawing without replacement too (ibid., Theorem 4). The binomial tail
