@@ -84,7 +84,7 @@ def in_order(adapter, form, order):
         return ups[i] if len(ups) == n else ups[0]
 
     def dense(x):
-        if len(ups) == 1 and adapter_costs.is_stacked(form):
+        if len(ups) == 1 and is_stacked(form):
             return x @ (ups[0] @ torch.cat([down] * n, 1)).T
         return x @ ((ups.sum(0) if adapter.B.dim() == 3 else ups[0]) @ down).T
 
@@ -112,6 +112,11 @@ def test_the_path_costs_what_torch_counts(site, x_needs_grad):
     )
 
 
+def is_stacked(config: AdapterConfig) -> bool:
+    """Whether A is n copies of A_s under each other, a tensor of its own when ΔW is formed."""
+    return config.kind in ("block_lora", "frozen_a") and config.reading == "input"
+
+
 def activation_numbers(
     config: AdapterConfig,
     d_in: int,
@@ -135,11 +140,8 @@ def activation_numbers(
         adapter_costs.trains_a(config),
     )
     summed = b * d_out if adapter_costs.is_summed(config) else 0
-    if (
-        order == "dense"
-    ):  # D = Bᵀ A: n copies of A_s under each other are kept for ∂L/∂B, A itself is one
-        stacked = config.kind in ("block_lora", "frozen_a") and config.reading == "input"
-        copies = b * d_in if stacked else 0
+    if order == "dense":  # D = Bᵀ A: n copies of A_s are kept for ∂L/∂B, A itself is one
+        copies = b * d_in if is_stacked(config) else 0
         return tokens * d_in + d_in * d_out * x_needs_grad + summed * a + copies
     if order == "sum_first":
         return tokens * c * a + tokens * b + summed * (a or x_needs_grad)
