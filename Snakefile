@@ -18,7 +18,14 @@ from blocklora_lib.core.gpus import resources_of, visible_gpus
 from blocklora_lib.suite.catalogue import choose_notebooks, drop_damaged_indexes, notebook_needs
 from blocklora_lib.core.paths import NOTEBOOKS as SOURCES, ROOT
 from blocklora_lib.runs.profile_files import is_file_name, load_profile, profile_files
-from blocklora_lib.suite.engine import ALL, digest, drop_stale_indexes, grid_groups, only_one
+from blocklora_lib.suite.engine import (
+    ALL,
+    digest,
+    drop_stale_indexes,
+    grid_groups,
+    only_one,
+    variant_jobs,
+)
 from blocklora_lib.suite.monitor import Monitor
 from blocklora_lib.suite.reproduce import as_typed
 
@@ -46,6 +53,7 @@ try:
         raise ValueError(f"results folder {RESULTS}: Snakemake reads braces as wildcards; choose another name")
     CHOSEN = choose_notebooks(str(TYPED.get("notebooks", "") or ""))
     NEEDS = {name: notebook_needs(name) for name in CHOSEN}
+    VARIANTS = variant_jobs(str(TYPED.get("variants", "") or ""), PROFILE)  # a sweep: --config variants=FILE.yaml
     GROUPS = grid_groups(PROFILE, {e for needs in NEEDS.values() for e in needs["experiments"]})
     # a notebook and the report are made again when these change
     LIBRARY = digest([*sources(ROOT / "blocklora_lib"), *sources(ROOT / "blocklora_lib", "j2"), *profile_files(GIVEN)])
@@ -102,16 +110,24 @@ wildcard_constraints:
     dataset="[a-z0-9_]+",
     method="[A-Za-z0-9_,=+.-]+",  # a dataset's name has no hyphen, so the first one parts the two
     name="[0-9]+_[a-z0-9_]+",
+    variant="[A-Za-z0-9_+.-]+",
 
 
 localrules:
     all,
+    variants,
     report,
 
 
 rule all:
     input:
         f"{OUT}/report.html",
+        [f"{OUT}/variants/{folder}/notebooks/{name}.ipynb" for folder, name in VARIANTS],
+
+
+rule variants:
+    input:
+        [f"{OUT}/variants/{folder}/notebooks/{name}.ipynb" for folder, name in VARIANTS],
 
 
 rule grid:
@@ -153,6 +169,25 @@ rule notebook:
         """
         echo "notebook {params.place}: {wildcards.name}" >&2
         {BLOCKLORA} notebook {wildcards.name} --profile {GIVEN:q} --results {RESULTS:q} >/dev/null
+        """
+
+
+rule variant:  # a notebook with parameters of its own; it computes the runs that are missing
+    input:
+        source=lambda w: str(SOURCES / f"{w.name}.ipynb"),
+    output:
+        f"{OUT}/variants/{{variant}}/notebooks/{{name}}.ipynb",
+        f"{OUT}/variants/{{variant}}/notebooks/{{name}}.json",
+    params:
+        given=lambda w: VARIANTS[w.variant, w.name],
+        library=LIBRARY,
+    threads: 1
+    resources:
+        **RESOURCES,
+    shell:
+        """
+        echo "variant {wildcards.variant}: {wildcards.name}" >&2
+        {BLOCKLORA} notebook {wildcards.name} --profile {GIVEN:q} --results {RESULTS:q} {params.given:q} >/dev/null
         """
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core.files import holds_none, remove
 from ..core.json_data import read_json, read_notebook
 from ..core.paths import NOTEBOOKS, bundled
 from ..core.schema import near
 
-if TYPE_CHECKING:
-    pass
-from .notebook import VERDICTS
-
+VERDICTS = {  # what a claim's `holds` means, in words; None: not checked in this run
+    "structural": {True: "holds", False: "fails", None: "not run"},
+    "empirical": {True: "reproduced", False: "not reproduced", None: "not run"},
+    "published": {True: "reproduced", False: "not reproduced", None: "not run"},
+}
 FIELDS = ("Question", "Reproduces", "Runtime", "Needs")  # what every notebook's title cell states
 
 
@@ -101,10 +102,13 @@ def notebook_needs(name: str, folder: Path = NOTEBOOKS) -> dict[str, Any]:
     """Return what a notebook's metadata says of its place in the suite.
 
     'experiments': grids of runs that it waits for; 'notebooks': notebooks that it reads; 'last': it
-    waits for all others; 'alone': it measures time, so nothing else may run beside it.
+    waits for all others; 'alone': it measures time, so nothing else may run beside it; 'varies': it
+    takes the parameters of `variant`, of which `datasets` chooses from 'datasets' ('trained',
+    'targets' or 'variants'); 'baselines' stand beside the methods that it is given.
     """
     about = read_notebook(folder / f"{name}.ipynb")["metadata"].get("blocklora", {})
     known = {"experiments": [], "notebooks": [], "last": False, "alone": False}
+    known |= {"varies": False, "datasets": "trained", "baselines": []}
     for key in about:
         if key not in known:
             raise ValueError(

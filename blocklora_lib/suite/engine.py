@@ -14,12 +14,18 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from ..core.files import holds_none, remove, same_error, write_whole
+from ..core.files import holds_none, read_text, remove, same_error, user_path, write_whole
 from ..core.json_data import read_json
+from ..core.paths import NOTEBOOKS
+from ..core.yaml_data import parse_yaml
 from ..runs.grid import expand
 from ..runs.profile import Profile
+from ..runs.profile_files import is_file_name
 from ..runs.spec import RunSpec
 from ..runs.standing import stands
+from .catalogue import choose_notebooks, notebook_needs
+from .parameter_cell import check_parameters
+from .variant import NAMES, place
 
 ALL = "all"  # the group of all methods of a dataset
 
@@ -86,6 +92,36 @@ def grid_groups(
                 name = None if method == ALL else method
                 groups[experiment, dataset, method] = expand(profile, experiment, dataset, name)
     return groups
+
+
+def variant_jobs(text: str, profile: Profile) -> dict[tuple[str, str], list[str]]:
+    """Return (folder's name, notebook) -> the parameters of `blocklora notebook`, as words.
+
+    text: YAML, or the path of a YAML file: a list of {notebook: NAME, and its parameters: ...}.
+    """
+    if not text:
+        return {}
+    path = user_path(text) if is_file_name(text) else None
+    listed = parse_yaml(read_text(path) if path else text, str(path or "variants"))
+    jobs = {}
+    for entry in listed if isinstance(listed, list) else [listed]:
+        if not isinstance(entry, dict) or not isinstance(entry.get("notebook"), str):
+            raise ValueError(
+                f"variants: {entry!r} names no notebook; write {{notebook: NAME, ...}}"
+            )
+        (name,) = choose_notebooks(entry.pop("notebook")) or ("",)
+        given = check_parameters(NOTEBOOKS / f"{name}.ipynb", entry, typed=True)
+        varied = {key: value for key, value in given.items() if key in NAMES}
+        if not notebook_needs(name)["varies"] or not varied:
+            raise ValueError(
+                f"variants: {name} with {entry} varies nothing; name {', '.join(NAMES)}"
+            )
+        folder = place(profile.results, profile, notebook_needs(name), varied)
+        if folder == profile.results:
+            raise ValueError(f"variants: {name} with {entry} is the profile's own; leave it out")
+        words = [("-p", key, json.dumps(value)) for key, value in given.items()]
+        jobs[folder.name, name] = [word for three in words for word in three]
+    return jobs
 
 
 def digest(paths: Iterable[Path]) -> str:

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core.files import user_path
 from ..core.paths import NOTEBOOKS, ROOT
@@ -16,11 +16,9 @@ from ..data.roots import VARIABLE as DATA_VARIABLE
 from ..runs.profile_files import is_file_name, load_profile
 from ..runs.results import results_folder
 from ..runs.store import RunStore
+from .catalogue import choose_notebooks, notebook_needs
 from .parameter_cell import check_parameters
-
-if TYPE_CHECKING:
-    pass
-from .catalogue import choose_notebooks
+from .variant import NAMES, place
 
 
 class NotebookFailed(RuntimeError):
@@ -35,9 +33,9 @@ def run_notebook(
     *,
     verbose: bool = True,
 ) -> Path:
-    """Execute notebook `name` through papermill and return its copy,
-    <results>/notebooks/<name>.ipynb.
+    """Execute notebook `name` through papermill and return its copy, notebooks/<name>.ipynb.
 
+    It lies in the folder of results, or of the variant that the parameters ask for (see `variant`).
     Unknown parameters and wrong types are refused first. A failed notebook leaves its copy, up to
     and with the cell that raised, as <name>.failed.ipynb.
     """
@@ -53,7 +51,10 @@ def run_notebook(
         given["results_dir"] = str(user_path(given["results_dir"]))
     if os.environ.get(DATA_VARIABLE):
         os.environ[DATA_VARIABLE] = str(user_path(os.environ[DATA_VARIABLE]))
-    folder = results_folder(load_profile(given["profile"]), given["results_dir"]) / "notebooks"
+    settings, needs = load_profile(given["profile"]), notebook_needs(name)
+    varied = {key: given[key] for key in NAMES if key in given} if needs["varies"] else {}
+    folder = results_folder(settings, given["results_dir"])
+    folder = (place(folder, settings, needs, varied) if varied else folder) / "notebooks"
     RunStore(folder).check_writable()
     done, failed = folder / f"{name}.ipynb", folder / f"{name}.failed.ipynb"
 
@@ -70,8 +71,8 @@ def run_notebook(
     if verbose:
         print(f"notebook {name} (profile {given['profile']}) ...", file=sys.stderr, flush=True)
     # papermill writes after every cell: the copy gets its name when it is whole
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as place:
-        running = Path(place, done.name)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as temporary:
+        running = Path(temporary, done.name)
         try:
             papermill.execute_notebook(
                 NOTEBOOKS / f"{name}.ipynb",

@@ -1,8 +1,9 @@
 """What a notebook needs besides its subject: profile, records, exports and claims.
 
-nb = Notebook("08_few_shot", profile, results_dir) nb.figure(accuracy_by_shots(summary),
-"accuracy_by_shots", data=summary, caption="...") nb.claim("E1", "accuracy rises with shots on
-average", holds, "34.1 -> 58.2", kind="empirical") nb.finish()
+nb = Notebook("08_few_shot", profile, results_dir, shots=shots)
+nb.figure(accuracy_by_shots(summary), "accuracy_by_shots", data=summary, caption="...")
+nb.claim("F2", "accuracy rises with shots", holds, "34.1 -> 58.2", kind="empirical")
+nb.finish()
 """
 
 from __future__ import annotations
@@ -19,21 +20,20 @@ from ..core.files import write_whole
 from ..core.paths import NOTEBOOKS
 from ..display.style import save_figure
 from ..display.tables import Table, plain, to_html
+from ..runs.grid import expand
 from ..runs.profile import Profile
 from ..runs.profile_files import load_profile
 from ..runs.results import experiment_runs, results_folder
-from ..runs.store import RunStore
+from ..runs.spec import RunSpec
+from ..runs.store import DamagedRecord, RunStore
+from .catalogue import VERDICTS, notebook_needs
 from .parameter_cell import check_parameters, injected_parameters
+from .variant import as_given, place, vary
 
 if TYPE_CHECKING:
     import torch
 
 Kind = Literal["structural", "empirical", "published"]
-VERDICTS = {  # what a claim's `holds` means, in words; None: not checked in this run
-    "structural": {True: "holds", False: "fails", None: "not run"},
-    "empirical": {True: "reproduced", False: "not reproduced", None: "not run"},
-    "published": {True: "reproduced", False: "not reproduced", None: "not run"},
-}
 
 
 class ClaimFailed(AssertionError):
@@ -57,18 +57,26 @@ def profile_note(profile: Profile) -> str | None:
 
 
 class Notebook:
-    """One notebook's exports. Files: results/<profile>/{figures,tables}/<notebook>/,
-    notebooks/<notebook>.json.
+    """One notebook's exports: {figures,tables}/<notebook>/ and notebooks/<notebook>.json.
+
+    They lie in results/<profile>/, or, where `varied` gives other datasets, methods, shots, seeds,
+    rank or n_blocks than the profile's, in a folder of their own below it (see `variant`). Records
+    lie in results/<profile>/runs/ in either case.
     """
 
-    def __init__(self, name: str, profile: str, results_dir: str = "") -> None:
+    def __init__(self, name: str, profile: str, results_dir: str = "", **varied: Any) -> None:
         self.name = name
         check_parameters(NOTEBOOKS / f"{name}.ipynb", injected_parameters(), typed=True)
-        self.profile = load_profile(profile)
-        self.folder = results_folder(self.profile, results_dir)
+        stated, needs = load_profile(profile), notebook_needs(name)
+        base = results_folder(stated, results_dir)
+        self.profile = vary(stated, needs, varied) if varied else stated
+        self.folder = place(base, stated, needs, varied) if varied else base
         self.note = profile_note(self.profile)
-        self.store = RunStore(self.folder / "runs")
+        self.store = RunStore(base / "runs")
         RunStore(self.folder / "notebooks").check_writable()
+        if self.folder != base:
+            given = {"profile": stated.name, **as_given(stated, needs, varied)}
+            write_whole(self.folder / "parameters.json", json.dumps(given, indent=1) + "\n")
         self._remarks: list[str] = []
         self._index: dict[str, Any] = {
             "notebook": name,
@@ -81,10 +89,33 @@ class Notebook:
 
     @property
     def device(self) -> torch.device:
-        """Where the notebook computes: the profile's device ."""
+        """Where the notebook computes: the profile's device."""
         from ..core.devices import profile_device
 
         return profile_device(self.profile.device)
+
+    def compute(self, *experiments: str) -> None:
+        """Run what the store lacks of these experiments, with a progress bar.
+
+        Each record is written whole as soon as its run ends: whoever stops this goes on from there.
+        """
+        from tqdm import tqdm
+
+        from ..runs.execute import run_grid
+        from ..runs.workbench import Workbench
+
+        specs = {s.key: s for name in experiments for s in expand(self.profile, name)}
+        missing = [spec for spec in specs.values() if not self._has(spec)]
+        if missing:
+            records = run_grid(missing, self.store, Workbench(self.device))
+            for _ in tqdm(records, total=len(missing), desc="runs", unit="run"):
+                pass
+
+    def _has(self, spec: RunSpec) -> bool:
+        try:
+            return self.store.load(spec) is not None
+        except DamagedRecord:  # set aside when the run is made again
+            return False
 
     def runs(self, experiment: str = "few_shot", partial: bool = False) -> pd.DataFrame:
         """Return an experiment's finished runs, see `results.experiment_runs`; missing ones are

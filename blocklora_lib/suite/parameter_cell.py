@@ -18,6 +18,7 @@ from ..core.json_data import read_notebook
 from ..core.schema import near, short
 from ..core.yaml_data import parse_yaml
 
+SAMPLES: dict[str, list[Any]] = {"list[int]": [1], "list[str]": ["name"]}
 _INJECTED = "# Parameters\n"  # the first line of the cell that papermill injects
 
 
@@ -54,6 +55,10 @@ def known_parameters(notebook: Path) -> dict[str, Any]:
     if not notebook.is_file():
         known = sorted(p.stem for p in notebook.parent.glob("[0-9]*.ipynb"))
         raise FileNotFoundError(f"unknown notebook {notebook.stem!r}; {near(notebook.stem, known)}")
+    return literals(_parameters_cell(notebook), f"{notebook.name}, parameters cell")
+
+
+def _parameters_cell(notebook: Path) -> str:
     tagged = [
         c for c in read_notebook(notebook)["cells"] if "parameters" in c["metadata"].get("tags", [])
     ]
@@ -61,7 +66,17 @@ def known_parameters(notebook: Path) -> dict[str, Any]:
         raise ValueError(
             f"{notebook.name} has {len(tagged)} cells tagged 'parameters'; it must have exactly one"
         )
-    return literals("".join(tagged[0]["source"]), f"{notebook.name}, parameters cell")
+    return "".join(tagged[0]["source"])
+
+
+def _samples(source: str) -> dict[str, list[Any]]:
+    """Lists as the annotations of the cell want them: what an empty default does not show."""
+    found = {}
+    for node in ast.parse(source).body:
+        kind = ast.unparse(node.annotation) if isinstance(node, ast.AnnAssign) else ""
+        if kind in SAMPLES and isinstance(node.target, ast.Name):
+            found[node.target.id] = SAMPLES[kind]
+    return found
 
 
 def check_parameters(
@@ -73,15 +88,17 @@ def check_parameters(
     Text is read as YAML where the default is no text, unless the values are `typed`, as in a
     notebook's cell.
     """
-    known = known_parameters(notebook)
-    checked = {}
+    known, checked = known_parameters(notebook), {}
+    samples = _samples(_parameters_cell(notebook))
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"{notebook.stem} has no parameter {name!r}; {near(name, known)}")
         default, where = known[name], f"{notebook.stem}: {name}={short(value)}"
         if isinstance(value, str) and not isinstance(default, str) and not typed:
             value = parse_yaml(value, where)
-        least = 0 if name == "seed" else 1
+        least = 0 if name in ("seed", "seeds") or default == 0 else 1  # 0: the profile's
+        if name in samples and not default:  # an empty list is the profile's
+            default = samples[name] if value != [] else []
         checked[name] = _of_type(value, default, where, least)
     return checked
 

@@ -27,7 +27,13 @@ from blocklora_lib.runs.grid import expand
 from blocklora_lib.runs.profile_files import load_profile
 from blocklora_lib.runs.sealed import seal
 from blocklora_lib.runs.store import RunStore
-from blocklora_lib.suite.engine import digest, drop_stale_indexes, grid_groups, only_one
+from blocklora_lib.suite.engine import (
+    digest,
+    drop_stale_indexes,
+    grid_groups,
+    only_one,
+    variant_jobs,
+)
 from blocklora_lib.suite.monitor import Monitor, clock
 from blocklora_lib.suite.reproduce import as_typed
 
@@ -442,3 +448,34 @@ def test_a_file_system_without_locks_is_no_other_reproduction(
 def test_any_damage_drops_an_index(group, text):
     group.write_bytes(text.encode("latin-1"))
     assert drop_stale_indexes(group.parent, {str(group): runs("aa", "bb")}) == [group]
+
+
+def test_a_sweep_is_a_list_of_notebooks_with_their_parameters(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "- {notebook: 08_few_shot, datasets: [chess], shots: [2], compute_missing: true}\n"
+    )
+    jobs = variant_jobs(str(path), load_profile("smoke"))
+    ((folder, name),) = jobs
+    assert (folder.startswith("chess-shots2-"), name) == (True, "08_few_shot")
+    words = jobs[folder, name]
+    assert words[words.index("shots") + 1] == "[2]"
+    assert {"-p", "datasets", '["chess"]', "compute_missing"} <= set(words)
+    assert variant_jobs("", load_profile("smoke")) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[{shots: [2]}]", "names no notebook; write {notebook: NAME"),
+        ("[{notebook: 08_fewshot, shots: [2]}]", "did you mean '08_few_shot'"),
+        ("[{notebook: 08_few_shot, shot: [2]}]", "no parameter 'shot'; did you mean 'shots'"),
+        ("[{notebook: 08_few_shot, shots: [two]}]", "must be int"),
+        ("[{notebook: 08_few_shot}]", "varies nothing; name datasets"),
+        ("[{notebook: 06_generalization_bound, rank: 4}]", "varies nothing; name datasets"),
+        ("[{notebook: 08_few_shot, shots: [1, 2]}]", "is the profile's own; leave it out"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        variant_jobs(text, load_profile("smoke"))
