@@ -51,7 +51,7 @@ def run_notebook(
         given["results_dir"] = str(user_path(given["results_dir"]))
     if os.environ.get(DATA_VARIABLE):
         os.environ[DATA_VARIABLE] = str(user_path(os.environ[DATA_VARIABLE]))
-    settings, needs = load_profile(given["profile"]), notebook_needs(name)
+    settings, needs = load_profile(given["profile"]), notebook_needs(name, NOTEBOOKS)
     varied = {key: given[key] for key in NAMES if key in given} if needs["varies"] else {}
     folder = results_folder(settings, given["results_dir"])
     folder = (place(folder, settings, needs, varied) if varied else folder) / "notebooks"

@@ -154,9 +154,12 @@ def test_needs_are_read_from_the_metadata_and_typos_refused(example):
         "notebooks": [],
         "last": False,
         "alone": False,
+        "varies": True,
+        "datasets": "trained",
+        "baselines": ["zero_shot"],
     }
-    path = example("x = 1", metadata={"blocklora": {"notebooks": ["03_complexitee"]}})
-    with pytest.raises(ValueError, match="no notebook '03_complexitee' to wait for"):
+    path = example("x = 1", metadata={"blocklora": {"notebooks": ["03_countss"]}})
+    with pytest.raises(ValueError, match="no notebook '03_countss' to wait for"):
         notebook_needs(path.stem, path.parent)
     path = example("x = 1", metadata={"blocklora": {"experiment": ["few_shot"]}})
     with pytest.raises(ValueError, match=r"blocklora.experiment; did you mean 'experiments'"):
