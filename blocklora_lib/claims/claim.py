@@ -258,7 +258,7 @@ def as_markdown(judged: Iterable[Judged]) -> str:
             j.claim.id,
             j.claim.statement,
             j.verdict,
-            f"[{notebook}](docs/notebooks/{notebook}.ipynb)",
+            f"[{notebook}](notebooks/{notebook}.ipynb)",
         )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
