@@ -79,8 +79,8 @@ class CudaTensor(Tensor):
         if force:
             return self.detach().cpu().numpy()
         raise TypeError(
-            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor "
-            "to host memory first."
+            "can't convert cuda:0 device type tensor to numpy. "
+            "Use Tensor.cpu() to copy the tensor to host memory first."
         )
 
     def __array__(self, dtype=None, copy=None):
@@ -168,8 +168,8 @@ def check(func: Any, args: tuple, kwargs: dict) -> None:
     there = [t for t in given if not isinstance(t, CudaTensor) and not (number and t.dim() == 0)]
     if here and there:
         raise RuntimeError(
-            "Expected all tensors to be on the same device, but found at least two devices, cuda:0 "
-            f"and cpu! ({func})"
+            "Expected all tensors to be on the same device, "
+            f"but found at least two devices, cuda:0 and cpu! ({func})"
         )
     written = [
         args[i] for i, a in enumerate(func._schema.arguments) if a.is_write and i < len(args)

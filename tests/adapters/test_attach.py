@@ -42,9 +42,8 @@ def torchvision_vit() -> nn.Module:
     model = VisionTransformer(
         32, 16, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=64, num_classes=5
     )
-    nn.init.normal_(
-        model.heads.head.weight
-    )  # torchvision starts the head at zero: nothing would be seen
+    # torchvision starts the head at zero: nothing would be seen
+    nn.init.normal_(model.heads.head.weight)
     return model.eval()
 
 
@@ -330,10 +329,8 @@ def test_open_clip_goes_on_working():
 def test_parameter_count_of_vit_b_16():
     with torch.device("meta"):
         model = CLIP(**open_clip.get_model_config("ViT-B-16-quickgelu"))
-    for n, count in {
-        1: 184_320,
-        2: 138_240,
-    }.items():  # Σ d_in r/n + r d_out over q, k, v of 24 layers
+    # Σ d_in r/n + r d_out over q, k, v of 24 layers
+    for n, count in {1: 184_320, 2: 138_240}.items():
         adapters = attach(model, AdapterConfig(kind="block_lora", rank=2, n_blocks=n), seeded())
         assert adapters.num_parameters() == count
         adapters.detach()
@@ -367,9 +364,8 @@ def test_pooling_heads_are_no_layers():
     model = clip(attentional_pool=True, attn_pooler_heads=4)
     adapters = attach(model, AdapterConfig(towers=("vision",)), seeded())
     assert len(adapters.adapters) == 3 * 3
-    pooler = nn.Sequential(
-        model.visual.attn_pool
-    )  # by itself it is any attention, with kdim and vdim
+    # by itself it is any attention, with kdim and vdim
+    pooler = nn.Sequential(model.visual.attn_pool)
     model = adapters.detach()
     assert len(attach(pooler, CONFIG, seeded()).adapters) == 3
 
@@ -546,9 +542,8 @@ def test_merge_runs_pytorchs_own_forward():
     names = {p.data_ptr() for p in model.parameters()}
     with torch.no_grad(), torch.profiler.profile() as profile:
         clip_output(model)
-    assert "aten::addmm_" not in {
-        event.key for event in profile.key_averages()
-    }  # no update is added any more
+    # no update is added any more
+    assert "aten::addmm_" not in {event.key for event in profile.key_averages()}
     assert len(names) == len(list(model.parameters()))
     adapters.unmerge()
     clip_output(model.train()).sum().backward()  # nothing of inference mode is left behind
@@ -642,10 +637,7 @@ def test_loading_takes_no_random_number(tmp_path):
             torchvision_vit,
             ["missing in the file", "encoder_layer_0.self_attention.q", "unexpected"],
         ),
-        (
-            lambda: nn.Linear(3, 3),
-            ["no attention module", "unexpected"],
-        ),
+        (lambda: nn.Linear(3, 3), ["no attention module", "unexpected"]),
     ],
 )
 def test_a_model_that_does_not_fit(model, words, tmp_path):

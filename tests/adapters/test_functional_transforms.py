@@ -147,9 +147,8 @@ def test_a_power_of_pytorch(power, layer, dtype):
     x = inputs(dtype)
     tolerance = 2e-4 if dtype == torch.float32 else EXACT
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "error", message=".*performance drop.*"
-        )  # a kernel that vmap does not know
+        # a kernel that vmap does not know
+        warnings.filterwarnings("error", message=".*performance drop.*")
         found = power(ours, parameters, x)
     assert_same(found, power(theirs, parameters, x), tolerance)
 

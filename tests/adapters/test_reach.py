@@ -216,9 +216,8 @@ def check(
     for _, adapters in sets:
         randomize(adapters)
     found = output(model)
-    torch.testing.assert_close(
-        found, expected, rtol=1e-4, atol=1e-5
-    )  # float32, other orders of summation
+    # float32, other orders of summation
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert (found - base).norm() > 1e-4 * base.norm()
     found.square().sum().backward()
     for _, adapters in sets:
@@ -527,10 +526,8 @@ def test_a_weight_that_is_read_is_adapted(how):
     torch.testing.assert_close(model(x), reference(x))
     model(x).square().sum().backward()
     reference(x).square().sum().backward()
-    adapter, grad = (
-        adapters.adapters["fc.weight"],
-        reference.fc.weight.grad,
-    )  # by the chain rule from dL/dW
+    # by the chain rule from dL/dW
+    adapter, grad = adapters.adapters["fc.weight"], reference.fc.weight.grad
     torch.testing.assert_close(
         adapter.B.grad, (adapter.scale * grad @ adapter.A_s.T).expand(2, -1, -1)
     )

@@ -205,9 +205,8 @@ def test_block_loras_steps_are_the_collapsed_forms():
             (adapter(x) - y).square().mean().backward()
             optimizer.step()
     assert torch.equal(block.B, block.B[:1].expand_as(block.B))
-    torch.testing.assert_close(
-        block.delta_weight(), one.delta_weight(), rtol=0, atol=1e-12
-    )  # float64
+    # float64
+    torch.testing.assert_close(block.delta_weight(), one.delta_weight(), rtol=0, atol=1e-12)
 
 
 # precision

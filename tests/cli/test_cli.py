@@ -87,10 +87,8 @@ def test_grid_lists_runs_resumes_and_shows_how_far_it_is(blocklora, tmp_path):
 
 def test_grid_counts_a_run_of_two_experiments_once(blocklora, tmp_path):
     facts = yaml.safe_load((tmp_path / "tiny.yaml").read_text())
-    facts["experiments"]["again"] = {
-        "methods": ["lora"],
-        "shots": [2, 4],
-    }  # 2 shots are few_shot's too
+    # 2 shots are few_shot's too
+    facts["experiments"]["again"] = {"methods": ["lora"], "shots": [2, 4]}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(facts))
     counts = {}
     for name in ("few_shot", "again", "all"):

@@ -81,9 +81,8 @@ def test_pixels_are_normalised_as_open_clip_normalises(backbone):
         torch.tensor(open_clip.OPENAI_DATASET_STD),
     )
     expected = (pixels / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
-    assert torch.allclose(
-        backbone.preprocess(pixels), expected, atol=2e-6
-    )  # values to 2.7, two roundings
+    # values to 2.7, two roundings
+    assert torch.allclose(backbone.preprocess(pixels), expected, atol=2e-6)
     assert backbone.preprocess(pixels[..., :20, :24]).shape == (3, 3, 32, 32)
 
 
@@ -148,8 +147,8 @@ def test_a_float16_checkpoint_is_read_into_float32_and_its_checksum_is_checked(
         ),
         (
             dict(name="hf-hub:timm/ViT-B-16-SigLIP", pretrained="none"),
-            "needs? open_clip's name of the architecture: say name: ViT-B-16-SigLIP, pretrained: "
-            "webli",
+            "needs? open_clip's name of the architecture: "
+            "say name: ViT-B-16-SigLIP, pretrained: webli",
         ),
         (
             dict(name="hf-hub:me/mine", pretrained="none"),
@@ -177,9 +176,8 @@ def test_bad_backbones_say_what_to_do(tiny_clip, spec, says):
 
 
 def test_names_are_judged_alike_whatever_was_loaded_before(tiny_clip):
-    load_backbone(
-        BackboneSpec(name="PocketCLIP", pretrained="none"), "cpu"
-    )  # open_clip now knows 'pocketclip'
+    # open_clip now knows 'pocketclip'
+    load_backbone(BackboneSpec(name="PocketCLIP", pretrained="none"), "cpu")
     with pytest.raises(ValueError, match="unknown backbone 'pocketclip'"):
         load_backbone(BackboneSpec(name="pocketclip", pretrained="none"), "cpu")
 
@@ -265,9 +263,8 @@ def test_prompts_that_do_not_fit_are_refused_by_every_tokenizer(backbone, tmp_pa
 def test_siglips_own_tokenizer_is_counted_too(tmp_path):
     from transformers import AutoTokenizer
 
-    tokenizer = object.__new__(
-        open_clip.tokenizer.SigLipTokenizer
-    )  # its vocabulary is on the network
+    # its vocabulary is on the network
+    tokenizer = object.__new__(open_clip.tokenizer.SigLipTokenizer)
     tokenizer.tokenizer = AutoTokenizer.from_pretrained(word_tokenizer(tmp_path, False))
     tokenizer.context_length = 8
     assert prompt_length(tokenizer, "A photo, of a CAT!") == 6  # it takes capitals and marks away
@@ -348,9 +345,8 @@ def test_a_scale_with_an_axis_and_a_bias_give_the_same_answers(tmp_path, tiny_cl
         ours = model.logit_scale * model.encode_images(images) @ model.encode_prompts(tokens).T
     torch.testing.assert_close(ours - 10, theirs)
     state = {k: v.contiguous() for k, v in model.model.state_dict().items() if k != "logit_bias"}
-    save_file(
-        state, tmp_path / "c.safetensors"
-    )  # a CLIP's checkpoint has no bias: none is made of it
+    # a CLIP's checkpoint has no bias: none is made of it
+    save_file(state, tmp_path / "c.safetensors")
     spec = BackboneSpec(name="TinyBias", pretrained=str(tmp_path / "c.safetensors"))
     assert float(load_backbone(spec, "cpu").model.logit_bias) == 0
 

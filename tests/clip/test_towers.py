@@ -23,9 +23,8 @@ from blocklora_lib.clip.towers import TextTower, encode_images
 from blocklora_lib.layers.frozen import frozen_linear, frozen_mlp
 from blocklora_lib.measure.counted import kept_bytes
 
-LONG = (
-    "a photo of a " + "very " * 7 + "small cat."
-)  # with start and end 16 tokens: the whole context of the tiny model
+# with start and end 16 tokens: the whole context of the tiny model
+LONG = "a photo of a " + "very " * 7 + "small cat."
 PROMPT_SETS = {
     "very different lengths": (
         "a photo of a cat.",
@@ -158,9 +157,8 @@ def test_a_shared_prefix_shares_its_masks(backbone, adapted):
         shared = backbone.encode_prompts(backbone.pack(tokens, share_prefix=True))
     assert not torch.equal(*independent)
     (prompts,) = backbone.pack(tokens, share_prefix=True)
-    assert (
-        prompts.layout.prefix == 7
-    )  # start, a photo of a cat and the full stop: all but the end of text
+    # start, a photo of a cat and the full stop: all but the end of text
+    assert prompts.layout.prefix == 7
     assert len(prompts.ids) == 7 + 2
     assert not torch.equal(*shared)  # what follows has masks of its own
 
@@ -262,9 +260,8 @@ def test_a_frozen_product_is_a_linear_layer(shape):
 
 def test_without_onednn_the_product_is_torchs_own(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    monkeypatch.setattr(
-        torch.ops.mkldnn, "_linear_pointwise", None
-    )  # as where torch was built without it
+    # as where torch was built without it
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", None)
     x, weight, bias = torch.randn(3, 5), torch.randn(9, 5), torch.randn(9)
     assert torch.equal(frozen_linear(x, weight, bias), F.linear(x, weight, bias))
 

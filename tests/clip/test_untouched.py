@@ -116,9 +116,8 @@ def hook_input(module):
 
 
 def compile_call(module):
-    module._compiled_call_impl = changed(
-        module._call_impl
-    )  # as module.compile() does, without a compiler
+    # as module.compile() does, without a compiler
+    module._compiled_call_impl = changed(module._call_impl)
     return lambda: setattr(module, "_compiled_call_impl", None)
 
 

@@ -82,9 +82,8 @@ def test_files_are_seen_as_by_open_clips_own_transform(tiny, photos, name):
     ours = backbone.preprocess(ImageFiles(files))
     assert backbone.view.size == ((24, 40) if name.startswith("wide") else (SIDE, SIDE))
     for path, view in zip(files, ours, strict=True):
-        with Image.open(
-            path
-        ) as image:  # the normalisation is one product and one sum here: two roundings
+        # the normalisation is one product and one sum here: two roundings
+        with Image.open(path) as image:
             torch.testing.assert_close(view, theirs(image), rtol=0, atol=2e-6)
 
 

@@ -117,8 +117,8 @@ def test_a_driver_that_is_too_old_is_named_and_never_a_silent_cpu(
 ):
     def looked():
         warnings.warn(
-            "CUDA initialization: The NVIDIA driver on your system is too old (found version "
-            "11040).",
+            "CUDA initialization: "
+            "The NVIDIA driver on your system is too old (found version 11040).",
             stacklevel=1,
         )
         return False
@@ -260,14 +260,8 @@ def test_runs_on_a_gpu_are_strict_by_default_and_leave_torch_as_it_was(monkeypat
     try:
         was = state()
         with repeatable(CUDA):
-            assert state() == (
-                True,
-                False,
-                False,
-                True,
-                False,
-                False,
-            )  # it raises, and does not only warn
+            # it raises, and does not only warn
+            assert state() == (True, False, False, True, False, False)
             assert SDPBackend.CUDNN_ATTENTION not in kernels()
             assert {SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION} <= kernels()
         assert (state(), kernels()) == (was, before)

@@ -184,9 +184,8 @@ def test_damaged_archives_are_named(tmp_path):
         tmp_path / "a.tar", ("one", b"1" * 700), ("two", b"2" * 20_000), ("three", b""), mode="w"
     )
     whole = plain.read_bytes()
-    damaged(
-        plain, whole[:1536], tmp_path
-    )  # between two members: tarfile itself finds nothing wrong
+    # between two members: tarfile itself finds nothing wrong
+    damaged(plain, whole[:1536], tmp_path)
     damaged(plain, whole[:2500], tmp_path)  # inside one
     damaged(plain, whole[:1536] + b"\x07" * 512 + whole[2048:], tmp_path)  # a broken header
     damaged(plain, b"<html>404</html>", tmp_path)

@@ -20,9 +20,8 @@ from blocklora_lib.data import decoding
 from blocklora_lib.data.decoding import UnreadableImage, fault, frames, image_size, is_image, read
 from blocklora_lib.data.image_files import ImageFiles
 
-RAMP = (
-    np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
-)  # every sixteenth bit is somewhere set
+# every sixteenth bit is somewhere set
+RAMP = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
 EIGHT = np.round(RAMP / 257).astype(np.uint8)  # 65535 / 257 = 255
 
 

@@ -44,12 +44,7 @@ def packed(**files: bytes) -> bytes:
 
 def manifest(*archives: dict, **facts) -> Manifest:
     return Manifest.model_validate(
-        {
-            **TOYS,
-            "images": {"train": ["images"], "test": ["images"]},
-            "archives": archives,
-        }
-        | facts
+        {**TOYS, "images": {"train": ["images"], "test": ["images"]}, "archives": archives} | facts
     )
 
 
@@ -193,8 +188,8 @@ def test_what_cannot_be_fetched_is_told_in_steps(server, tmp_path, said):
             [f"Make the folder {folder}"],
             ["terms", "https://toys.example/terms"],
             [
-                "toys.tar from https://toys.example/download in a browser; unpack it in the "
-                "dataset's folder"
+                "toys.tar from https://toys.example/download in a browser; "
+                "unpack it in the dataset's folder"
             ],
             [
                 "more.zip from https://drive.google.com/file/d/1",

@@ -222,9 +222,8 @@ def test_the_first_image_folder_that_exists_is_used(tmp_path):
     (tmp_path / "train").mkdir()
     assert image_folder(manifest, tmp_path, "train") == "train"
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "train").symlink_to(
-        tmp_path / "train"
-    )  # CoOp's name for CLIP-LoRA's folder
+    # CoOp's name for CLIP-LoRA's folder
+    (tmp_path / "images" / "train").symlink_to(tmp_path / "train")
     assert image_folder(manifest, tmp_path, "train") == "images/train"
     with pytest.raises(
         MissingData, match=r"images/val is missing: no folder of test images, nor .*/val;"
@@ -276,9 +275,8 @@ def test_ones_own_folder_per_class_is_a_dataset(tmp_path):
     assert find_folder(manifest, tmp_path) == folder
     assert not is_fake(folder)
 
-    expected = [
-        f"{i}.png" for i in range(10)
-    ]  # the cut, stated again: shuffle by the class's own stream
+    # the cut, stated again: shuffle by the class's own stream
+    expected = [f"{i}.png" for i in range(10)]
     random.Random("7/saw").shuffle(expected)
     test = [Path(i.path).name for i in items(manifest, folder, "test") if i.classname == "saw"]
     assert test == sorted(expected[:3])

@@ -140,7 +140,10 @@ def test_every_fact_of_a_set_has_its_source(name):
         "citation",
         "image_names",
     }
-    sometimes = "counts counts_unverified split_file annotations alternatives class_folders class_indices".split()
+    sometimes = (
+        "counts counts_unverified split_file annotations "
+        "alternatives class_folders class_indices".split()
+    )
     facts |= {key for key in (*sometimes, "terms", "companions") if getattr(manifest, key)}
     assert facts <= set(manifest.fact_sources)
     assert manifest.template == "a photo of a {}." == manifest.templates.clip_lora
@@ -184,9 +187,8 @@ def test_imagenets_names_and_folders_are_those_of_clip():
 
 def test_variants_share_imagenets_classes():
     imagenet = EXTERNAL["imagenet"]
-    assert list(imagenet.class_folders) == sorted(
-        imagenet.class_folders
-    )  # labels are in this order
+    # labels are in this order
+    assert list(imagenet.class_folders) == sorted(imagenet.class_folders)
     variants = {name: m for name, m in EXTERNAL.items() if m.variant_of}
     assert set(variants) == {"imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"}
     for name, variant in variants.items():

@@ -20,11 +20,8 @@ from blocklora_lib.runs.profile import Profile
 from blocklora_lib.runs.workbench import Workbench
 from blocklora_lib.weights.spec import BackboneSpec
 
-IMAGENETS = {
-    "imagenet",
-    "imagenetv2",
-    "imagenet_sketch",
-}  # their published names, see CoOp's classnames.txt
+# their published names, see CoOp's classnames.txt
+IMAGENETS = {"imagenet", "imagenetv2", "imagenet_sketch"}
 
 
 def test_of_all_manifests_imagenet_and_its_variants_alone_have_two_classes_of_one_prompt():

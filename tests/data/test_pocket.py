@@ -44,10 +44,8 @@ def test_roles_are_those_of_the_paper():
 
 @pytest.mark.parametrize("name", sorted(MANIFESTS))
 def test_a_bundle_is_what_its_manifest_says_and_no_object_crosses_splits(name):
-    manifest, data = (
-        MANIFESTS[name],
-        load_dataset(name),
-    )  # checks SHA-256, counts, classes without images
+    # checks SHA-256, counts, classes without images
+    manifest, data = MANIFESTS[name], load_dataset(name)
     for split in manifest.counts:
         images = data.images(split)
         assert images.shape == (manifest.counts[split], 3, 64, 64)
@@ -61,13 +59,11 @@ def test_a_bundle_is_what_its_manifest_says_and_no_object_crosses_splits(name):
         assert manifest.classes == MANIFESTS[manifest.variant_of].classes
         source = pd.read_parquet(MANIFESTS[manifest.variant_of].path, columns=["group", "split"])
         seen = set(source.loc[source["split"] != "test", "group"])
-        assert not seen & set(
-            rows["group"]
-        )  # a variant shows code points of the source's test split only
+        # a variant shows code points of the source's test split only
+        assert not seen & set(rows["group"])
     else:
-        assert (
-            torch.bincount(data.labels("train")).min() >= 16
-        )  # every set can be drawn at sixteen shots
+        # every set can be drawn at sixteen shots
+        assert torch.bincount(data.labels("train")).min() >= 16
 
 
 def test_bundles_and_weights_stay_small():

@@ -399,9 +399,8 @@ def test_two_folders_of_one_name_do_not_share_results(tmp_path):
     mend(error.value.problem.next_command)
     assert write_own(tmp_path / "b/pets_2", tmp_path / "manifests").name == "pets_2"
     one.rename(tmp_path / "a/moved")
-    (tmp_path / "a/moved").rename(
-        tmp_path / "pets"
-    )  # the same images in another place are the same dataset
+    # the same images in another place are the same dataset
+    (tmp_path / "a/moved").rename(tmp_path / "pets")
     assert write_own(tmp_path / "pets", tmp_path / "manifests").name == "pets"
     fill(tmp_path / "pets", "cat/new.png")  # and so is a folder to which images were added
     write_own(tmp_path / "pets", tmp_path / "manifests")
@@ -460,8 +459,8 @@ def test_a_run_tells_what_it_leaves_out_and_looks_as_it_is_told(tmp_path):
     done = run(folder, tmp_path, "--shots", "0")
     assert done.exit_code == 0, done.output
     assert (
-        "note: 1 image lies beside the class folders, belongs to no class and is left out: "
-        "stray.png" in done.output
+        "note: 1 image lies beside the class folders, "
+        "belongs to no class and is left out: stray.png" in done.output
     )
     done = run(folder, tmp_path, "--shots", "0", "--image-loading", "as_clip")
     assert done.exit_code == 0, done.output
@@ -478,9 +477,8 @@ def test_a_run_tells_what_it_leaves_out_and_looks_as_it_is_told(tmp_path):
 
 def test_pillows_remarks_on_images_that_are_read_do_not_reach_the_terminal(tmp_path, monkeypatch):
     folder = classes(tmp_path / "pets", "cat", "dog")
-    monkeypatch.setattr(
-        Image, "MAX_IMAGE_PIXELS", 50
-    )  # of 64: Pillow warns, and refuses from 100 on
+    # of 64: Pillow warns, and refuses from 100 on
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert verified(folder).exit_code == 0

@@ -88,9 +88,8 @@ def missing_image(folder):
 
 
 def truncated_image(folder):
-    path = (
-        folder / "2750/AnnualCrop/AnnualCrop_2.jpg"
-    )  # neither first nor last: a sample would pass it by
+    # neither first nor last: a sample would pass it by
+    path = folder / "2750/AnnualCrop/AnnualCrop_2.jpg"
     path.write_bytes(path.read_bytes()[:-120])
 
 
@@ -275,9 +274,8 @@ def test_unverified_counts_are_not_held_against_a_set(tmp_path):
 def test_the_depth_of_decoding(folder):
     middle = folder / "2750/AnnualCrop/AnnualCrop_2.jpg"
     with Image.open(middle) as image:
-        image.resize((8, 8)).save(
-            middle, "BMP"
-        )  # a good image in another format, as SUN397 has some
+        # a good image in another format, as SUN397 has some
+        image.resize((8, 8)).save(middle, "BMP")
     assert verify(EUROSAT, folder, "all") == []
     Image.effect_noise((64, 64), 50).save(middle, "PNG")
     content = bytearray(middle.read_bytes())

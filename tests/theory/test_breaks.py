@@ -80,9 +80,8 @@ def test_clipping_is_pytorchs():
     change.clip(0.01)["before_update"](ours, 0)
     torch.nn.utils.clip_grad_norm_(list(theirs.parameters()), 0.01)
     for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(
-            p.grad, q.grad, rtol=1e-3, atol=0
-        )  # PyTorch adds 1e-6 to the norm
+        # PyTorch adds 1e-6 to the norm
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=0)
     ours, theirs = with_gradients(), with_gradients()
     change.clip_tensors(0.01, 0.02)["before_update"](ours, 0)
     for p, q, c in zip(ours.parameters(), theirs.parameters(), (0.01, 0.02), strict=True):

@@ -31,9 +31,8 @@ def alternating_least_squares(target, n, width, rounds=200):
     """The smallest ‖[A; ..; A] B - Tᵀ‖² over A and B, by solving for one at a time: no singular
     values.
     """
-    columns = target.T.unflatten(0, (n, -1)).mean(
-        0
-    )  # least squares sees the mean of the blocks alone
+    # least squares sees the mean of the blocks alone
+    columns = target.T.unflatten(0, (n, -1)).mean(0)
     a = torch.randn(len(columns), width, generator=generator(1, "als"), dtype=torch.float64)
     for _ in range(rounds):
         b = torch.linalg.lstsq(a, columns).solution
@@ -51,9 +50,8 @@ def test_the_floor_is_the_best_that_least_squares_finds(reading, n, seed):
     config = AdapterConfig(
         reading=reading, rank=2 * n if reading == "total_rank" else 2, n_blocks=n
     )
-    spectrum = torch.diag(
-        0.5 ** torch.arange(6, dtype=torch.float64)
-    )  # gaps, so that the search converges
+    # gaps, so that the search converges
+    spectrum = torch.diag(0.5 ** torch.arange(6, dtype=torch.float64))
     draw = generator(seed, "target")
     left, right = (
         torch.linalg.qr(torch.randn(d, 6, generator=draw, dtype=torch.float64))[0] for d in (9, 12)

@@ -83,9 +83,8 @@ def save_archive(model, path: Path) -> Path:
         model.register_buffer(name, number)
     images, tokens = torch.zeros(1, 3, 32, 32), torch.ones(1, 16, dtype=torch.int64)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # torch advises against this format, and OpenAI's files are of it
+        # torch advises against this format, and OpenAI's files are of it
+        warnings.simplefilter("ignore")
         archive = torch.jit.trace(model, (images, tokens), check_trace=False)
         for parameter in archive.parameters():
             parameter.data = parameter.data.half()
