@@ -1,4 +1,4 @@
-"""Small adapted layers, and the same written out in PyTorch: a frozen layer plus an explicit x ΔWᵀ."""
+"""Small adapted layers, and the same written out in PyTorch: a frozen layer plus x ΔWᵀ."""
 
 from __future__ import annotations
 
@@ -59,9 +59,7 @@ LAYERS = {"self": SelfAttention, "cross": CrossAttention, "linear": Layer}
 def adapt(
     model: nn.Module, kind: str = "total_rank", dropout: float = 0.0, dtype=None
 ) -> AdapterSet:
-    """Put adapters on every layer, their B not zero; they compute in float32 unless dtype says
-    otherwise.
-    """
+    """Put adapters on every layer, their B not zero, in float32 unless dtype says else."""
     settings = dict(KINDS[kind], targets=("q", "k", "v", "o"), dropout=dropout)
     generator = torch.Generator().manual_seed(0)
     adapters = (
@@ -78,9 +76,7 @@ def adapt(
 
 
 def build(layer: str, kind: str = "total_rank", dropout: float = 0.0, dtype=torch.float32):
-    """Return (model, adapters); dtype is that of the frozen weights, and float64 that of the
-    adapters too.
-    """
+    """Return (model, adapters); dtype is of the frozen weights, float64 of the adapters too."""
     torch.manual_seed(0)
     model = LAYERS[layer]().to(dtype)
     return model, adapt(model, kind, dropout, torch.float64 if dtype == torch.float64 else None)
@@ -92,9 +88,7 @@ def inputs(dtype=torch.float32, *, batch: int = N, grad: bool = False) -> Tensor
 
 
 def as_function(model: nn.Module, run: Callable) -> tuple[dict[str, Tensor], Callable]:
-    """Return the adapters' parameters, and a function of such and x: run(model, x) with them in the
-    model.
-    """
+    """Return the adapters' parameters, and run(model, x), a function of such in the model and x."""
 
     class Around(nn.Module):
         def __init__(self) -> None:

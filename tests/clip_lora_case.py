@@ -204,7 +204,7 @@ def gradients(adapters: dict) -> dict:
 
 @contextmanager
 def recorded_rates(rates: list[float]) -> Iterator[None]:
-    """Append the learning rate of every optimizer step that is taken meanwhile, whoever takes it."""
+    """Append the learning rate of every optimizer step that is taken meanwhile."""
     hook = register_optimizer_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
     try:
         yield

@@ -1,6 +1,4 @@
-"""Small stand-ins that every test can afford: a bundle of coloured squares, a tiny random CLIP, a
-profile of both.
-"""
+"""Small stand-ins that every test can afford: coloured squares, a tiny CLIP, their profile."""
 
 from __future__ import annotations
 
@@ -51,8 +49,7 @@ def write_bundle(
     skip: tuple[str, int] | None = None,
     **manifest,
 ) -> Path:
-    """Write name.parquet and manifests/name.yaml in the project's format; counts: images a class of
-    each split.
+    """Write name.parquet and manifests/name.yaml in the project's format; counts: of each split.
 
     `skip` = (split, class) leaves a class of a split without images.
     """
@@ -115,9 +112,7 @@ def manifests(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory) -> str:
-    """Name of a CLIP with random weights that open_clip knows: 32 px, 4 + 1 tokens, two layers a
-    tower.
-    """
+    """Name of a CLIP of random weights that open_clip knows: 32 px, 4 + 1 tokens, two layers."""
     import open_clip
 
     config = {
@@ -187,7 +182,7 @@ def profile_facts(backbone: str) -> dict:
 
 @pytest.fixture
 def eurosat(tmp_path, monkeypatch) -> Path:
-    """A miniature of EuroSAT, three images a class and split, where external sets are looked for."""
+    """A miniature of EuroSAT, three images a class and split, where sets are looked for."""
     from blocklora_lib.data.manifest_files import load_manifest
     from blocklora_lib.data.obtain.miniature import make_fake
 

@@ -1,5 +1,4 @@
-"""A machine with a GPU, without one: tensors that say they lie on "cuda:0", with the numbers of a
-CPU.
+"""A machine with a GPU, without one: tensors that say they lie on "cuda:0", a CPU's numbers.
 
 A `CudaTensor` holds an ordinary CPU tensor, which computes. Every operator that meets one is looked
 at: what a GPU would refuse (two devices in one operator, a CPU's generator, `.numpy()`) raises here
@@ -103,9 +102,7 @@ class CudaTensor(Tensor):
 
 
 def computed(func: Any, args: tuple, kwargs: dict) -> Any:
-    """Call an operator on CPU numbers; its result lies where a GPU's would, or it raises what torch
-    would.
-    """
+    """Call an operator on CPU numbers; its result lies where a GPU's would, or raises as there."""
     check(func, args, kwargs)
     given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
     place = next(
@@ -197,7 +194,7 @@ def _draws(func: Any) -> bool:
 
 
 class Gpu:
-    """The state of the GPU's generator, which `torch.cuda` reads and sets. asked: how often either."""
+    """The state of the GPU's generator, which `torch.cuda` reads and sets; asked: how often."""
 
     def __init__(self) -> None:
         self.generator = torch.Generator().manual_seed(0)
@@ -231,9 +228,7 @@ def _of_the_gpu() -> Iterator[None]:
 
 
 class _Calls(TorchFunctionMode):
-    """What C++ would do before an operator is called: read numbers into a tensor, or another one's
-    device.
-    """
+    """What C++ would do before an operator is called: read numbers into a tensor of its device."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
@@ -338,9 +333,7 @@ def fake_cuda() -> Iterator[Gpu]:
 
 
 def on_meta(function: Any) -> Any:
-    """Wrap a function whose tensors are all on "meta", which backward cannot tell from the
-    stand-in's.
-    """
+    """Wrap a function of tensors that are all on "meta", like the stand-in's to backward."""
 
     def outside(*args: Any, **kwargs: Any) -> Any:
         with _disable_current_modes():
@@ -350,9 +343,7 @@ def on_meta(function: Any) -> Any:
 
 
 def stay_here(monkeypatch: Any) -> None:
-    """Let the library do in this thread and process what it would do in others, which have no
-    stand-in.
-    """
+    """Let the library do in this thread what it would do in others, which have no stand-in."""
     for module in ("learning.loop", "learning.evaluation", "measure.gpu_acceptance"):
         monkeypatch.setattr(f"blocklora_lib.{module}.ahead", iter)
     for module in ("inference", "step_costs", "training_step"):

@@ -66,9 +66,7 @@ def shared(reading, n):
 
 
 def source_runs(others, below=0.0):
-    """Runs of the source, level with LoRA there; on the other sets Block-LoRA is `below` (0 to 1)
-    LoRA.
-    """
+    """Runs of the source, level with LoRA there; elsewhere Block-LoRA is `below` (0 to 1) LoRA."""
     runs = synthetic_runs(sets=("emoji_source",), methods=("zero_shot", "lora"))
     block = runs[runs["method"] == "lora"].assign(method="block_lora", method_label="Block-LoRA")
     runs = pd.concat([runs, block])

@@ -1,6 +1,4 @@
-"""A web server on 127.0.0.1 that can break off, forget ranges, change its files and answer with
-errors.
-"""
+"""A web server on 127.0.0.1 that breaks off, forgets ranges, changes files, answers errors."""
 
 from __future__ import annotations
 
@@ -12,9 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server:
-    """Files by path; how each misbehaves; what was asked for, as (path, Range header, If-Range
-    header).
-    """
+    """Files by path; how each misbehaves; what was asked for: (path, Range, If-Range)."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}

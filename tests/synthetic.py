@@ -24,9 +24,7 @@ SETS = (
 def synthetic_runs(
     sets=SETS, shots=(1, 4, 16), seeds=(1, 2, 3), methods=tuple(LABELS)
 ) -> pd.DataFrame:
-    """Accuracy = base + slope · log2(2 k) + a seed's share: numbers that a test can work out by
-    hand.
-    """
+    """Accuracy = base + slope · log2(2 k) + a seed's share: numbers to be worked out by hand."""
     rows = []
     for i, dataset in enumerate(sets):
         base = 0.12 + 0.03 * i

@@ -36,9 +36,7 @@ read = cache(load_manifest)
 def write_records(
     profile: Profile, folder: Path, experiments: Iterable[str]
 ) -> dict[str, RunRecord]:
-    """Write the record of every run of these experiments into folder, as a run store holds them; by
-    key.
-    """
+    """Write the record of every run of these experiments as a run store holds them; by key."""
     folder.mkdir(parents=True, exist_ok=True)
     records = {}
     for experiment in experiments:
@@ -52,9 +50,7 @@ def write_records(
 
 
 def made_up(spec: RunSpec) -> RunRecord:
-    """Return a record whose accuracy grows with shots, has a level of its set's and a share of its
-    seed's.
-    """
+    """Return a record whose accuracy grows with shots, by its set's level and its seed's share."""
     counts = {name: accuracy(spec, name, read(name)) for name in spec.evaluate_on}
     name = spec.method.name
     total = 16 * len(read(spec.dataset).classes)
@@ -87,9 +83,7 @@ def accuracy(spec: RunSpec, name: str, manifest: Manifest) -> Count:
 
 
 def trained_numbers(spec: RunSpec) -> int:
-    """Return what the closed form gives for square projections: Σd (width of A_s + columns of all
-    B_i).
-    """
+    """Return the closed form for square projections: Σd (width of A_s + columns of all B_i)."""
     settings = dict(spec.method.settings)
     if "rank" not in settings:
         return 0

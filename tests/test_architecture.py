@@ -1,4 +1,4 @@
-"""The shape of the house: who may know whom, how long a file may be, and what does without torch."""
+"""The shape of the house: who may know whom, how long a file may be, what does without torch."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_readers_of_records_do_without_torch():
 
 
 def test_a_reader_of_the_method_meets_little():
-    """adapters/ and clip/ together, what one reads to know the method and the model that it adapts."""
+    """adapters/ and clip/ together, what one reads to know the method and its model."""
     lines = [
         len(p.read_text(encoding="utf-8").splitlines())
         for room in ("adapters", "clip")

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the adapters are merged, and the
 
 
 class Net(nn.Module):
-    """Attention with packed and with separate weights, linear layers, and some parameters frozen."""
+    """Attention with packed and with separate weights, linear layers, some parameters frozen."""
 
     def __init__(self, seed: int = 0):
         super().__init__()

@@ -241,9 +241,7 @@ def test_scores_that_are_not_finite_are_no_accuracy(value, where):
 
 
 def test_an_error_about_a_long_value_stays_a_sentence():
-    """A text of a million letters was shown whole, and 1.0e-3 is no longer the only way to write
-    it.
-    """
+    """A text of a million letters was shown whole; 1.0e-3 is no longer the only way to write it."""
 
     class Rate(Strict):
         lr: float

@@ -1,6 +1,4 @@
-"""Adapters on whole models: open_clip, torchvision and PyTorch's own layers. Attach, merge, save,
-load.
-"""
+"""Adapters on whole models, open_clip's, torchvision's, PyTorch's: attach, merge, save, load."""
 
 from __future__ import annotations
 
@@ -70,9 +68,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def snapshot(model: nn.Module) -> list:
-    """What detach must give back: classes, parameter objects, their bits, flags, buffers, hooks and
-    modes.
-    """
+    """What detach must give back: classes, parameters, bits, flags, buffers, hooks, modes."""
     return [
         [
             (name, type(m), m.training, len(m._forward_pre_hooks), sorted(vars(m)))
@@ -166,7 +162,8 @@ def independent_attention(mha: nn.MultiheadAttention, deltas: dict, q, k, v, **k
     return nn.functional.multi_head_attention_forward(
         q, k, v, e, mha.num_heads, None, mha.in_proj_bias, None, None, False, 0.0,
         mha.out_proj.weight + deltas["o"], mha.out_proj.bias, training=False,
-        use_separate_proj_weight=True, q_proj_weight=q_w, k_proj_weight=k_w, v_proj_weight=v_w, **kwargs,
+        use_separate_proj_weight=True, q_proj_weight=q_w, k_proj_weight=k_w, v_proj_weight=v_w,
+        **kwargs,
     )  # fmt: skip
 
 

@@ -1,6 +1,4 @@
-"""PyTorch's own powers over adapted models: torch.func, second derivatives, forward mode, tracing,
-hooks.
-"""
+"""PyTorch's own powers over adapted models: torch.func, higher derivatives, tracing, hooks."""
 
 from __future__ import annotations
 

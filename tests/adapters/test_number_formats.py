@@ -1,4 +1,4 @@
-"""Adapted layers under other defaults, in other number formats and shapes: as plain PyTorch has it."""
+"""Adapted layers under other defaults, number formats and shapes: as plain PyTorch has it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""No silent nothing: every layer of models that others use is adapted rightly, or refused in one
-sentence.
-"""
+"""No silent nothing: every layer of others' models is adapted rightly, or refused in a sentence."""
 
 from __future__ import annotations
 

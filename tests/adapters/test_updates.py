@@ -1,6 +1,4 @@
-"""The update ΔW: the fast path against loops over blocks and closed forms, for every kind and
-reading.
-"""
+"""The update ΔW: the fast path against loops over blocks and closed forms, in every kind."""
 
 from __future__ import annotations
 
@@ -183,9 +181,7 @@ def test_frozen_a_trains_b_only_and_keeps_a():
 
 
 def test_block_loras_steps_are_the_collapsed_forms():
-    """The B_i stay equal; one B with n times the learning rate and 1/n of the decay takes the same
-    steps.
-    """
+    """The B_i stay equal; one B with n times the rate and 1/n of the decay takes the same steps."""
     n, lr, decay = 4, 1e-3, 1e-2
     block = build(kind="block_lora", rank=8, n_blocks=n, random_b=False)
     one = build(kind="collapsed", rank=8, n_blocks=n, random_b=False)

@@ -1,6 +1,4 @@
-"""`blocklora data`: lists, checks, fetches, imitates and draws; one sentence for what the user did
-wrong.
-"""
+"""`blocklora data`: lists, checks, fetches, imitates, draws; a sentence for what was wrong."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ EXTERNAL = {name: m for name, m in all_manifests().items() if m.kind == "externa
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """Call `blocklora data ARGS` with the root tmp_path/data; returns (exit code, stdout, stderr)."""
+    """Call `blocklora data ARGS` on the root tmp_path/data; (exit code, stdout, stderr)."""
     monkeypatch.setenv("BLOCKLORA_DATA", str(tmp_path / "data"))
     app = typer.Typer(cls=OneSentence, pretty_exceptions_enable=False)
     app.callback()(lambda: None)

@@ -1,4 +1,4 @@
-"""The towers' fast path against open_clip's own forward: features, logits, gradients, and dropout."""
+"""The towers' fast path against open_clip's own forward: features, logits, gradients, dropout."""
 
 from __future__ import annotations
 
@@ -45,9 +45,7 @@ SETTINGS = [
 
 @pytest.fixture(scope="module", params=["TinyCLIP", "PocketCLIP", "ViT-B-16-quickgelu"])
 def backbone(request, tiny_clip, tmp_path_factory):
-    """The tiny CLIP; PocketCLIP, whose weights are trained; ViT-B/16's shape, two layers, a smaller
-    image.
-    """
+    """The tiny CLIP; PocketCLIP, which is trained; ViT-B/16's shape, two layers, a small image."""
     if request.param == "PocketCLIP":
         return load_backbone(BackboneSpec(name=request.param, pretrained="bundled"), "cpu")
     if request.param == "TinyCLIP":
@@ -200,9 +198,7 @@ def test_images_without_a_gradient_keep_nothing(backbone):
 
 @st.composite
 def token_ids(draw):
-    """Random prompts over a few words, so that prefixes and equal lengths happen; 99 ends them, 0
-    pads.
-    """
+    """Random prompts of few words, so that prefixes and equal lengths happen; 99 ends, 0 pads."""
     lengths = draw(st.lists(st.integers(0, 7), min_size=1, max_size=6))
     words = [draw(st.lists(st.integers(1, 3), min_size=n, max_size=n)) for n in lengths]
     return torch.tensor([[50, *row, 99, *[0] * (8 - len(row))] for row in words])

@@ -1,6 +1,4 @@
-"""The fast path stands in for open_clip's forward only while that is what would run: every module
-and way.
-"""
+"""The fast path stands in for open_clip's forward only while that is what would run."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What a backbone sees of an image: open_clip's own evaluation transform, for every kind of its
-models.
-"""
+"""What a backbone sees of an image: open_clip's evaluation transform, for every kind of model."""
 
 from __future__ import annotations
 
@@ -89,9 +87,10 @@ def test_files_are_seen_as_by_open_clips_own_transform(tiny, photos, name):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_pixels_are_seen_as_by_open_clips_own_transform(tiny, name):
-    """A bundle's pixels keep their fractions on the way; PIL rounds after each of its two passes,
-    by half a level each, which bicubic's weights enlarge a little. The pictures are smooth: PIL
-    also clips between.
+    """A bundle's pixels keep their fractions on the way.
+
+    PIL rounds after each of its two passes, by half a level each, which bicubic's weights enlarge a
+    little. The pictures are smooth: PIL also clips between.
     """
     config = config_of(name)
     theirs = image_transform_v2(PreprocessCfg(**config), is_train=False)

@@ -1,6 +1,4 @@
-"""Which device a name means, what is said where there is none, and what a GPU's arithmetic is set
-to.
-"""
+"""Which device a name means, what is said without one, what a GPU's arithmetic is set to."""
 
 from __future__ import annotations
 
@@ -36,9 +34,7 @@ NO_GPU = "there is no GPU here"
 
 @pytest.fixture(autouse=True)
 def _no_gpu(monkeypatch, tmp_path):
-    """A machine without a GPU, whatever the tests run on; CUDA is not started, and nothing asks for
-    it.
-    """
+    """A machine without a GPU, whatever tests run on; CUDA is not started or asked for it."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("NVIDIA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -336,7 +332,7 @@ def test_the_paper_is_not_trained_on_a_cpu_in_silence(tmp_path):
 
 
 def test_every_recomputation_hands_torch_a_tensor_of_its_device(tiny_clip, monkeypatch):
-    """torch looks for it among the arguments themselves; finding none, it keeps no GPU's generator."""
+    """torch looks for it among the arguments; finding none, it keeps no GPU's generator."""
     from blocklora_lib.clip import recomputation
     from blocklora_lib.clip.backbone import load_backbone
 

@@ -1,4 +1,4 @@
-"""The library and the notebooks on a GPU that is not there: no device error, and a CPU's numbers."""
+"""The library and the notebooks on a GPU that is not there: no device error, a CPU's numbers."""
 
 from __future__ import annotations
 
@@ -156,9 +156,7 @@ def test_its_generator_is_not_the_cpus(gpu):
 
 
 def test_recomputed_keeps_the_masks_of_a_gpu_and_a_call_without_a_tensor_does_not(gpu):
-    """torch keeps a GPU's state only for a tensor that is an argument itself, not inside of an
-    object.
-    """
+    """torch keeps a GPU's state only for a tensor that is an argument, not one inside an object."""
 
     def gradient(call):
         gpu.manual_seed(3)

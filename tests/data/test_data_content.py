@@ -38,7 +38,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """Three files; what was changed within the last seconds is not at issue unless a test says so."""
+    """Three files; what was changed just now is not at issue unless a test says so."""
     monkeypatch.setattr(content, "RECENT", -(10**18))
     (tmp_path / "images").mkdir()
     for name in "abc":
@@ -298,7 +298,7 @@ def test_data_that_change_under_a_run_leave_no_record(spec, eurosat, tmp_path, o
 def test_an_image_that_changed_between_two_runs_of_one_process_spoils_the_second_alone(
     eurosat, tiny_clip, tmp_path
 ):
-    """Its pixels are kept from the first on, so the second would be stored as one of the new image."""
+    """Its pixels are kept from the first on: the second would be stored as of the new image."""
     store, bench = RunStore(tmp_path / "runs"), Workbench("cpu")
     one, two = (
         lora(tiny_clip, shots, draw="nested") for shots in (1, 2)

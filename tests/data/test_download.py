@@ -1,6 +1,4 @@
-"""Whole datasets from a server on 127.0.0.1: mirrors in turn, unpacked; and what is left to do by
-hand.
-"""
+"""Whole datasets from a server on 127.0.0.1: mirrors in turn, unpacked; what is left to do."""
 
 from __future__ import annotations
 
@@ -50,9 +48,7 @@ def manifest(*archives: dict, **facts) -> Manifest:
 
 @pytest.fixture
 def found(monkeypatch):
-    """The set's folder, when it is there: CoOp's name only, so that this test needs no other
-    module.
-    """
+    """The set's folder, when there: CoOp's name only, so that this test needs no other module."""
 
     def find(manifest, root):
         if not (root / "toys").is_dir():

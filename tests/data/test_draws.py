@@ -1,6 +1,4 @@
-"""Draws as files: CoOp's published ones, a literal restatement of its code, checksums, what is
-refused.
-"""
+"""Draws as files: CoOp's published ones, its code restated, checksums, what is refused."""
 
 from __future__ import annotations
 
@@ -50,9 +48,7 @@ def published() -> list[Path]:
 
 
 def coops_code(split: dict, num_shots: int, seed: int) -> dict[str, list]:
-    """CoOp@ff61507 datasets/dtd.py with Dassl's generate_fewshot_dataset, restated line by line
-    with the global `random`.
-    """
+    """CoOp@ff61507's dtd.py with Dassl's draw, restated line by line with the global `random`."""
     state = random.getstate()
     random.seed(seed)
     drawn = {}

@@ -1,6 +1,4 @@
-"""Images in files: CLIP-LoRA's views exactly, one clear sentence for a bad file, and a run on a
-miniature.
-"""
+"""Images in files: CLIP-LoRA's views exactly, a sentence for a bad file, a run on a miniature."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Readers by layout, roots and one's own folders: against hand-written lists, and against any
-damage.
-"""
+"""Readers by layout, roots, one's own folders: against hand-written lists and any damage."""
 
 from __future__ import annotations
 

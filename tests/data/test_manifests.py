@@ -167,7 +167,7 @@ def test_split_files_have_checksums():
 
 
 def test_imagenets_names_and_folders_are_those_of_clip():
-    """open_clip and timm hold independent copies of the names and of the folders, in label order."""
+    """open_clip and timm hold independent copies of names and folders, in label order."""
     import importlib.resources
 
     from open_clip import IMAGENET_CLASSNAMES

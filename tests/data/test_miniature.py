@@ -1,6 +1,4 @@
-"""Miniatures: every set, in both conventions, passes `verify`, is known as fake and reads as the
-set does.
-"""
+"""Miniatures: every set, in both conventions, passes `verify`, is known as fake, reads as real."""
 
 from __future__ import annotations
 
@@ -218,7 +216,7 @@ def test_official_annotations_are_read_where_no_split_file_is_at_hand(tmp_path):
 
 @pytest.mark.parametrize("per_class", [33_334, 10**12, 10**40])
 def test_a_slip_of_the_number_of_images_is_refused_before_anything_is_written(tmp_path, per_class):
-    """EuroSAT: ten classes, three splits, so 33,333 a class are the most; 10**12 filled the memory."""
+    """EuroSAT: ten classes, three splits, so at most 33,333 a class; 10**12 filled the memory."""
     with pytest.raises(
         ValueError, match=rf"per_class={per_class} makes .* has at most 1,000,000; give fewer"
     ):

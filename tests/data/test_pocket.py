@@ -1,6 +1,4 @@
-"""What the project ships, held to what is said of it: the pocket images, their licences, and
-PocketCLIP.
-"""
+"""What the project ships, held to what is said of it: pocket images, licences, PocketCLIP."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ def backbone():
 
 
 def test_roles_are_those_of_the_paper():
-    """A source with four variants (ImageNet's) and ten targets, all of them in the pocket profile."""
+    """A source with four variants (ImageNet's) and ten targets, all in the pocket profile."""
     profile = load_profile("pocket")
     roles = ("source", "variant", "target")
     by_role = {role: {n for n, m in MANIFESTS.items() if m.role == role} for role in roles}

@@ -49,9 +49,7 @@ def test_coop_is_coops_draw(train, val, shots, seed):
 
 
 def clip_lora_reference(train, val, num_shots, seed):
-    """CLIP-LoRA@358f0d7 restated: main.py seeds, datasets/dtd.py draws val and then train,
-    datasets/utils.py draws a split.
-    """
+    """CLIP-LoRA@358f0d7 restated: main.py seeds, dtd.py draws val, then train, utils.py a split."""
 
     def generate_fewshot_dataset(data_source, num_shots):
         if num_shots < 1:

@@ -1,6 +1,4 @@
-"""Images that are missing or do not decode: refused before training, or left out, named and
-counted.
-"""
+"""Images that are missing or do not decode: refused before training, or left out by name."""
 
 from __future__ import annotations
 

@@ -70,9 +70,7 @@ def refusal(folder: Path) -> DataError | None:
 
 
 def led_out(folder: Path, error: DataError, steps: int = 4) -> Path:
-    """Follow the commands of one error after another until the folder is a dataset; return that
-    folder.
-    """
+    """Follow the commands of one error after another until the folder is a dataset; return it."""
     for _ in range(steps):
         command = error.problem.next_command
         if command.startswith("blocklora data verify "):

@@ -1,6 +1,4 @@
-"""Every damage is found and named in one sentence with the file and the next command; nothing is
-changed.
-"""
+"""Every damage is named in one sentence with file and next command; nothing is changed."""
 
 from __future__ import annotations
 
@@ -49,7 +47,7 @@ def fingerprint(folder: Path) -> dict[str, tuple]:
 
 
 def edit_split(folder: Path, change, seal: bool = True) -> None:
-    """Change the split file; seal: FAKE.json gets its new checksum, so that only the rest is wrong."""
+    """Change the split file; seal: FAKE.json gets its new checksum: only the rest is wrong."""
     path = folder / SPLIT
     content = json.loads(path.read_text())
     change(content)
@@ -235,9 +233,7 @@ def test_a_class_folder_without_images_is_named(tmp_path):
 
 
 def test_a_real_set_is_held_against_the_manifest(folder):
-    """Without FAKE.json the miniature is a damaged real set: its split file and counts are not
-    EuroSAT's.
-    """
+    """Without FAKE.json the miniature is a damaged real set: its lists are not EuroSAT's."""
     (folder / "FAKE.json").unlink()
     said = [str(problem) for problem in verify(EUROSAT, folder)]
     assert any("has another checksum: its sha256 starts" in s and "541503a77d0b" in s for s in said)
@@ -250,9 +246,7 @@ def test_a_real_set_is_held_against_the_manifest(folder):
 
 
 def test_gits_name_of_a_file_is_a_checksum(folder):
-    """`echo hello | git hash-object --stdin` gives ce0136...; such an id vouches for some files
-    alone.
-    """
+    """`echo hello | git hash-object --stdin` gives ce0136...; such an id vouches for some files."""
     path = folder / SPLIT
     (folder / "FAKE.json").unlink()
     named = {"sha256": None, "md5": None, "git_sha1": "ce013625030ba8dba906f756967f9e9ca394464a"}

@@ -64,8 +64,7 @@ def test_it_bounds_the_gap_where_the_information_is_known():
 
 @pytest.mark.parametrize("samples", [1, 5, 50])
 def test_the_gaussian_mean_keeps_under_its_information(samples):
-    """Z ~ N(0, 1), W = sign of the mean of S, loss -w z: σ = 1, and the gap is E|mean| = sqrt(2/(π
-    N)).
+    """Z ~ N(0, 1), W = sign of the mean of S, loss -w z: σ = 1, the gap is E|mean| = √(2/(π N)).
 
     W is a function of S and a fair coin, so that I(S; W) = H(W) = ln 2: one parameter of one bit,
     exactly.
@@ -181,9 +180,7 @@ def test_exact_is_never_above_chernoff_and_bits_cost(sample, bits):
 @pytest.mark.parametrize("draws", ["iid", "fixed number a class", "without replacement"])
 @pytest.mark.parametrize("classifiers", [1, 64])
 def test_bounds_fail_at_most_as_often_as_they_may(draws, classifiers):
-    """The classifier with the fewest errors of 64 is taken: without the log2 64 bits the bound
-    would fail.
-    """
+    """The classifier of fewest errors of 64 is taken: without log2 64 bits the bound would fail."""
     rng, repeats, samples, risk = np.random.default_rng(1), 4000, 50, 0.3
     if draws == "iid":
         wrong = rng.binomial(samples, risk, (repeats, classifiers))

@@ -1,6 +1,4 @@
-"""What ends the theorem: each hook against PyTorch's own or a loop, and each break where theory has
-it.
-"""
+"""What ends the theorem: each hook against PyTorch's own or a loop, each break against theory."""
 
 from __future__ import annotations
 

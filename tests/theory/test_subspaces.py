@@ -1,6 +1,4 @@
-"""Targets, closed-form floors and many trainings at once: against optimisation, least squares and
-loops.
-"""
+"""Targets, closed-form floors, many trainings at once: against optimisation and loops."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ def test_the_targets():
 
 
 def alternating_least_squares(target, n, width, rounds=200):
-    """The smallest ‖[A; ..; A] B - Tᵀ‖² over A and B, by solving for one at a time: no singular
-    values.
-    """
+    """The smallest ‖[A; ..; A] B - Tᵀ‖² over A and B, by solving for one at a time: no SVD."""
     # least squares sees the mean of the blocks alone
     columns = target.T.unflatten(0, (n, -1)).mean(0)
     a = torch.randn(len(columns), width, generator=generator(1, "als"), dtype=torch.float64)

@@ -1,6 +1,4 @@
-"""The theorem of the blocks: in exact arithmetic, against NumPy, and in float64 for what hypothesis
-draws.
-"""
+"""The theorem of the blocks: in exact arithmetic, against NumPy, and on what hypothesis draws."""
 
 from __future__ import annotations
 
@@ -207,7 +205,7 @@ def test_a_clip_in_float64():
     ],
 )
 def test_unequal_starts_move_the_start_alone(optimizer, decay, kept):
-    """Coupled decay in Adam is the exception: it puts the B_i themselves through Adam's quotient."""
+    """Coupled decay in Adam is the exception: it puts the B_i through Adam's quotient."""
     ours, one = pair(
         tr.linear_task(3), AdapterConfig(rank=6, n_blocks=3), optimizer, RATES[optimizer], decay
     )

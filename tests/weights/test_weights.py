@@ -1,6 +1,4 @@
-"""Checkpoints in every honest form, bad ones in one sentence, the places where a tag's file is
-looked for.
-"""
+"""Checkpoints in every honest form, bad ones in a sentence, where a tag's file is looked for."""
 
 from __future__ import annotations
 
@@ -494,7 +492,7 @@ SQUASH = CLIPS | dict(resize_mode="squash", mean=(0.5, 0.5, 0.5))
 
 
 def test_a_checkpoint_is_seen_as_its_architectures_tags_say(quick, model, tmp_path, monkeypatch):
-    """open_clip takes CLIP's preprocessing for any path, and SigLIP's own file gives other numbers."""
+    """open_clip takes CLIP's preprocessing for any path; SigLIP's own file has other numbers."""
     path = tmp_path / "c.safetensors"
     save_file(state(model), path)
     spec = BackboneSpec(name=quick, pretrained=str(path))
@@ -592,7 +590,7 @@ def put_in_hub(content: bytes, hub: Path, file: str, digest: str | None = None) 
 
 @pytest.fixture
 def tag(quick, model, tmp_path, monkeypatch, places):
-    """The spec of a tag that lies nowhere, and its content as safetensors and as OpenAI's archive."""
+    """The spec of a tag that lies nowhere, its content as safetensors and OpenAI's archive."""
     save_file(state(model), tmp_path / "a")
     save_archive(model, tmp_path / "b")
     safe, archive = (tmp_path / "a").read_bytes(), (tmp_path / "b").read_bytes()
@@ -757,9 +755,7 @@ def test_the_hub_is_asked_for_what_open_clip_would_ask(tag, places, monkeypatch)
 
 @pytest.fixture
 def blocklora(tmp_path, tiny_clip):
-    """Call `blocklora weights ...`, on a profile of this backbone if one is given: (code, stdout,
-    stderr).
-    """
+    """Call `blocklora weights ...`, on a profile of this backbone: (code, stdout, stderr)."""
 
     def call(*words: str, backbone: dict | None = None):
         if backbone is not None:
