@@ -108,10 +108,16 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> 
     1/2), so [x_(k), x_(N+1-k)] misses it with probability 2 P(at most k - 1 heads in N throws). The
     largest k for which that is at most 1 - confidence is taken. At 95% there is none for N < 6.
     """
-    from scipy.stats import quantile_test
+    from scipy.stats import binom
 
-    interval = quantile_test(np.asarray(values, dtype=float)).confidence_interval(confidence)
-    return float(interval.low), float(interval.high)
+    # not scipy.stats.quantile_test: its two ends are found apart, and with few values one may be nan alone
+    ordered = np.sort(np.asarray(values, dtype=float))
+    fit = [
+        k
+        for k in range(1, len(ordered) // 2 + 1)
+        if 2 * binom.cdf(k - 1, len(ordered), 0.5) <= 1 - confidence
+    ]
+    return (float(ordered[fit[-1] - 1]), float(ordered[-fit[-1]])) if fit else (np.nan, np.nan)
 
 
 def ratios(times: pd.DataFrame, baseline: str, confidence: float = CONFIDENCE) -> pd.DataFrame:
