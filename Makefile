@@ -3,7 +3,10 @@
 PROFILE   ?= pocket
 NOTEBOOKS ?=
 JOBS      ?= $(shell getconf _NPROCESSORS_ONLN)
-PYTHON    ?= $(shell command -v python3.11 || command -v python3)
+# The newest of the Pythons that the lock serves; one that is named but does not start is passed over.
+ifndef PYTHON
+PYTHON := $(shell for p in python3.13 python3.12 python3.11; do "$$p" -c "" 2>/dev/null && { echo "$$p"; exit; }; done; echo python3)
+endif
 # Not the scripts beside it: in a folder with a blank in its name some have a first line that does not work.
 PY        := .venv/bin/python
 # Recipes read these from their environment, so that neither make nor the shell looks into what was typed.
@@ -14,15 +17,15 @@ export PROFILE NOTEBOOKS JOBS PYTHON
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE  ?= 1
 
-.PHONY: help setup reproduce test gpu-check lint docs notebooks clean lock reference
+.PHONY: help setup reproduce test test-fast test-lock gpu-check lint docs notebooks clean lock reference
 help:
-	@echo "make reproduce [PROFILE=pocket] [NOTEBOOKS=\"01_method 08_few_shot\"] [JOBS=2] | test | lint | notebooks | clean"
+	@echo "make reproduce [PROFILE=pocket] [NOTEBOOKS=\"01_method 08_few_shot\"] [JOBS=2] | test | test-fast | lint | notebooks | clean"
 	@echo "make gpu-check: measure and judge a GPU before a reproduction on it; under ten minutes"
 
 setup: .venv/.ready
 .venv/.ready: requirements.lock pyproject.toml
-	@"$$PYTHON" -c "import sys; sys.version_info[:2] == (3, 11) or sys.exit('Python 3.11 is needed, ' + sys.executable + ' is ' + sys.version.split()[0] + '; say make PYTHON=/path/to/python3.11')"
-	"$$PYTHON" -m venv .venv
+	@"$$PYTHON" -c "import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit('Python 3.11, 3.12 or 3.13 is needed, ' + sys.executable + ' is ' + sys.version.split()[0] + '; say make PYTHON=/path/to/python3.13')"
+	"$$PYTHON" -m venv $$("$$PYTHON" -c "import os, sys; os.path.isdir('.venv/lib/python%d.%d' % sys.version_info[:2]) or print('--clear')") .venv
 	$(PY) -m pip install --quiet --no-deps --requirement requirements.lock
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -33,11 +36,18 @@ reproduce: setup
 test: setup
 	$(PY) -m pytest -n 2 --dist worksteal
 
+test-fast: setup
+	$(PY) -m pytest -n 2 --dist worksteal -m "not slow and not network"
+
+# For maintainers, with a network: does an index have a file of every pin for each Python?
+test-lock: setup
+	$(PY) -m pytest -m network
+
 gpu-check: setup
 	$(PY) benchmarks/gpu_check.py
 
 lint: setup
-	$(PY) -m ruff check . && $(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb
+	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb
 
 docs: setup
 	$(PY) -m mkdocs build --strict
