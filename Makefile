@@ -24,7 +24,7 @@ help:
 
 setup: .venv/.ready
 .venv/.ready: requirements.lock pyproject.toml
-	@"$$PYTHON" -c "import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit('Python 3.11, 3.12 or 3.13 is needed, ' + sys.executable + ' is ' + sys.version.split()[0] + '; say make PYTHON=/path/to/python3.13')"
+	@"$$PYTHON" -c "import sys; (3, 11, 5) <= sys.version_info[:3] < (3, 14) or sys.exit('Python 3.11 (from 3.11.5 on), 3.12 or 3.13 is needed, ' + sys.executable + ' is ' + sys.version.split()[0] + '; say make PYTHON=/path/to/python3.13')"
 	"$$PYTHON" -m venv $$("$$PYTHON" -c "import os, sys; os.path.isdir('.venv/lib/python%d.%d' % sys.version_info[:2]) or print('--clear')") .venv
 	$(PY) -m pip install --quiet --no-deps --requirement requirements.lock
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .

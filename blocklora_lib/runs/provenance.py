@@ -59,7 +59,7 @@ def _versions() -> dict[str, str]:
 @cache
 def git_revision() -> str:
     """The commit, with '+' when tracked files differ from it; '' outside a git checkout."""
-    if ROOT != PACKAGE.parent:  # installed from a wheel: no commit of a clone is that of the code
+    if PACKAGE.parent != ROOT:  # installed from a wheel: no commit of a clone is that of the code
         return ""
     command = [
         "git",

@@ -14,7 +14,7 @@ SOURCES = "connection_pool"  # published as source alone
 
 @pytest.mark.network
 @pytest.mark.slow
-@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("python", ["3.11.5", "3.12", "3.13"])
 def test_an_index_has_every_pin_for(python, tmp_path):
     """A dry run of the installer, as for that Python on this platform."""
     words = "install --dry-run --quiet --no-deps --ignore-installed --only-binary=:all:".split()
