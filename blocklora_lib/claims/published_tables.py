@@ -6,16 +6,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from ..analysis.summaries import AVERAGE
 from ..display.tables import Table, booktabs, escape_latex, mean_cell
 from .published import cited, read_as
-
-if TYPE_CHECKING:
-    pass
 
 UNCERTAINTY = (
     "± of a difference: the 95% interval of our mean over seeds, plus the error with which the "

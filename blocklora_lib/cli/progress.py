@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
 
 from ..core.schema import UnknownName
-
-if TYPE_CHECKING:
-    pass
 
 
 def forecast(specs: list, tflops: float) -> str:

@@ -19,16 +19,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from pydantic import StrictInt, StrictStr
 
 from ..core.schema import Strict, UnknownName
 from .layouts import Item, items
 from .manifest import Manifest
-
-if TYPE_CHECKING:
-    pass
 
 DRAWS = ("coop", "clip_lora", "nested")
 SPLITS = ("train", "val")

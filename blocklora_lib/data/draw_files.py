@@ -5,18 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field, StrictInt, StrictStr, ValidationError
 
 from ..core.files import write_whole
 from ..core.json_data import read_json
 from ..core.schema import Strict, explain
-from .layouts import Item
-
-if TYPE_CHECKING:
-    pass
 from .draw import SPLITS, Draw, Rows
+from .layouts import Item
 
 
 class _File(Draw):

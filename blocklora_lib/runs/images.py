@@ -11,22 +11,18 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..core.paths import MANIFESTS
 from ..data.content import file_digests
-from ..data.draw import split_items
+from ..data.draw import Draw, make_draw, split_items
+from ..data.draw_files import find_draw
 from ..data.layouts import Item, items
 from ..data.local import local_manifest
 from ..data.manifest import Manifest
 from ..data.problems import MissingData
 from ..data.roots import data_root, find_folder
+from ..data.sampling import refuse_empty_classes
 from .spec import RunSpec
-
-if TYPE_CHECKING:
-    from .spec import RunSpec
-from ..data.draw import Draw, make_draw
-from ..data.draw_files import find_draw
 
 
 class RunImages:
@@ -138,8 +134,6 @@ def draw_of(
     Errors as `make_draw` and `find_draw`, and if a class has no image, or a file's shots are not
     the spec's.
     """
-    from ..data.sampling import refuse_empty_classes
-
     if spec.draw == "imported":
         drawn = find_draw(files, spec.draw_checksum, split, spec.dataset)
         check_shots(drawn, spec)

@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-if TYPE_CHECKING:  # imported where it is used: the command line reads names from here
-    pass
-
-
 class MissingResults(FileNotFoundError):
     """Runs or tables that are not there yet; the message says which, and the command that makes
     them.
