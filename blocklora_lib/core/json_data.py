@@ -6,7 +6,8 @@ No torch, and nothing beyond Python: files of adapters are read where no YAML re
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +54,21 @@ def read_notebook(path: Path) -> dict[str, Any]:
 
     Raises ValueError, with the path, for anything else.
     """
-    try:
+    with undamaged(f"notebook {path}", "restore it, or execute it again"):
         notebook = read_json(path)
         if notebook["nbformat"] != 4 or not isinstance(notebook["metadata"], dict):
             raise ValueError("it is not of format 4")
         for cell in notebook["cells"]:
             cell["source"] = "".join(cell["source"])
             cell["metadata"].get("tags", []), cell["cell_type"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise ValueError(
-            f"notebook {path} is damaged ({what}); restore it, or execute it again"
-        ) from None
     return notebook
+
+
+@contextmanager
+def undamaged(what: str, mend: str) -> Iterator[None]:
+    """Say in one ValueError that plain data have not the form that is read within: what, why, mend."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        why = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{what} is damaged ({why}); {mend}") from None

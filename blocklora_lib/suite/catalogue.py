@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.files import holds_none, remove
-from ..core.json_data import read_json, read_notebook
+from ..core.json_data import read_json, read_notebook, undamaged
 from ..core.paths import NOTEBOOKS, bundled
 from ..core.schema import near
 
@@ -28,7 +28,7 @@ def read_indexes(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _read_index(path: Path) -> dict[str, Any]:
-    try:
+    with undamaged(str(path), f"delete it, and execute notebook {path.stem} again"):
         index = read_json(path)
         for what, more in (("figures", "width"), ("tables", "html")):
             for entry in index[what]:
@@ -49,11 +49,6 @@ def _read_index(path: Path) -> dict[str, Any]:
             claim["id"], claim["statement"], claim["evidence"], claim["kind"]
             if claim["verdict"] not in known:
                 raise ValueError(f"claim {claim['id']} has the verdict {claim['verdict']!r}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise ValueError(
-            f"{path} is damaged ({what}); delete it, and execute notebook {path.stem} again"
-        ) from None
     return index
 
 

@@ -23,7 +23,7 @@ from markupsafe import Markup, escape
 
 from .. import __version__
 from ..core.files import read_bytes, read_text, write_whole
-from ..core.json_data import read_json, read_notebook
+from ..core.json_data import read_json, read_notebook, undamaged
 from ..core.paths import NOTEBOOKS, POCKET_MODEL, PROFILES
 from ..data.manifest_files import load_manifest, manifest_names
 from ..display.mathml import MathMLExporter, highlight_css, inline_mathml
@@ -163,18 +163,13 @@ def _links(files: list[str]) -> list[tuple[str, str]]:
 
 def _scoreboard(folder: Path) -> list[dict[str, str]]:
     path = folder / "claims.json"
-    try:
+    with undamaged(str(path), f"delete it and execute notebook {SCOREBOARD} again"):
         rows = read_json(path)["claims"] if path.is_file() else []
         return [
             {name: row[name] for name in ("id", "claim", "verdict", "evidence")}
             | {"badge": BADGES[row["verdict"]], "notebook": row["cell"].partition(".ipynb")[0]}
             for row in rows
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise ValueError(
-            f"{path} is damaged ({what}); delete it and execute notebook {SCOREBOARD} again"
-        ) from None
 
 
 def _facts(records: list[RunRecord], claims: list[dict]) -> list[tuple[str, str]]:
