@@ -135,17 +135,11 @@ def ratios(times: pd.DataFrame, baseline: str, confidence: float = CONFIDENCE) -
     rows = []
     for name in wide:
         ratio = wide[name] / wide[baseline]
-        low, high = median_interval(ratio, confidence)
         rows.append(
             {"name": name, "baseline": baseline}
             | quartiles(wide[name], "seconds_median", "seconds")
             | quartiles(ratio, "ratio", "ratio")
-            | {
-                "ratio_low": low,
-                "ratio_high": high,
-                "rounds": len(wide),
-                "resolved": low > 1 or high < 1,
-            }
+            | resolution(ratio, "ratio", 1, confidence)
         )
     return pd.DataFrame(rows)
 
@@ -169,6 +163,20 @@ def quartiles(values: Sequence[float], median: str, prefix: str) -> dict[str, fl
     """Return {median: .., prefix_q1: .., prefix_q3: ..}."""
     q1, q2, q3 = np.quantile(np.asarray(values, dtype=float), (0.25, 0.5, 0.75))
     return {median: float(q2), f"{prefix}_q1": float(q1), f"{prefix}_q3": float(q3)}
+
+
+def resolution(
+    values: Sequence[float], prefix: str, nothing: float, confidence: float = CONFIDENCE
+) -> dict[str, Any]:
+    """Return {prefix_low: .., prefix_high: .., rounds: .., resolved: whether that leaves `nothing` out}."""
+    low, high = median_interval(values, confidence)
+    resolved = low > nothing or high < nothing
+    return {
+        f"{prefix}_low": low,
+        f"{prefix}_high": high,
+        "rounds": len(values),
+        "resolved": resolved,
+    }
 
 
 def equivalent(row: Mapping[str, Any], margin: float = 0.05) -> bool:

@@ -32,7 +32,7 @@ from ..core.seeding import generator
 from .adapter_path import FORMS, form_config
 from .compared_forms import replace_forms
 from .peak_memory import peak_memories
-from .timing import by_round, median_interval, paired_times, quartiles, ratios
+from .timing import by_round, paired_times, quartiles, ratios, resolution
 
 FROZEN = "frozen"  # the step without adapters
 STEP_FORMS = (
@@ -223,17 +223,11 @@ def path_share(times: pd.DataFrame, frozen: str = FROZEN) -> pd.DataFrame:
     for form in wide.columns.drop(frozen):
         path = wide[form] - wide[frozen]
         share = path / wide[form]
-        low, high = median_interval(share)
         rows.append(
             {"form": form}
             | quartiles(path, "path_median", "path")
             | quartiles(share, "share", "share")
-            | {
-                "share_low": low,
-                "share_high": high,
-                "rounds": len(wide),
-                "resolved": low > 0 or high < 0,
-            }
+            | resolution(share, "share", 0)
         )
     frame = pd.DataFrame(rows)
     return frame.assign(speedup_limit=1 / (1 - frame["share"]))
