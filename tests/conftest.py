@@ -217,3 +217,13 @@ def bench(manifests):
     from blocklora_lib.runs.workbench import Workbench
 
     return Workbench("cpu", manifests)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """The stand-in for a GPU, with what would leave this process kept in it."""
+    import fake_cuda
+
+    fake_cuda.stay_here(monkeypatch)
+    with fake_cuda.fake_cuda() as found:
+        yield found

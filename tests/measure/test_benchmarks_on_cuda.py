@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import fake_cuda
 import pytest
 from benchmark_scripts import FOLDER, load_script
 
@@ -30,11 +29,7 @@ def test_no_script_is_passed_over():
     assert {path.stem for path in FOLDER.glob("*.py")} == {*SCRIPTS, *PROCESSES, *MEASURED}
 
 
-@pytest.fixture(autouse=True)
-def gpu(monkeypatch):
-    fake_cuda.stay_here(monkeypatch)
-    with fake_cuda.fake_cuda() as found:
-        yield found
+pytestmark = pytest.mark.usefixtures("gpu")
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

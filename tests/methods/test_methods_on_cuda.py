@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from fake_cuda import CudaTensor, fake_cuda, stay_here
+from fake_cuda import CudaTensor
 from PIL import Image
 from torch import nn
 
@@ -25,11 +25,7 @@ from blocklora_lib.methods import get_method, method_names
 PROMPTS = ["a photo of a cat.", "a photo of a dog."]
 
 
-@pytest.fixture(autouse=True)
-def gpu(monkeypatch):
-    stay_here(monkeypatch)
-    with fake_cuda() as found:
-        yield found
+pytestmark = pytest.mark.usefixtures("gpu")
 
 
 @pytest.fixture

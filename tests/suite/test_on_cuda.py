@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from fake_cuda import CUDA, CudaTensor, fake_cuda, stay_here
+from fake_cuda import CUDA, CudaTensor
 from torch import nn
 
 from blocklora_lib.adapters.attach import attach
@@ -23,11 +23,7 @@ from blocklora_lib.theory import trajectories as tr
 PROMPTS = ["a photo of a cat.", "a photo of a red mug.", "a photo of a dog.", "a bird"]
 
 
-@pytest.fixture(autouse=True)
-def gpu(monkeypatch):
-    stay_here(monkeypatch)
-    with fake_cuda() as found:
-        yield found
+pytestmark = pytest.mark.usefixtures("gpu")
 
 
 @pytest.fixture
