@@ -1,5 +1,4 @@
-"""`make reproduce` and `blocklora reproduce`: start the engine, Snakemake, and say where the report
-is.
+"""`make reproduce` and `blocklora reproduce`: start the engine and say where the report is.
 
 What a person gave, paths above all, reaches the engine as absolute paths, each one word.
 """
@@ -16,6 +15,7 @@ from pathlib import Path
 from ..core.files import user_path
 from ..core.paths import ROOT
 from ..runs.profile_files import is_file_name, load_profile
+from ..runs.store import RunStore
 
 
 def reproduce(
@@ -23,7 +23,8 @@ def reproduce(
 ) -> int:
     """Run grid, notebooks and report of a profile; return the engine's exit code, 0 if all is well.
 
-    jobs: how many at a time; 0 for one a core. results: the folder, results/<profile> if empty.
+    jobs: how many at a time; 0 for one a core. results: the folder, results/<profile> if empty;
+    OSError where it cannot be written, in a project that may be read-only.
     """
     settings = load_profile(profile)
     given = {"quiet": 1, "profile": str(user_path(profile)) if is_file_name(profile) else profile}
@@ -32,6 +33,7 @@ def reproduce(
     if str(results):
         folder = user_path(results)
         given["results"] = str(folder)
+    RunStore(folder / "runs").check_writable()
     home = ROOT  # of the engine's own notes
     if not os.access(ROOT, os.W_OK):
         given["results"] = str(folder)

@@ -1,0 +1,48 @@
+"""Starting the engine: what is asked for is looked at before Snakemake is, which answers in traces."""
+
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+
+from blocklora_lib.suite import reproduce as module
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """The engine's command, in place of the engine."""
+    started = []
+
+    class Engine:
+        def __init__(self, command):
+            started.append(command)
+
+        def __enter__(self):
+            return SimpleNamespace(wait=lambda: 0)
+
+        def __exit__(self, *error):
+            return None
+
+    monkeypatch.setattr(subprocess, "Popen", Engine)
+    return started
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_results_that_cannot_be_written_are_said_before_the_engine_starts(
+    engine, monkeypatch, tmp_path, read_only
+):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr(module.os, "access", lambda *_: not read_only)
+    with pytest.raises(OSError, match=r"file/here/runs cannot be written .*--results"):
+        module.reproduce("smoke", results=tmp_path / "file" / "here")
+    assert engine == []
+
+
+def test_in_a_read_only_project_the_engine_notes_stand_with_the_results(
+    engine, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(module.os, "access", lambda *_: False)
+    assert module.reproduce("smoke", results=tmp_path / "here") == 0
+    (command,) = engine
+    assert command[command.index("--directory") + 1] == str(tmp_path / "here")
+    assert f"results={tmp_path / 'here'}" in command
