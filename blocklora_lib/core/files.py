@@ -98,21 +98,24 @@ def remove(path: str | Path) -> None:
             raise same_error(error, what) from None
 
 
+def check_writes_over(path: str | Path) -> None:
+    """OSError if what stands under this name is no regular file: a folder, a pipe, /dev/null."""
+    real = os.path.realpath(path)  # a link to a file stays one
+    if is_there(Path(real)) and not stat.S_ISREG(os.lstat(real).st_mode):
+        raise OSError(f"{path} is no regular file and is not written over; give the name of a file")
+
+
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` to write to; the file gets its name when it is complete.
 
     On an error nothing is left, and what stood under the name before stands there still. The
     temporary name is drawn by the operating system, so that processes of several machines never
-    share one. What is there and no regular file (a folder, a pipe, /dev/null) is refused, not
-    replaced.
+    share one. What is there and no regular file is refused, not replaced.
     """
     given, path = path, Path(os.path.realpath(path))  # a link to a file stays one
     try:
-        if is_there(path) and not stat.S_ISREG(os.lstat(path).st_mode):
-            raise OSError(
-                f"{given} is no regular file and is not written over; give the name of a file"
-            )
+        check_writes_over(given)
         # a name has at most 255 bytes, and each of these characters may have four
         handle, name = tempfile.mkstemp(
             dir=path.parent, prefix=f".{path.name[:20]}.", suffix=f".tmp{path.suffix[:10]}"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.files import user_path
+from ..core.files import check_writes_over, user_path
 from ..core.paths import NOTEBOOKS, ROOT
 from ..data.roots import VARIABLE as DATA_VARIABLE
 from ..runs.profile_files import is_file_name, load_profile
@@ -57,6 +57,8 @@ def run_notebook(
     folder = (place(folder, settings, needs, varied) if varied else folder) / "notebooks"
     RunStore(folder).check_writable()
     done, failed = folder / f"{name}.ipynb", folder / f"{name}.failed.ipynb"
+    for path in (done, failed):
+        check_writes_over(path)
 
     import papermill  # slow to import: after all that can be refused has been
 

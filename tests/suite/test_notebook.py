@@ -201,6 +201,15 @@ def test_execution_injects_parameters_and_keeps_the_executed_copy(example, tmp_p
     assert "notebook 08_example done in" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("copy", ["08_example.ipynb", "08_example.failed.ipynb"])
+def test_a_folder_where_the_copy_belongs_is_refused_before_anything_runs(example, tmp_path, copy):
+    example(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    (tmp_path / "notebooks" / copy).mkdir(parents=True)
+    with pytest.raises(OSError, match=rf"{copy} is no regular file"):
+        run_notebook("08_example", "smoke", {}, tmp_path, verbose=False)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_failing_cell_is_one_sentence_and_leaves_its_copy(example, tmp_path):
     example(
         "print('before')",
