@@ -126,6 +126,14 @@ def test_outputs_are_stripped(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_cells_are_at_most_a_hundred_wide(name):
+    wide = [
+        line for cell in read(name).cells for line in cell.source.splitlines() if len(line) > 100
+    ]
+    assert not [line for line in wide if not line.startswith("| ")]  # a table's row is one line
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_cells_have_at_most_twenty_lines(name):
     for i, cell in enumerate(read(name).cells):
         if cell.cell_type == "code" and "setup" not in tags(
