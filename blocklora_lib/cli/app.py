@@ -248,11 +248,15 @@ def reproduce(
     notebooks: Annotated[str, typer.Option(help="Only these, blanks or commas between them.")] = "",
     jobs: Annotated[int, typer.Option(help="Jobs at a time [one a core].", min=0)] = 0,
     results: ResultsOption = None,
+    variants: Annotated[
+        str,
+        typer.Option(help="Also a sweep of notebooks: a YAML file that lists their parameters."),
+    ] = "",
 ) -> None:
     """Run grid, notebooks and report, as `make reproduce` does, from where it stopped before."""
     from ..suite.reproduce import reproduce as start
 
-    raise typer.Exit(start(profile, notebooks, jobs, results or ""))
+    raise typer.Exit(start(profile, notebooks, jobs, results or "", variants))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -19,16 +19,22 @@ from ..runs.store import RunStore
 
 
 def reproduce(
-    profile: str = "pocket", notebooks: str = "", jobs: int = 0, results: str | Path = ""
+    profile: str = "pocket",
+    notebooks: str = "",
+    jobs: int = 0,
+    results: str | Path = "",
+    variants: str = "",
 ) -> int:
     """Run grid, notebooks and report of a profile; return the engine's exit code, 0 if all is well.
 
     jobs: how many at a time; 0 for one a core. results: the folder, results/<profile> if empty;
     OSError where it cannot be written, in a project that may be read-only.
+    variants: a sweep of notebooks, as `engine.variant_jobs` reads it: a YAML file, or its text.
     """
     settings = load_profile(profile)
-    given = {"quiet": 1, "profile": str(user_path(profile)) if is_file_name(profile) else profile}
-    given["notebooks"] = notebooks
+    given = {"quiet": 1, "profile": _absolute(profile), "notebooks": notebooks}
+    if variants:
+        given["variants"] = _absolute(variants)
     folder = settings.results
     if str(results):
         folder = user_path(results)
@@ -51,6 +57,11 @@ def reproduce(
     if code == 0:
         print(f"done: open {_shown(folder / 'report.html')}")
     return code if code >= 0 else 128 - code
+
+
+def _absolute(given: str) -> str:
+    """Return the path of a YAML file for a process that works in another folder; all else as it is."""
+    return str(user_path(given)) if is_file_name(given) else given
 
 
 def as_typed(entries: Iterable[str] | None) -> dict[str, str]:

@@ -46,3 +46,14 @@ def test_in_a_read_only_project_the_engine_notes_stand_with_the_results(
     (command,) = engine
     assert command[command.index("--directory") + 1] == str(tmp_path / "here")
     assert f"results={tmp_path / 'here'}" in command
+
+
+@pytest.mark.parametrize(
+    ("variants", "handed_on"), [("sweep.yaml", "{folder}/sweep.yaml"), ("[{a: 1}]", "[{{a: 1}}]")]
+)
+def test_a_sweep_reaches_the_engine_as_a_path_that_holds_in_any_folder(
+    engine, monkeypatch, tmp_path, variants, handed_on
+):
+    monkeypatch.chdir(tmp_path)
+    module.reproduce("smoke", results=tmp_path / "results", variants=variants)
+    assert f"variants={handed_on.format(folder=tmp_path)}" in engine[0]
