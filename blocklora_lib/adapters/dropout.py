@@ -59,15 +59,15 @@ class DroppedProjection(torch.autograd.Function):
         x, downs, noise = ctx.saved_tensors
         in_place = plain_eager(grad) and not torch.is_grad_enabled()
         buffer = x.new_empty(noise.shape) if in_place else None  # one for both products
+        times = Tensor.mul_ if in_place else torch.mul
         grad_x = grad_downs = None
         if ctx.needs_input_grad[1]:  # dA_j = Σ_i (x ∘ M_j)_iᵀ dh_j
             masks = mask(noise, ctx.threshold, out=buffer)
-            masked = masks.mul_(x) if in_place else masks * x
-            grad_downs = torch.bmm(grad.mT, sum_blocks(masked, ctx.n))
+            grad_downs = torch.bmm(grad.mT, sum_blocks(times(masks, x), ctx.n))
         if ctx.needs_input_grad[0]:  # dx = Σ_j M_j ∘ [dh_j A_jᵀ, .., dh_j A_jᵀ]
             masks = mask(noise, ctx.threshold, out=buffer).unflatten(-1, (ctx.n, -1))
-            grad_blocks = torch.bmm(grad, downs).unsqueeze(-2)
-            masked = masks.mul_(grad_blocks) if in_place else masks * grad_blocks
+            # m times as large as x, and let go of before the sum: the largest moment of a step
+            masked = times(masks, torch.bmm(grad, downs).unsqueeze(-2))
             grad_x = masked.sum(0).view(x.shape)
         return grad_x, grad_downs, None, None, None
 
