@@ -13,16 +13,15 @@ import numpy as np
 import pandas as pd
 from synthetic import synthetic_runs
 
-from blocklora_lib.analysis.comparisons import difference_by_set, over_sets, set_differences
+from blocklora_lib.analysis.comparisons import difference_by_set, over_sets
 from blocklora_lib.analysis.summaries import (
-    domain_summary,
     few_shot_summary,
     gains,
-    robustness,
     summarise,
     summarise_each,
     trained_parameters,
 )
+from blocklora_lib.analysis.transfer import domain_summary, robustness, set_differences
 from blocklora_lib.display.figures import (
     ablation,
     benchmark,

@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..runs.results import PLANNED
 from .intervals import PairedDifference, paired_difference
-from .summaries import AVERAGE, MEANS, counted, in_method_order, planned, summarise
+from .summaries import counted, planned, summarise
 
 
 @dataclass(frozen=True)
@@ -139,28 +139,16 @@ def over_sets(by_set: pd.DataFrame, sets: Sequence[str] | None = None) -> OverSe
     )
 
 
-def set_differences(runs: pd.DataFrame, against: str, sets: Sequence[str]) -> pd.DataFrame:
-    """Return each trained method minus `against`, in points, on each evaluated set and on their
-    average.
+def over_sets_by_shots(by_set: pd.DataFrame) -> pd.DataFrame:
+    """Return over_sets of difference_by_set at each number of shots, a row each.
 
-    runs: one trained shot count, and zero-shot. On a set: MEANS over seeds, of which both methods
-    saw the same images. Average, over `sets`: of over_sets, so that n counts sets. Columns:
-    evaluated_on, method, method_label, against, MEANS, p.
+    Columns: shots, mean, low, high, n (sets), p_value, sets_above (where the mean is above 0), pairs
+    ('33', or '32 of 33', pairs of runs), complete.
     """
-    labels = dict(zip(runs["method"], runs["method_label"], strict=True))
-    frames = []
-    for method in (m for m in labels if m not in (against, "zero_shot")):
-        rows = difference_by_set(runs, method, against).assign(p=math.nan)
-        chosen = rows[rows["evaluated_on"].isin(sets)]
-        if len(chosen):
-            d = over_sets(rows, sets)
-            sd = float(chosen["mean"].std())  # of the sets' means; nan for one
-            average = [AVERAGE, d.mean, d.low, d.high, d.n, sd, d.expected, d.complete, d.p_value]
-            columns = ["evaluated_on", *MEANS, "p"]
-            rows = pd.concat(
-                [rows[columns], pd.DataFrame([average], columns=columns)], ignore_index=True
-            )
-        frames.append(rows.assign(method=method, method_label=labels[method], against=against))
-    columns = ["evaluated_on", "method", "method_label", "against", *MEANS, "p"]
-    frame = in_method_order(pd.concat(frames, ignore_index=True).assign(shots=0))
-    return frame[columns].reset_index(drop=True)
+    rows = []
+    for shots, part in by_set.groupby("shots"):
+        d = over_sets(part)
+        above, pairs = int((part["mean"] > 1e-9).sum()), counted(d.pairs, d.pairs_expected)
+        means = dict(mean=d.mean, low=d.low, high=d.high, n=d.n, p_value=d.p_value)
+        rows.append(dict(shots=shots, **means, sets_above=above, pairs=pairs, complete=d.complete))
+    return pd.DataFrame(rows)

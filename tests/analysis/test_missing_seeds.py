@@ -12,8 +12,8 @@ from figure_cases import collapse, number_of_blocks
 from given_evidence import Given, blocks, shared, source_runs
 from synthetic import synthetic_runs
 
-from blocklora_lib.analysis.comparisons import set_differences
-from blocklora_lib.analysis.summaries import domain_summary, few_shot_summary, gains, robustness
+from blocklora_lib.analysis.summaries import few_shot_summary, gains
+from blocklora_lib.analysis.transfer import domain_summary, robustness, set_differences
 from blocklora_lib.claims.claim import Claim, Evidence, judge
 from blocklora_lib.claims.judges import ablations, accuracy, published_numbers
 from blocklora_lib.core.paths import RESULTS

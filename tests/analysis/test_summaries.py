@@ -15,9 +15,10 @@ from blocklora_lib.analysis.comparisons import (
     difference_by_set,
     matched,
     over_sets,
-    set_differences,
+    over_sets_by_shots,
 )
 from blocklora_lib.analysis.summaries import AVERAGE, few_shot_summary, gains, seeds_told, summarise
+from blocklora_lib.analysis.transfer import set_differences
 from blocklora_lib.runs.results import PLANNED, experiment_runs
 
 
@@ -178,6 +179,20 @@ def test_a_mean_over_sets_says_how_many_pairs_it_rests_on():
     assert (few.complete, few.told()) == (False, "2 sets, 4 of 6 pairs of runs")
     none = over_sets(difference_by_set(without(runs, "lora", 3, "a"), "lora", "block_lora"))
     assert none.told() == "1 of 2 sets, 3 of 6 pairs of runs"
+
+
+def test_differences_over_sets_have_a_row_a_number_of_shots():
+    runs = synthetic_runs(sets=("fashion", "mnist", "flags"), shots=(1, 4))
+    by_set = difference_by_set(runs, "block_lora", "frozen_a")
+    by_set.loc[(by_set["shots"] == 4) & (by_set["evaluated_on"] == "mnist"), "mean"] = 0.0
+    rows = over_sets_by_shots(by_set).set_index("shots")
+    assert rows["n"].tolist() == [3, 3]
+    assert rows["sets_above"].tolist() == [3, 2]
+    assert rows["pairs"].tolist() == ["9", "9"]
+    for shots, part in by_set.groupby("shots"):
+        test = stats.ttest_1samp(part["mean"], 0)
+        assert rows.loc[shots, "p_value"] == pytest.approx(test.pvalue)
+        assert rows.loc[shots, "low"] == pytest.approx(test.confidence_interval().low)
 
 
 def test_what_a_caption_says_of_seeds():

@@ -11,8 +11,13 @@ import pytest
 from figure_cases import collapse, number_of_blocks
 from synthetic import synthetic_runs
 
-from blocklora_lib.analysis.comparisons import set_differences
-from blocklora_lib.analysis.summaries import AVERAGE, domain_summary, robustness
+from blocklora_lib.analysis.summaries import AVERAGE
+from blocklora_lib.analysis.transfer import (
+    domain_summary,
+    robustness,
+    set_differences,
+    source_and_average,
+)
 from blocklora_lib.display.figures import ablation, transfer
 from blocklora_lib.display.style import TEXT_WIDTH, save_figure
 
@@ -71,6 +76,22 @@ def test_differences_are_paired_by_seed_and_averaged_over_the_targets_alone(diff
     assert at.loc[("block_lora", "lora", AVERAGE), "n"] == 2
     assert not (differences["method"] == differences["against"]).any()
     assert "zero_shot" not in set(differences["method"])
+
+
+def test_the_source_stands_beside_the_average_of_the_others(differences):
+    rows = source_and_average(differences, "source").set_index(["method", "against"])
+    assert list(rows.index) == [
+        *(("lora", "zero_shot"), ("block_lora", "zero_shot"), ("block_lora", "lora"))
+    ]
+    row = rows.loc["lora", "zero_shot"]
+    assert (row["on_source"], row["on_others"]) == pytest.approx((20, 4))
+    assert (row["gained"], row["sets"], row["seeds"]) == (1, 2, "3")  # of 10 and -2 points
+    at = differences.set_index(["method", "against", "evaluated_on"])
+    assert row["low"] == at.loc[("lora", "zero_shot", AVERAGE), "low"]
+    twice = pd.concat([differences.assign(shots=k) for k in (1, 16)], ignore_index=True)
+    assert source_and_average(twice, "source")["shots"].value_counts().to_dict() == {1: 3, 16: 3}
+    alone = differences[differences["evaluated_on"] == "source"]  # nothing to average
+    assert source_and_average(alone, "source").empty
 
 
 def test_one_seed_and_one_target_have_no_interval():

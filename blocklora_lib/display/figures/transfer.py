@@ -29,7 +29,7 @@ from .panels import AVERAGE_SHADE, draw_interval, draw_shots, method_handles
 
 @in_style
 def differences_by_set(rows: pd.DataFrame, titles: Mapping[str, str], source: str) -> Figure:
-    """Draw set_differences of comparisons, a panel for each `against`: source, other sets, their
+    """Draw transfer.set_differences, a panel for each `against`: source, other sets, their
     average.
 
     A mean that is not complete is a hollow marker.
@@ -116,7 +116,7 @@ def robustness_plane(rows: pd.DataFrame) -> Figure:
     """Draw mean accuracy on the variants against accuracy on the source, a path over shots for each
     method.
 
-    rows: method, method_label, shots, source, variants (%), complete, of summaries.robustness.
+    rows: method, method_label, shots, source, variants (%), complete, of transfer.robustness.
     Markers grow with the shots: methods end close together, where numbers beside the points would
     cover each other.
     """
