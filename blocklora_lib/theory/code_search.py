@@ -1,0 +1,210 @@
+"""The search for short codes of adapters on data sets, with and without a prior from half of the data.
+
+A bound of `bounds.occam_bound` needs three numbers of a code: its bits, its wrong answers on the
+sample, and the size of the sample. The search may look at the sample as often as it likes, since
+only what a code says is paid for; what is scored is decoded from the code's bytes alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ..adapters.config import AdapterConfig
+from ..clip.backbone import Backbone
+from ..core.devices import repeatable
+from ..data.sampling import draw
+from ..learning.contract import Context
+from ..methods import get_method
+from ..runs.profile import Profile
+from ..runs.workbench import Workbench
+from . import compression
+
+Objective = Callable[[], tuple[int, Tensor]]  # (wrong answers, cross-entropy) of the adapter now on
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a code says before its symbols: where adapters sit, k, L and Δ."""
+
+    placement: AdapterConfig
+    dimension: int
+    levels: int
+    scale: float
+
+    @property
+    def payload(self) -> float:
+        """Bits of k symbols of L levels: what choices are ordered by."""
+        return self.dimension * math.log2(self.levels)
+
+    def __str__(self) -> str:
+        targets = "".join(self.placement.targets)
+        return f"{targets} r={self.placement.rank}, k={self.dimension}, L={self.levels}"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A data set's images that may be learnt from (train, then val) and its test images, as pixels.
+
+    tokens: the prompts of its classes.
+    """
+
+    images: Tensor
+    labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
+class Search:
+    """The search's settings: steps of Adam and sweeps of `compression.fit_symbols`; nothing is paid."""
+
+    space: compression.CodeSpace
+    steps: int = 150
+    sweeps: int = 2
+    seed: int = 1  # of the draw and the training of the half
+
+
+def search_codes(
+    bench: Workbench,
+    profile: Profile,
+    sets: Sequence[str],
+    search: Search,
+    tried: Sequence[Choice],
+    smallest: Choice,
+) -> list[dict[str, object]]:
+    """Return a row for zero-shot, for each code that is tried, and for two with a prior from half.
+
+    The last two of a set: Block-LoRA as the profile trains it, on half of the sample, scored on the
+    rest; and the code `smallest` on top of it. Columns: dataset, setting, prior ("fixed beforehand"
+    or "from the data"), bits (of the code), samples, wrong (of the sample), test_error, and decodes:
+    whether the code's bytes gave back the very same adapter (None without a code). With a progress
+    bar.
+    """
+    from tqdm import tqdm
+
+    backbone = bench.backbone(profile.backbone)
+    other = copy.deepcopy(backbone)  # of the half
+    rows, total = [], len(sets) * (len(tried) + 3)
+    with repeatable(bench.place), tqdm(total=total, desc="codes", unit="code") as bar:
+        for name in sets:
+            sample = _sample(bench, backbone, name)
+            drawn = _half(sample, bench.dataset(name).labels("train"), search.seed)
+            found = itertools.chain(
+                _fixed_beforehand(backbone, sample, search, tried),
+                _from_the_data(backbone, other, profile, sample, drawn, search, smallest),
+            )
+            for row in found:
+                rows.append({"dataset": name, **row})
+                bar.update()
+    return rows
+
+
+def _sample(bench: Workbench, backbone: Backbone, name: str) -> Sample:
+    data = bench.dataset(name)
+    splits = [split for split in ("train", "val") if data.manifest.counts.get(split, 0)]
+    images, labels = (torch.cat([of(s) for s in splits]) for of in (data.images, data.labels))
+    tokens = backbone.tokenize(data.prompts)
+    return Sample(images, labels, data.images("test"), data.labels("test"), tokens)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What scores the adapter that is now on a backbone: on n sampled, and on the test images."""
+
+    backbone: Backbone
+    score: Objective
+    test: Objective
+    n: int
+    n_test: int
+
+    @torch.no_grad()
+    def row(self, setting: str, prior: str, bits: int = 0) -> dict[str, object]:
+        found = {"setting": setting, "prior": prior, "bits": bits, "samples": self.n}
+        return found | {"wrong": self.score()[0], "test_error": self.test()[0] / self.n_test}
+
+
+def _model(backbone: Backbone, sample: Sample, chosen: Tensor) -> _Model:
+    """Return what scores on the chosen images of the sample; features are computed once."""
+    score = _objective(backbone, sample.tokens, sample.images[chosen], sample.labels[chosen])
+    test = _objective(backbone, sample.tokens, sample.test_images, sample.test_labels)
+    return _Model(backbone, score, test, int(chosen.sum()), len(sample.test_labels))
+
+
+def _objective(backbone: Backbone, tokens: Tensor, images: Tensor, labels: Tensor) -> Objective:
+    with torch.no_grad():
+        parts = [backbone.encode_images(backbone.preprocess(part)) for part in images.split(250)]
+    features = torch.cat(parts)
+    labels = labels.to(features.device)
+
+    def objective() -> tuple[int, Tensor]:
+        scores = backbone.logit_scale * features @ backbone.encode_prompts(tokens).T
+        return int((scores.argmax(1) != labels).sum()), cross_entropy(scores, labels)
+
+    return objective
+
+
+def _fixed_beforehand(
+    backbone: Backbone, sample: Sample, search: Search, tried: Sequence[Choice]
+) -> Iterator[dict[str, object]]:
+    model = _model(backbone, sample, torch.ones(len(sample.labels), dtype=torch.bool))
+    yield {**model.row("zero-shot", "fixed beforehand"), "decodes": None}
+    for choice in tried:
+        yield _code(model, search, choice, str(choice), "fixed beforehand")
+
+
+def _code(
+    model: _Model, search: Search, choice: Choice, setting: str, prior: str
+) -> dict[str, object]:
+    """Find symbols, write the code to bytes, and score what is decoded from the bytes alone."""
+    where, levels, scale, space = choice.placement, choice.levels, choice.scale, search.space
+    coded = compression.CodedAdapters(model.backbone.model, where, choice.dimension, space.seed)
+    symbols, best = compression.fit_symbols(
+        coded, levels, scale, model.score, search.steps, sweeps=search.sweeps
+    )
+    coded.close()
+    described = compression.AdapterCode(where, levels, scale, tuple(symbols.tolist()))
+    code = compression.decode(compression.encode(described, space), space)
+    again = compression.restore(code, space, model.backbone.model)
+    row = model.row(setting, prior, compression.code_length_bits(code, space))
+    again.close()
+    return {**row, "decodes": row["wrong"] == best[0] and code == described}
+
+
+def _half(sample: Sample, train: Tensor, seed: int) -> Tensor:
+    """Return half of the images of each class, of the train split, which the sample begins with."""
+    return draw(train, int(sample.labels.bincount().min()) // 2, seed)
+
+
+def _from_the_data(
+    backbone: Backbone,
+    other: Backbone,
+    profile: Profile,
+    sample: Sample,
+    drawn: Tensor,
+    search: Search,
+    smallest: Choice,
+) -> Iterator[dict[str, object]]:
+    """Train on all but the images that are drawn, and score on these."""
+    rest = torch.zeros(len(sample.labels), dtype=torch.bool).index_fill(0, drawn, True)
+    shots = len(drawn) // len(sample.tokens)
+    entry = profile.entry("block_lora")
+    images, training = backbone.resize(sample.images[~rest]), profile.training_of(entry)
+    labels = sample.labels[~rest].to(images.device)
+    context = Context(backbone, sample.tokens, images, labels, training, shots, search.seed)
+    method = get_method(entry.registry_name)
+    predictor = method(method.Settings.model_validate(entry.settings)).fit(context)
+    with predictor.inference():  # W + ΔW, in a model of their own
+        other.model.load_state_dict(dict(backbone.model.named_parameters()), strict=False)
+    predictor.close()
+    model = _model(other, sample, rest)
+    yield {**model.row("half: Block-LoRA", "from the data"), "decodes": None}
+    yield _code(model, search, smallest, f"half + {smallest}", "from the data")
