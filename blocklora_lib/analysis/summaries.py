@@ -177,10 +177,11 @@ def gains(runs: pd.DataFrame, shots: int | None = None) -> pd.DataFrame:
     shots = int(runs["shots"].max()) if shots is None else shots
     part = runs[(runs["shots"] == shots) & runs["dataset"].isin(zero.index)]
     if part.empty or shots == 0:
-        known = ", ".join(str(s) for s in sorted(runs["shots"].unique()) if s > 0) or "none"
+        known = ", ".join(str(s) for s in sorted(runs["shots"].unique()) if s > 0)
         raise ValueError(
-            f"no trained run with shots={shots} beside a zero-shot run; shots in this frame: "
-            f"{known}"
+            f"no trained run with shots={shots} beside a zero-shot run; shots in this frame: {known}"
+            if known
+            else "no trained run in this frame, only zero-shot; compute some with `blocklora grid`"
         )
     start = part["dataset"].map(zero)
     return _with_average(part.assign(gain=100.0 * (part["accuracy"].astype(float) - start)), "gain")

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..core.schema import UnknownName, explain
+from ..methods import get_method
 from ..runs.profile import Experiment, MethodEntry, Profile
 
 NAMES = ("datasets", "methods", "shots", "seeds", "rank", "n_blocks")
@@ -113,6 +114,8 @@ def _changes(
         changes["datasets"] = given["datasets"]
     elif needs["datasets"] == "variants":
         changes["datasets"] = (profile.source,)
+    if "methods" in given:
+        _check_trained(profile, given["methods"], () if experiment.vary else needs["baselines"])
     if "methods" in given and experiment.vary:
         if len(given["methods"]) > 1:
             raise ValueError(
@@ -134,6 +137,16 @@ def _changes(
         "seeds": experiment.seeds or profile.seeds,
     }
     return {key: value for key, value in changes.items() if tuple(value) != own[key]}
+
+
+def _check_trained(profile: Profile, given: Sequence[str], baselines: Sequence[str]) -> None:
+    """Refuse methods of which none is trained, beside baselines of which none is."""
+    trained = [e.name for e in profile.methods if get_method(e.registry_name).trains]
+    if not {*given, *baselines} & {*trained}:
+        raise ValueError(
+            f"methods={list(given)}: none is trained, so there is nothing to show; add one of "
+            f"{', '.join(trained)}"
+        )
 
 
 def _shots(experiment: Experiment, given: Sequence[int]) -> list[int]:

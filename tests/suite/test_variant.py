@@ -112,6 +112,16 @@ def test_an_ablation_of_one_number_of_shots_takes_the_nearest():
         ("08_few_shot", dict(n_blocks=4), "rank=2 cannot be cut into n_blocks=4"),
         ("09_cross_dataset", dict(shots=[1, 4]), "give one, and run the notebook once for each"),
         ("11_ablations", dict(methods=["lora", "block_lora"]), "one method's settings are varied"),
+        (
+            "08_few_shot",
+            dict(methods=["zero_shot"]),
+            "none is trained, so .* add one of lora, block",
+        ),
+        (
+            "11_ablations",
+            dict(methods=["zero_shot"]),
+            "none is trained, so there is nothing to show",
+        ),
     ],
 )
 def test_what_cannot_be_varied_so_is_refused(name, given, message):
