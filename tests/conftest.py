@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,36 @@ TOYS = {  # an external set that no one has
     "sources": [{"package": "none", "licence": "none", "attribution": "made by a test"}],
     "folders": {"coop": "toys", "clip_lora": "Toys"},
 }
+
+
+SLOW = 1.5  # seconds of a core
+
+
+def core_seconds() -> float:
+    """Seconds of a core that this process and its children took: others' load is not in them."""
+    kinds = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, kinds))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    before = core_seconds()
+    try:
+        return (yield)
+    finally:
+        item.user_properties.append(("core_seconds", core_seconds() - before))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Name the tests that belong among the slow ones; a clock fails none of them."""
+    took = {
+        report.nodeid: dict(report.user_properties)["core_seconds"]
+        for report in terminalreporter.stats.get("passed", ())
+        if report.when == "call" and "slow" not in report.keywords
+    }
+    for name in sorted(took, key=took.__getitem__, reverse=True)[:20]:
+        if took[name] > SLOW:
+            terminalreporter.write_line(f"not marked slow, {took[name]:.1f} s of a core: {name}")
 
 
 @pytest.fixture(autouse=True, scope="session")

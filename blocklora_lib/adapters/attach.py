@@ -12,7 +12,6 @@ adapters.detach()      # the model as it was
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,23 @@ import torch
 from torch import Tensor, nn
 
 from ..core.schema import AdapterError
-from ..layers.adapted import Adapted, Attachment, fold, holders, is_merged, put, put_back
-from ..layers.names import NamedModules, join
+from ..layers.adapted import (
+    Adapted,
+    AdaptedSites,
+    Attachment,
+    fold,
+    holders,
+    is_merged,
+    put,
+    put_back,
+)
+from ..layers.names import join
 from ..layers.surroundings import bar_nested_tensors, freeze, unfreeze, unwatch, watch
 from ..layers.used_weight import stored
 from . import files as adapter_files
 from .config import AdapterConfig
 from .fitting import Plan, fit, plan
-from .sites import attention_sites, linear_sites
+from .sites import Pattern, attention_sites, linear_sites
 from .updates import Adapter
 
 
@@ -48,7 +56,7 @@ def attach(
 
 def attach_linear(
     model: nn.Module,
-    names: str | re.Pattern | Iterable[str | re.Pattern],
+    names: str | Pattern | Iterable[str | Pattern],
     config: AdapterConfig,
     generator: torch.Generator | None = None,
 ) -> AdapterSet:
@@ -61,7 +69,7 @@ def attach_linear(
 
 def find_adapters(model: nn.Module) -> list[AdapterSet]:
     """Return the adapter sets on a model, in its order: the handle of a copy."""
-    sites: dict[int, tuple[Attachment, NamedModules]] = {}
+    sites: dict[int, tuple[Attachment, AdaptedSites]] = {}
     for name, module in model.named_modules():
         if isinstance(module, Adapted) and isinstance(module.adapters, nn.ModuleDict):
             attachment = module.attached.attachment
@@ -93,21 +101,22 @@ class AdapterSet:
     else that it says is read off the model, so two sets of the same adapters agree.
     """
 
-    def __init__(self, model: nn.Module, attachment: Attachment, sites: NamedModules):
+    def __init__(self, model: nn.Module, attachment: Attachment, sites: AdaptedSites):
         self.model, self._attachment, self._sites = model, attachment, sites
-        self.config, self.extra = attachment.config, attachment.extra
+        self.config: AdapterConfig = attachment.config
+        self.extra = attachment.extra
         self.adapters: dict[str, Adapter] = {
             join(name, target): adapter
             for name, module in sites
             for target, adapter in module.adapters.items()
         }
-        self._kinds = {
+        self._kinds: dict[str, adapter_files.Kind] = {
             name: "attention" if isinstance(module, nn.MultiheadAttention) else "linear"
             for name, module in sites
         }
 
     @property
-    def sites(self) -> NamedModules:
+    def sites(self) -> AdaptedSites:
         """The adapted modules by name; none after `detach`."""
         return [
             (name, module)
@@ -216,7 +225,7 @@ class AdapterSet:
         unwatch(self.model, self._attachment)
         for _, module in self.sites:
             for holder in holders(module):
-                holder.__class__ = holder.attached.own_class
+                object.__setattr__(holder, "__class__", holder.attached.own_class)
                 del holder.adapters, holder.attached
         bar_nested_tensors(self.model)
         unfreeze(self.model)

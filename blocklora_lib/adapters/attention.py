@@ -8,6 +8,7 @@ W + ΔW (`adapted.py`).
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class AdaptedMultiheadAttention(Adapted, nn.MultiheadAttention):
     E = embed_dim, H heads of width D = E/H, N sequences of L queries and S keys.
     """
 
-    adapters: nn.ModuleDict  # keys among "q", "k", "v", "o"
+    adapters: Any  # nn.ModuleDict, keys among "q", "k", "v", "o"
     in_proj_weight = read_as_used("in_proj_weight")
     q_proj_weight = read_as_used("q_proj_weight")
     k_proj_weight = read_as_used("k_proj_weight")
@@ -158,7 +159,7 @@ def refuse_training(module: nn.Module) -> None:
 def can_project(attention: nn.Module) -> bool:
     """Whether `qkv_projection`, attention and `output_projection` are this module's forward."""
     adapted = isinstance(attention, AdaptedMultiheadAttention)
-    merged = adapted and is_merged(attention)
+    merged = isinstance(attention, Adapted) and is_merged(attention)
     return (
         (type(attention) is nn.MultiheadAttention or adapted)
         and stored(attention, "in_proj_weight") is not None
@@ -188,9 +189,8 @@ def frozen_qkv(attention: nn.MultiheadAttention, x: Tensor, targets: str) -> Ten
 
 def output_projection(attention: nn.MultiheadAttention, context: Tensor) -> Tensor:
     """Return the o projection, its adapter included. context: (..., E) -> (..., E)."""
-    adapted = isinstance(attention, AdaptedMultiheadAttention)
-    (adapter,) = attention.active("o") if adapted else (None,)
-    return project(context, stored(attention.out_proj, "weight"), attention.out_proj.bias, adapter)
+    own = attention.active("o") if isinstance(attention, AdaptedMultiheadAttention) else [None]
+    return project(context, stored(attention.out_proj, "weight"), attention.out_proj.bias, *own)
 
 
 def add_updates(base: Tensor, x: Tensor, adapters: list[Adapter | None]) -> Tensor:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 TARGETS = ("q", "k", "v", "o")
 TOWERS = ("vision", "text")
@@ -56,7 +63,7 @@ class AdapterConfig(BaseModel):
 
     @field_validator("targets", "towers")
     @classmethod
-    def _known_names(cls, names: tuple[str, ...], info) -> tuple[str, ...]:
+    def _known_names(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         known = TARGETS if info.field_name == "targets" else TOWERS
         for name in names:
             if name not in known:

@@ -7,6 +7,8 @@ each.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -48,14 +50,16 @@ class DroppedProjection(torch.autograd.Function):
     """h_j = Σ_i (x ∘ M_j)_i A_j over the n input blocks; backward forms x ∘ M_j again."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, downs: Tensor, noise: Tensor, threshold: int, n: int) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, downs: Tensor, noise: Tensor, threshold: int, n: int
+    ) -> Tensor:
         ctx.save_for_backward(x, downs, noise)
         ctx.threshold, ctx.n = threshold, n
         masked = mask(noise, threshold, out=x.new_empty(noise.shape)).mul_(x)
         return torch.bmm(sum_blocks(masked, n), downs.mT)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         x, downs, noise = ctx.saved_tensors
         in_place = plain_eager(grad) and not torch.is_grad_enabled()
         buffer = x.new_empty(noise.shape) if in_place else None  # one for both products

@@ -22,13 +22,14 @@ FORMAT = "blocklora-adapter"
 FORMAT_VERSION = "1"
 # halves are widened exactly
 FORMATS = torch.float16, torch.bfloat16, torch.float32, torch.float64
-SITES = TypeAdapter(dict[str, Literal["attention", "linear"]])
+Kind = Literal["attention", "linear"]
+SITES = TypeAdapter(dict[str, Kind])
 EXTRA = TypeAdapter(dict[str, str])
 
 
 class AdapterFile(NamedTuple):
     config: AdapterConfig
-    sites: dict[str, str]  # module name -> "attention" or "linear"
+    sites: dict[str, Kind]  # by the name of its module
     tensors: dict[str, Tensor]  # "<module>.<target>.<tensor>"
     extra: dict[str, str]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -21,15 +21,15 @@ from . import files as adapter_files
 from .attention import AdaptedLinear, AdaptedMultiheadAttention
 from .config import AdapterConfig
 from .sites import attention_sites
-from .updates import Adapter, make_adapter
+from .updates import make_adapter
 
 
 class Plan(NamedTuple):
     """What attaching to one module will do."""
 
-    module: nn.Module
+    module: Any  # the nn.Linear or nn.MultiheadAttention that becomes an Adapted
     adapted: type[Adapted]
-    adapters: nn.ModuleDict | dict[str, Adapter]
+    adapters: nn.ModuleDict | dict[str, nn.Module]
     attached: Attached
 
 
@@ -43,9 +43,10 @@ def plan(
         refuse_reading_owners(model, sites)
     attachment, planned = Attachment(config), []
     for name, module in sites:
-        (check_attention if isinstance(module, nn.MultiheadAttention) else check_linear)(
-            name, module
-        )
+        if isinstance(module, nn.MultiheadAttention):
+            check_attention(name, module)
+        else:
+            check_linear(name, module)
         adapters = nn.ModuleDict()
         for target, (d_in, d_out) in projection_shapes(module, config.targets).items():
             try:
@@ -59,7 +60,7 @@ def plan(
 
 
 def plan_site(
-    name: str, module: nn.Module, adapters: nn.ModuleDict, attachment: Attachment
+    name: str, module: Any, adapters: nn.ModuleDict, attachment: Attachment
 ) -> list[Plan]:
     """Return what happens to a module and, with an adapter on o, to its output projection."""
     if isinstance(module, nn.Linear):
@@ -84,12 +85,12 @@ def plan_site(
 def plan_module(
     name: str,
     module: nn.Module,
-    adapted: type[Adapted],
-    adapters: nn.ModuleDict | dict[str, Adapter],
+    adapted: Any,
+    adapters: nn.ModuleDict | dict[str, nn.Module],
     attachment: Attachment,
     weights: dict[str, AdaptedWeight],
 ) -> Plan:
-    own = type(module)
+    own: Any = type(module)
     if own not in (nn.Linear, nn.MultiheadAttention):
         try:  # its layout and metaclass must allow a subclass that instances can change to
             adapted = adapted_class(own, adapted)
@@ -103,7 +104,7 @@ def plan_module(
     return Plan(module, adapted, adapters, Attached(name, own, attachment, weights))
 
 
-def projection_shapes(module: nn.Module, targets: tuple[str, ...]) -> dict[str, tuple[int, int]]:
+def projection_shapes(module: Any, targets: tuple[str, ...]) -> dict[str, tuple[int, int]]:
     """Return (d_in, d_out) of each projection to adapt."""
     if isinstance(module, nn.Linear):
         return {"weight": (module.in_features, module.out_features)}

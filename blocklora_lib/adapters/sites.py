@@ -13,6 +13,8 @@ from ..core.schema import AdapterError
 from ..layers.names import NamedModules, join, parent
 from .config import AdapterConfig
 
+Pattern = re.Pattern[str]
+
 
 def attention_sites(model: nn.Module, config: AdapterConfig) -> NamedModules:
     """Return the attention modules, in order, of the towers and layers that `config` names."""
@@ -82,9 +84,7 @@ def no_attention(tower: str, prefix: str, module: nn.Module) -> str:
     )
 
 
-def linear_sites(
-    model: nn.Module, names: str | re.Pattern | Iterable[str | re.Pattern]
-) -> NamedModules:
+def linear_sites(model: nn.Module, names: str | Pattern | Iterable[str | Pattern]) -> NamedModules:
     """Return the linear layers, in the model's order, that any name, glob or pattern matches."""
     patterns = [names] if isinstance(names, str | re.Pattern) else list(names)
     if not patterns:
@@ -109,7 +109,7 @@ def linear_sites(
     return [(name, m) for name, m in model.named_modules() if id(m) in ids]
 
 
-def matches(pattern: str | re.Pattern, name: str) -> bool:
+def matches(pattern: str | Pattern, name: str) -> bool:
     return (
         bool(pattern.search(name))
         if isinstance(pattern, re.Pattern)
@@ -118,7 +118,7 @@ def matches(pattern: str | re.Pattern, name: str) -> bool:
 
 
 def nothing_matched(
-    pattern: str | re.Pattern, modules: dict[str, nn.Module], linear: list[str]
+    pattern: str | Pattern, modules: dict[str, nn.Module], linear: list[str]
 ) -> str:
     shown = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
     other = next((n for n in modules if n and matches(pattern, n)), None)

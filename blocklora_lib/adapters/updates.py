@@ -201,7 +201,7 @@ class FrozenAInputBlockLoRA(InputBlockLoRA):
         freeze_a(self)
 
 
-def freeze_a(adapter: Adapter) -> None:
+def freeze_a(adapter: BlockLoRA | InputBlockLoRA) -> None:
     """Make A_s a buffer: saved and moved with the adapter, never trained."""
     start = adapter.A_s.detach()
     del adapter.A_s
@@ -230,7 +230,7 @@ def make_adapter(
     """Build the adapter of a projection d_in -> d_out. No generator: torch's global one."""
     refuse_size(config, d_in, d_out)
     along_input = config.reading == "input"
-    classes: dict[str, type[Adapter]] = {
+    classes: dict[str, Callable[..., Adapter]] = {
         "lora": LoRA,
         "block_lora": InputBlockLoRA if along_input else BlockLoRA,
         "frozen_a": FrozenAInputBlockLoRA if along_input else FrozenABlockLoRA,

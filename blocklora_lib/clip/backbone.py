@@ -53,7 +53,7 @@ class Backbone(nn.Module):
         from open_clip import get_model_preprocess_cfg
         from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
-        self.model = model.requires_grad_(False).eval()
+        self.model: Any = model.requires_grad_(False).eval()  # of any of open_clip's classes
         self.spec, self.weights = spec, dict(weights or {})
         self._tokenizer = tokenizer
         config = merge_preprocess_dict(PreprocessCfg(), get_model_preprocess_cfg(model))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock, Transformer, VisionTransformer
@@ -25,7 +26,7 @@ from .recomputation import recomputed
 from .untouched import has_own_encoders, untouched
 
 
-def encode_images(model: nn.Module, images: Tensor, checkpointing: bool = False) -> Tensor:
+def encode_images(model: Any, images: Tensor, checkpointing: bool = False) -> Tensor:
     """model.encode_image: (B, 3, H, W) -> (B, d).
 
     checkpointing: keep only the input of each block for the backward pass, and compute the block
@@ -34,7 +35,7 @@ def encode_images(model: nn.Module, images: Tensor, checkpointing: bool = False)
     # open_clip's own forward takes one at least; of none there is a gradient too, zero
     if len(images) == 0:
         return encode_images(model, images.new_zeros(1, *images.shape[1:]), checkpointing)[:0]
-    visual = model.visual
+    visual: Any = model.visual
     plain = (
         is_eager() and has_own_encoders(model) and _reads_class_token(visual) and untouched(visual)
     )
@@ -51,11 +52,11 @@ def encode_images(model: nn.Module, images: Tensor, checkpointing: bool = False)
 class TextTower:
     """The parts of a text tower, which CLIP keeps itself and CustomTextCLIP in its .text."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
         self.parts = getattr(model, "text", model)
         self.pool = getattr(self.parts, "text_pool_type", getattr(self.parts, "pool_type", None))
-        self.eos_id = getattr(self.parts, "text_eos_id", getattr(self.parts, "eos_id", None))
+        self.eos_id: Any = getattr(self.parts, "text_eos_id", getattr(self.parts, "eos_id", None))
 
     @property
     def can_pack(self) -> bool:
@@ -74,7 +75,7 @@ class TextTower:
         parts, own = self.parts, dict(self.parts.named_children())
         if parts is self.model:
             own.pop("visual", None)  # CLIP holds the image tower beside the parts of its text tower
-            whole = own.values()
+            whole = list(own.values())
         else:
             whole = [parts]
         return (

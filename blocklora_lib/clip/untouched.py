@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transformer import (
@@ -82,7 +83,7 @@ def _kind(module: nn.Module) -> type[nn.Module]:
     return type(module).__bases__[-1] if isinstance(module, Adapted) else type(module)
 
 
-def _code(kind: type[nn.Module]) -> tuple:
+def _code(kind: type[nn.Module]) -> tuple[Any, ...]:
     return tuple(getattr(kind, name, None) for name in STOOD_IN_FOR)
 
 
@@ -95,13 +96,13 @@ def _has_own_code(kind: type[nn.Module]) -> bool:
 
 def _replaced(module: nn.Module) -> bool:
     """Whether an attribute of the instance, or a compiled call, stands before a class's method."""
-    return module._compiled_call_impl is not None or not _methods(type(module)).isdisjoint(
-        vars(module)
-    )
+    kind: Any = type(module)
+    changed = not _methods(kind).isdisjoint(vars(module))
+    return module._compiled_call_impl is not None or changed
 
 
 @cache
-def _methods(kind: type[nn.Module]) -> frozenset[str]:
+def _methods(kind: Any) -> frozenset[str]:
     return frozenset(name for name in dir(kind) if callable(getattr(kind, name)))
 
 

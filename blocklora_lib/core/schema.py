@@ -102,7 +102,7 @@ def _with_tuples(value: Any) -> Any:
     return {k: _with_tuples(v) for k, v in value.items()} if type(value) is dict else value
 
 
-class FrozenDict(dict):
+class FrozenDict(dict[str, Any]):
     """A dict of plain values that can be hashed and not changed; lists inside become tuples."""
 
     def __init__(self, items: Any = ()) -> None:
@@ -116,10 +116,10 @@ class FrozenDict(dict):
             "settings of a run spec cannot be changed; make a new spec with the other value"
         )
 
-    __setitem__ = __delitem__ = __ior__ = _refuse  # type: ignore[assignment]
-    clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return FrozenDict, (dict(self),)
 
 

@@ -13,9 +13,10 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ..core.files import ABSENT, FORBIDDEN, NO_FILE
 from ..core.user_cache import recall, remember
@@ -23,6 +24,8 @@ from ..core.user_cache import recall, remember
 RECENT = 5 * 10**9  # ns before the reading in which a change makes a file's times no witness
 WORKERS = 8  # reading waits for the disk, and hashing does not hold the interpreter
 TOLD = 2000  # files to read from which on it is said
+
+T = TypeVar("T")
 
 
 def file_digests(folder: Path, paths: Sequence[str]) -> list[str]:
@@ -38,7 +41,7 @@ def file_digests(folder: Path, paths: Sequence[str]) -> list[str]:
     }
     todo = [path for path in seen if path not in found]
     if todo:
-        fresh: dict[str, list] = {}
+        fresh: dict[str, list[Any]] = {}
         with ThreadPoolExecutor(WORKERS) as pool:
             read = pool.map(lambda path: _digest(folder / path), todo)
             for path, (stamp, digest, settled) in zip(
@@ -90,7 +93,7 @@ def _numbers(status: os.stat_result) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev]
 
 
-def _read(name: str) -> dict[str, list]:
+def _read(name: str) -> dict[str, list[Any]]:
     """What is known of a folder's files: path -> [stamp, digest]; all else is left out."""
     try:
         facts = json.loads(recall(name) or "{}")
@@ -103,7 +106,7 @@ def _read(name: str) -> dict[str, list]:
         return {}
 
 
-def _bar(values, total: int, folder: Path):
+def _bar(values: Iterator[T], total: int, folder: Path) -> Iterable[T]:
     """The values, with a bar on a terminal where there are many, else one line."""
     if total < TOLD:
         return values

@@ -8,6 +8,7 @@ import io
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,11 +19,11 @@ from .draw import bundle_items, split_items
 from .image_files import ImageFiles
 from .layouts import Item, items
 from .local import local_manifest
-from .manifest import Manifest
+from .manifest import Manifest, Split
 from .problems import DataError, command, remedy
 from .roots import data_root, find_folder, is_fake
 
-SPLITS = ("train", "val", "test")
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _COLUMNS = ["image", "label", "split"]
 
 
@@ -34,6 +35,7 @@ class Dataset:
 
     def __init__(self, manifest: Manifest, root: Path | None = None) -> None:
         self.manifest, self.is_fake = manifest, False
+        self._encoded: dict[str, list[Any]]  # bytes of a bundle's images, paths of files
         self._images: dict[str, Tensor | ImageFiles] = {}
         self._faults: dict[tuple[Path, bool], str] = {}
         if manifest.kind == "bundle":
@@ -164,7 +166,7 @@ def load_dataset(name: str, folder: Path = MANIFESTS, root: Path | None = None) 
 def _read_folder(
     manifest: Manifest, folder: Path
 ) -> tuple[dict[str, list[Path]], dict[str, Tensor]]:
-    found = {split: items(manifest, folder, split) for split in SPLITS}
+    found: dict[str, list[Item]] = {split: items(manifest, folder, split) for split in SPLITS}
     paths = {split: [folder / item.path for item in part] for split, part in found.items()}
     return paths, {
         s: torch.tensor([item.label for item in part], dtype=torch.int64)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -193,7 +193,7 @@ def _reason(path: Path, error: Exception) -> str:
     return f"cannot be decoded ({text})"
 
 
-def _unfit(path: Path, image: Image.Image) -> str:
+def _unfit(path: Path, image: Any) -> str:
     """Why an image's values have no sure meaning as pixels, or its shape none as a view; or ''."""
     short, long = sorted(image.size)
     if short < 1 or long > LONGEST * short:
@@ -230,8 +230,8 @@ def _unfit(path: Path, image: Image.Image) -> str:
     )
 
 
-def _numbers(image: Image.Image, tag: int) -> tuple[int, ...]:
-    found = image.tag_v2.get(tag, ())  # type: ignore[attr-defined]
+def _numbers(image: Any, tag: int) -> tuple[int, ...]:
+    found = image.tag_v2.get(tag, ())
     return found if isinstance(found, tuple) else (found,)
 
 
@@ -268,7 +268,7 @@ def _orientation(image: Image.Image) -> int:
     return turn if turn in TURNS else 1
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def _eight_bits(image: Any) -> Any:
     """Return the image with 8 bits a channel, its transparent value in the same scale."""
     raw = image.tile[0].args if image.format == "PNG" and image.tile else None
     clear = image.info.get("transparency")

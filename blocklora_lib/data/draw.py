@@ -19,15 +19,16 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from pydantic import StrictInt, StrictStr
 
 from ..core.schema import Strict, UnknownName
 from .layouts import Item, items
-from .manifest import Manifest
+from .manifest import Manifest, Split
 
 DRAWS = ("coop", "clip_lora", "nested")
-SPLITS = ("train", "val")
+SPLITS: tuple[Split, ...] = ("train", "val")
 Rows = tuple[tuple[StrictStr, StrictInt, StrictStr], ...]
 
 
@@ -63,7 +64,7 @@ class Draw(Strict):
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def rows_checksum(train: Iterable[Sequence], val: Iterable[Sequence]) -> str:
+def rows_checksum(train: Iterable[Sequence[object]], val: Iterable[Sequence[object]]) -> str:
     """SHA-256 of the canonical JSON of {"train": [[path, label, classname], ...], "val": ...}."""
     seen = {"train": [list(row) for row in train], "val": [list(row) for row in val]}
     return hashlib.sha256(
@@ -101,6 +102,7 @@ def make_draw(
             )
     if shots < 1 and how != "clip_lora":
         raise ValueError(f"shots={shots}; a draw takes at least 1 image a class")
+    chosen: Sequence[Any]  # of numbers in train, and in val_from
     if how == "coop":
         chosen = draw_coop(labels, val_labels, shots, seed)
     elif how == "nested":
@@ -114,8 +116,8 @@ def make_draw(
         draw=how,
         shots=shots,
         seed=seed,
-        train=tuple(tuple(train[int(i)]) for i in chosen[0]),
-        val=tuple(tuple(val_from[int(i)]) for i in chosen[1]),
+        train=tuple((*train[int(i)],) for i in chosen[0]),
+        val=tuple((*val_from[int(i)],) for i in chosen[1]),
     )
 
 

@@ -139,18 +139,18 @@ def _match(path: Path, name: str, rows: Rows, split: Mapping[str, Sequence[Item]
     for given, label, _ in rows:
         wanted = _slashes(given)
         candidates = by_name.get(PurePosixPath(wanted).name, {})
-        item = candidates.get(wanted) or _longest(wanted, candidates.values())
-        if item is None:
+        known = candidates.get(wanted) or _longest(wanted, candidates.values())
+        if known is None:
             raise ValueError(
                 f"{path}: image {given!r} is not in the {name} split of the set (or not by one "
                 "file only); use the split file that the draw was made from"
             )
-        if item.label != label:
+        if known.label != label:
             raise ValueError(
-                f"{path}: image {given!r} has label {label}, the split says {item.label} "
-                f"({item.classname}); use the split file that the draw was made from"
+                f"{path}: image {given!r} has label {label}, the split says {known.label} "
+                f"({known.classname}); use the split file that the draw was made from"
             )
-        found.append(tuple(item))
+        found.append((*known,))
     return tuple(found)
 
 

@@ -30,7 +30,7 @@ KEPT_BYTES = 4 * 2**30
 WORKERS = min(8, os.cpu_count() or 1)  # PIL decodes and resizes without holding the interpreter
 
 T = TypeVar("T")
-_END = object()
+_END: Any = object()
 
 
 class ImageFiles:
@@ -155,8 +155,9 @@ def crop_box(height: int, width: int, smallest: float, generator: torch.Generato
         ratio = torch.exp(torch.empty(1).uniform_(low, high, generator=generator)).item()
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            top = torch.randint(0, height - h + 1, (1,), generator=generator).item()
-            return top, torch.randint(0, width - w + 1, (1,), generator=generator).item(), h, w
+            top = torch.randint(0, height - h + 1, (1,), generator=generator)
+            left = torch.randint(0, width - w + 1, (1,), generator=generator)
+            return int(top), int(left), h, w
     w, h = width, height
     if width / height < RATIO[0]:
         h = round(w / RATIO[0])

@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 from ..core.files import read_text
 from ..core.json_data import parse_json
 from ..core.schema import UnknownName, near
-from .manifest import Manifest
+from .manifest import Manifest, Split
 from .problems import DataError, MissingData, again, remedy
 
-SPLITS = ("train", "val", "test")
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 # CoOp cuts a set without official splits 0.5 / 0.2 / 0.3 (datasets/dtd.py); what is left is train
 VAL, TEST = 0.2, 0.3
 
@@ -41,7 +41,7 @@ class Item(NamedTuple):
     classname: str
 
 
-def items(manifest: Manifest, folder: Path, split: str) -> list[Item]:
+def items(manifest: Manifest, folder: Path, split: Split) -> list[Item]:
     """Return the items of a split in the split file's order (class folders: by class and name).
 
     `folder` is the dataset's own folder, as `roots.find_folder` returns it. A split that the set
@@ -73,7 +73,7 @@ def items(manifest: Manifest, folder: Path, split: str) -> list[Item]:
     return list(reader(manifest, folder, split))
 
 
-def image_folder(manifest: Manifest, folder: Path, split: str, listed: bool = False) -> str:
+def image_folder(manifest: Manifest, folder: Path, split: Split, listed: bool = False) -> str:
     """Return where a split's images lie, relative to `folder`: the manifest's first that exists.
 
     ImageNet's differs between CoOp and CLIP-LoRA under one name: DataError if both are there and
@@ -124,7 +124,7 @@ def under(base: str, path: str) -> str | None:
     return str(PurePosixPath(base) / inner)
 
 
-def _split_json(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
+def _split_json(manifest: Manifest, folder: Path, split: Split) -> Iterator[Item]:
     assert manifest.split_file
     path = folder / manifest.split_file.name
     again = remedy(manifest, folder, path)
@@ -175,7 +175,7 @@ def _item(
     return Item(path, label, expected)
 
 
-def _variant_lists(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
+def _variant_lists(manifest: Manifest, folder: Path, split: Split) -> Iterator[Item]:
     again = remedy(manifest, folder, folder)  # the lists come with the images
     for key in ("classes", split):
         if key not in manifest.annotations:
@@ -204,7 +204,7 @@ def _variant_lists(manifest: Manifest, folder: Path, split: str) -> Iterator[Ite
         yield _item(manifest, file, where, again, base, f"{image}.jpg", labels[name], name)
 
 
-def class_folder_items(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
+def class_folder_items(manifest: Manifest, folder: Path, split: Split) -> Iterator[Item]:
     """Items of a folder per class, by class, then by path; a class without a folder has none."""
     from .user_images import images
 
@@ -218,7 +218,7 @@ def class_folder_items(manifest: Manifest, folder: Path, split: str) -> Iterator
             yield Item(str(PurePosixPath(base) / name / image), label, classname)
 
 
-def own_items(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
+def own_items(manifest: Manifest, folder: Path, split: Split) -> Iterator[Item]:
     """Items of one's own images, by class, then by path; a set without splits is cut by its seed.
 
     A class is cut by a stream of its own, seeded with the split seed and its folder's name: another
@@ -248,7 +248,7 @@ def own_items(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
         )
 
 
-def _mat(manifest: Manifest, folder: Path, split: str) -> Iterator[Item]:
+def _mat(manifest: Manifest, folder: Path, split: Split) -> Iterator[Item]:
     base = image_folder(manifest, folder, split, listed=True)
     files = manifest.annotations
     # Flowers102: one label an image, and the numbers (from 1) of each split's images

@@ -232,7 +232,8 @@ class Manifest(Strict):
         }.get(self.layout, (*always, "annotations"))
         if missing := [key for key in needs if not getattr(self, key)]:
             raise ValueError(f"layout {self.layout} needs {', '.join(missing)}")
-        for read in (self, *self.alternatives):
+        readings: tuple[Manifest | Alternative, ...] = (self, *self.alternatives)
+        for read in readings:
             lists = {"classes", *read.images} if read.layout == "variant_lists" else {*read.images}
             pair = read.layout == "mat" and {"labels", "splits"} <= {*read.annotations}
             if read.layout in ("variant_lists", "mat") and not (

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -69,7 +70,7 @@ def data_checksum(manifests: Iterable[Manifest]) -> str:
     return hashlib.sha256(json.dumps(seen, separators=(",", ":")).encode()).hexdigest()
 
 
-def _reading(manifest: Manifest) -> list[dict]:
+def _reading(manifest: Manifest) -> list[dict[str, Any]]:
     """What decides which file of an external set is of which class and split, and how seen."""
     if manifest.kind == "bundle":
         return []

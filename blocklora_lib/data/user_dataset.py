@@ -15,7 +15,7 @@ from .class_names import class_name
 from .content import file_digests
 from .decoding import Loading
 from .layouts import Item, own_items
-from .manifest import Manifest
+from .manifest import Manifest, Source, Split
 from .manifest_files import manifest_names, manifest_yaml, read_manifest
 from .problems import DataError, again, shell
 from .user_folder import look
@@ -55,7 +55,7 @@ def own_manifest(
             template=template,
             counts={},
             licence=LICENCE,
-            sources=({"package": "own images", "licence": LICENCE, "attribution": folder.name},),
+            sources=(Source(package="own images", licence=LICENCE, attribution=folder.name),),
             notes=f"the images of {shell([str(folder)])}",
             split_seed=seed if cut else None,
             image_loading=image_loading,
@@ -102,7 +102,7 @@ def write_own(
     return manifest
 
 
-def _digest(folder: Path, found: dict[str, list[Item]]) -> str:
+def _digest(folder: Path, found: dict[Split, list[Item]]) -> str:
     """SHA-256 of the splits by path, label and content: other images are another dataset."""
     contents = iter(file_digests(folder, [item.path for part in found.values() for item in part]))
     rows = [

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from .class_names import as_read, check_name, class_name, distinct
+from .manifest import Split
 from .problems import DataError, MissingData, again, move, move_away, shell
 from .user_images import class_folders, entries_of, hidden, images, is_dir, listed, some, told
 
 # what a split's folder is called, in any case
-SPLIT_NAMES = {
+SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
@@ -23,7 +24,7 @@ class Folder(NamedTuple):
     """One's own images. splits: each split's folder ('.' without any). classes: their folders."""
 
     place: Path
-    splits: dict[str, str]
+    splits: dict[Split, str]
     classes: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -71,10 +72,10 @@ def look(folder: Path) -> Folder:
     return Folder(folder, splits, classes, tuple(notes))
 
 
-def _splits(folder: Path, tops: list[str]) -> dict[str, str]:
+def _splits(folder: Path, tops: list[str]) -> dict[Split, str]:
     """The folder of each split; none where folders are classes, even if called train or test."""
-    known = {name: split for split, names in SPLIT_NAMES.items() for name in names}
-    known |= dict.fromkeys(UNCLEAR, "")
+    known: dict[str, Split | Literal[""]] = dict.fromkeys(UNCLEAR, "")
+    known |= {name: split for split, names in SPLIT_NAMES.items() for name in names}
     named = [name for name in tops if name.lower() in known]
     holding = [name for name in named if _holds_folders(folder / name)]
     if not holding:
@@ -112,7 +113,7 @@ def _splits(folder: Path, tops: list[str]) -> dict[str, str]:
         raise DataError(
             folder, what, " && ".join(move_away(folder, folder / name) for name in flat)
         )
-    splits: dict[str, str] = {}
+    splits: dict[Split, str] = {}
     for name in holding:
         split = known[name.lower()]
         if not split:
@@ -184,8 +185,8 @@ def _classes(
 
 def _spelled_as_in_train(
     folder: Path,
-    splits: dict[str, str],
-    split: str,
+    splits: dict[Split, str],
+    split: Split,
     names: tuple[str, ...],
     classes: tuple[str, ...],
 ) -> None:

@@ -34,7 +34,8 @@ def images(place: Path) -> Images:
 
     paths: list[str] = []
     left: dict[str, list[str]] = {}
-    known, todo = endings(), [("", (os.path.realpath(place),))]
+    known = endings()
+    todo: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(place),))]
     while todo:
         inner, above = todo.pop()
         for entry in entries_of(place / inner):
@@ -71,7 +72,7 @@ def of_classes(place: Path, classes: Sequence[str]) -> list[str]:
     return list(told(left))
 
 
-def entries_of(place: Path) -> list[os.DirEntry]:
+def entries_of(place: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(place) as entries:
             return sorted(entries, key=lambda entry: entry.name)
@@ -80,7 +81,7 @@ def entries_of(place: Path) -> list[os.DirEntry]:
         raise DataError(place, what, shell(["ls", "-ld", str(place)])) from None
 
 
-def is_dir(entry: os.DirEntry) -> bool:
+def is_dir(entry: os.DirEntry[str]) -> bool:
     """Whether it is a folder or a link to one; a link in a circle is none."""
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
@@ -89,7 +90,7 @@ def hidden(name: str) -> bool:
     return name.startswith(".") or name in JUNK
 
 
-def _is_image(entry: os.DirEntry, known: frozenset[str]) -> bool:
+def _is_image(entry: os.DirEntry[str], known: frozenset[str]) -> bool:
     """By its ending, of a link to nowhere too, which is then missed by name; or by its content."""
     from .decoding import is_image
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.schema import AdapterError, Strict
+from ..core.schema import AdapterError
 from .update import Update
 from .used_weight import stored, used
 
@@ -35,7 +35,7 @@ FITS_NOTHING = torch.empty(0)  # the fingerprint of a merged weight that was cha
 class Attachment:
     """One call of `attach`, shared by all modules that it adapted."""
 
-    config: Strict  # an AdapterConfig
+    config: Any  # an AdapterConfig, which a room above makes
     extra: dict[str, str] = field(default_factory=dict)
     # the guarded modules that run now, the outer first
     running: list[str] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Adapted(nn.Module):
     Its state is W and the adapters, however they are computed with at the moment.
     """
 
-    adapters: nn.ModuleDict | dict[str, Update]
+    adapters: Any  # nn.ModuleDict or, of an output projection, dict
     attached: Attached
 
     def adapted_weights(self) -> Iterator[tuple[Update, nn.Parameter, slice]]:
@@ -78,7 +78,9 @@ class Adapted(nn.Module):
                 for target, rows in weight.parts:
                     yield holder.adapters[target], stored(holder, key), rows
 
-    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for key, weight in self.attached.weights.items():
             if weight.original is not None and prefix + key in destination:
@@ -112,6 +114,9 @@ class Adapted(nn.Module):
         return self
 
 
+AdaptedSites = list[tuple[str, Adapted]]
+
+
 # merging: functions, since the names of methods could be those of a module's own
 
 
@@ -135,7 +140,8 @@ def original(module: Adapted, key: str) -> Tensor:
             "which W knows nothing of; keep what it holds now by merge_and_unload(), "
             "and call unmerge() before changing weights"
         )
-    parameter, kept = module._parameters[key], module.attached.weights[key].original
+    parameter: Tensor = stored(module, key)
+    kept: Any = module.attached.weights[key].original  # a merged weight has one
     return kept.to(parameter.device, parameter.dtype)
 
 
@@ -149,9 +155,9 @@ def is_changed(module: Adapted, key: str) -> bool:
     parameter, kept = module._parameters.get(key), module.attached.weights[key].merged_bits
     if parameter is None:
         return True
-    if kept is None or parameter.is_meta or parameter.dtype != kept[0]:
+    if kept is None or parameter.dtype != kept[0] or (bits := bits_of(parameter)) is None:
         return False
-    return not torch.equal(kept[1].to(parameter.device), bits_of(parameter)[1])
+    return not torch.equal(kept[1].to(parameter.device), bits[1])
 
 
 def bits_of(weight: Tensor) -> tuple[torch.dtype, Tensor] | None:
@@ -190,7 +196,7 @@ def fold(module: Adapted) -> Folded:
 def put(folded: Folded) -> None:
     """Let the parameters hold W + ΔW and keep W beside."""
     for holder, key, value in folded:
-        parameter = holder._parameters[key]
+        parameter = stored(holder, key)
         holder.attached.weights[key].original = parameter.data
         holder.attached.weights[key].merged_bits = bits_of(value)
         parameter.data = value
@@ -206,7 +212,7 @@ def put_back(modules: Iterable[Adapted]) -> None:
     ]
     merged = [(h, key, w, original(h, key)) for h, key, w in weights if w.original is not None]
     for holder, key, weight, value in merged:
-        holder._parameters[key].data = value
+        stored(holder, key).data = value
         weight.original = weight.merged_bits = None
 
 
@@ -222,7 +228,7 @@ def refold(module: Adapted, incompatible_keys: Any) -> None:
 
 
 @cache
-def adapted_class(own_class: type[nn.Module], adapted: type[Adapted]) -> type[Adapted]:
+def adapted_class(own_class: type[Any], adapted: type[Any]) -> type[Any]:
     """Return an adapted subclass of a module's own class, whose methods and properties stay."""
     # PyTorch's own layer, which `adapted` is a subclass of already
     if own_class in adapted.__bases__:
@@ -231,15 +237,16 @@ def adapted_class(own_class: type[nn.Module], adapted: type[Adapted]) -> type[Ad
     return type(f"Adapted{own_class.__name__}", (adapted, own_class), namespace)
 
 
-def reduce_by_own_class(module: Adapted, protocol: int) -> tuple:
+def reduce_by_own_class(module: Adapted, protocol: int) -> tuple[Any, ...]:
     """For pickle and deepcopy: a class that is made at run time cannot be found by its name."""
-    rebuild, args, *rest = super(type(module), module).__reduce_ex__(protocol)
-    if rebuild is copyreg.__newobj__:
+    reduced: Any = super(type(module), module).__reduce_ex__(protocol)
+    rebuild, args, *rest = reduced
+    if rebuild is vars(copyreg)["__newobj__"]:
         rebuild, args = blank, (module.attached.own_class, type(module).__mro__[1])
     return rebuild, args, *rest
 
 
-def blank(own_class: type[nn.Module], adapted: type[Adapted]) -> nn.Module:
+def blank(own_class: Any, adapted: Any) -> nn.Module:
     """Return an adapted module without any state, for pickle and deepcopy to fill."""
-    made = adapted_class(own_class, adapted)
+    made: Any = adapted_class(own_class, adapted)
     return made.__new__(made)

@@ -42,7 +42,7 @@ def check_attention(name: str, module: nn.MultiheadAttention) -> None:
     check_parameters(label_of(join(name, "out_proj"), out), out, ("weight", "bias"))
 
 
-def check_linear(name: str, module: nn.Linear) -> None:
+def check_linear(name: str, module: nn.Module) -> None:
     """Refuse a linear layer whose forward an adapter would not reach."""
     label = label_of(name, module)
     check_forward(label, module, nn.Linear)
@@ -113,7 +113,7 @@ def check_parameters(label: str, module: nn.Module, keys: tuple[str, ...]) -> No
 
 
 def is_lazy_module(module: nn.Module) -> bool:
-    return any(is_lazy(p) for p in module._parameters.values())
+    return any(is_lazy(p) for p in module._parameters.values() if p is not None)
 
 
 def label_of(name: str, module: nn.Module) -> str:

@@ -18,7 +18,7 @@ def is_eager() -> bool:
     """Whether operators compute at once, and are differentiated backward if at all."""
     return not (
         torch.compiler.is_compiling()  # torch.export too
-        or torch.jit.is_tracing()
+        or torch._C._is_tracing()  # torch.jit.trace
         or torch._C._are_functorch_transforms_active()  # torch.func
         or forward_ad._current_level >= 0
     )

@@ -8,6 +8,8 @@ fast. On other devices, in other number formats and wherever `plain_eager` says 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -37,7 +39,8 @@ def frozen_mlp(mlp: nn.Sequential, x: Tensor, quick: bool = False) -> Tensor:
     """
     if len(mlp) != 3:
         return mlp(x)
-    up, gelu, down = mlp
+    layers: Any = mlp
+    up, gelu, down = layers
     known_gelu = quick or (type(gelu) is nn.GELU and gelu.approximate == "none")
     frozen = type(up) is type(down) is nn.Linear and _all_frozen(
         up.weight, up.bias, down.weight, down.bias
@@ -55,12 +58,12 @@ class _FrozenLinear(torch.autograd.Function):
     """y = x Wᵀ + b; ∂L/∂x = g W, again a frozen product, differentiable in turn."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
         return _onednn(x, weight, bias)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
         return frozen_linear(grad, weight.t()), None, None
 
@@ -73,7 +76,13 @@ class _FrozenMLP(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x: Tensor, up: Tensor, b: Tensor, down: Tensor, c: Tensor, quick: bool
+        ctx: Any,
+        x: Tensor,
+        up: Tensor,
+        b: Tensor | None,
+        down: Tensor,
+        c: Tensor | None,
+        quick: bool,
     ) -> tuple[Tensor, Tensor]:
         u = _gelu_input(x, up, b, quick)
         ctx.save_for_backward(u, up, down)
@@ -82,7 +91,7 @@ class _FrozenMLP(torch.autograd.Function):
         return frozen_linear(_gelu(u, quick), down, c), u
 
     @staticmethod
-    def backward(ctx, grad: Tensor | None, grad_u: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, grad_u: Tensor | None) -> tuple[Tensor | None, ...]:
         u, up, down = ctx.saved_tensors
         if grad_u is not None and ctx.quick:
             grad_u = 1.702 * grad_u
@@ -125,7 +134,7 @@ def _onednn_serves(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
         plain_eager(x)  # first of all: what follows cannot be traced
         and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
         and all(t is None or _is_plain_float32(t) for t in (x, weight, bias))
         and x.shape[-1:] == weight.shape[1:]
         and (bias is None or bias.shape == weight.shape[:1])

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from ..core.schema import AdapterError
-from .adapted import Adapted, Attachment, is_merged
-from .names import NamedModules, few
+from .adapted import Adapted, AdaptedSites, Attachment, is_merged
+from .names import few
 from .update import Update
 
 TRAINED = "_trained_before_adapters"  # module -> {parameter's name: its requires_grad before}
@@ -71,7 +71,7 @@ class Guard:
     in it is an error.
     """
 
-    def __init__(self, attachment: Attachment, name: str, sites: NamedModules, asks: bool):
+    def __init__(self, attachment: Attachment, name: str, sites: AdaptedSites, asks: bool):
         self.attachment, self.name, self.sites, self.asks = attachment, name, sites, asks
         self.reached_before = False
 
@@ -106,7 +106,7 @@ class Guard:
             )
 
 
-def watch(model: nn.Module, attachment: Attachment, sites: NamedModules) -> None:
+def watch(model: nn.Module, attachment: Attachment, sites: AdaptedSites) -> None:
     """Put guards on the adapted modules and on all that holds them.
 
     The model and its parts, which some models call by themselves (encode_image), ask whether they
@@ -132,7 +132,7 @@ def unwatch(model: nn.Module, attachment: Attachment) -> None:
                 module._forward_hooks_always_called.pop(key, None)
 
 
-def is_guard(hook: Callable, attachment: Attachment | None = None) -> bool:
+def is_guard(hook: Callable[..., Any], attachment: Attachment | None = None) -> bool:
     """Whether a hook is a guard (of an attachment), which changes nothing that is computed."""
     guard = getattr(hook, "__self__", None)
     return isinstance(guard, Guard) and (attachment is None or guard.attachment is attachment)

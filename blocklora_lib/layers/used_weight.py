@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +16,18 @@ from .frozen import frozen_linear
 from .update import Update
 
 # Releases of torch before that function, 2.6 among them, have is_fx_tracing alone.
+AdaptedModule = Any  # an `Adapted`: of it this file knows `attached` and `adapters` alone
+T = TypeVar("T")
+
 _fx_tracing = getattr(_symbolic_trace, "is_fx_symbolic_tracing", _symbolic_trace.is_fx_tracing)
 
 
-def reach(module: nn.Module) -> None:
+def reach(module: AdaptedModule) -> None:
     """Note that an adapter computes."""
     module.attached.attachment.reached = True
 
 
-def stored(module: nn.Module, key: str) -> Any:
+def stored(module: AdaptedModule, key: str) -> Any:
     """Return the parameter itself, W or merged, rather than what reading it by its name gives."""
     # replicas of DataParallel, and what ran `del` and `setattr` on a parameter, keep it as an
     # attribute
@@ -38,7 +41,7 @@ def stored(module: nn.Module, key: str) -> Any:
     )
 
 
-def refuse_symbolic_tracing(module: nn.Module) -> None:
+def refuse_symbolic_tracing(module: AdaptedModule) -> None:
     """Refuse torch.fx, whose graph would hold W alone where a weight is read."""
     if _fx_tracing() and not torch.compiler.is_compiling():
         raise AdapterError(
@@ -48,7 +51,7 @@ def refuse_symbolic_tracing(module: nn.Module) -> None:
         )
 
 
-def used(module: nn.Module, key: str) -> Tensor:
+def used(module: AdaptedModule, key: str) -> Tensor:
     """Return W + ΔW, summed in the adapters' precision and in the number format of W."""
 
     def add(w: Tensor) -> Tensor:
@@ -65,7 +68,7 @@ def used(module: nn.Module, key: str) -> Tensor:
     return without_autocast(add, stored(module, key))
 
 
-def runs(module: nn.Module) -> bool:
+def runs(module: AdaptedModule) -> bool:
     """Whether an adapted module, or what holds it, runs at the moment."""
     return bool(
         module.attached.attachment.running
@@ -77,7 +80,7 @@ def runs(module: nn.Module) -> bool:
 def read_as_used(key: str) -> property:
     """Make the class attribute by which an adapted module's weight is read."""
 
-    def read(self: nn.Module) -> Any:
+    def read(self: AdaptedModule) -> Any:
         refuse_symbolic_tracing(self)
         if key not in self._parameters and key not in self.__dict__:
             # for hasattr, which parametrizations ask while they are put on
@@ -91,9 +94,9 @@ def read_as_used(key: str) -> property:
         if traced or type(value) is not Tensor:
             reach(self)
             return value
-        value = value.as_subclass(UsedWeight)
-        value.module, value.key = self, key
-        return value
+        weight_read = value.as_subclass(UsedWeight)
+        weight_read.module, weight_read.key = self, key
+        return weight_read
 
     def write(self: nn.Module, value: Any) -> None:
         # nn.Module itself takes parameters; what else is assigned comes here
@@ -103,15 +106,8 @@ def read_as_used(key: str) -> property:
 
 
 # what is asked of, or done to, the parameter rather than its value
-OF_THE_PARAMETER = frozenset(
-    {
-        Tensor.data.__get__,
-        Tensor.grad.__get__,
-        Tensor.data_ptr,
-        Tensor.untyped_storage,
-        Tensor.__hash__,
-    }
-)
+OF_THE_PARAMETER = {getattr(Tensor, name).__get__ for name in ("data", "grad")}
+OF_THE_PARAMETER |= {Tensor.data_ptr, Tensor.untyped_storage, Tensor.__hash__}
 IN_PLACE = {
     f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "pow", "and", "or", "xor", "matmul")
 }
@@ -125,12 +121,16 @@ class UsedWeight(Tensor):
     its `.data`, writes to W.
     """
 
-    module: nn.Module
+    module: AdaptedModule
     key: str
 
     @classmethod
     def __torch_function__(
-        cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+        cls,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
@@ -164,17 +164,20 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None, adapter: Update | No
     return base if adapter is None else (base + adapter.update(x)).to(base.dtype)
 
 
-def adapted_product(module: nn.Linear, x: Tensor, bias: Tensor | None) -> Tensor:
+def adapted_product(module: AdaptedModule, x: Tensor, bias: Tensor | None) -> Tensor:
     """Return x (W + ΔW)ᵀ + bias of an adapted layer that is not merged."""
     reach(module)
     (adapter,) = module.adapters.values()
     return project(x, stored(module, "weight"), bias, adapter)
 
 
-def linear_product(cls: type, args: tuple, kwargs: dict) -> Tensor | None:
+def linear_product(
+    cls: type[UsedWeight], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tensor | None:
     """Return F.linear(x, weight, bias) as the adapted layer computes it; None in another case."""
     names = enumerate(("input", "weight", "bias"))
-    x, weight, bias = (args[i] if len(args) > i else kwargs.get(name) for i, name in names)
+    given: list[Any] = [args[i] if len(args) > i else kwargs.get(name) for i, name in names]
+    x, weight, bias = given
     if (
         not isinstance(weight, cls)
         or isinstance(x, cls)
@@ -197,13 +200,13 @@ def check_dropout(weight: UsedWeight, result: Any) -> None:
         )
 
 
-def dropping(module: nn.Module, key: str) -> Update | None:
+def dropping(module: AdaptedModule, key: str) -> Update | None:
     """Return an adapter of this weight whose dropout is on, if there is one."""
     adapters = (module.adapters[target] for target, _ in module.attached.weights[key].parts)
     return next((adapter for adapter in adapters if adapter.training and adapter.dropout > 0), None)
 
 
-def found(kind: type, value: Any) -> Iterator[Tensor]:
+def found(kind: type[T], value: Any) -> Iterator[T]:
     """Yield the tensors of a kind in nested arguments or results."""
     if isinstance(value, kind):
         yield value
@@ -214,7 +217,7 @@ def found(kind: type, value: Any) -> Iterator[Tensor]:
         yield from found(kind, list(value.values()))
 
 
-def replaced(value: Any, cls: type, by: dict[int, Any]) -> Any:
+def replaced(value: Any, cls: type[Tensor], by: dict[int, Any]) -> Any:
     """Return nested arguments with each read weight as a plain tensor, or as `by` says."""
     if isinstance(value, cls):
         if id(value) in by:

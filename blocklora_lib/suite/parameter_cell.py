@@ -37,12 +37,13 @@ def literals(source: str, where: str) -> dict[str, Any]:
             if isinstance(node, ast.Assign)
             else None
         )
-        if not isinstance(target, ast.Name) or node.value is None:
+        value = getattr(node, "value", None)
+        if not isinstance(target, ast.Name) or value is None:
             raise ValueError(
                 f"{where}, line {node.lineno}: not `name = literal`; move it to the setup cell"
             )
         try:
-            values[target.id] = ast.literal_eval(node.value)
+            values[target.id] = ast.literal_eval(value)
         except ValueError:
             raise ValueError(
                 f"{where}: {target.id} is not a plain literal; move it to the setup cell"
@@ -71,11 +72,11 @@ def _parameters_cell(notebook: Path) -> str:
 
 def _samples(source: str) -> dict[str, list[Any]]:
     """Lists as the annotations of the cell want them: what an empty default does not show."""
-    found = {}
+    found: dict[str, list[Any]] = {}
     for node in ast.parse(source).body:
-        kind = ast.unparse(node.annotation) if isinstance(node, ast.AnnAssign) else ""
-        if kind in SAMPLES and isinstance(node.target, ast.Name):
-            found[node.target.id] = SAMPLES[kind]
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            kind = ast.unparse(node.annotation)
+            found |= {node.target.id: SAMPLES[kind]} if kind in SAMPLES else {}
     return found
 
 

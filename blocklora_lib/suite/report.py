@@ -172,7 +172,7 @@ def _scoreboard(folder: Path) -> list[dict[str, str]]:
         ]
 
 
-def _facts(records: list[RunRecord], claims: list[dict]) -> list[tuple[str, str]]:
+def _facts(records: list[RunRecord], claims: list[dict[str, Any]]) -> list[tuple[str, str]]:
     done = [r for r in records if r.status == "done"]
     seconds = sum(sum(r.cost.seconds.values()) for r in done if r.cost)
     good = sum(claim["badge"] == "good" for claim in claims)

@@ -98,7 +98,7 @@ def stamps(files: Sequence[Path]) -> tuple[tuple[int, ...], ...]:
 
 
 @lru_cache(maxsize=32)  # a grid is listed many times in a process, and a checkpoint has gigabytes
-def _remembered(files: tuple[Path, ...], _stamps: tuple) -> str:
+def _remembered(files: tuple[Path, ...], _stamps: tuple[tuple[int, ...], ...]) -> str:
     if len(files) == 1:  # what an earlier process found of an unchanged file is taken, as of images
         (found,) = file_digests(files[0].parent, [files[0].name])
         if re.fullmatch(r"[0-9a-f]{64}", found):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +32,10 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, name: str) -> str:
                 path, f"has {kind} in {key}; {AGAIN}, or take a checkpoint from before that"
             )
     if "logit_scale" in state and not state["logit_scale"].float().exp().isfinite().all():
-        value = float(state["logit_scale"].max())
+        scale = float(state["logit_scale"].max())
         raise BadCheckpoint(
             path,
-            f"has a logit_scale of {value:.3g}, whose exponential is no number (CLIP's is at most "
+            f"has a logit_scale of {scale:.3g}, whose exponential is no number (CLIP's is at most "
             "ln 100 = 4.6); take another checkpoint",
         )
     digest = _digest(state)
@@ -156,7 +157,8 @@ def _digest(state: Mapping[str, Tensor]) -> str:
         value = state[key].detach()
         value = value.float() if value.is_floating_point() else value.long()
         digest.update(f"{key} {tuple(value.shape)} ".encode())
-        digest.update(value.reshape(-1).contiguous().numpy())
+        numbers: Any = value.reshape(-1).contiguous().numpy()
+        digest.update(numbers)
     return digest.hexdigest()
 
 

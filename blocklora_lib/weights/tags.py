@@ -40,7 +40,7 @@ class Source:
 
     files: tuple[Path, ...]
     name: str
-    stamps: tuple
+    stamps: tuple[tuple[int, ...], ...]
     sha256: str
     stated: str = ""
 

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _CHUNK = 1 << 20
 _TAR_BLOCK = 512  # a tar file ends with a block of zeros
@@ -62,7 +62,7 @@ class UnsafeArchive(ValueError):
 
 
 # what a member is, and how its content is opened
-_Member = tuple[tarfile.TarInfo, Callable[[], BinaryIO]]
+_Member = tuple[tarfile.TarInfo, Callable[[], Any]]  # what it is, and what opens it
 
 
 @contextmanager
@@ -245,7 +245,7 @@ def _tar_members(archive: Path, limits: Limits) -> Iterator[_Member]:
 class _Recent:
     """A stream that remembers what was read last."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: Any) -> None:
         self.stream, self.window, self.position = stream, b"", 0
 
     def read(self, size: int = -1) -> bytes:

@@ -16,11 +16,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from ...core.files import write_whole
 from ...core.json_data import read_json
+
+if TYPE_CHECKING:
+    import requests
 
 Say = Callable[[str], None]
 _CHUNK = 1 << 18
@@ -142,8 +145,8 @@ class _Resuming:
         with answer:
             if answer.status_code == 416:
                 # nothing comes after `have`: the part is whole, or of another file
-                total = re.fullmatch(r"bytes \*/(\d+)", answer.headers.get("Content-Range", ""))
-                if total and int(total[1]) == have:
+                whole = re.fullmatch(r"bytes \*/(\d+)", answer.headers.get("Content-Range", ""))
+                if whole and int(whole[1]) == have:
                     return
                 self.part.unlink(missing_ok=True)
                 raise requests.exceptions.ConnectionError(
@@ -175,7 +178,7 @@ class _Resuming:
             return 0, {}
         return have, {"Range": f"bytes={have}-"} | ({"If-Range": validator} if validator else {})
 
-    def _start_of(self, answer, have: int) -> int:
+    def _start_of(self, answer: requests.Response, have: int) -> int:
         """Where the answer's first byte belongs."""
         import requests
 
@@ -201,7 +204,7 @@ class _Resuming:
                 f"{self.part.parent} has {free} free; make room, or give another --root"
             )
 
-    def _note(self, answer) -> None:
+    def _note(self, answer: requests.Response) -> None:
         etag = answer.headers.get("ETag", "")
         # a weak ETag must not stand in If-Range (RFC 9110, 13.1.5)
         validator = (
@@ -210,7 +213,7 @@ class _Resuming:
         facts = {"url": self.url, "validator": validator, "known": self.known}
         write_whole(self.about, json.dumps(facts))
 
-    def _write(self, answer, start: int, total: int | None) -> None:
+    def _write(self, answer: requests.Response, start: int, total: int | None) -> None:
         import requests
         from tqdm import tqdm
 

@@ -13,12 +13,12 @@ import random
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 from ..local import FACTS
-from ..manifest import Manifest
+from ..manifest import Manifest, Split
 from ..manifest_files import all_manifests, load_manifest
 from ..problems import MARKER, DataError
 from ..roots import Marker, is_fake
@@ -110,7 +110,8 @@ def with_classes(manifest: Manifest, classes: int) -> Manifest:
     """
     if classes < 2:
         raise ValueError(f"classes={classes}; a set has at least 2 classes")
-    chosen, indices = [*range(manifest.num_classes)[:classes]], ()
+    chosen = [*range(manifest.num_classes)[:classes]]
+    indices: tuple[int, ...] = ()
     if manifest.role != "target":
         source = manifest.variant_of or manifest.name
         parts = [m.class_indices for m in all_manifests().values() if m.variant_of == source]
@@ -125,12 +126,12 @@ def with_classes(manifest: Manifest, classes: int) -> Manifest:
     return manifest.model_copy(update=lists | {"class_indices": indices})
 
 
-def _image_folder(manifest: Manifest, split: str, convention: str) -> str:
+def _image_folder(manifest: Manifest, split: Split, convention: str) -> str:
     """CoOp's folder of a split stands first in the manifest, CLIP-LoRA's or the archive's last."""
     return manifest.images[split][0 if convention == "coop" else -1]
 
 
-def _rows(manifest: Manifest, split: str, per_class: int) -> list[Row]:
+def _rows(manifest: Manifest, split: Split, per_class: int) -> list[Row]:
     """(path under the split's image folder, label) of each image, by class, with real names.
 
     number runs on over the whole set, so that no two images share a name; index counts within a
@@ -151,7 +152,7 @@ def _rows(manifest: Manifest, split: str, per_class: int) -> list[Row]:
     return rows
 
 
-def _official(rows: dict[str, list[Row]], val: bool) -> dict[str, int]:
+def _official(rows: dict[Split, list[Row]], val: bool) -> dict[Split, int]:
     """Images a split in the official lists; a val that these lack is part of train."""
     counts = {split: len(found) for split, found in rows.items()}
     return counts if val else {"train": counts["train"] + counts["val"], "test": counts["test"]}
@@ -171,16 +172,16 @@ def _write_image(path: Path, label: int, seed: str) -> None:
     )
 
 
-def _write_lists(manifest: Manifest, work: Path, rows: dict[str, list[Row]]) -> None:
+def _write_lists(manifest: Manifest, work: Path, rows: dict[Split, list[Row]]) -> None:
     """The files that the set is read from, by its layout and by its alternatives."""
     if manifest.layout == "split_json" and manifest.split_file:
         names = manifest.split_names or manifest.classes
-        split = {
+        listed = {
             key: [[path, label, names[label]] for path, label in found]
             for key, found in rows.items()
         }
         _write_text(
-            work / manifest.split_file.name, json.dumps(split, indent=4, separators=(",", ": "))
+            work / manifest.split_file.name, json.dumps(listed, indent=4, separators=(",", ": "))
         )
     if manifest.layout == "variant_lists":
         _write_text(
@@ -197,7 +198,7 @@ def _write_lists(manifest: Manifest, work: Path, rows: dict[str, list[Row]]) -> 
             _write_mat(other.annotations, work, rows)
 
 
-def _write_mat(files: dict[str, str], work: Path, rows: dict[str, list[Row]]) -> None:
+def _write_mat(files: dict[str, str], work: Path, rows: Mapping[Any, list[Row]]) -> None:
     """MATLAB annotations of the miniature's images, as the real files have them: counted from 1."""
     import numpy as np
     from scipy.io import savemat

@@ -13,7 +13,7 @@ from typing import Literal
 
 from ...core.files import read_bytes
 from ..layouts import Item, image_folder, items
-from ..manifest import Manifest
+from ..manifest import Manifest, Split
 from ..problems import MARKER, DataError, MissingData, Problem, move_away, remedy
 from ..roots import Marker, find_folder, read_marker
 from .fetch import git_sha1
@@ -124,7 +124,7 @@ def _checksum(manifest: Manifest, folder: Path, marker: Marker | None) -> Iterat
 
 
 def _counts(
-    manifest: Manifest, folder: Path, split: str, found: list[Item], marker: Marker | None
+    manifest: Manifest, folder: Path, split: Split, found: list[Item], marker: Marker | None
 ) -> Iterator[Problem]:
     again = _mend(manifest, folder, _listed_in(manifest, folder, split), marker)
     stated = (
@@ -147,7 +147,7 @@ def _counts(
 def _twice(
     manifest: Manifest,
     folder: Path,
-    split: str,
+    split: Split,
     found: list[Item],
     seen: dict[str, str],
     marker: Marker | None,
@@ -166,7 +166,7 @@ def _twice(
 def _images(
     manifest: Manifest,
     folder: Path,
-    split: str,
+    split: Split,
     found: list[Item],
     decode: str,
     marker: Marker | None,
@@ -220,7 +220,7 @@ def _is_file(path: Path) -> bool:
 
 def _links(folder: Path) -> Iterator[Problem]:
     """Symbolic links that lead nowhere, in a circle, or back to a folder that they stand in."""
-    todo = [(folder, (os.path.realpath(folder),))]
+    todo: list[tuple[Path, tuple[str, ...]]] = [(folder, (os.path.realpath(folder),))]
     while todo:
         place, above = todo.pop()
         try:
@@ -254,7 +254,7 @@ def _links(folder: Path) -> Iterator[Problem]:
                 todo.append((path, (*above, target)))
 
 
-def _listed_in(manifest: Manifest, folder: Path, split: str) -> Path:
+def _listed_in(manifest: Manifest, folder: Path, split: Split) -> Path:
     """Where the list of a split's images comes from: split file, or folder of class folders."""
     if manifest.layout == "split_json" and manifest.split_file:
         return folder / manifest.split_file.name
