@@ -71,6 +71,26 @@ for name in "yaml pandas scipy matplotlib tqdm typer open_clip papermill IPython
 print("used", sys.modules["blocklora_lib"].__file__)
 """
 
+TYPED = """
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from blocklora_lib import AdapterConfig, AdapterSet, attach, attach_linear, find_adapters
+
+model: nn.Module = nn.TransformerEncoderLayer(16, 2)
+config = AdapterConfig(kind="block_lora", rank=4, n_blocks=2)
+adapters: AdapterSet = attach(model, config, torch.Generator().manual_seed(1))
+optimizer = torch.optim.AdamW(adapters.parameter_groups(lr=1e-3))
+rank: int | None = adapters.config.rank
+adapters.merge().unmerge().save(Path("a.safetensors"), {"note": "mine"})
+count: int = sum(found.num_parameters() for found in find_adapters(model))
+plain: nn.Module = adapters.detach()
+attach_linear(plain, ["linear?"], AdapterConfig(rank=2)).merge_and_unload()
+again: AdapterSet = AdapterSet.load("a.safetensors", plain)
+"""
+
 
 def brought_by(name: str) -> set[str]:
     """The distributions that a requirement brings with it in this environment, itself included."""
@@ -152,6 +172,15 @@ def test_the_face_works_in_an_empty_environment(bare, tmp_path):
     done = run(bare / "bin" / "python", "-I", "-c", USE, tmp_path / "a.safetensors", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"used {bare.resolve()}")
+
+
+def test_a_file_that_uses_the_face_is_clean_under_a_strict_checker(bare, tmp_path):
+    (tmp_path / "mine.py").write_text(TYPED, encoding="utf-8")
+    words = ["--strict", "--config-file=", "--cache-dir=.", "--python-executable"]
+    done = run(
+        sys.executable, "-m", "mypy", *words, bare / "bin" / "python", "mine.py", cwd=tmp_path
+    )
+    assert done.stdout == "Success: no issues found in 1 source file\n"
 
 
 @pytest.mark.parametrize(
