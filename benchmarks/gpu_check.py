@@ -56,7 +56,8 @@ class Case(NamedTuple):
 
 def cases(sizes: Sizes, device: torch.device) -> Iterator[Case]:
     """Yield what is measured; what must be right comes before what it costs."""
-    yield Case("CUDA against CPU", "5 steps, no dropout", partial(measure.against_cpu, sizes, device),
+    yield Case("CUDA against CPU", "5 steps, no dropout",
+               partial(measure.against_cpu, sizes, device),
                "losses within 1e-4, adapters within 1e-2 (Adam divides by small gradients), "
                "relative",
                lambda n: n["losses_relative"] < 1e-4 and n["adapters_relative"] < 1e-2)  # fmt: skip
@@ -73,7 +74,8 @@ def cases(sizes: Sizes, device: torch.device) -> Iterator[Case]:
                 else ("", None)
             )
             yield Case("repeats", f"{precision}, {'strict' if strict else 'fast'}",
-                       partial(measure.repeats, sizes, device, precision, strict), *accept)  # fmt: skip
+                       partial(measure.repeats, sizes, device, precision, strict),
+                       *accept)  # fmt: skip
     yield Case("whole runs", "smoke profile, twice", partial(measure.whole_runs, device),
                "equal results", lambda n: n["same_result"])  # fmt: skip
     for source in ("files", "memory"):
@@ -86,13 +88,15 @@ def cases(sizes: Sizes, device: torch.device) -> Iterator[Case]:
                                (small, f"{FINITE}, the peak below 24 GB", fits)):  # fmt: skip
         told = ", ".join(f"{name} {value}" for name, value in way.items()) or "plain"
         yield Case("memory", f"ours, fp16, {most} classes, {told}",
-                   partial(ours, sizes, device, most, "fp16", False, True, way), accept, judge)  # fmt: skip
+                   partial(ours, sizes, device, most, "fp16", False, True, way),
+                   accept, judge)  # fmt: skip
 
 
 def step_cases(sizes: Sizes, device: torch.device, classes: int) -> Iterator[Case]:
     """Yield a training step in each precision, and the same of CLIP-LoRA's computation."""
     for precision, tf32, strict in OURS:
-        told = f"ours, {'TF32' if tf32 else precision}, {'strict' if strict else 'fast'}, {classes} classes"
+        how = f"{'TF32' if tf32 else precision}, {'strict' if strict else 'fast'}"
+        told = f"ours, {how}, {classes} classes"
         yield Case("step", told, partial(ours, sizes, device, classes, precision, tf32, strict, {}),
                    FINITE, finite)  # fmt: skip
     for autocast in (False, True):
@@ -153,8 +157,8 @@ def judged(case: Case, device: torch.device) -> dict[str, Any]:
         ok = None if no_room and not case.judge else False
     release(device)
     seconds = round(time.perf_counter() - start, 1)
-    return {"what": case.what, "case": case.case, "numbers": numbers, "accept": case.accept, "ok": ok,
-            "seconds": seconds}  # fmt: skip
+    return {"what": case.what, "case": case.case, "numbers": numbers, "accept": case.accept,
+            "ok": ok, "seconds": seconds}  # fmt: skip
 
 
 def short(value: Any) -> str:

@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", default=["block_lora", "lora"],
                         help="of ours, as the profile names them; peft's is LoRA")  # fmt: skip
     parser.add_argument("--delay", type=float, default=0.0,
-                        help="seconds to add to peft's run, to see what a difference looks like")  # fmt: skip
+                        help="seconds to add to peft's run: what is a difference?")  # fmt: skip
     given = parser.parse_args(arguments)
     if find_spec("peft") is None:
         raise RuntimeError(

@@ -1,4 +1,4 @@
-"""The share of the machine's matrix-product rate that a training step reaches, at its own shapes."""
+"""The share of the machine's rate of matrix products that a step reaches, at its own shapes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def architecture_config(model: str) -> dict:
-    """The configuration of a model that open_clip knows, one that was added at run time included."""
+    """The configuration of a model that open_clip knows, also of one added at run time."""
     from open_clip import get_model_config
 
     from blocklora_lib.clip.architectures import read_config

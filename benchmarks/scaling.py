@@ -21,8 +21,8 @@ from blocklora_lib.measure.step_costs import step_memory
 from blocklora_lib.measure.step_variants import OURS, Size, load
 from blocklora_lib.measure.timing import quartiles
 
-DEFAULTS = {"classes": [25, 100, 200], "images": [2, 4, 8], "rank": [2, 8, 32], "blocks": [1, 2, 4, 8],
-            "threads": [1, 2]}  # fmt: skip
+DEFAULTS = {"classes": [25, 100, 200], "images": [2, 4, 8], "rank": [2, 8, 32],
+            "blocks": [1, 2, 4, 8], "threads": [1, 2]}  # fmt: skip
 MEMORY_AXES = ("classes", "images")  # of the others, memory hardly knows
 
 

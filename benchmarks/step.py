@@ -35,7 +35,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=8, help="images in every step")
     parser.add_argument("--variants", nargs="+", default=["independent", "shared_prefix", *OTHERS],
                         choices=VARIANTS, help="what to compare")  # fmt: skip
-    parser.add_argument("--adapters", nargs="+", default=["block_lora"], choices=("block_lora", "lora"),
+    parser.add_argument("--adapters", nargs="+", default=["block_lora"],
+                        choices=("block_lora", "lora"),
                         help="adapter of our variants; other code's is LoRA")  # fmt: skip
     parser.add_argument("--rank", type=int, default=2, help="r")
     parser.add_argument("--blocks", type=int, default=2, help="n of Block-LoRA")
@@ -44,7 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
         "--class-chunk", type=int, default=None, help="classes at a time, in our variants"
     )
     parser.add_argument("--no-memory", action="store_true", help="leave the peaks of memory out")
-    parser.add_argument("--delay", nargs=2, action="append", default=[], metavar=("FORM", "SECONDS"),
+    parser.add_argument("--delay", nargs=2, action="append", default=[],
+                        metavar=("FORM", "SECONDS"),
                         help="make a form slower, to see what a difference looks like")  # fmt: skip
     given = parser.parse_args(arguments)
     device, frames = start(given), []

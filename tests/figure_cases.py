@@ -455,10 +455,14 @@ CASES = {
     few_shot.key_figure: (lambda: key(one_set()), lambda: key(paper())),
     transfer.differences_by_set: (
         lambda: transfer.differences_by_set(
-            transferred({"v2": ""}, {m: OWN[m] for m in ("zero_shot", "lora", "block_lora")}), {}, "imagenet"
+            transferred({"v2": ""}, {m: OWN[m] for m in ("zero_shot", "lora", "block_lora")}),
+            {},
+            "imagenet",
         ),
         lambda: transfer.differences_by_set(
-            transferred({n: t for n, t in TITLES.items() if n != "imagenet"}, METHODS), TITLES, "imagenet"
+            transferred({n: t for n, t in TITLES.items() if n != "imagenet"}, METHODS),
+            TITLES,
+            "imagenet",
         ),
     ),
     transfer.domain_by_shots: (
@@ -466,7 +470,9 @@ CASES = {
             domain_summary(on_variants({"v2": ""}, OWN, 1), "imagenet"), {}, "imagenet"
         ),
         lambda: transfer.domain_by_shots(
-            domain_summary(on_variants(VARIANTS, METHODS), "imagenet"), TITLES | VARIANTS, "imagenet"
+            domain_summary(on_variants(VARIANTS, METHODS), "imagenet"),
+            TITLES | VARIANTS,
+            "imagenet",
         ),
     ),
     transfer.robustness_plane: (
@@ -525,7 +531,9 @@ CASES = {
     ),
     cost.parts_of_a_step: (
         lambda: parts(["PocketCLIP"], ["LoRA"]),
-        lambda: parts(["PocketCLIP", "ViT-B-32", "ViT-B-16", "ViT-L-14", "RN50"], list(PATHS.values())),
+        lambda: parts(
+            ["PocketCLIP", "ViT-B-32", "ViT-B-16", "ViT-L-14", "RN50"], list(PATHS.values())
+        ),
     ),
     cost.memory_by_variant: (
         lambda: step_memory(["as executed"], 24.0),
@@ -555,12 +563,16 @@ CASES = {
         lambda: benchmark_steps([10], ["independent"], peak=False),
         lambda: benchmark_steps(
             [10, 100, 397, 1000],
-            "independent,shared_prefix,checkpointing,bf16,independent lora,peft,clip_lora".split(","),
+            "independent,shared_prefix,checkpointing,bf16,independent lora,peft,clip_lora".split(
+                ","
+            ),
         ),
     ),
     benchmark.growth_lines: (
         lambda: benchmark_growth(["classes"], [10]),
-        lambda: benchmark_growth(["classes", "images", "rank", "blocks", "threads"], [25, 100, 1000]),
+        lambda: benchmark_growth(
+            ["classes", "images", "rank", "blocks", "threads"], [25, 100, 1000]
+        ),
     ),
     bound.bound_ratios: (lambda: bound_ratios([1]), lambda: bound_ratios([1, 2, 4, 8, 16])),
     bound.bound_over_samples: (
@@ -581,7 +593,11 @@ CASES = {
         lambda: bites(["fashion"], ["zero-shot"]),
         lambda: bites(
             ["fashion", "mnist", "textures"],
-            ["zero-shot", *(f"qkvo r=2, k={k}, L=3" for k in (25, 60, 100)), "half + qkvo r=2, k=25, L=5"],
+            [
+                "zero-shot",
+                *(f"qkvo r=2, k={k}, L=3" for k in (25, 60, 100)),
+                "half + qkvo r=2, k=25, L=5",
+            ],
         ),
     ),
     claim.differences_by_shots: (
@@ -602,16 +618,22 @@ CASES = {
     ),
     block.distances_of_blocks: (
         lambda: distances(["SGD"]),
-        lambda: distances([f"{o}, decoupled decay" for o in ("SGD", "momentum", "AdamW", "Adam", "Lion")]),
+        lambda: distances(
+            [f"{o}, decoupled decay" for o in ("SGD", "momentum", "AdamW", "Adam", "Lion")]
+        ),
     ),
     block.spectra: (
         lambda: spectrum(["LoRA"], 2, 1),
-        lambda: spectrum(["total rank r = 16, n = 2", "block rank r = 8", "input", "LoRA r = 8"], 16, 8),
+        lambda: spectrum(
+            ["total rank r = 16, n = 2", "block rank r = 8", "input", "LoRA r = 8"], 16, 8
+        ),
     ),
     block.breaks: (lambda: changes(1), lambda: changes(40)),
     block.sharing: (lambda: shared([1], [24]), lambda: shared([1, 2, 4, 8, 16], [24, 48, 96])),
     block.readings: (
         lambda: readings(["every direction"], [1]),
-        lambda: readings(["every direction", "two directions", "repeats along x"], [1, 2, 4, 8, 16]),
+        lambda: readings(
+            ["every direction", "two directions", "repeats along x"], [1, 2, 4, 8, 16]
+        ),
     ),
 }  # fmt: skip

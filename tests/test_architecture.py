@@ -55,6 +55,7 @@ def test_no_module_is_two(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LINES
 
 
+@pytest.mark.slow
 def test_readers_of_records_do_without_torch():
     names = [f"blocklora_lib.{name}" for name in TORCH_FREE]
     names += [

@@ -25,6 +25,7 @@ def test_files_are_laid_out_by_ruff():
     assert said("ruff", "format", "--no-cache", "--check", ".") == ""
 
 
+@pytest.mark.slow
 def test_notebooks_stand_without_outputs():
     found = [str(path) for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
     assert found

@@ -15,9 +15,9 @@ def markdown() -> str:
     """Return the page: every command with its arguments and options."""
     parts = [
         "# The command line",
-        "`.venv/bin/blocklora` in a clone, `blocklora` where the wheel is installed. A mistake is one "
-        "sentence and exit code 2; 1 is for what was done and is not whole, 75 for a failure of the "
-        "machine (the same command goes on from there), 130 for an interrupt.",
+        "`.venv/bin/blocklora` in a clone, `blocklora` where the wheel is installed. A mistake is "
+        "one sentence and exit code 2; 1 is for what was done and is not whole, 75 for a failure "
+        "of the machine (the same command goes on from there), 130 for an interrupt.",
     ]
     for name, command in _commands(typer.main.get_command(app), "blocklora"):
         parts += [f"## {name}", _text(command.help)]

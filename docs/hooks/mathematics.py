@@ -1,7 +1,7 @@
-"""Mathematics of pages and docstrings as MathML, which browsers draw themselves: no script, no network.
+"""Mathematics of pages and docstrings as MathML, which browsers draw: no script, no network.
 
-Pages have TeX between dollar signs. Docstrings are written to be read in an editor: `A_s`, `ΔWᵀ`, indented
-formulas, columns of names and what they mean. All of it is drawn as what it is.
+Pages have TeX between dollar signs. Docstrings are written to be read in an editor: `A_s`, `ΔWᵀ`,
+indented formulas, columns of names and what they mean. All of it is drawn as what it is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pages that are made, not written: README, executed notebooks, claims, commands, the API of every room.
+"""Pages that are made, not written: README, notebooks, claims, commands, the API of every room.
 
 A link of any page leads where it leads in the repository: to the page that was made of that
 file, or to a copy of it.

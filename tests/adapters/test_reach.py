@@ -387,7 +387,10 @@ def eight_bits(layer):
         (nn.utils.parametrizations.weight_norm, "parametrized.*remove_parametrizations"),
         (nn.utils.parametrizations.spectral_norm, "parametrized"),
         (nn.utils.parametrizations.orthogonal, "parametrized"),
-        (lambda m: nn.utils.parametrize.register_parametrization(m, "bias", nn.ReLU()), "parametrized"),
+        (
+            lambda m: nn.utils.parametrize.register_parametrization(m, "bias", nn.ReLU()),
+            "parametrized",
+        ),
         (lambda m: prune.l1_unstructured(m, "weight", 0.3), r"weight of 0 .*prune\.remove"),
         (lambda m: prune.l1_unstructured(m, "bias", 0.3), r"bias of 0 .*prune\.remove"),
         (replaced, "forward of 0 .*replaced on the instance"),

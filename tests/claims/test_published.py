@@ -34,7 +34,10 @@ from blocklora_lib.suite.published import beside_published
 
 PAPER = load_profile("paper")
 NOTEBOOKS = ("08_few_shot", "09_cross_dataset", "10_domain_generalization", "11_ablations")
-HEAD = "method,setting,source_dataset,target_dataset,shots,backbone,accuracy,metric_note,source,how_read"
+HEAD = (
+    "method,setting,source_dataset,target_dataset,shots,backbone,accuracy,metric_note,source,"
+    "how_read"
+)
 LINES = (  # one set of the paper's, and what may be mistaken for it
     "CLIP-LoRA,few_shot,EuroSAT,EuroSAT,4,ViT-B/16,80.1,est. error +-0.2 "
     "(more),a/Plot@1,digitised: y axis",

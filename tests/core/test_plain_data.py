@@ -49,7 +49,8 @@ def test_our_own_files_mean_the_same_to_every_reader(path):
         ("~", None),
         ("", None),
         ("a:\tb", {"a": "b"}),
-        ("[&x {a: 1, b: 2}, {<<: " "*x, b: 3}, {<<: *x}]", [dict(a=1, b=2), dict(a=1, b=3), dict(a=1, b=2)]),
+        ("[&x {a: 1, b: 2}, {<<: " "*x, b: 3}, {<<: *x}]",
+         [dict(a=1, b=2), dict(a=1, b=3), dict(a=1, b=2)]),
     ],
 )  # fmt: skip
 def test_scalars_are_those_of_yaml_1_2(text, value):

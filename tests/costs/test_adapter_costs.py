@@ -128,10 +128,11 @@ def activation_numbers(
     """Numbers that autograd keeps for backward on the path, parameters excluded, dropout off.
 
     sum_first   x  (T c, for ∂L/∂A_s)  +  h  (T b, for ∂L/∂B)  +  Σ B_i  (b d_out, for ∂L/∂h)
-                Σ B_i counts only where it is a sum, a new tensor; a single B is a parameter. Where the cut
-                runs along the input, the sum Σ x_i of width c = d_in/n is kept in place of x.
+                Σ B_i counts only where it is a sum, a new tensor; a single B is a parameter. Where
+                the cut runs along the input, Σ x_i of width c = d_in/n is kept in place of x.
     loop        x once, at its full width, and n times h;  loop_once: h once
-    dense       x  (T d_in, for ∂L/∂D)  +  D  (d_in d_out, for ∂L/∂x)  +  what D is made of, parameters aside
+    dense       x  (T d_in, for ∂L/∂D)  +  D  (d_in d_out, for ∂L/∂x)
+                +  what D is made of, parameters aside
     The path's output is no part of it: who uses it keeps it.
     """
     b, c, a = (

@@ -12,9 +12,8 @@ from torch.nn import functional as F
 from blocklora_lib.adapters.config import AdapterConfig
 from blocklora_lib.clip.architectures import clip_architecture, from_config, read_config
 from blocklora_lib.costs import memory as memory_costs
-from blocklora_lib.measure.counted import attach_in_training, build_clip, tower_call
+from blocklora_lib.measure.counted import attach_in_training, build_clip, peak_bytes, tower_call
 from blocklora_lib.measure.counted import kept_bytes as counted_bytes
-from blocklora_lib.measure.counted import peak_bytes
 from blocklora_lib.measure.training_step import prepare_training
 
 SIZES = [
@@ -171,7 +170,7 @@ def test_the_largest_moment_is_bounded_by_all_that_is_kept():
 
 @pytest.mark.parametrize(("images", "prompts"), [(16, 20), (128, 20)])
 def test_the_predicted_peak_of_a_step_is_what_the_allocator_says(images, prompts):
-    """A tensor of T E floats too many at the largest moment, as backward once had, is 1.4% and 2.8%."""
+    """A tensor of T E floats too many at the largest moment, as once in backward, is 1.4% and 2.8%."""
     spec = {"name": "PocketCLIP", "pretrained": "bundled"}
     step = prepare_training(spec, prompts, images, "sum_first", "cpu")
     tokens = int((step.tokens.argmax(-1) + 1).sum())

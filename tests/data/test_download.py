@@ -127,7 +127,10 @@ def test_no_source_that_answers_is_one_sentence_and_leaves_no_folder(server, tmp
         {"url": f"{server.url}/b.tgz", "mirror_of": 0},
         {"url": "https://toys.example/page", "mirror_of": 0, "manual": True},
     )
-    says = r"toys: a\.tgz .* 404 .*; b\.tgz .* 404 .*; by hand: https://toys\.example/page; try again later"
+    says = (
+        r"toys: a\.tgz .* 404 .*; b\.tgz .* 404 .*; "
+        r"by hand: https://toys\.example/page; try again later"
+    )
     with pytest.raises(DownloadError, match=says):
         download(toys, tmp_path, said.append, settings=QUICK)
     assert list(tmp_path.iterdir()) == []

@@ -537,8 +537,8 @@ def test_names_of_more_than_ascii_survive_any_locale(tmp_path, environment):
     assert b"Traceback" not in found.stderr + found.stdout
     if found.returncode:
         assert (
-            b"has a name of more than ASCII, and Python takes names for ascii here: set PYTHONUTF8=1"
-            in found.stdout
+            b"has a name of more than ASCII, and Python takes names for ascii here: "
+            b"set PYTHONUTF8=1" in found.stdout
         )
         found = subprocess.run(
             words, capture_output=True, env=known | environment | {"PYTHONUTF8": "1"}

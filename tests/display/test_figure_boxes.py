@@ -1,4 +1,4 @@
-"""No figure is cut off, covered or lost at its edges, and the rule that says so catches each fault."""
+"""No figure is cut off, covered or lost at its edges; the rule that says so sees each fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures are pure functions of a frame: what they draw, how wide they are, what their files hold."""
+"""Figures are pure functions of a frame: what they draw, their width, what their files hold."""
 
 from __future__ import annotations
 

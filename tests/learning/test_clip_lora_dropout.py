@@ -66,7 +66,7 @@ def draws(logits, case: Case, adapters: dict, seed: int) -> Draws:
 
 
 def moments_apart(a: Draws, b: Draws) -> dict[str, float]:
-    """Root mean squares, over all numbers, of the differences of their moments in standard errors."""
+    """Root mean squares, over all numbers, of their moments' differences in standard errors."""
     keys = sorted(a, key=str)
     # the same entry of A's gradient for two of q, k and v of one layer
     pairs = [

@@ -1,4 +1,4 @@
-"""LoRA, and Block-LoRA with n = 1, against an independent re-statement of CLIP-LoRA's computation."""
+"""LoRA, and Block-LoRA with n = 1, against an independent re-statement of CLIP-LoRA's code."""
 
 from __future__ import annotations
 

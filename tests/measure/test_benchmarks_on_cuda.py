@@ -1,4 +1,4 @@
-"""Every script of benchmarks/ with `--device cuda`, on a GPU that is not there (see fake_cuda.py)."""
+"""Every script of benchmarks/ with `--device cuda`, on a GPU that is not there: fake_cuda.py."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ SCRIPTS = {
     "inference": f"--model {{quick}} --batches 2 {ROUNDS}",
     "memory": "--model {quick} --classes 3 --threads 1",
     "roofline": f"--classes 3 --sides 8 {SMALL}",
-    "scaling": f"--classes 3 --by-classes 2 3 --by-images --by-rank --by-blocks --by-threads {SMALL}",
-    "step": f"--classes 3 --variants independent checkpointing clip_lora peft --class-chunk 2 {SMALL}",
+    "scaling": "--classes 3 --by-classes 2 3 --by-images --by-rank --by-blocks --by-threads "
+    + SMALL,
+    "step": "--classes 3 --variants independent checkpointing clip_lora peft --class-chunk 2 "
+    + SMALL,
     "training_step": f"--classes 3 {SMALL}",
 }
 PROCESSES = {

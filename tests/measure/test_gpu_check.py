@@ -1,4 +1,4 @@
-"""`make gpu-check` measures everything on a CPU too, keeps what it finds, and sees what is wrong."""
+"""`make gpu-check` measures all on a CPU too, keeps what it finds, and sees what is wrong."""
 
 from __future__ import annotations
 

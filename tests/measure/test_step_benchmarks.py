@@ -63,7 +63,7 @@ def test_what_we_compare_with_uses_nothing_of_the_library(file):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_without_dropout_every_variant_takes_the_same_step(backbones, variant):
-    """The loss before any step, at B = 0, is that of open_clip's own towers; AdamW then changes it."""
+    """The first loss, at B = 0, is that of open_clip's own towers; AdamW then changes it."""
     backbone = backbones[precision(variant)]
     step = make_step(backbone, variant, SMALL)
     tokens = backbone.tokenize(step_variants.class_prompts(SMALL.classes))
@@ -228,8 +228,14 @@ def test_the_share_is_of_the_products_alone():
     assert tuple(found.loc["frozen", ["share_low", "share_high"]]) == (0.5, 0.5)
 
 
-@pytest.mark.parametrize("product", [Product("frozen", 2, 3, 4), Product("frozen", 2, 3, 4, 1, False),
-                                     Product("attention", 2, 3, 4, 5)])  # fmt: skip
+@pytest.mark.parametrize(
+    "product",
+    [
+        Product("frozen", 2, 3, 4),
+        Product("frozen", 2, 3, 4, 1, False),
+        Product("attention", 2, 3, 4, 5),
+    ],
+)
 def test_a_product_has_its_shape(product):
     assert product.prepared(torch.device("cpu"))().shape[-2:] == (2, 4)
 
@@ -314,9 +320,12 @@ def test_the_peak_of_a_step_is_measured_in_a_process_of_its_own():
 
 
 def test_scaling_writes_points_and_lines(quick_clip, tmp_path):
-    chosen = "--model {tiny} --by-classes 2 3 4 --by-images 1 2 --by-rank 2 4 --by-blocks 1 2 --by-threads 1 2"
+    chosen = "--model {tiny} --by-classes 2 3 4 --by-images 1 2 --by-rank 2 4 --by-blocks 1 2"
     script(
-        "scaling", chosen + " --classes 2 --batch 1 --rounds 3 --no-memory", quick_clip, tmp_path
+        "scaling",
+        chosen + " --by-threads 1 2 --classes 2 --batch 1 --rounds 3 --no-memory",
+        quick_clip,
+        tmp_path,
     )
     (record,) = read_records("scaling", tmp_path)
     rows, lines = record.frame(), record.frame("lines")
@@ -401,8 +410,9 @@ def test_pocket_run_compares_whole_processes(monkeypatch, tmp_path, capsys):
     assert (
         list(told) == [1 + i for i, command in enumerate(commands, 1) if "run" not in command][1:]
     )
-    shared = ["--profile", "pocket", "--dataset", "fashion", "--shots", "16", "--seed", "1", "--threads", "1",
-              "--device", "cpu"]  # fmt: skip
+    shared = (
+        "--profile pocket --dataset fashion --shots 16 --seed 1 --threads 1 --device cpu".split()
+    )
     assert all(any(c[i : i + len(shared)] == shared for i in range(len(c))) for c in commands)
 
 

@@ -1,4 +1,4 @@
-"""The digest of the code that computes results: what moves it, what does not, and what it covers."""
+"""The digest of the code that computes results: what moves it, what not, and what it covers."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_new_method_and_what_only_it_imports_are_covered(package):
 def test_every_module_that_a_run_loads_is_covered_or_named_as_silent_and_the_digest_needs_no_torch(
     tmp_path,
 ):
-    """Python's own list of what was imported, by a run's own imports, against the static closure."""
+    """Python's own list of what a run imported against the static closure."""
     code = """
 import sys
 import blocklora_lib.runs.code_digest as c

@@ -60,7 +60,8 @@ def fail(monkeypatch, module, name, number, path):
 STEPS = {
     "before": "tempfile.mkstemp = die",
     "opened": "os.close = die",
-    "half written": "Path.write_bytes = lambda path, content: (path.open('wb').write(content[:9]), die())",
+    "half written": "Path.write_bytes = lambda path, content: "
+    "(path.open('wb').write(content[:9]), die())",
     "written": "Path.chmod = die",
     "unsynced": "os.fsync = die",
     "synced": "os.replace = die",
@@ -118,7 +119,7 @@ def test_a_folder_that_takes_nothing_is_said_before_training(store, monkeypatch,
 
 
 def test_a_process_of_the_same_number_on_another_machine_is_no_fault(store):
-    """The probe was named by the process alone: one machine took away what the other had just made."""
+    """The probe was named by the process alone: one machine took away what another had made."""
     (store.folder / f".writable-{os.getpid()}").mkdir(parents=True)
     store.check_writable()
     assert len(list(store.folder.iterdir())) == 1

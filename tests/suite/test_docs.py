@@ -1,4 +1,4 @@
-"""The site: it builds without a warning, every link leads somewhere, and nothing needs a network."""
+"""The site: it builds without a warning, every link leads somewhere, and no network is needed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from blocklora_lib.suite.reference import COPIES
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-QUIET = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-component-update
---disable-background-networking --disable-sync --virtual-time-budget=20000 --dump-dom""".split()
+QUIET = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run
+--disable-component-update --disable-background-networking --disable-sync
+--virtual-time-budget=20000 --dump-dom""".split()
 # of a page in a browser: what it fetched, how large its formulas are, what a search of it finds
 PROBE = """<script>addEventListener("load", () => {
   const field = document.querySelector(".md-search__input"), said = {}

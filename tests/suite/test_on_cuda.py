@@ -1,4 +1,4 @@
-"""The library on a GPU that is not there (see fake_cuda.py): no device error, and a CPU's numbers."""
+"""The library on a GPU that is not there (fake_cuda.py): no device error, and a CPU's numbers."""
 
 from __future__ import annotations
 

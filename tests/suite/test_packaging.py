@@ -69,7 +69,7 @@ def test_lock_is_complete():
 
 
 def test_conda_has_the_pins_of_the_lock():
-    """conda gives Python and tools; pip, under the same lock as a constraint, gives the packages."""
+    """conda gives Python and tools; pip, under the same lock as constraint, gives the packages."""
     listed = [Requirement(line) for line in CONDA_PIP if not line.startswith("-")]
     assert {canonical(r.name) for r in listed} == {canonical(r.name) for r in WANTED}
     for requirement in listed:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from blocklora_lib.core.paths import NOTEBOOKS
 from blocklora_lib.suite.parameter_cell import check_parameters, known_parameters, literals
 
-CELL = 'profile: str = "pocket"\nshots = [1, 4]\nlr: float = 2e-3\nseed = 1\nquick: bool = False\nlimit = None\n'
+CELL = 'profile: str = "pocket"\nshots = [1, 4]\nlr: float = 2e-3\nseed = 1\n'
+CELL += "quick: bool = False\nlimit = None\n"
 
 
 @pytest.fixture

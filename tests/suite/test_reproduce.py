@@ -1,4 +1,4 @@
-"""Starting the engine: what is asked for is looked at before Snakemake is, which answers in traces."""
+"""Starting the engine: what is asked for is looked at before Snakemake, which answers in traces."""
 
 import subprocess
 from types import SimpleNamespace

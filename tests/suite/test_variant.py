@@ -1,5 +1,5 @@
-"""Notebooks on other datasets, methods, shots, seeds, rank or blocks: what is refused, which runs are
-asked for, and where the results go.
+"""Notebooks on other datasets, methods, shots, seeds, rank or blocks: what is refused, which runs
+are asked for, and where the results go.
 """
 
 from __future__ import annotations

@@ -242,8 +242,8 @@ def test_a_command_without_the_repository_says_where_it_is_found(
 def test_a_fact_without_the_repository_is_missing_in_a_sentence(
     without_repository, tmp_path, module
 ):
-    call = CALLS[module]
-    code = f"from blocklora_lib.{module} import {call.partition('(')[0]} as f; f({call.partition('(')[2]}"
+    name, _, arguments = CALLS[module].partition("(")
+    code = f"from blocklora_lib.{module} import {name} as f; f({arguments}"
     done = without_repository(tmp_path, "-c", code)
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"FileNotFoundError: {tmp_path}/")

@@ -43,12 +43,15 @@ CASES = [  # (settings, ΔW stays, blocks stay equal)
     (dict(ours=NOISE, theirs=NOISE), False, False),
     (dict(optimizer="SGD", ours=change.clip(0.1), theirs=change.clip(0.1), lr=0.2), False, True),
     (dict(optimizer="SGD", ours=change.clip(0.1), theirs=change.clip(0.1, 3), lr=0.2), True, True),
-    (dict(ours=change.clip_tensors(0.1, 0.1), theirs=change.clip_tensors(0.1, 0.1 / 3**0.5)), True, True),
-    (dict(optimizer="SGD", ours=change.orthogonalised(), theirs=change.orthogonalised()), True, True),
+    (dict(ours=change.clip_tensors(0.1, 0.1), theirs=change.clip_tensors(0.1, 0.1 / 3**0.5)),
+     True, True),
+    (dict(optimizer="SGD", ours=change.orthogonalised(), theirs=change.orthogonalised()),
+     True, True),
     (dict(tasks=(change.altered(TASK, change.NonlinearEqual),) * 2), True, True),
     (dict(tasks=(change.altered(TASK, change.NonlinearUnequal), TASK)), False, False),
     (dict(tasks=(change.altered(TASK, change.DroppedBlocks), TASK)), False, False),
-    (dict(ours=change.rounded_parameters(torch.bfloat16), theirs=change.rounded_parameters(torch.bfloat16)),
+    (dict(ours=change.rounded_parameters(torch.bfloat16),
+          theirs=change.rounded_parameters(torch.bfloat16)),
      False, True),  # 3 B_i is not on the grid of B_i
 ]  # fmt: skip
 

@@ -302,7 +302,8 @@ BAD = {
     "cut archive": "is cut short or damaged",
     "cut safetensors": "is damaged, cut short",
     "cut old": "is damaged, cut short",
-    "code": r"holds Python objects \((posix|nt)\.mkdir\).*never executed.*torch.save\(model.state_dict\(\)",
+    "code": r"holds Python objects \((posix|nt)\.mkdir\).*never executed.*"
+    r"torch.save\(model.state_dict\(\)",
     "plain pickle": "checkpoint",
     "whole model": r"holds Python objects \(torch\.nn\.modules\.linear\.Linear\)",
     "a tensor": "holds a Tensor, no state_dict",
@@ -312,7 +313,8 @@ BAD = {
     "sparse": "holds visual.conv1.weight in a form without plain numbers",
     "missing": r"is not of TinyCLIP-quickgelu: it lacks 1 tensors \(visual.conv1.weight\)",
     "beside": r"has beside 1 tensors \(head.weight\)",
-    "shape": r"1 of another shape \(visual.conv1.weight: 32 x 3 x 8 x 8 instead of 32 x 3 x 16 x 16\)",
+    "shape": r"1 of another shape "
+    r"\(visual.conv1.weight: 32 x 3 x 8 x 8 instead of 32 x 3 x 16 x 16\)",
     "more pixels": r"visual.positional_embedding: 17 x 32 instead of 5 x 32",
     "int8": "has visual.conv1.weight in int8",
     "float8": "has visual.conv1.weight in float8_e4m3fn",
@@ -340,7 +342,8 @@ def test_a_bad_checkpoint_is_one_sentence_and_runs_no_code(how, model, quick, tm
         (
             "fp16",
             1e5,
-            r"visual.conv1.weight with values up to 1e\+05, which overflow in float16; say precision",
+            r"visual.conv1.weight with values up to 1e\+05, which overflow in float16; "
+            "say precision",
         ),
         (
             "fp32",
@@ -380,9 +383,11 @@ def test_a_place_that_is_no_file_is_named(quick, tmp_path, monkeypatch):
         "none/c.pt": "is missing",
         "pipe.pt/c.pt": "is missing",
         "./none": "holds no checkpoint",
-        "./two": r"holds several checkpoints \(a.safetensors, b.safetensors\); give the path of the file",
+        "./two": r"holds several checkpoints \(a.safetensors, b.safetensors\); "
+        "give the path of the file",
         "~nobody-here/c.pt": "home folder of a user who is not known",
-        "tiny": r"unknown weights 'tiny' .*for the file or folder tiny of this folder write \./tiny",
+        "tiny": r"unknown weights 'tiny' .*"
+        r"for the file or folder tiny of this folder write \./tiny",
         "": "is no path",
     }.items():
         with pytest.raises((ValueError, OSError), match=says):

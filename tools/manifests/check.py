@@ -63,7 +63,8 @@ def against_split_file(manifest: Manifest, path: Path) -> Iterator[str]:
         for image, label, name in entries:
             folder = manifest.class_folders[label] if manifest.class_folders else ""
             if spelled[label] != name or not image.startswith(folder):
-                yield f"{key}: {image}, {label}, {name!r}; the manifest has {spelled[label]!r} in {folder!r}"
+                known = f"{spelled[label]!r} in {folder!r}"
+                yield f"{key}: {image}, {label}, {name!r}; the manifest has {known}"
                 return
     for key in split:  # and the reader gives the same, with only the file at hand
         read = items(manifest, path.parent, key)

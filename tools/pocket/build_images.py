@@ -80,7 +80,7 @@ def emoji_r(cache: Path) -> ImageSet:
 
 
 def emoji_a(cache: Path) -> ImageSet:
-    """ImageNet-A's role: test drawings turned, scaled, dimmed and laid over cluttered photographs."""
+    """ImageNet-A's role: test drawings turned, scaled, dimmed, laid over cluttered photographs."""
     classes, sources = list(emoji.CLASSES), [*npm(cache, "twemoji"), *SAMPLE_PHOTOGRAPHS]
     notes = "Drawings of the test code points over photographs: hard on purpose."
     images = ImageSet(

@@ -1,4 +1,4 @@
-"""Captions of the training pairs, and the frozen sentence encoder that is the text tower's teacher."""
+"""Captions of the training pairs, and the frozen sentence encoder that teaches the text tower."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def distillation_texts(captions: list[str], cache: Path, manifests: Path) -> lis
 
 @torch.inference_mode()
 def teacher_embeddings(texts: list[str]) -> Tensor:
-    """Unit rows (N, 384) of the sentence encoder: the mean over tokens, all-MiniLM-L6-v2's pooling."""
+    """Unit rows (N, 384) of the sentence encoder: means over tokens, as all-MiniLM-L6-v2 pools."""
     from transformers import AutoModel, AutoTokenizer
 
     folder = str(files(TEACHER).joinpath("model"))

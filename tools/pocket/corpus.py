@@ -164,8 +164,8 @@ def emoji_pairs(cache: Path) -> Iterator[Pair]:
 
 
 NOT_A_TITLE = re.compile(
-    r"(architetto|francesco|rollandin|archi|inkscape|^$|arc$|svg|clip ?art|unsorted|http|\d{3,}|hash|"
-    r"public domain)",
+    r"(architetto|francesco|rollandin|archi|inkscape|^$|arc$|svg|clip ?art|unsorted|http|\d{3,}|"
+    r"hash|public domain)",
     re.I,
 )
 SKIPPED_FOLDERS = (
@@ -221,7 +221,7 @@ def other_flags(cache: Path) -> Iterator[Pair]:
 
 
 def characters(cache: Path) -> Iterator[Pair]:
-    """Letters and digits in the faces of the font packages that the letter set does not draw from."""
+    """Letters and digits in the faces of font packages that the letter set does not draw from."""
     r = np.random.RandomState(0)
     evaluated = {f"fonts-{name}" for name in LETTER_PACKAGES}
     for package in sorted(path.name for path in (cache / "deb").glob("fonts-*")):

@@ -90,7 +90,8 @@ def sprites(cache: Path) -> ImageSet:
     """Unit sprites of Battle for Wesnoth; a unit never crosses splits."""
     folder = cache / "deb/wesnoth-1.16-data/usr/share/games/wesnoth/1.16/data/core/images/units"
     licence = "GPL-2.0-or-later"
-    credit = "Battle for Wesnoth units, the Wesnoth project; source: the Debian source package wesnoth-1.16"
+    credit = "Battle for Wesnoth units, the Wesnoth project; "
+    credit += "source: the Debian source package wesnoth-1.16"
     notes = "A separate work under GPL-2 or later; its source is the Debian source package."
     sources = [source("debian:wesnoth-1.16-data", licence, credit)]
     images = ImageSet("sprites", "Sprites", "target", list(SPRITES), licence, sources, notes)

@@ -1,7 +1,7 @@
 """Hold PocketCLIP against chance, the majority class and a pixel probe on every pocket set; write
 its card.
 
-    python tools/pocket/evaluate.py CACHE      pocket/model/evaluation.json and pocket/model/README.md
+    python tools/pocket/evaluate.py CACHE    pocket/model/evaluation.json and pocket/model/README.md
 
 Probes are logistic regressions on 16 images a class, the strength of their penalty chosen by
 cross-validation on those images, mean of three draws: one on PocketCLIP's frozen image features,

@@ -100,7 +100,8 @@ def flags(cache: Path) -> ImageSet:
         source("debian:iso-flags-png-320x240", "public-domain", "ISO country flags"),
         *SAMPLE_PHOTOGRAPHS,
     ]
-    notes = "Drawings waved, turned and laid over photographs; the share-alike part is openmoji's (train)."
+    notes = "Drawings waved, turned and laid over photographs; "
+    notes += "the share-alike part is openmoji's (train)."
     images = ImageSet("flags", "Flags", "target", names, CC_BY_SA, sources, notes)
     backgrounds = [sample_photograph(name) for name in BACKGROUNDS]
     for country, name in zip(COUNTRIES, names, strict=True):

@@ -16,7 +16,8 @@ import yaml
 from render import encode
 
 SPLITS = ("train", "val", "test")
-HEADER = "# Written by tools/pocket/build_images.py; the text is the source of truth, the numbers are counted.\n"
+HEADER = "# Written by tools/pocket/build_images.py; the text is the source of truth, "
+HEADER += "the numbers are counted.\n"
 
 
 @dataclass

@@ -17,7 +17,7 @@ PREAMBLE = (
 
 
 def write_licences(cache: Path, manifests: Path, pocket: Path) -> None:
-    """Copy the licence texts that manifests name and Debian's copyright files; write the credits."""
+    """Copy the licence texts that manifests name, Debian's copyright files; write the credits."""
     texts = cache / "npm/spdx-license-list/package/licenses"
     folder = pocket / "licences"
     (folder / "debian").mkdir(parents=True, exist_ok=True)

@@ -70,14 +70,16 @@ PHOTOS = {  # class: folders of stamps
     "bird": "animals/birds",
     "hoofed mammal": "animals/mammals/bovines animals/mammals/equines animals/mammals/deer "
     "animals/mammals/camel",
-    "furry mammal": "animals/mammals animals/mammals/cats animals/mammals/dogs animals/mammals/rodents "
-    "animals/mammals/bears animals/mammals/apes animals/mammals/aquatic animals/marsupials",
-    "insect or fish": "animals/insects animals/amphibians animals/lizards animals/shellfish animals/fish",
+    "furry mammal": "animals/mammals animals/mammals/cats animals/mammals/dogs "
+    "animals/mammals/rodents animals/mammals/bears animals/mammals/apes "
+    "animals/mammals/aquatic animals/marsupials",
+    "insect or fish": "animals/insects animals/amphibians animals/lizards animals/shellfish "
+    "animals/fish",
     "fruit": "food/fruit",
     "vegetable or nut": "food/vegetables food/nuts food/spices plants/mushrooms",
     "flower or tree": "plants/flowers plants/trees plants",
-    "tool or household object": "household/tools household/arttools household/electronics household/dishes "
-    "household household/dishes/utensils",
+    "tool or household object": "household/tools household/arttools household/electronics "
+    "household/dishes household household/dishes/utensils",
     "vehicle": "vehicles vehicles/auto vehicles/cycle vehicles/emergency vehicles/flight "
     "vehicles/flight/planes vehicles/masstransit vehicles/race vehicles/ship vehicles/construction "
     "vehicles/locomotive military/vehicles",
@@ -91,7 +93,8 @@ def photos(cache: Path) -> ImageSet:
     """Cut-out photographs: Tux Paint's stamps. Look-alikes go to the same split."""
     stamps = cache / "deb/tuxpaint-stamps-default/usr/share/tuxpaint/stamps"
     licence = "GPL-2.0-only"
-    credit = "Tux Paint stamps, the Tux Paint developers; source: the Debian source package tuxpaint-stamps"
+    credit = "Tux Paint stamps, the Tux Paint developers; "
+    credit += "source: the Debian source package tuxpaint-stamps"
     sources = [source("debian:tuxpaint-stamps-default", licence, credit)]
     notes = "A separate work under GPL-2; its source is the Debian source package."
     images = ImageSet("photos", "Photos", "target", list(PHOTOS), licence, sources, notes)
@@ -131,7 +134,8 @@ def textures(cache: Path) -> ImageSet:
     """Grey patches of photographs, brightness and contrast levelled: train and val from the left
     half of a photograph, test from the right.
     """
-    notes = "One photograph a class: train and val patches from its left half, test patches from its right half."
+    notes = "One photograph a class: train and val patches from its left half, "
+    notes += "test patches from its right half."
     licence = "CC0-1.0 AND CC-BY-2.0"
     images = ImageSet(
         "textures", "Textures", "target", list(TEXTURES), licence, SAMPLE_PHOTOGRAPHS, notes

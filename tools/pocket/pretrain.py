@@ -1,9 +1,9 @@
 """Pre-train PocketCLIP: distil its text tower from a sentence encoder, train its image tower
 against that.
 
-    python tools/pocket/pretrain.py text   CACHE             about 15 minutes on one thread
-    python tools/pocket/pretrain.py image  CACHE --images N  about 40 minutes a million images on one thread
-    python tools/pocket/pretrain.py export CACHE             pocket/model/pocketclip.safetensors (float16)
+    python tools/pocket/pretrain.py text   CACHE             15 minutes on one thread
+    python tools/pocket/pretrain.py image  CACHE --images N  40 minutes a million, on one thread
+    python tools/pocket/pretrain.py export CACHE             pocket/model/pocketclip.safetensors
 
 Text from scratch on 60,000 captions learns nothing; a sentence encoder knows already what words
 mean. So the text tower first learns to give the encoder's embeddings (centred, normalised), is then
@@ -323,7 +323,7 @@ def train_image(
 
 
 def export(cache: Path) -> None:
-    """Write the float16 weights; token rows that no training text used, never learnt, become zero."""
+    """Write the float16 weights; token rows that no training text used become zero."""
     backbone = load_backbone(BackboneSpec(name="PocketCLIP", pretrained="none"), "cpu")
     state = torch.load(cache / "train" / "image.pt", weights_only=True)["modules"]["model"]
     captions, *_ = pair_captions(cache / "corpus")
