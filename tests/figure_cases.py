@@ -14,6 +14,8 @@ import pandas as pd
 from synthetic import synthetic_runs
 
 from blocklora_lib.analysis.comparisons import difference_by_set, over_sets
+from blocklora_lib.analysis.memory import above_base
+from blocklora_lib.analysis.ranks import over_data_sets
 from blocklora_lib.analysis.summaries import (
     few_shot_summary,
     gains,
@@ -268,7 +270,7 @@ def process_memory(batches, forms):
         for i, form in enumerate(forms)
         for r in range(3)
     ]
-    return timing.memory(pd.DataFrame(rows))
+    return timing.memory(above_base(pd.DataFrame(rows)))
 
 
 def benchmark_steps(classes, names, peak=True):
@@ -334,7 +336,7 @@ def gap(methods, shots, sets):
         for k in shots
         for j, name in enumerate(sets)
     ]
-    return bound.gap_against_bound(pd.DataFrame(rows))
+    return bound.gap_against_bound(pd.DataFrame(rows), over_data_sets(pd.DataFrame(rows)))
 
 
 def bites(sets, settings):

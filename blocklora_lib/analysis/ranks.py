@@ -59,6 +59,11 @@ def rank_correlation(
     }
 
 
+def over_data_sets(gaps: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean bound and gap of each method and number of shots, over data sets."""
+    return gaps.groupby(["method_label", "shots"], as_index=False)[["bound", "gap"]].mean()
+
+
 def by_method(gaps: pd.DataFrame) -> pd.DataFrame:
     """Return parameters, train and test accuracy and gap of each method_label, over sets and shots."""
     columns = ["parameters", "train_accuracy", "accuracy", "gap"]

@@ -186,12 +186,11 @@ def _by_shots(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 @in_style
-def gap_against_bound(frame: pd.DataFrame) -> Figure:
-    """Draw the measured gap over the bound, one panel for each number of shots; a point is a data
-    set.
+def gap_against_bound(frame: pd.DataFrame, means: pd.DataFrame) -> Figure:
+    """Draw the measured gap over the bound, a panel for each number of shots; a point is a data set.
 
-    frame: method, method_label, dataset, shots, bound, gap (in [-1, 1]). Outlined: means over data
-    sets.
+    frame: method, method_label, dataset, shots, bound, gap (in [-1, 1]). means: the same over data
+    sets, of `ranks.over_data_sets`, which are outlined.
     """
     shots = sorted(frame["shots"].unique())
     figure = new_figure(TEXT_WIDTH, 2.5)
@@ -207,8 +206,9 @@ def gap_against_bound(frame: pd.DataFrame) -> Figure:
                 rows["bound"], rows["gap"], style.marker, color=style.colour, markeredgewidth=0,
                 markersize=4, alpha=0.45, zorder=3,
             )  # fmt: skip
+            mean = means[(means["shots"] == k) & (means["method_label"] == label)]
             panel.plot(
-                rows["bound"].mean(), rows["gap"].mean(), style.marker, color=style.colour,
+                mean["bound"], mean["gap"], style.marker, color=style.colour,
                 markeredgecolor="black", markeredgewidth=0.9, markersize=7.5, zorder=4,
             )  # fmt: skip
         panel.axhline(0, color="#a6a6a6", linewidth=0.8)

@@ -100,11 +100,9 @@ def _handle(form: str) -> Line2D:
 
 @in_style
 def memory(frame: pd.DataFrame) -> Figure:
-    """Draw the peak above the base's, and weights counted above the base's, by form; a panel a
-    batch size.
+    """Draw peak and counted weights above the base's, by form; a panel for each batch size.
 
-    frame: batch, form, weights_bytes, peak_bytes, a row for each repeat. Every repeat is a marker
-    of its own.
+    frame: of `memory.above_base`, a row for each repeat, each of which is a marker of its own.
     """
     forms, batches = list(dict.fromkeys(frame["form"])), sorted(frame["batch"].unique())
     figure = new_figure(TEXT_WIDTH, 0.33 * len(forms) + 1.05)
@@ -124,21 +122,15 @@ def memory(frame: pd.DataFrame) -> Figure:
 
 
 def _memory_at(panel: Axes, frame: pd.DataFrame, forms: list[str]) -> None:
-    mib = 2.0**20
-    base = frame[frame["form"] == "base"]["peak_bytes"].median()
-    counted = frame.groupby("form")["weights_bytes"].first()
     for y, form in enumerate(forms):
-        panel.barh(
-            y, (counted[form] - counted["base"]) / mib, height=0.55, color="#d9d9d9", zorder=1
-        )
-        peaks = (frame[frame["form"] == form]["peak_bytes"] - base) / mib
-        style = FORM_STYLES[form]
+        rows, style = frame[frame["form"] == form], FORM_STYLES[form]
+        panel.barh(y, rows["weights_above"].iloc[0], height=0.55, color="#d9d9d9", zorder=1)
         panel.plot(
-            peaks, [y] * len(peaks), linestyle="none", color=style.colour, marker=style.marker, zorder=3,
-            markerfacecolor="none", markersize=6,
+            rows["peak_above"], [y] * len(rows), linestyle="none", color=style.colour,
+            marker=style.marker, zorder=3, markerfacecolor="none", markersize=6,
         )  # fmt: skip
     panel.axvline(0, color=GREY, linewidth=0.8)
     panel.use_sticky_edges = False  # a peak of 0 lies on the edge of its bar
     panel.margins(x=0.1)
     panel.grid(axis="y", visible=False)
-    panel.set_xlabel(f"MiB above the base's {base / mib:.1f}")
+    panel.set_xlabel(f"MiB above the base's {frame['base_peak'].iloc[0]:.1f}")
