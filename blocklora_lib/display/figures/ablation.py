@@ -21,6 +21,7 @@ from ..style import (
     method_style,
     new_figure,
 )
+from .panels import draw_means
 
 READINGS = {
     "total_rank": "r is the total rank",
@@ -149,34 +150,16 @@ def trained_minus_frozen(by_set: pd.DataFrame, overall: pd.DataFrame) -> Figure:
     for i, k in enumerate(shots):
         part = by_set[by_set["shots"] == k]
         values, few = (
-            part.loc[part["complete"], "difference"],
-            part.loc[~part["complete"], "difference"],
+            part.loc[whole, "difference"] for whole in (part["complete"], ~part["complete"])
         )
-        axes.plot(
-            [i - 0.12] * len(values),
-            values,
-            "o",
-            color=GREY,
-            markersize=3,
-            alpha=0.5,
-            label="a set" if i == 0 else None,
-        )
+        look = dict(color=GREY, markersize=3, alpha=0.5, label="a set" if i == 0 else None)
+        axes.plot([i - 0.12] * len(values), values, "o", **look)
         hollow(axes, [i - 0.12] * len(few), few, "o", GREY, markersize=3)
     overall = overall.sort_values("shots")
-    error = [overall["mean"] - overall["low"], overall["high"] - overall["mean"]]
-    axes.errorbar(
-        [i + 0.08 for i in range(len(shots))],
-        overall["mean"],
-        error,
-        fmt=style.marker,
-        color=style.colour,
-        capsize=2.5,
-        elinewidth=1,
-        label="mean, 95% interval over sets",
-    )
+    at = [i + 0.08 for i in range(len(shots))]
+    draw_means(axes, at, overall, style, "mean, 95% interval over sets")
     few = (~overall["complete"]).to_numpy()
-    at = [i + 0.08 for i in range(len(shots)) if few[i]]
-    hollow(axes, at, overall["mean"][few], style.marker, style.colour)
+    hollow(axes, np.array(at)[few], overall["mean"][few], style.marker, style.colour)
     axes.set_xticks(range(len(shots)), [str(k) for k in shots])
     axes.set_xlim(-0.5, len(shots) - 0.5)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..style import GREY, TEXT_WIDTH, in_style, legend_outside, method_style, new_figure
+from .panels import draw_means
 
 
 @in_style
@@ -22,17 +23,7 @@ def differences_by_shots(rows: pd.DataFrame) -> Figure:
         part = rows[rows["method_label"] == label].sort_values("shots")
         style = method_style(part["method"].iloc[0])
         at = [shots.index(k) + step * (i - (len(labels) - 1) / 2) for k in part["shots"]]
-        spread = [part["mean"] - part["low"], part["high"] - part["mean"]]
-        axes.errorbar(
-            at,
-            part["mean"],
-            spread,
-            fmt=style.marker,
-            color=style.colour,
-            capsize=2.5,
-            elinewidth=1,
-            label=label,
-        )
+        draw_means(axes, at, part, style, label)
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set_xticks(range(len(shots)), [str(k) for k in shots])
     axes.set_xlabel("shots")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pandas as pd
@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ...analysis.summaries import AVERAGE
-from ..style import hollow, hollow_handle, method_handle, method_style
+from ..style import MethodStyle, hollow, hollow_handle, method_handle, method_style
 from ..tables import shots_of
 
 ZERO_SHOT_AT = 0.5  # where zero-shot stands on the log2 axis of shots: one octave left of 1 shot
@@ -122,3 +122,12 @@ def draw_interval(axes: Axes, row: Any, y: float, size: float) -> None:
     axes.plot(row.mean, y, style.marker, **look)
     if not row.complete:
         hollow(axes, [row.mean], [y], style.marker, style.colour, markersize=size)
+
+
+def draw_means(
+    axes: Axes, at: Sequence[float], rows: pd.DataFrame, style: MethodStyle, label: str
+) -> None:
+    """Draw the means of `rows` (mean, low, high) with their intervals as bars, at places on x."""
+    ends = [rows["mean"] - rows["low"], rows["high"] - rows["mean"]]
+    look = dict(fmt=style.marker, color=style.colour, capsize=2.5, elinewidth=1)
+    axes.errorbar(at, rows["mean"], ends, label=label, **look)
