@@ -122,6 +122,7 @@ def _changes(
                 f"methods={given['methods']}: one method's settings are varied at a time; name one, and "
                 "run the notebook once for each"
             )
+        _check_varied(profile, experiment, given["methods"][0])
         changes["methods"] = given["methods"]
     elif "methods" in given:
         wanted = {*needs["baselines"], *given["methods"]}
@@ -146,6 +147,23 @@ def _check_trained(profile: Profile, given: Sequence[str], baselines: Sequence[s
         raise ValueError(
             f"methods={list(given)}: none is trained, so there is nothing to show; add one of "
             f"{', '.join(trained)}"
+        )
+
+
+def _check_varied(profile: Profile, experiment: Experiment, name: str) -> None:
+    """Refuse a method whose settings cannot be varied as the experiment does."""
+
+    def fits(entry: MethodEntry) -> bool:
+        try:
+            return all(e.adapter_config() is not None for e in experiment.variations(entry))
+        except ValueError:
+            return False
+
+    if not fits(profile.entry(name)):
+        keys = dict.fromkeys(key for grid in experiment.vary for key in grid)
+        others = ", ".join(entry.name for entry in profile.methods if fits(entry))
+        raise ValueError(
+            f"methods=[{name!r}] cannot be varied in {', '.join(keys)}; these can: {others}"
         )
 
 
