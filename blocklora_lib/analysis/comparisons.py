@@ -1,5 +1,4 @@
-"""Methods against each other, paired: a difference is of runs that share a set, a number of shots
-and a seed.
+"""Methods against each other, paired: a difference is of runs that share set, shots and seed.
 
 A seed that one of two methods lacks is in neither's mean; what is left says so by n, expected and
 complete, as every summary does. No torch.
@@ -20,7 +19,7 @@ from .summaries import counted, planned, summarise
 
 @dataclass(frozen=True)
 class Matched:
-    """values: a row for each repetition that every column has. expected: how many there should be."""
+    """values: a row for each repetition of all columns. expected: how many there should be."""
 
     values: pd.DataFrame
     expected: int
@@ -44,11 +43,11 @@ def matched(
     column: str = "method",
     value: str = "accuracy",
 ) -> Matched:
-    """Return `value` of the runs that share `over`, a column for each of `names` in `column` (None:
-    for all).
+    """Return `value` of the runs that share `over`, a column for each of `names` in `column`.
 
-    A repetition that another method of `runs` has, or that is planned, is expected; zero-shot's is
-    not, since it is one run. ValueError names what has no run at all, or no repetition in common.
+    None is all names. A repetition that another method of `runs` has, or that is planned, is
+    expected; zero-shot's is not, since it is one run. ValueError names what has no run at all, or
+    no repetition in common.
     """
     trained = runs[runs["shots"] > 0] if "shots" in runs.columns else runs
     names = sorted(trained[column].unique()) if names is None else list(names)
@@ -65,9 +64,7 @@ def matched(
 
 @dataclass(frozen=True)
 class OverSets(PairedDifference):
-    """A mean of differences over n of `expected` sets, of `pairs` of `pairs_expected` pairs of
-    runs.
-    """
+    """A mean of differences over n of `expected` sets, and over `pairs` of `pairs_expected`."""
 
     expected: int = 0
     pairs: int = 0
@@ -92,8 +89,8 @@ def difference_by_set(runs: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
     """Return the MEANS over seeds of a - b, in points, on each evaluated set and number of shots.
 
     b that needs no training is one run, with which every seed of a is compared. Neighbours of a
-    pair are all trained runs of that set and number of shots. Columns: evaluated_on, shots, then
-    MEANS.
+    pair are all trained runs of that set and number of shots. Columns: evaluated_on, shots,
+    then MEANS.
     """
     for name in (a, b):
         if name not in set(runs["method"]):
@@ -118,10 +115,10 @@ def _of(runs: pd.DataFrame, method: str, keys: list[str], name: str) -> pd.DataF
 
 
 def over_sets(by_set: pd.DataFrame, sets: Sequence[str] | None = None) -> OverSets:
-    """Return mean, interval and paired t-test over sets of difference_by_set at one number of
-    shots.
+    """Return mean, interval and paired t-test over sets, at one number of shots.
 
-    sets: those that are wanted (None: all). Without a single pair all is nan, and n is 0.
+    by_set: of difference_by_set. sets: those that are wanted (None: all). Without a single pair all
+    is nan, and n is 0.
     """
     sets = list(by_set["evaluated_on"] if sets is None else sets)
     rows = by_set[by_set["evaluated_on"].isin(sets)]
@@ -142,8 +139,8 @@ def over_sets(by_set: pd.DataFrame, sets: Sequence[str] | None = None) -> OverSe
 def over_sets_by_shots(by_set: pd.DataFrame) -> pd.DataFrame:
     """Return over_sets of difference_by_set at each number of shots, a row each.
 
-    Columns: shots, mean, low, high, n (sets), p_value, sets_above (where the mean is above 0), pairs
-    ('33', or '32 of 33', pairs of runs), complete.
+    Columns: shots, mean, low, high, n (sets), p_value, sets_above (where the mean is above 0),
+    pairs ('33', or '32 of 33', pairs of runs), complete.
     """
     rows = []
     for shots, part in by_set.groupby("shots"):

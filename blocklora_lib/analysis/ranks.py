@@ -36,9 +36,9 @@ def rank_correlation(
 ) -> dict[str, float]:
     """Return Spearman's correlation of bound and gap within `within`, averaged over data sets.
 
-    gaps: dataset, bound, gap and `within`, the column that is held fixed. low, high: the 95% interval
-    of a bootstrap over data sets, nan for fewer than two. values: the most that are ranked in one
-    group; groups: those in which both vary; data_sets: those with such a group.
+    gaps: dataset, bound, gap and `within`, the column that is held fixed. low, high: the 95%
+    interval of a bootstrap over data sets, nan for fewer than two. values: the most that are ranked
+    in one group; groups: those in which both vary; data_sets: those with such a group.
     """
     found: dict[str, list[float]] = {}
     groups = gaps.groupby(["dataset", within])
@@ -65,7 +65,7 @@ def over_data_sets(gaps: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_method(gaps: pd.DataFrame) -> pd.DataFrame:
-    """Return parameters, train and test accuracy and gap of each method_label, over sets and shots."""
+    """Return each method_label's parameters, accuracies and gap: means over sets and shots."""
     columns = ["parameters", "train_accuracy", "accuracy", "gap"]
     return gaps.groupby("method_label")[columns].mean()
 

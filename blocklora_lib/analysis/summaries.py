@@ -77,7 +77,7 @@ def summarise(
 def summarise_each(
     runs: pd.DataFrame, by: Sequence[str], values: Sequence[str], within: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """Return `summarise` of each of `values`, which the column `quantity` names, one below another."""
+    """Return `summarise` of each of `values`, named by the column `quantity`, one below another."""
     import pandas as pd
 
     return pd.concat(
@@ -97,7 +97,7 @@ def _means(values: list[float], expected: int) -> list[object]:
 
 
 def planned(near: pd.DataFrame, over: Sequence[str]) -> int:
-    """Return how many repetitions are planned for each mean of neighbours; 0 where nothing tells."""
+    """Return how many repetitions are planned for each mean of neighbours; 0 if nothing tells."""
     if PLANNED not in near.columns or near[PLANNED].isna().all():
         return 0
     others = [name for name in over if name != "seed"]
@@ -110,7 +110,7 @@ def counted(n: int, expected: int) -> str:
 
 
 def seeds_told(summary: pd.DataFrame) -> str:
-    """Write over how many seeds the trained means of a summary are: '3 seeds', '1 to 3 of 3 seeds'."""
+    """Write over how many seeds a summary's trained means are: '3 seeds', '1 to 3 of 3 seeds'."""
     rows = summary[summary["shots"] > 0] if "shots" in summary.columns else summary
     if rows.empty:
         return "no seed"
@@ -122,9 +122,7 @@ def seeds_told(summary: pd.DataFrame) -> str:
 
 
 def check_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return runs; refuse a frame without the columns of the run store, or without a single
-    finished run.
-    """
+    """Return runs; refuse a frame without the run store's columns, or without a finished run."""
     missing = [c for c in RUN_COLUMNS if c not in runs.columns]
     if missing:
         raise ValueError(
@@ -165,9 +163,7 @@ def few_shot_summary(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def gains(runs: pd.DataFrame, shots: int | None = None) -> pd.DataFrame:
-    """Return accuracy at `shots` (default: the most) minus zero-shot, in points, as
-    few_shot_summary does.
-    """
+    """Return MEANS of accuracy minus zero-shot, in points, at `shots` (None: the most)."""
     runs = own_images(check_runs(runs))
     zero = runs[runs["shots"] == 0].set_index("dataset")["accuracy"]
     if zero.empty:
@@ -179,7 +175,7 @@ def gains(runs: pd.DataFrame, shots: int | None = None) -> pd.DataFrame:
     if part.empty or shots == 0:
         known = ", ".join(str(s) for s in sorted(runs["shots"].unique()) if s > 0)
         raise ValueError(
-            f"no trained run with shots={shots} beside a zero-shot run; shots in this frame: {known}"
+            f"no trained run with shots={shots} beside a zero-shot run; this frame has {known}"
             if known
             else "no trained run in this frame, only zero-shot; compute some with `blocklora grid`"
         )
@@ -208,7 +204,7 @@ def _with_average(runs: pd.DataFrame, value: str) -> pd.DataFrame:
 
 
 def trained_parameters(runs: pd.DataFrame) -> dict[str, int]:
-    """Return method label -> trainable parameters, where the runs of a label agree on one number."""
+    """Return method label -> trainable parameters, where its runs agree on one number."""
     counts = runs.dropna(subset=["trainable_parameters"]).groupby("method_label")
     found = {label: set(numbers) for label, numbers in counts["trainable_parameters"]}
     return {label: int(max(n)) for label, n in found.items() if len(n) == 1 and max(n) > 0}

@@ -14,8 +14,8 @@ from .summaries import AVERAGE, CELL, MEANS, counted, few_shot_summary, in_metho
 def domain_summary(runs: pd.DataFrame, source: str) -> pd.DataFrame:
     """Return few_shot_summary on the source, on each other evaluated set, and on those on average.
 
-    runs: those of the source set, with a row for each evaluated set. `dataset` is the set evaluated
-    on.
+    runs: those of the source set, with a row for each evaluated set. `dataset` is the set
+    evaluated on.
     """
     part = runs[runs["dataset"] == source]
     shifted = part[part["evaluated_on"] != source]
@@ -27,12 +27,11 @@ def domain_summary(runs: pd.DataFrame, source: str) -> pd.DataFrame:
 
 
 def robustness(summary: pd.DataFrame, source: str) -> pd.DataFrame:
-    """Return source and mean variant accuracy (%) for each method and shots, and both minus
-    zero-shot's.
+    """Return source and mean variant accuracy (%) of each method and shots.
 
-    summary: of domain_summary. A method that lacks a variant has no row at that number of shots.
-    `kept`: variant accuracy as a share of source accuracy. n: seeds of the mean that has the
-    fewest.
+    And both minus zero-shot's. summary: of domain_summary. A method that lacks a variant has no row
+    at that number of shots. `kept`: variant accuracy as a share of source accuracy. n: seeds of the
+    mean that has the fewest.
     """
     variants = summary[~summary["dataset"].isin([source, AVERAGE])]
     whole = variants.groupby(CELL)["mean"].agg(["mean", "count"])
@@ -52,8 +51,7 @@ def robustness(summary: pd.DataFrame, source: str) -> pd.DataFrame:
 
 
 def set_differences(runs: pd.DataFrame, against: str, sets: Sequence[str]) -> pd.DataFrame:
-    """Return each trained method minus `against`, in points, on each evaluated set and on their
-    average.
+    """Return each trained method minus `against`, in points, on each set and on their average.
 
     runs: one trained shot count, and zero-shot. On a set: MEANS over seeds, of which both methods
     saw the same images. Average, over `sets`: of over_sets, so that n counts sets. Columns:
@@ -82,9 +80,9 @@ def source_and_average(differences: pd.DataFrame, source: str) -> pd.DataFrame:
     """Return each comparison on the source beside its average over the other sets, a row each.
 
     differences: of set_differences, perhaps with a column `shots`. Columns: method, method_label,
-    against, shots (if given), on_source, on_others, low, high, p, gained (sets with a mean above 0),
-    sets (in the average) and seeds, '3' or '2 of 3', of the source's mean. A comparison without an
-    average has no row.
+    against, shots (if given), on_source, on_others, low, high, p, gained (sets with a mean above
+    0), sets (in the average) and seeds, '3' or '2 of 3', of the source's mean. A comparison without
+    an average has no row.
     """
     keys = ["method", "method_label", "against", *({"shots"} & set(differences.columns))]
     rows = []

@@ -1,6 +1,4 @@
-"""Notebook to HTML with its mathematics as MathML, which browsers draw themselves: no script, no
-network.
-"""
+"""Notebook to HTML with mathematics as MathML, which browsers draw without script or network."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ from pygments.formatters import HtmlFormatter
 
 
 def mathml(latex: str, display: str = "inline") -> str:
-    """Return MathML of a LaTeX formula; one that the converter does not know is shown as its
-    source.
-    """
+    """Return MathML of a LaTeX formula; its source, where the converter does not know it."""
     try:
         return convert(latex.strip(), display=display)
     except Exception:  # the converter raises a class of its own for each kind of malformed input
@@ -26,16 +22,14 @@ def mathml(latex: str, display: str = "inline") -> str:
 
 
 def inline_mathml(text: str) -> str:
-    """Return HTML with each $formula$ of HTML text converted; a dollar sign alone stays what it is."""
+    """Return HTML with each $formula$ of its text converted; a lone dollar sign stays one."""
     return re.sub(
         r"\$([^$<>\n]*[\\_^A-Za-z][^$<>\n]*)\$", lambda m: mathml(html.unescape(m[1])), text
     )
 
 
 class MathMLRenderer(IPythonRenderer):
-    """nbconvert's Markdown renderer, with formulas converted here rather than by MathJax in the
-    reader's browser.
-    """
+    """nbconvert's Markdown renderer, with formulas converted here, not in the reader's browser."""
 
     def block_math(self, body: str) -> str:
         return mathml(body, "block")
@@ -52,7 +46,7 @@ def _markdown(text: str) -> str:
 
 
 class MathMLExporter(HTMLExporter):
-    """The body of a page, without progress bars (they are for the terminal) and without any script."""
+    """The body of a page, without progress bars (they are for the terminal) and scripts."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(

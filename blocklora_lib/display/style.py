@@ -99,9 +99,7 @@ _SPARE = tuple(
 
 
 def method_style(method: str) -> MethodStyle:
-    """Return the method's style; an unlisted method gets a spare one that depends on its name
-    alone.
-    """
+    """Return the method's style; an unlisted method's is a spare one that its name decides."""
     return METHOD_STYLES.get(method) or _SPARE[zlib.crc32(method.encode()) % len(_SPARE)]
 
 
@@ -204,8 +202,7 @@ def save_figure(figure: Figure, stem: Path, note: str | None = None) -> list[Pat
 
 
 def plain_log_ticks(axis: Axis) -> None:
-    """Mark a logarithmic axis, once its data are drawn, at 1, 2 and 5 of every decade, in plain
-    numbers.
+    """Mark a logarithmic axis at 1, 2 and 5 of each decade in plain numbers, once data are drawn.
 
     Where it spans too little for two of them, marks are even.
     """
@@ -219,9 +216,7 @@ def plain_log_ticks(axis: Axis) -> None:
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:
-    """Return the places nearest to values that keep their order and are at least `gap` apart (for
-    direct labels).
-    """
+    """Return the places nearest to values, in their order, that are at least `gap` apart."""
     order = sorted(range(len(values)), key=lambda i: values[i])
     blocks: list[list[float]] = []  # [sum of (value - offset), size]
     for i in order:

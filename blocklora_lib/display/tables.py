@@ -1,6 +1,4 @@
-"""Tables of the paper's kind. Each is made of records' frames and comes as tidy numbers, as text
-and as LaTeX.
-"""
+"""Tables of the paper's kind, made of frames: as tidy numbers, as text and as LaTeX."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ SENTENCE = 40  # characters beyond which a cell is a sentence, whose lines are b
 
 @dataclass(frozen=True)
 class Table:
-    """tidy: the numbers (CSV); shown: the cells as a reader sees them; latex: a booktabs tabular."""
+    """tidy: the numbers (CSV); shown: cells as a reader sees them; latex: a booktabs tabular."""
 
     tidy: pd.DataFrame
     shown: pd.DataFrame
@@ -34,7 +32,7 @@ class Table:
 
 
 def to_html(shown: pd.DataFrame) -> str:
-    """Return an HTML table: text to the left, numbers to the right; row names if the index has any."""
+    """Return an HTML table: text to the left, numbers to the right; row names, if there are any."""
     rows = shown if isinstance(shown.index, pd.RangeIndex) else shown.reset_index()
     numeric = [all(_NUMBER.fullmatch(str(v)) for v in rows[c]) for c in rows.columns]
     style = [
@@ -138,8 +136,10 @@ def booktabs(
 
 
 def plain(frame: pd.DataFrame, digits: int = 3) -> Table:
-    """Return a table of any frame. Its CSV has all digits; its text has, column by column, the
-    decimals that give the largest value `digits` significant ones.
+    """Return a table of any frame.
+
+    Its CSV has all digits; its text has, column by column, the decimals that give the largest
+    value `digits` significant ones.
     """
     flat = frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
     shown = pd.DataFrame({str(name): _show(flat[name], digits) for name in flat.columns})
@@ -186,12 +186,12 @@ def _show(column: pd.Series, digits: int) -> list[str]:
 
 
 def few_shot_table(summary: pd.DataFrame, titles: Mapping[str, str] | None = None) -> Table:
-    """Rows: method by shots. Columns: sets, then their average. Cells: mean ± 95% half width over
-    seeds, in %.
+    """Rows: method by shots. Columns: sets, then their average. Cells: mean ± 95% half width.
 
-    Best mean of each set and shot count in bold (LaTeX) and starred (text). A mean over fewer seeds
-    than are planned, or than those of its set and shots have, says so, '64.1 (1 of 3)', and is
-    never the best: it is another quantity. The column `seeds` gives how many there are.
+    In %, over seeds. Best mean of each set and shot count in bold (LaTeX) and starred (text). A
+    mean over fewer seeds than are planned, or than those of its set and shots have, says so, '64.1
+    (1 of 3)', and is never the best: it is another quantity. The column `seeds` gives how many
+    there are.
     """
     titles = titles or {}
     sets = sorted(

@@ -1,8 +1,8 @@
-"""A notebook's run on other datasets, methods, shots, seeds, rank or number of blocks than its profile's.
+"""A notebook on other datasets, methods, shots, seeds, rank or blocks than its profile's.
 
-The variant of a profile is a profile: what is not given stays. Its runs are records like all others, in
-the folder that all runs share; figures, tables and index get a folder of their own, named by what was
-given, so that two variants at a time never write the same file. No torch.
+The variant of a profile is a profile: what is not given stays. Its runs are records like all
+others, in the folder that all runs share; figures, tables and index get a folder of their own,
+named by what was given, so that two variants at a time never write the same file. No torch.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ FOLDER = "variants"  # of a results folder
 def vary(profile: Profile, needs: Mapping[str, Any], given: Mapping[str, Any]) -> Profile:
     """Return the profile with the given values in the experiments that a notebook needs.
 
-    needs: as `catalogue.notebook_needs`. given: some of NAMES; empty lists and 0 leave the profile's.
-    ValueError names an unknown dataset or method, a value that stands twice, a rank that cannot be cut.
+    needs: as `catalogue.notebook_needs`. given: some of NAMES; empty lists and 0 leave the
+    profile's. ValueError names an unknown dataset or method, a value that stands twice, a rank that
+    cannot be cut, methods of which none can be shown.
     """
     given, facts = as_given(profile, needs, given), profile.model_dump()
     facts |= {key: given[key] for key in ("shots", "seeds") if key in given}
@@ -82,7 +83,7 @@ def as_given(
 def place(
     folder: Path, profile: Profile, needs: Mapping[str, Any], given: Mapping[str, Any]
 ) -> Path:
-    """Return the folder of this variant's figures, tables and index: `folder` itself for the profile's own.
+    """Return the folder of this variant's figures, tables and index; the profile's own: `folder`.
 
     Its name says what was given, shortened, and a digest of it.
     """
@@ -119,8 +120,8 @@ def _changes(
     if "methods" in given and experiment.vary:
         if len(given["methods"]) > 1:
             raise ValueError(
-                f"methods={given['methods']}: one method's settings are varied at a time; name one, and "
-                "run the notebook once for each"
+                f"methods={given['methods']}: one method's settings are varied at a time; name "
+                "one, and run the notebook once for each"
             )
         _check_varied(profile, experiment, given["methods"][0])
         changes["methods"] = given["methods"]
@@ -168,11 +169,11 @@ def _check_varied(profile: Profile, experiment: Experiment, name: str) -> None:
 
 
 def _shots(experiment: Experiment, given: Sequence[int]) -> list[int]:
-    """The numbers of shots of an experiment; of one that looks at a single number, the nearest one."""
+    """The numbers of shots of an experiment; of one with a single number, the nearest one."""
     if experiment.evaluate_on == "targets" and len(given) > 1:
         raise ValueError(
-            f"shots={list(given)}: transfer is looked at for one number of shots; give one, and run the "
-            "notebook once for each"
+            f"shots={list(given)}: transfer is looked at for one number of shots; give one, and "
+            "run the notebook once for each"
         )
     if experiment.shots is None or len(experiment.shots) > 1:
         return list(given)
@@ -181,7 +182,7 @@ def _shots(experiment: Experiment, given: Sequence[int]) -> list[int]:
 
 
 def _methods(profile: Profile, given: Mapping[str, Any]) -> list[MethodEntry]:
-    """The profile's methods at the given (r, n), Block-LoRA's; its controls keep to its width r/n."""
+    """The profile's methods at the given (r, n) of Block-LoRA; its controls keep its width r/n."""
     if not {"rank", "n_blocks"} & given.keys():
         return list(profile.methods)
     own = profile.entry("block_lora").adapter_config()
@@ -208,7 +209,7 @@ def _settings(entry: MethodEntry) -> tuple[Any, ...]:
 def _at(
     entry: MethodEntry, rank: int, n_blocks: int, ranks: Mapping[int, int], width: int
 ) -> MethodEntry:
-    """A method at (r, n): both where it is cut; where it is not, the rank that stands for its own."""
+    """A method at (r, n): both where it is cut, else the rank that stands for its own."""
     config = entry.adapter_config()
     if config is None:
         return entry

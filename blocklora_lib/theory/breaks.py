@@ -1,8 +1,8 @@
 """What ends the equality of the B_i, or of Block-LoRA and its collapsed form: hooks, adapters.
 
-Each hook acts on every adapter of a set, between backward and step (`before_update` of a `Learner`)
-or after the step (`after_update`). B is (n, d_out, b) in Block-LoRA and (d_out, b) in the collapsed
-form.
+Each hook acts on every adapter of a set, between backward and step (`before_update` of a
+`Learner`) or after the step (`after_update`). B is (n, d_out, b) in Block-LoRA and (d_out, b) in
+the collapsed form.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def clip(
 ) -> dict[str, Hook]:
     """Clip by the global norm, ‖g‖² = Σ ‖g_A‖² + weight_of_b Σ ‖g_B‖²; `noted` collects both sums.
 
-    Block-LoRA counts each ‖g_B‖² n times. Only weight_of_b = n makes the collapsed form do the
-    same.
+    Block-LoRA counts each ‖g_B‖² n times. Only weight_of_b = n makes the collapsed form do
+    the same.
     """
 
     def act(adapters: AdapterSet, step: int) -> None:

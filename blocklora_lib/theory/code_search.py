@@ -1,4 +1,4 @@
-"""The search for short codes of adapters on data sets, with and without a prior from half of the data.
+"""The search for short codes of adapters, with and without a prior from half of the data.
 
 A bound of `bounds.occam_bound` needs three numbers of a code: its bits, its wrong answers on the
 sample, and the size of the sample. The search may look at the sample as often as it likes, since
@@ -65,7 +65,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Search:
-    """The search's settings: steps of Adam and sweeps of `compression.fit_symbols`; nothing is paid."""
+    """Steps of Adam and sweeps of `compression.fit_symbols`, for which nothing is paid."""
 
     space: compression.CodeSpace
     steps: int = 150
@@ -85,9 +85,9 @@ def search_codes(
 
     The last two of a set: Block-LoRA as the profile trains it, on half of the sample, scored on the
     rest; and the code `smallest` on top of it. Columns: dataset, setting, prior ("fixed beforehand"
-    or "from the data"), bits (of the code), samples, wrong (of the sample), test_error, and decodes:
-    whether the code's bytes gave back the very same adapter (None without a code). With a progress
-    bar.
+    or "from the data"), bits (of the code), samples, wrong (of the sample), test_error, and
+    decodes: whether the code's bytes gave back the very same adapter (None without a code). With a
+    progress bar.
     """
     from tqdm import tqdm
 

@@ -1,8 +1,8 @@
 """An adapter in a few dozen bits: a code, its length, the decoder, and training on coded values.
 
 The form is 'w/o A': A_s is drawn from a seed that is fixed beforehand, so that only B has to be
-written down. All numbers of all B together, D of them, lie in a random subspace that the same seed
-fixes,
+written down. All numbers of all B together, D of them, lie in a random subspace that the same
+seed fixes,
 
     vec(B) = Δ P z,     P: D x k,  P_ij ~ N(0, 1/k),     z_j in {-(L-1)/2, ..., (L-1)/2},
 

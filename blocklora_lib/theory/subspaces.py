@@ -20,8 +20,8 @@ from ..learning.loop import cosine_lr
 def orthogonal_groups(d_in: int, d_out: int, directions: int, seed: int) -> Tensor:
     """Return T = Σ_j v_j u_jᵀ: (d_out, d_in), with orthonormal u_j and v_j: equal singular values.
 
-    Cut into groups, the u_j span feature spaces orthogonal to each other, one for each group of
-    labels.
+    Cut into groups, the u_j span feature spaces orthogonal to each other, one for each group
+    of labels.
     """
     draw = generator(seed, "orthogonal groups")
     inputs, outputs = (
@@ -77,9 +77,9 @@ def train_many(
 ) -> Tensor:
     """Fit K adapters to K regressions at once, by Adam along a cosine; return ΔW: (K, d_out, d_in).
 
-    x: (K, N, d_in), y: (K, N, d_out), without the frozen product; weights: (K, N) of the samples in
-    the mean. Adam works coordinate by coordinate, so one optimizer of stacked parameters is K
-    optimizers.
+    x: (K, N, d_in), y: (K, N, d_out), without the frozen product; weights: (K, N) of the
+    samples in the mean. Adam works coordinate by coordinate, so one optimizer of stacked
+    parameters is K optimizers.
     """
     d_in, d_out = x.shape[-1], y.shape[-1]
     draws = (generator(seed + k, "adapter") for k in range(len(x)))

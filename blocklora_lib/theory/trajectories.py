@@ -201,8 +201,8 @@ def decay_alone(
 ) -> list[float]:
     """Return what is left of 1 after every step of `follow`'s schedule where no gradient is seen.
 
-    The law of B_i - B_j if the optimizer is linear or its decay decoupled: the common gradient
-    cancels.
+    The law of B_i - B_j if the optimizer is linear or its decay decoupled: the common
+    gradient cancels.
     """
     left = nn.Parameter(torch.ones(1, dtype=torch.float64))
     one = OPTIMIZERS[optimizer]([left], lr=lr, weight_decay=decay)

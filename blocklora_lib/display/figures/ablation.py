@@ -1,4 +1,4 @@
-"""Figures of the ablations: blocks and their cost, collapse, a frozen A_s, where the adapter sits."""
+"""Figures of ablations: blocks and their cost, collapse, a frozen A_s, where the adapter sits."""
 
 from __future__ import annotations
 
@@ -175,8 +175,7 @@ def trained_minus_frozen(by_set: pd.DataFrame, overall: pd.DataFrame) -> Figure:
 
 @in_style
 def placement(rows: pd.DataFrame) -> Figure:
-    """Draw accuracy (left, a marker for each set) beside trained parameters (right), a line for
-    each place.
+    """Draw accuracy (left, a marker a set) beside trained parameters (right), a line a place.
 
     rows: place, group, dataset, mean, low, high (%), complete, parameters; places stand in the
     order of the rows, a rule between groups. A mean that is not complete is hollow.

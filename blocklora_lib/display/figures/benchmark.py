@@ -39,8 +39,7 @@ ROOFLINE = {
 
 @in_style
 def steps_by_classes(frame: pd.DataFrame) -> Figure:
-    """Draw seconds of a training step, and its peak of memory where it was measured, over the
-    classes.
+    """Draw seconds of a training step over the classes, and its peak of memory if measured.
 
     frame: classes, name, seconds_median, seconds_q1, seconds_q3 and, perhaps, peak_bytes, as
     benchmarks/step.py writes them; several baselines give the same rows.
@@ -77,8 +76,7 @@ def _ratio(row: dict) -> str:
 
 
 def steps_table(frame: pd.DataFrame, ratio: Callable[[dict], str] = _ratio) -> pd.DataFrame:
-    """Return what `steps_by_classes` draws as a table, with the ratios of time and peak to each
-    baseline.
+    """Return what `steps_by_classes` draws as a table, with the ratios to each baseline.
 
     ratio: how to write a row's ratio of times; by default with the 95% interval of its median. '-'
     where nothing was measured.
@@ -183,7 +181,5 @@ def growth_table(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def roofline_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of benchmarks/roofline.py with columns in words: rates in GFLOP/s, shares of
-    1.
-    """
+    """Return the rows of benchmarks/roofline.py with columns in words; shares are of 1."""
     return frame[[*ROOFLINE]].rename(columns=ROOFLINE)

@@ -1,4 +1,4 @@
-"""Figures of what the blocks do: trajectories, distances, spectra, breaks, and the shared subspace."""
+"""Figures of what the blocks do: trajectories, distances, spectra, breaks, a shared subspace."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ SPARE = ("#AA3377", "#117733", "#88CCEE", "#999933", "#332288")  # not the colou
 
 @in_style
 def differences_over_steps(frame: pd.DataFrame, bar: float) -> Figure:
-    """Draw the difference in ΔW over steps, one panel an optimizer, and the bar that it must not
-    pass.
+    """Draw the difference in ΔW over steps, a panel an optimizer, and the bar it must not pass.
 
     frame: optimizer, run, control (drawn without colour), step, difference.
     """
@@ -57,8 +56,7 @@ def with_zero(panel: Axes, powers: Sequence[int], axis: str = "y") -> None:
 
 @in_style
 def distances_of_blocks(frame: pd.DataFrame) -> Figure:
-    """Draw max |B_i - B_j| over steps against what decay alone leaves; beside it the difference in
-    ΔW.
+    """Draw max |B_i - B_j| over steps against what decay alone leaves, and the difference in ΔW.
 
     frame: run, step, distance, predicted (nan where no law is known), difference.
     """
@@ -103,8 +101,8 @@ def spectra(frame: pd.DataFrame) -> Figure:
         colour = method_style(part["method"].iloc[0]).colour
         for _, line in part.groupby("site"):
             panel.plot(
-                line["index"], line["value"].clip(lower=ZERO), color=colour, marker="o", markersize=2.2,
-                linewidth=0.6, alpha=0.6,
+                line["index"], line["value"].clip(lower=ZERO), color=colour, marker="o",
+                markersize=2.2, linewidth=0.6, alpha=0.6,
             )  # fmt: skip
         rank = part["expected_rank"].iloc[0]
         panel.axvline(rank + 0.5, color=GREY, linestyle="--", linewidth=0.9)
@@ -120,8 +118,8 @@ def spectra(frame: pd.DataFrame) -> Figure:
 def breaks(frame: pd.DataFrame, bar: float) -> Figure:
     """Draw for each change how far ΔW ends up from its collapsed form, and how far apart the B_i.
 
-    frame: what, against, optimizer, expected ("coincides" or "leaves"), difference,
-    spread_of_blocks.
+    frame: what, against, optimizer, expected ("coincides" or "leaves"),
+    difference, spread_of_blocks.
     """
     figure = new_figure(TEXT_WIDTH, 0.8 + 0.165 * len(frame))
     figure.get_layout_engine().set(
@@ -178,8 +176,7 @@ def breaks(frame: pd.DataFrame, bar: float) -> Figure:
 
 @in_style
 def sharing(frame: pd.DataFrame) -> Figure:
-    """Draw the error of the update against n: where sharing must fail, and where a small rank
-    helps.
+    """Draw the update's error against n: where sharing must fail, and where a small rank helps.
 
     frame: task ("fails", "helps"), form ("block_lora", "lora"), samples, n_blocks, floor, mean,
     low, high.
@@ -213,8 +210,8 @@ def sharing(frame: pd.DataFrame) -> Figure:
             shift = 0.97 if form == "block_lora" else 1.03
             spread = np.abs(part[["low", "high"]].to_numpy().T - part["mean"].to_numpy())
             right.errorbar(
-                part["n_blocks"] * shift, part["mean"], spread, color=look.colour, marker=look.marker,
-                linestyle=line, linewidth=1.0,
+                part["n_blocks"] * shift, part["mean"], spread, color=look.colour,
+                marker=look.marker, linestyle=line, linewidth=1.0,
             )  # fmt: skip
     right.set(title="one direction wanted, few noisy samples", yscale="log")
     # with few seeds an interval may reach below zero, which is nowhere on this axis
@@ -261,7 +258,8 @@ def readings(frame: pd.DataFrame) -> Figure:
     looks = {
         form: dict(
             color=method_style(m).colour, marker=method_style(m).marker, linestyle=next(lines),
-            markersize=next(sizes), markerfacecolor="none" if m == "lora" else method_style(m).colour,
+            markersize=next(sizes),
+            markerfacecolor="none" if m == "lora" else method_style(m).colour,
         )
         for form, m in forms.items()
     }  # fmt: skip

@@ -1,6 +1,4 @@
-"""Figures of generalization bounds: ratios, the vacuous region, bound against gap, bounds that
-bite.
-"""
+"""Figures of generalization bounds: ratios, where they are vacuous, against gaps, that bite."""
 
 from __future__ import annotations
 
@@ -71,8 +69,7 @@ def bound_ratios(frame: pd.DataFrame) -> Figure:
 
 @in_style
 def bound_over_samples(frame: pd.DataFrame) -> Figure:
-    """Draw each form's bound over the number of samples, a panel for each setting, the vacuous part
-    shaded.
+    """Draw each form's bound over the number of samples, a panel a setting; vacuous is shaded.
 
     frame: setting, dataset, shots, samples, form, bound, samples_needed. Ticks under the curves are
     the data sets at their largest number of shots; a mark on the line at 1 says where a form starts
@@ -102,16 +99,17 @@ def bound_over_samples(frame: pd.DataFrame) -> Figure:
             last["samples"], [0.115] * len(last), "|", color="#333333", markersize=8, zorder=4
         )
         panel.annotate(
-            f"data sets at {shots_of(last['shots'].iloc[0])}", (last["samples"].max(), 0.115), (6, 0),
-            textcoords="offset points", va="center", fontsize=8,
+            f"data sets at {shots_of(last['shots'].iloc[0])}",
+            (last["samples"].max(), 0.115), (6, 0), textcoords="offset points", va="center",
+            fontsize=8,
         )  # fmt: skip
         panel.text(
             0.97, 0.95, "vacuous: a gap is at most 1 anyway", transform=panel.transAxes, ha="right",
             va="top", fontsize=8, color="#8a3c00",
         )  # fmt: skip
         panel.set(
-            title=setting, xlabel="training samples $N$", xscale="log", yscale="log", ylim=(0.08, top),
-            xlim=(left / 1.3, right),
+            title=setting, xlabel="training samples $N$", xscale="log", yscale="log",
+            ylim=(0.08, top), xlim=(left / 1.3, right),
         )  # fmt: skip
     panels[0].set_ylabel("bound on the gap")
     panels[0].set_yticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
@@ -126,11 +124,11 @@ def bound_over_samples(frame: pd.DataFrame) -> Figure:
 
 @in_style
 def bound_map(frame: pd.DataFrame, titles: dict[str, str]) -> Figure:
-    """Draw the bound of one form for each data set (rows, most samples on top) and number of shots
-    (columns).
+    """Draw the bound of one form for each data set (rows) and number of shots (columns).
 
-    frame: setting, dataset, title, shots, samples, bound, one row for each cell. Vacuous cells,
-    bound >= 1, are hatched; all cells show their number.
+    The set with the most samples stands on top. frame: setting, dataset, title, shots,
+    samples, bound, one row for each cell. Vacuous cells, bound >= 1, are hatched; all cells
+    show their number.
     """
     settings = list(titles)
     tables = {s: _by_shots(frame[frame["setting"] == s]) for s in settings}
@@ -187,7 +185,7 @@ def _by_shots(frame: pd.DataFrame) -> pd.DataFrame:
 
 @in_style
 def gap_against_bound(frame: pd.DataFrame, means: pd.DataFrame) -> Figure:
-    """Draw the measured gap over the bound, a panel for each number of shots; a point is a data set.
+    """Draw the measured gap over the bound, a panel a number of shots; a point is a data set.
 
     frame: method, method_label, dataset, shots, bound, gap (in [-1, 1]). means: the same over data
     sets, of `ranks.over_data_sets`, which are outlined.

@@ -43,8 +43,9 @@ COMPONENTS: Mapping[str, tuple[str, str]] = {  # component of memory -> colour, 
 
 @in_style
 def growth_with_blocks(frame: pd.DataFrame) -> Figure:
-    """Draw ratio to LoRA against n, one panel a quantity. frame: quantity, form, cut, n_blocks,
-    ratio.
+    """Draw ratio to LoRA against n, one panel a quantity.
+
+    frame: quantity, form, cut, n_blocks, ratio.
     """
     quantities = list(dict.fromkeys(frame["quantity"]))
     figure = new_figure(TEXT_WIDTH, 2.75)
@@ -68,7 +69,8 @@ def _draw_growth(panel: Axes, frame: pd.DataFrame) -> None:
         panel.plot(
             part["n_blocks"], part["ratio"], color=style.colour, marker=style.marker,
             linestyle="--" if form == "dense" else CUT_LINES[cut], markersize=6.5 - i,
-            markerfacecolor="white" if _is_hollow(form, cut) else style.colour, zorder=3 + i, clip_on=False,
+            markerfacecolor="white" if _is_hollow(form, cut) else style.colour,
+            zorder=3 + i, clip_on=False,
         )  # fmt: skip
     panel.set_xscale("log", base=2)
     panel.set_xticks(blocks, [str(n) for n in blocks])
@@ -189,10 +191,10 @@ def predicted_and_measured(frame: pd.DataFrame) -> Figure:
 
 @in_style
 def paired_ratios(frame: pd.DataFrame, labels: Mapping[str, str], against: str) -> Figure:
-    """Draw ratios of paired times, one panel a setting. frame: setting, form, columns of
-    `timing.ratios`.
+    """Draw ratios of paired times, one panel a setting.
 
-    Thick: quartiles over the rounds. Thin: the 95% interval of the median. Hollow: not resolved.
+    frame: setting, form, columns of `timing.ratios`. Thick: quartiles over the rounds. Thin: the
+    95% interval of the median. Hollow: not resolved.
     """
     settings = list(dict.fromkeys(frame["setting"]))
     forms = [form for form in labels if form in set(frame["form"])]

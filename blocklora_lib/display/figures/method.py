@@ -1,6 +1,4 @@
-"""Figures of the method itself: matrices as heat maps, gradients by depth, errors against
-tolerances.
-"""
+"""Figures of the method itself: matrices, gradients by depth, errors against tolerances."""
 
 from __future__ import annotations
 
@@ -80,7 +78,8 @@ def _draw_equation(
             shade = colours(norm(value))
             dark = 0.299 * shade[0] + 0.587 * shade[1] + 0.114 * shade[2] < 0.5
             panel.text(
-                x + j + 0.5, rows / 2 - i - 0.5, f"{value:.1f}".replace("-", "−").replace("−0.0", "0.0"),
+                x + j + 0.5, rows / 2 - i - 0.5,
+                f"{value:.1f}".replace("-", "−").replace("−0.0", "0.0"),
                 ha="center", va="center", fontsize=7, color="white" if dark else "black", zorder=3,
             )  # fmt: skip
         frame = np.array([-1, -1, 1, 1, -1]) * rows / 2
@@ -107,8 +106,9 @@ def _draw_equation(
 
 @in_style
 def by_depth(frame: pd.DataFrame, label: str) -> Figure:
-    """Draw value by depth, one panel a tower, one line a projection. frame: tower, layer, target,
-    value.
+    """Draw value by depth, one panel a tower, one line a projection.
+
+    frame: tower, layer, target, value.
     """
     towers = list(dict.fromkeys(frame["tower"]))
     figure = new_figure(TEXT_WIDTH, 2.1)

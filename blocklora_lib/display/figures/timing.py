@@ -65,8 +65,8 @@ def _milliseconds(panel: Axes, rows: pd.DataFrame, style: MethodStyle) -> None:
     scale = 1e3 / rows["batch"]
     median, q1, q3 = (rows[f"seconds_{c}"] * scale for c in ("median", "q1", "q3"))
     panel.errorbar(
-        rows["batch"], median, yerr=[median - q1, q3 - median], color=style.colour, marker=style.marker,
-        elinewidth=1.2, markersize=4, linewidth=1.0,
+        rows["batch"], median, yerr=[median - q1, q3 - median], color=style.colour,
+        marker=style.marker, elinewidth=1.2, markersize=4, linewidth=1.0,
     )  # fmt: skip
 
 
@@ -81,8 +81,8 @@ def _ratios(panel: Axes, rows: pd.DataFrame, style: MethodStyle, offset: float) 
             for end in ("ratio_low", "ratio_high"):
                 panel.plot(x, row[end], marker="_", color=style.colour, markersize=6)
         panel.plot(
-            [x, x], [row["ratio_q1"], row["ratio_q3"]], color=style.colour, linewidth=3.2, alpha=0.45,
-            solid_capstyle="butt",
+            [x, x], [row["ratio_q1"], row["ratio_q3"]], color=style.colour, linewidth=3.2,
+            alpha=0.45, solid_capstyle="butt",
         )  # fmt: skip
         panel.plot(
             x, row["ratio"], marker=style.marker, color=style.colour, markersize=5,

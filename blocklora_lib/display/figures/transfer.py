@@ -29,8 +29,7 @@ from .panels import AVERAGE_SHADE, draw_interval, draw_shots, method_handles
 
 @in_style
 def differences_by_set(rows: pd.DataFrame, titles: Mapping[str, str], source: str) -> Figure:
-    """Draw transfer.set_differences, a panel for each `against`: source, other sets, their
-    average.
+    """Draw transfer.set_differences, a panel for each `against`: source, other sets, average.
 
     A mean that is not complete is a hollow marker.
     """
@@ -81,9 +80,7 @@ def _name(method: str) -> str:
 
 @in_style
 def domain_by_shots(summary: pd.DataFrame, titles: Mapping[str, str], source: str) -> Figure:
-    """Draw accuracy over shots (0: zero-shot) on the source, each variant, and the variants on
-    average.
-    """
+    """Draw accuracy over shots (0: zero-shot) on the source, each variant, and their average."""
     variants = [name for name in summary["dataset"].unique() if name not in (source, AVERAGE)]
     names = [source, *variants, *([AVERAGE] if AVERAGE in set(summary["dataset"]) else [])]
     shown = {
@@ -113,12 +110,11 @@ def domain_by_shots(summary: pd.DataFrame, titles: Mapping[str, str], source: st
 
 @in_style
 def robustness_plane(rows: pd.DataFrame) -> Figure:
-    """Draw mean accuracy on the variants against accuracy on the source, a path over shots for each
-    method.
+    """Draw mean accuracy on the variants against accuracy on the source.
 
-    rows: method, method_label, shots, source, variants (%), complete, of transfer.robustness.
-    Markers grow with the shots: methods end close together, where numbers beside the points would
-    cover each other.
+    A path over shots for each method. rows: method, method_label, shots, source, variants (%),
+    complete, of transfer.robustness. Markers grow with the shots: methods end close together, where
+    numbers beside the points would cover each other.
     """
     counts = sorted(int(k) for k in rows["shots"].unique() if k > 0)
     sizes = {k: 3.0 + 5.0 * i / max(1, len(counts) - 1) for i, k in enumerate(counts)}
