@@ -122,27 +122,37 @@ def test_logits_and_gradients_are_open_clips(backbone, adapted, prompts, how):
         assert (mine - reference).norm() <= 1e-4 * reference.norm() + 1e-7
 
 
-@pytest.mark.parametrize("share_prefix", [False, True])
-def test_with_dropout_the_mean_is_the_same(backbone, adapted, share_prefix):
+def moments(encode, copies=1):
+    """Mean of 500 samples, (C, d), and the square of its standard error.
+
+    copies: how many samples a call gives, side by side, each with masks of its own.
+    """
+    calls = [100 * encode().unflatten(0, (copies, -1)) for _ in range(500 // copies)]
+    rows = torch.cat(calls).double()  # (samples, C, d)
+    return rows.mean(0), rows.var(0) / len(rows)
+
+
+def test_with_dropout_the_mean_is_the_same(backbone, adapted):
     """Unit rows, 500 samples of each; the means differ by their own standard errors."""
     adapters = adapted(kind="lora", rank=2, dropout=0.25)
     for adapter in adapters.adapters.values():
         adapter.train()
     tokens = backbone.tokenize(PROMPT_SETS["very different lengths"])
-    packed = backbone.pack(tokens, share_prefix=share_prefix)
-    sampled = []
+    many = tokens.repeat(10, 1)
+    packed, shared = backbone.pack(many), backbone.pack(tokens, share_prefix=True)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(3)
-        for encode in (lambda: backbone.encode_prompts(packed), lambda: plain(backbone)[1](tokens)):
-            rows = torch.stack([100 * encode() for _ in range(500)]).double()  # (samples, C, d)
-            sampled.append((rows.mean(0), rows.var(0) / len(rows)))
-    (ours, our_error), (theirs, their_error) = sampled
-    z = (ours - theirs) / (our_error + their_error).sqrt()
-    assert our_error.min() > 0
-    # the numbers are correlated, the fewer and the more of the masks are shared the more so
-    assert 0.6 < z.square().mean().sqrt() < 1.6
-    shifted = (ours + 4 * our_error.sqrt() - theirs) / (our_error + their_error).sqrt()
-    assert shifted.square().mean().sqrt() > 2  # four standard errors would be seen
+        theirs, their_error = moments(lambda: plain(backbone)[1](many), 10)
+        for ours, our_error in (
+            moments(lambda: backbone.encode_prompts(packed), 10),
+            moments(lambda: backbone.encode_prompts(shared)),  # copies would share their masks
+        ):
+            z = (ours - theirs) / (our_error + their_error).sqrt()
+            assert our_error.min() > 0
+            # the numbers are correlated, the fewer and the more of the masks are shared the more so
+            assert 0.6 < z.square().mean().sqrt() < 1.6
+            shifted = (ours + 4 * our_error.sqrt() - theirs) / (our_error + their_error).sqrt()
+            assert shifted.square().mean().sqrt() > 2  # four standard errors would be seen
 
 
 def test_a_shared_prefix_shares_its_masks(backbone, adapted):
