@@ -47,7 +47,7 @@ gpu-check: setup
 	$(PY) benchmarks/gpu_check.py
 
 lint: setup
-	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb
+	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb && $(PY) -m mypy
 
 docs: setup
 	$(PY) -m mkdocs build --strict

@@ -43,6 +43,7 @@ class Adapter(Update):
     # learning rate of B over that of A; only the collapsed form differs, see there
     up_lr_ratio: int = 1
     input_blocks: int = 1  # n where the cut runs along the input
+    B: nn.Parameter  # (d_out, width), or (n, d_out, width)
 
     def __init__(self, config: AdapterConfig, d_in: int, d_out: int):
         super().__init__()

@@ -126,7 +126,7 @@ def over_sets(by_set: pd.DataFrame, sets: Sequence[str] | None = None) -> OverSe
     d = (
         paired_difference(means, [0.0] * len(means))
         if means
-        else PairedDifference(*[math.nan] * 3, 0)
+        else PairedDifference(math.nan, math.nan, math.nan, 0)
     )
     return OverSets(
         *(d.mean, d.low, d.high, d.n, d.p_value),

@@ -97,7 +97,8 @@ def _counterpart(entry: MethodEntry) -> str | None:
     if not get_method(entry.registry_name).trains:
         return ZERO_SHOT
     config = entry.adapter_config()
-    if entry.registry_name not in ("lora", "block_lora") or entry.training or config.n_blocks > 1:
+    known = entry.registry_name in ("lora", "block_lora") and not entry.training
+    if config is None or not known or config.n_blocks > 1:
         return None
     one_block = {
         "kind": "lora",

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -104,12 +105,12 @@ def _table(
     return Table(rows, shown, f"{wide}{small}\n{body}}}\n")
 
 
-def _value(row) -> str:
+def _value(row: Any) -> str:
     # as many decimals as were read
     return f"{row.published:.{1 if row.published_error > 0.01 else 2}f}"
 
 
-def _difference(row, digits: int) -> str:
+def _difference(row: Any, digits: int) -> str:
     if math.isnan(row.difference_low):
         return f"{row.difference:+.{digits}f}"
     half = (row.difference_high - row.difference_low) / 2

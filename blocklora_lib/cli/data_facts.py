@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ..data.manifest import Manifest
 from ..data.obtain.download import dataset_folder, has_images, parts
@@ -10,7 +11,7 @@ from ..data.problems import DataError, MissingData
 from ..data.roots import find_folder, is_fake
 
 
-def facts_of(manifest: Manifest, root: Path) -> dict:
+def facts_of(manifest: Manifest, root: Path) -> dict[str, Any]:
     """What `list` shows of a set."""
     sizes = [
         next((a.size for a in part.sources if a.size), None)
@@ -18,7 +19,7 @@ def facts_of(manifest: Manifest, root: Path) -> dict:
         if part.sources
     ]
     by_hand = any(not part.sources for part in parts(manifest))
-    facts = {
+    facts: dict[str, Any] = {
         "name": manifest.name,
         "title": manifest.title,
         "kind": manifest.kind,
@@ -40,7 +41,7 @@ def facts_of(manifest: Manifest, root: Path) -> dict:
     return facts if manifest.kind == "bundle" else facts | _state(manifest, root)
 
 
-def _state(manifest: Manifest, root: Path) -> dict:
+def _state(manifest: Manifest, root: Path) -> dict[str, Any]:
     """Where the set is and which of its files are not; a glance, `verify` looks closer."""
     try:
         folder = find_folder(manifest, root)
@@ -62,7 +63,7 @@ def _state(manifest: Manifest, root: Path) -> dict:
     } | ({"problem": f"{folder} lacks {', '.join(missing)}"} if missing else {})
 
 
-def row(facts: dict) -> tuple[str, ...]:
+def row(facts: dict[str, Any]) -> tuple[str, ...]:
     """One line of the table."""
     stated, unverified = facts["counts"], facts["counts_unverified"]
     counts = [

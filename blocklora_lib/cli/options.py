@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -17,7 +17,7 @@ from ..core.paths import PROFILES, bundled
 from ..core.schema import UnknownName
 from .exits import exit_code, sentence
 
-UsageError = typer.BadParameter.__bases__[0]  # typer has a click of its own since 0.26
+UsageError: Any = typer.BadParameter.__bases__[0]  # typer has a click of its own since 0.26
 
 
 def path(text: str) -> Path:
@@ -47,7 +47,7 @@ class OneSentence(TyperGroup):
     damaged.
     """
 
-    def invoke(self, ctx):
+    def invoke(self, ctx: Any) -> Any:
         # a name that the terminal cannot show is no reason to stop
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
@@ -76,7 +76,7 @@ class OneSentence(TyperGroup):
             typer.echo(f"error: {sentence(error)}", err=True)
             raise typer.Exit(exit_code(error)) from None
 
-    def resolve_command(self, ctx, args):
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             raise UnknownName("command", args[0], self.list_commands(ctx))
         return super().resolve_command(ctx, args)

@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from ..runs.profile import Profile
+    from ..runs.workbench import Workbench
 
 ProfileOption = Annotated[
     str, typer.Option("--profile", "-P", help="Name of a profile, or a YAML file.")
@@ -57,7 +58,7 @@ def named_profile(name: str, skip_unreadable: bool, fast: bool) -> Profile:
     )
 
 
-def workbench(settings: Profile, device: str | None, threads: int):
+def workbench(settings: Profile, device: str | None, threads: int) -> Workbench:
     """Return what the runs share, on the device of the command line or else of the profile.
 
     Of several GPUs, processes side by side take one each.

@@ -59,8 +59,8 @@ class MathMLExporter(HTMLExporter):
         self.register_filter("markdown2html", _markdown)
 
     def from_notebook_node(
-        self, nb: NotebookNode, resources: dict | None = None, **more: Any
-    ) -> tuple[str, dict]:
+        self, nb: NotebookNode, resources: dict[str, Any] | None = None, **more: Any
+    ) -> tuple[Any, dict[str, Any]]:
         """Convert a copy of the notebook."""
         nb = nb.copy()
         nb.cells = [_for_page(cell) for cell in nb.cells]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from matplotlib import rc_context
 from matplotlib.artist import Artist
@@ -24,6 +24,7 @@ from matplotlib.transforms import Bbox
 
 from ..core.files import whole_file
 
+Draw = TypeVar("Draw", bound=Callable[..., Any])
 TEXT_WIDTH = 6.75  # inches: NeurIPS 5.5, ICML 6.75, ECCV 4.8; scaled down, 8 pt stays above 5.5 pt
 GREY = "#595959"
 
@@ -65,7 +66,11 @@ STYLE: Mapping[str, Any] = {
     "savefig.dpi": 220,
     "axes.unicode_minus": True,
 }
-in_style = rc_context(dict(STYLE))  # the decorator of every function that draws a figure
+
+
+def in_style(draw: Draw) -> Draw:
+    """The decorator of every function that draws a figure."""
+    return rc_context(dict(STYLE))(draw)
 
 
 @dataclass(frozen=True)

@@ -233,5 +233,5 @@ def few_shot_table(summary: pd.DataFrame, titles: Mapping[str, str] | None = Non
     text = pd.DataFrame(shown, columns=["method", "shots", "seeds", *heads])
     # twelve columns of means and intervals fit a text width of 6.75 in at this size only
     small = r"{\noindent\scriptsize\setlength{\tabcolsep}{1.2pt}"
-    latex = f"% \\usepackage{{graphicx}}\n{small}\n{booktabs(header, groups, align).rstrip()}}}\n"
-    return Table(summary, text, latex)
+    whole = f"% \\usepackage{{graphicx}}\n{small}\n{booktabs(header, groups, align).rstrip()}}}\n"
+    return Table(summary, text, whole)

@@ -20,7 +20,7 @@ from .loop import train
 
 def fit_adapters(context: Context, config: AdapterConfig) -> AdapterPredictor:
     """Attach adapters to the context's backbone and train them; on errors it is as before."""
-    backbone, training = context.backbone, context.training
+    backbone, (images, _, training) = context.backbone, context.to_train()
     adapters = attach(backbone.model, config, generator(context.seed, "adapter"))
     predictor = AdapterPredictor(context, adapters)
     # to a frozen image tower, images that are not augmented look the same at every step
@@ -29,7 +29,7 @@ def fit_adapters(context: Context, config: AdapterConfig) -> AdapterPredictor:
         for adapter in adapters.adapters.values():
             adapter.train()  # dropout on its input; the frozen model stays in eval mode
         if encoded:
-            context = replace(context, images=predictor.encoded(context.images))
+            context = replace(context, images=predictor.encoded(images))
         with backbone.training_kernels():
             predictor.loss, predictor.overflows = train(
                 context,
@@ -53,7 +53,7 @@ class AdapterPredictor:
 
     def __init__(self, context: Context, adapters: AdapterSet) -> None:
         self.backbone, self.tokens, self.adapters = context.backbone, context.tokens, adapters
-        self.training = context.training
+        _, _, self.training = context.to_train()
         self.trainable_parameters = adapters.num_parameters()
 
     def encoded(self, images: Tensor | ImageFiles) -> Tensor:

@@ -32,6 +32,15 @@ class Context:
     seed: int
     on_step: Callable[[int, int, float], None] | None = None
 
+    def to_train(self) -> tuple[Tensor | ImageFiles, Tensor, TrainingSpec]:
+        """Return images, labels and settings; ValueError for a method that is given none."""
+        if self.images is None or self.labels is None or self.training is None:
+            raise ValueError(
+                f"shots={self.shots} gives nothing to train on; a method that fits needs images, "
+                "labels and training settings (trains = True)"
+            )
+        return self.images, self.labels, self.training
+
 
 class Predictor(Protocol):
     """What a method's `fit` returns: how to classify, in whatever way the method does it."""

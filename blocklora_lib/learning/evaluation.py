@@ -4,7 +4,7 @@ counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -34,7 +34,11 @@ def evaluate(
 
 
 def evaluate_images(
-    predictor: Predictor, backbone: Backbone, dataset: Dataset, images: Tensor, labels: Tensor
+    predictor: Predictor,
+    backbone: Backbone,
+    dataset: Dataset,
+    images: Tensor | ImageFiles,
+    labels: Tensor,
 ) -> Count:
     """Count correct answers on these images, by the same rule."""
     with torch.inference_mode(), predictor.inference():
@@ -56,10 +60,15 @@ def same_prompts(backbone: Backbone, dataset: Dataset) -> list[list[str]]:
 
 
 def _count(
-    predictor: Predictor, backbone: Backbone, dataset: Dataset, images: Tensor, labels: Tensor
+    predictor: Predictor,
+    backbone: Backbone,
+    dataset: Dataset,
+    images: Tensor | ImageFiles,
+    labels: Tensor,
 ) -> Count:
     classifier = predictor.classifier(backbone.tokenize(dataset.prompts))
-    correct, seen, inputs = 0, 0, map(backbone.preprocess, images.split(BATCH))
+    correct = seen = 0
+    inputs: Iterator[Tensor] = map(backbone.preprocess, images.split(BATCH))
     if isinstance(images, ImageFiles):
         inputs = ahead(inputs)  # the next files are read while a batch is classified
     for pixels, truth in zip(inputs, labels.split(BATCH), strict=True):

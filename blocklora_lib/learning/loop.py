@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ class TrainingDiverged(RuntimeError):
 
 def train(
     context: Context,
-    groups: list[dict],
+    groups: list[dict[str, Any]],
     logits: Callable[[Tensor], Tensor],
     scaled: bool = False,
 ) -> tuple[tuple[float, ...], tuple[int, ...]]:
@@ -51,7 +52,8 @@ def train(
     All randomness comes from the context's seed: shuffling and augmentation by generators of their
     own, dropout by torch's global one, whose state is given back.
     """
-    spec, device = context.training, context.images.device
+    images, _, spec = context.to_train()
+    device = images.device
     steps = spec.steps(context.shots)
     optimizer = torch.optim.AdamW(
         groups, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay, fused=True
@@ -101,10 +103,10 @@ def batches(n: int, batch_size: int, shuffle: torch.Generator) -> Iterator[Tenso
 
 def _shown(context: Context, steps: int) -> Generator[tuple[Tensor, Tensor]]:
     """Yield each step's views (B, 3, H, W), pixels 0..255, float32, and labels (B,)."""
-    images, spec = context.images, context.training
+    images, labels, spec = context.to_train()
     order = batches(len(images), spec.batch_size, generator(context.seed, "shuffle"))
     randomness = generator(context.seed, "augmentation")
-    labels = context.labels.to(images.device)
+    labels = labels.to(images.device)
     shown = (
         (augment(images[index], spec.augment, randomness), labels[index])
         for index in (next(order).to(images.device) for _ in range(steps))

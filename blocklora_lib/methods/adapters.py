@@ -61,9 +61,8 @@ class AdapterMethod:
 
 
 def _method(name: str, label: str, kind: str, why: str) -> type[AdapterMethod]:
-    settings = create_model(
-        f"{name}_settings", __base__=AdapterSettings, kind=(Literal[kind], kind)
-    )
+    of_kind: Any = (Literal[kind], kind)
+    settings = create_model(f"{name}_settings", __base__=AdapterSettings, kind=of_kind)
     facts = {"name": name, "label": label, "Settings": settings, "__doc__": why}
     return type(name, (AdapterMethod,), facts)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..core.schema import Strict
 
@@ -21,10 +21,10 @@ class Settings(Strict):
 class Method:
     name = "zero_shot"
     label = "Zero-shot CLIP"
-    Settings = Settings
+    Settings: ClassVar[type[Strict]] = Settings
     trains = False
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Strict) -> None:
         self.settings = settings
 
     def fit(self, context: Context) -> ZeroShotPredictor:

@@ -15,7 +15,8 @@ from ..learning.evaluation import NotFinite, evaluate, evaluate_images
 from ..learning.loop import TrainingDiverged
 from .code_digest import code_digest
 from .provenance import PeakMemory, provenance
-from .record import Cost, Failure, MachineFailure, Result, RunRecord, RunSpec
+from .record import Cost, Failure, MachineFailure, Result, RunRecord
+from .spec import RunSpec
 from .standing import stored
 from .store import RunStore
 from .workbench import Inputs, Workbench
@@ -40,7 +41,8 @@ def execute(
     bench = bench or Workbench()
     if spec.deterministic:
         check_repeatable(bench.place)
-    memory, seconds = PeakMemory(bench.place), {}
+    memory = PeakMemory(bench.place)
+    seconds: dict[str, float] = {}
     with (
         _timed(seconds, "load"),
         _machine(spec, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError),
@@ -61,9 +63,10 @@ def execute(
                 predictor = spec.method.load().fit(context)
             with _timed(seconds, "evaluate"):
                 train = None
-                if context.images is not None:
-                    seen = bench.dataset(spec.dataset), context.images, context.labels
-                    train = evaluate_images(predictor, backbone, *seen)
+                if context.images is not None and context.labels is not None:
+                    data = bench.dataset(spec.dataset)
+                    seen = context.images, context.labels
+                    train = evaluate_images(predictor, backbone, data, *seen)
                 result = Result(
                     accuracy=evaluate(predictor, backbone, inputs.evaluated, spec.split),
                     train=train,
@@ -130,7 +133,7 @@ def run_or_load(
     """
     bench = bench or Workbench()
     found = stored(store, spec, keep_old, bench.images)
-    if not found.pending(retry_failed):
+    if found.record is not None and not found.pending(retry_failed):
         return found.record
     store.check_writable()
     if found.standing == "damaged":  # before hours of training, not after them

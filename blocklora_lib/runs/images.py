@@ -18,7 +18,7 @@ from ..data.draw import Draw, make_draw, split_items
 from ..data.draw_files import find_draw
 from ..data.layouts import Item, items
 from ..data.local import local_manifest
-from ..data.manifest import Manifest
+from ..data.manifest import Manifest, Split
 from ..data.problems import MissingData
 from ..data.roots import data_root, find_folder
 from ..data.sampling import refuse_empty_classes
@@ -43,7 +43,7 @@ class RunImages:
         self._listing = cache(lambda name: split_items(self._manifest(name), self._folder(name)))
         self._split_digest = cache(lambda name, split: self._digest(name, self._items(name, split)))
         self._lying = cache(self._where_they_lie)
-        self._drawn: dict[tuple, list[Item]] = {}  # methods share them
+        self._drawn: dict[tuple[object, ...], list[Item]] = {}  # methods share them
 
     def digest(self, spec: RunSpec) -> str | None:
         """Return a digest of the files that a run reads, with their labels; '' where all are in
@@ -87,7 +87,7 @@ class RunImages:
         if spec.shots and self._in_files(spec.dataset):
             yield spec.dataset, self._few_shot(spec)
 
-    def _read_items(self, name: str, split: str) -> list[Item]:
+    def _read_items(self, name: str, split: Split) -> list[Item]:
         manifest: Manifest = self._manifest(name)
         return items(manifest, self._folder(name), split) if manifest.kind == "external" else []
 

@@ -20,7 +20,7 @@ from ..core.devices import numerics
 from ..core.paths import PACKAGE, ROOT
 from ..data.dataset import Dataset
 from ..methods import get_method
-from .record import RunSpec
+from .spec import RunSpec
 
 _PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy")
 

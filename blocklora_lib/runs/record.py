@@ -202,7 +202,7 @@ class RunRecord(Recorded):
 
 
 # the parts of a spec that most records of a store share, validated once
-_PARTS = {"backbone": BackboneSpec, "method": MethodSpec, "training": TrainingSpec}
+_PARTS: dict[str, Any] = {"backbone": BackboneSpec, "method": MethodSpec, "training": TrainingSpec}
 
 
 @lru_cache(4096)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +20,8 @@ from ..data.roots import checksum as data_checksum
 from ..learning.evaluation import same_prompts
 from ..weights.spec import BackboneSpec
 from .images import RunImages, check_shots, draw_of
-from .record import MachineFailure, RunSpec
+from .record import MachineFailure
+from .spec import RunSpec
 
 
 @dataclass
@@ -35,8 +37,8 @@ class Workbench:
     draws: Sequence[Path] = ()  # files of draws that specs may name by their checksum
     _backbones: dict[BackboneSpec, Backbone] = field(default_factory=dict)
     _datasets: dict[str, Dataset] = field(default_factory=dict)
-    _drawn: dict[tuple, Draw] = field(default_factory=dict)
-    _one_prompt: dict[tuple, list[list[str]]] = field(default_factory=dict)
+    _drawn: dict[tuple[object, ...], Draw] = field(default_factory=dict)
+    _one_prompt: dict[tuple[object, ...], list[list[str]]] = field(default_factory=dict)
     _files: RunImages = field(init=False)
 
     def __post_init__(self) -> None:
@@ -132,7 +134,7 @@ class Workbench:
 
     def _index(self, spec: RunSpec) -> torch.Tensor:
         """Where the few-shot images stand in the train split, in the order drawn."""
-        rows = self.drawn(spec).train
+        rows: tuple[Any, ...] = self.drawn(spec).train
         wanted = set(rows)
         listed = enumerate(self.dataset(spec.dataset).listing["train"])
         number = {row: i for i, row in listed if row in wanted}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,13 @@ from ..adapters.attach import AdapterSet
 from ..adapters.updates import Adapter, BlockLoRA
 from ..core.seeding import generator
 from .trajectories import Hook, Task, split_parameters
+
+
+def gradient(parameter: nn.Parameter) -> Tensor:
+    """Return what the last backward pass gave a parameter."""
+    if parameter.grad is None:
+        raise ValueError(f"a parameter of shape {tuple(parameter.shape)} has no gradient yet")
+    return parameter.grad
 
 
 def block_rates(factors: Sequence[float]) -> dict[str, Hook]:
@@ -43,7 +51,8 @@ def block_noise(size: float, n_blocks: int, seed: int) -> dict[str, Hook]:
             noise = torch.randn(n_blocks, *up.shape[-2:], generator=draw, dtype=up.dtype).to(
                 up.device
             )
-            up.grad += size * (noise if up.dim() == 3 else noise.mean(0))
+            grad = gradient(up)
+            grad += size * (noise if up.dim() == 3 else noise.mean(0))
 
     return {"before_update": add}
 
@@ -58,14 +67,16 @@ def clip(
     """
 
     def act(adapters: AdapterSet, step: int) -> None:
-        down, up = (
-            sum(p.grad.square().sum() for p in group) for group in split_parameters(adapters)
-        )
+        sums: list[Any] = [
+            sum(gradient(p).square().sum() for p in group) for group in split_parameters(adapters)
+        ]
+        down, up = sums
         if noted is not None:
             noted.append((float(down), float(up)))
         norm = (down + weight_of_b * up).sqrt()
         for parameter in adapters.parameters():
-            parameter.grad *= torch.clamp(threshold / norm, max=1.0)
+            grad = gradient(parameter)
+            grad *= torch.clamp(threshold / norm, max=1.0)
 
     return {"before_update": act}
 
@@ -78,7 +89,8 @@ def clip_tensors(threshold_a: float, threshold_b: float) -> dict[str, Hook]:
             split_parameters(adapters), (threshold_a, threshold_b), strict=True
         ):
             for parameter in group:
-                parameter.grad *= torch.clamp(threshold / parameter.grad.norm(), max=1.0)
+                grad = gradient(parameter)
+                grad *= torch.clamp(threshold / grad.norm(), max=1.0)
 
     return {"before_update": act}
 
@@ -88,7 +100,8 @@ def norm_scaled() -> dict[str, Hook]:
 
     def act(adapters: AdapterSet, step: int) -> None:
         for parameter in adapters.parameters():
-            parameter.grad *= parameter.detach().norm() / parameter.grad.norm()
+            grad = gradient(parameter)
+            grad *= parameter.detach().norm() / grad.norm()
 
     return {"before_update": act}
 
@@ -98,8 +111,8 @@ def orthogonalised() -> dict[str, Hook]:
 
     def act(adapters: AdapterSet, step: int) -> None:
         for parameter in adapters.parameters():
-            u, _, v = torch.linalg.svd(parameter.grad, full_matrices=False)
-            parameter.grad.copy_(u @ v)
+            u, _, v = torch.linalg.svd(gradient(parameter), full_matrices=False)
+            gradient(parameter).copy_(u @ v)
 
     return {"before_update": act}
 
@@ -117,7 +130,7 @@ def rounded_parameters(
                     min=-126
                 )
                 noise = torch.rand(parameter.shape, generator=draw, dtype=parameter.dtype) - 0.5
-                parameter += unit * noise.to(unit.device)
+                parameter.add_(unit * noise.to(unit.device))
             parameter.copy_(parameter.to(dtype))
 
     return {"after_update": act}
@@ -139,8 +152,8 @@ class NonlinearAdapter(Adapter):
     gains: tuple[float, ...] = ()
 
     def _update(self, x: Tensor) -> Tensor:
-        down = self.A_s if hasattr(self, "A_s") else self.A
-        ups = self.B if self.B.dim() == 3 else self.B[None]
+        down: Any = self.A_s if hasattr(self, "A_s") else self.A
+        ups: Tensor = self.B if self.B.dim() == 3 else self.B[None]
         gains = self.gains or (1.0,) * len(ups)
         hidden = nn.functional.linear(x, down)
         return self.scale * sum(
@@ -165,7 +178,7 @@ class NonlinearUnequal(NonlinearAdapter):
 def altered(task: Task, kind: type[Adapter]) -> Task:
     """Return the task with adapters of another class, which has the same parameters."""
 
-    def attach(*args) -> AdapterSet:
+    def attach(*args: Any) -> AdapterSet:
         adapters = task.attach(*args)
         for adapter in adapters.adapters.values():
             adapter.__class__ = kind

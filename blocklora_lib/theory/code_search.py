@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -109,7 +110,7 @@ def search_codes(
 
 
 def _sample(bench: Workbench, backbone: Backbone, name: str) -> Sample:
-    data = bench.dataset(name)
+    data: Any = bench.dataset(name)  # bundled: the images of a split are one tensor
     splits = [split for split in ("train", "val") if data.manifest.counts.get(split, 0)]
     images, labels = (torch.cat([of(s) for s in splits]) for of in (data.images, data.labels))
     tokens = backbone.tokenize(data.prompts)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,7 +122,7 @@ def encode(code: AdapterCode, space: CodeSpace) -> bytes:
 def decode(content: bytes, space: CodeSpace) -> AdapterCode:
     """Read a code: from the bytes and the space alone."""
     number, left = int.from_bytes(content, "big"), 8 * len(content)
-    chosen = []
+    chosen: list[Any] = []
     for values in (space.placements, space.dimensions, space.levels, space.scales):
         left -= _width(values)
         if left < 0 or (index := number >> left & (1 << _width(values)) - 1) >= len(values):
@@ -170,10 +171,10 @@ class CodedAdapters:
 
     def pull_back(self, scale: float) -> Tensor:
         """Return ∂L/∂z = Δ Pᵀ ∂L/∂vec(B) by the last backward pass, whose gradients are cleared."""
-        gradient = torch.cat([p.grad.flatten() for p in self.parameters])
+        gradients = [p.grad.flatten() for p in self.parameters if p.grad is not None]
         for parameter in self.parameters:
             parameter.grad = None
-        return scale * self.basis.T @ gradient
+        return scale * self.basis.T @ torch.cat(gradients)
 
     def close(self) -> None:
         self.adapters.detach()
@@ -186,7 +187,7 @@ def restore(code: AdapterCode, space: CodeSpace, model: nn.Module) -> CodedAdapt
     return coded
 
 
-Score = tuple[int, float]  # wrong answers, then the loss: compared in this order
+Score = tuple[float, float]  # wrong answers, then the loss: compared in this order
 
 
 def fit_symbols(
@@ -209,7 +210,8 @@ def fit_symbols(
     z = torch.zeros(basis.shape[1], device=basis.device, requires_grad=True)
     optimizer = torch.optim.Adam([z], lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    best, score = None, (math.inf, math.inf)
+    best: Any = None
+    score: Score = (math.inf, math.inf)
     for _ in range(steps):
         symbols = quantise(z.detach().cpu(), levels, 1.0)
         coded.write(symbols, levels, scale)
@@ -238,7 +240,7 @@ def _sweep(
     score: Score,
     levels: int,
     scale: float,
-    objective: Callable,
+    objective: Callable[[], tuple[int, Tensor]],
 ) -> tuple[np.ndarray, Score]:
     for place in range(len(best)):
         for step in (-1, 1):
@@ -253,7 +255,7 @@ def _sweep(
     return best, score
 
 
-def _fields(space: CodeSpace, code: AdapterCode) -> list[tuple[Sequence, object]]:
+def _fields(space: CodeSpace, code: AdapterCode) -> list[tuple[Sequence[Any], object]]:
     return [
         (space.placements, code.placement),
         (space.dimensions, code.dimension),
@@ -262,7 +264,7 @@ def _fields(space: CodeSpace, code: AdapterCode) -> list[tuple[Sequence, object]
     ]
 
 
-def _width(values: Sequence) -> int:
+def _width(values: Sequence[Any]) -> int:
     """Bits that name one of these."""
     return (len(values) - 1).bit_length()
 

@@ -92,7 +92,7 @@ def train_many(
         {"params": [p], "lr": lr * (ratio if name == "B" else 1)} for name, p in stacked.items()
     ]
     optimizer = torch.optim.Adam(groups)
-    rates = [group["lr"] for group in groups]
+    rates = [group["lr"] for group in optimizer.param_groups]
 
     def outputs(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         return functional_call(one, parameters, (x,))

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ..adapters.attach import AdapterSet, attach, attach_linear
 from ..adapters.config import AdapterConfig
+from ..clip.backbone import Backbone
 from ..clip.towers import TextTower, encode_images
 from ..core.seeding import derive_seed, generator, seeded_torch
 from ..learning.loop import cosine_lr
@@ -280,21 +281,20 @@ def linear_task(
 
 
 def clip_task(
-    backbone: nn.Module, images: Tensor, labels: Tensor, tokens: Tensor, seed: int, batch: int = 8
+    backbone: Backbone, images: Tensor, labels: Tensor, tokens: Tensor, seed: int, batch: int = 8
 ) -> Task:
     """Few-shot classification by a CLIP in float64, both towers: cross-entropy of scaled cosines.
 
-    backbone: a `Backbone`; images: (N, 3, H, W), pixels; labels: (N,); tokens: (C, context length);
-    on any device.
+    images: (N, 3, H, W), pixels; labels: (N,); tokens: (C, context length); on any device.
     """
     images = backbone.preprocess(images).double()
     labels, tokens = labels.to(images.device), tokens.to(images.device)
     chosen = batches(len(images), batch, seed)
 
     def loss(model: nn.Module, step: int) -> Tensor:
-        index = chosen(step)
+        index, tower = chosen(step), TextTower(model)
         features = F.normalize(encode_images(model, images[index]), dim=-1)
-        classes = F.normalize(TextTower(model).encode(tokens), dim=-1)
-        return F.cross_entropy(model.logit_scale.exp() * features @ classes.T, labels[index])
+        classes = F.normalize(tower.encode(tokens), dim=-1)
+        return F.cross_entropy(tower.model.logit_scale.exp() * features @ classes.T, labels[index])
 
     return Task(lambda: deepcopy(backbone.model).double(), loss)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -70,12 +71,14 @@ def steps_by_classes(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def _ratio(row: dict) -> str:
+def _ratio(row: dict[str, Any]) -> str:
     interval = f" [{row['ratio_low']:.3g}, {row['ratio_high']:.3g}]"
     return f"{row['ratio']:.3g}" + (interval if row["ratio_low"] == row["ratio_low"] else "")
 
 
-def steps_table(frame: pd.DataFrame, ratio: Callable[[dict], str] = _ratio) -> pd.DataFrame:
+def steps_table(
+    frame: pd.DataFrame, ratio: Callable[[dict[str, Any]], str] = _ratio
+) -> pd.DataFrame:
     """Return what `steps_by_classes` draws as a table, with the ratios to each baseline.
 
     ratio: how to write a row's ratio of times; by default with the 95% interval of its median. '-'

@@ -33,7 +33,7 @@ def accuracy_by_shots(
     guessing, 0 to 1, drawn where it is near.
     """
     titles, chance = dict(titles or {}), dict(chance or {})
-    sets = sorted(set(summary["dataset"]) - {AVERAGE}, key=lambda n: titles.get(n, n).lower())
+    sets = sorted(set(summary["dataset"]) - {AVERAGE}, key=lambda n: str(titles.get(n, n)).lower())
     if AVERAGE in set(summary["dataset"]):
         titles.setdefault(AVERAGE, f"Average of {len(sets)} sets")
         sets = [AVERAGE, *sets]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 from matplotlib.colors import to_rgba
@@ -121,7 +122,7 @@ def robustness_plane(rows: pd.DataFrame) -> Figure:
     figure = new_figure(0.8 * TEXT_WIDTH, 3.2)
     axes = figure.subplots()
     zero = rows[rows["shots"] == 0]
-    start = (zero["source"].iloc[0], zero["variants"].iloc[0]) if len(zero) else None
+    start: Any = (zero["source"].iloc[0], zero["variants"].iloc[0]) if len(zero) else None
     handles = []
     for method, label in rows[["method", "method_label"]].drop_duplicates().itertuples(index=False):
         part, style = rows[rows["method"] == method].sort_values("shots"), method_style(method)
