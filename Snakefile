@@ -1,8 +1,10 @@
-# The one engine: the grid of runs, the notebooks, the report.  `make reproduce` calls it; so can a cluster:
-#   snakemake --executor slurm --jobs 50 --default-resources slurm_partition=gpu --config profile=paper
-# A grid job runs all shots and seeds of a dataset (and of one method, where the profile says `job: method`) in one
-# process and keeps one record a run, so that a job that was cut off goes on with the run it was at.  Records are named
-# by the hash of their spec: nothing runs twice.
+# The one engine: the grid of runs, the notebooks, the report. `make reproduce` calls it; so can a
+# cluster:
+#   snakemake --executor slurm --jobs 50 --default-resources slurm_partition=gpu \
+#       --config profile=paper
+# A grid job runs all shots and seeds of a dataset (and of one method, where the profile says
+# `job: method`) in one process and keeps one record a run, so that a job that was cut off goes on
+# with the run it was at. Records are named by the hash of their spec: nothing runs twice.
 import os
 import shlex
 import sys
@@ -31,10 +33,11 @@ from blocklora_lib.suite.reproduce import as_typed
 
 if config.get("quiet"):  # errors, what the jobs say and the monitor's lines are enough for a person
     logger.setLevel("WARNING")
-for variable in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE"):  # one thread a job, and no network unless it is asked for
+# one thread a job, and no network unless it is asked for
+for variable in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE"):
     os.environ.setdefault(variable, "1")
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # products on a GPU repeat, see blocklora_lib/core/devices.py
-
+# products on a GPU repeat, see blocklora_lib/core/devices.py
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def end(error):
@@ -50,19 +53,25 @@ try:
     PROFILE = load_profile(GIVEN)
     RESULTS = user_path(str(TYPED.get("results") or f"results/{PROFILE.name}"))
     if {"{", "}"} & {*str(RESULTS)}:
-        raise ValueError(f"results folder {RESULTS}: Snakemake reads braces as wildcards; choose another name")
+        raise ValueError(
+            f"results folder {RESULTS}: Snakemake reads braces as wildcards; choose another name"
+        )
     CHOSEN = choose_notebooks(str(TYPED.get("notebooks", "") or ""))
     NEEDS = {name: notebook_needs(name) for name in CHOSEN}
-    VARIANTS = variant_jobs(str(TYPED.get("variants", "") or ""), PROFILE)  # a sweep: --config variants=FILE.yaml
+    # a sweep: --config variants=FILE.yaml
+    VARIANTS = variant_jobs(str(TYPED.get("variants", "") or ""), PROFILE)
     GROUPS = grid_groups(PROFILE, {e for needs in NEEDS.values() for e in needs["experiments"]})
     # a notebook and the report are made again when these change
-    LIBRARY = digest([*sources(ROOT / "blocklora_lib"), *sources(ROOT / "blocklora_lib", "j2"), *profile_files(GIVEN)])
+    HERE = ROOT / "blocklora_lib"
+    LIBRARY = digest([*sources(HERE), *sources(HERE, "j2"), *profile_files(GIVEN)])
 except (ValueError, KeyError, OSError) as error:
     end(error)
-KEEP_OLD = str(config.get("keep_old", 0)) not in ("0", "", "False")  # records of an earlier library stand
+# records of an earlier library stand
+KEEP_OLD = str(config.get("keep_old", 0)) not in ("0", "", "False")
 OUT = str(RESULTS if TYPED.get("results") else RESULTS.relative_to(Path.cwd()))
 RESOURCES = resources_of(PROFILE.device)  # of a job that computes; Slurm asks for them
-# On this machine, where jobs are not counted as nodes, a GPU runs one job at a time; a cluster counts its own.
+# On this machine, where jobs are not counted as nodes, a GPU runs one job at a time; a cluster
+# counts its own.
 if workflow.resource_settings.nodes is None and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", max(1, len(visible_gpus())))
 BLOCKLORA = f"{shlex.quote(sys.executable)} -m blocklora_lib.cli"
@@ -77,7 +86,7 @@ def executed(name):
 
 
 def notebook_inputs(wildcards):
-    """The groups of its experiments, and those of the chosen notebooks that it reads; for the overview, all."""
+    """The groups of its experiments and the chosen notebooks that it reads; all, for the overview."""
     needs = NEEDS[wildcards.name]
     reads = CHOSEN if needs["last"] else [name for name in CHOSEN if name in needs["notebooks"]]
     before = [executed(name) for name in reads if name != wildcards.name]
@@ -85,7 +94,7 @@ def notebook_inputs(wildcards):
 
 
 def all_cores(wildcards):
-    """Every core, for a notebook that measures time; on a cluster there is no such number, see slurm_extra."""
+    """Every core, for a notebook that measures time; a cluster has no such number: slurm_extra."""
     try:
         return workflow.cores if NEEDS[wildcards.name]["alone"] else 1
     except WorkflowError:
@@ -99,10 +108,13 @@ if workflow.is_main_process:
         LOCK = only_one(RESULTS)
         for path in drop_damaged_indexes(RESULTS):
             print(f"{path} is damaged: its notebook is executed again", file=sys.stderr)
-        drop_stale_indexes(RESULTS, {index(*group): s for group, s in GROUPS.items()}, KEEP_OLD, IMAGES.digest)
+        indexes = {index(*group): specs for group, specs in GROUPS.items()}
+        drop_stale_indexes(RESULTS, indexes, KEEP_OLD, IMAGES.digest)
     except (OSError, RuntimeError) as error:
         end(error)
-    MONITOR = Monitor(RESULTS / "runs", list(RUNS), keep_old=KEEP_OLD, images=lambda k: IMAGES.digest(RUNS[k]))
+    MONITOR = Monitor(
+        RESULTS / "runs", list(RUNS), keep_old=KEEP_OLD, images=lambda k: IMAGES.digest(RUNS[k])
+    )
 
 
 wildcard_constraints:
@@ -140,14 +152,15 @@ rule grid:
     retries: 1  # after a failure of the machine, with the run it was at
     resources:
         **RESOURCES,
-    # The grid looks at every record and writes the index once each run has one that stands, done or failed.  Exit code
-    # 1: some are recorded as failed and listed on the terminal; the grid goes on.  Any other is an error of the job.
+    # The grid looks at every record and writes the index once each run has one that stands, done or
+    # failed. Exit code 1: some are recorded as failed and listed on the terminal; the grid goes on.
+    # Any other is an error of the job.
     # `cat` keeps the bars of two jobs from painting over each other.
     shell:
         """
-        {{ {BLOCKLORA} grid --profile {GIVEN:q} --results {RESULTS:q} --experiment {wildcards.experiment} \
-            --dataset {wildcards.dataset} {params.method} {params.keep} --index {output:q} 2>&1 >/dev/null \
-            || [ $? -eq 1 ]; }} | cat >&2
+        {{ {BLOCKLORA} grid --profile {GIVEN:q} --results {RESULTS:q} \
+            --experiment {wildcards.experiment} --dataset {wildcards.dataset} {params.method} \
+            {params.keep} --index {output:q} 2>&1 >/dev/null || [ $? -eq 1 ]; }} | cat >&2
         """
 
 
@@ -187,7 +200,8 @@ rule variant:  # a notebook with parameters of its own; it computes the runs tha
     shell:
         """
         echo "variant {wildcards.variant}: {wildcards.name}" >&2
-        {BLOCKLORA} notebook {wildcards.name} --profile {GIVEN:q} --results {RESULTS:q} {params.given:q} >/dev/null
+        {BLOCKLORA} notebook {wildcards.name} --profile {GIVEN:q} --results {RESULTS:q} \
+            {params.given:q} >/dev/null
         """
 
 
@@ -213,5 +227,9 @@ onsuccess:
 
 onerror:
     MONITOR.stop()
-    print("Something failed; its error is above. What is finished is kept: the same command goes on from here, and\n"
-          f"`blocklora report --profile {shlex.quote(GIVEN)} --results {shlex.quote(str(RESULTS))}` shows what is there.", file=sys.stderr)
+    place = f"--profile {shlex.quote(GIVEN)} --results {shlex.quote(str(RESULTS))}"
+    print(
+        "Something failed; its error is above. What is finished is kept: the same command goes on "
+        f"from here, and\n`blocklora report {place}` shows what is there.",
+        file=sys.stderr,
+    )

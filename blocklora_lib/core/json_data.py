@@ -66,7 +66,7 @@ def read_notebook(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def undamaged(what: str, mend: str) -> Iterator[None]:
-    """Say in one ValueError that plain data have not the form that is read within: what, why, mend."""
+    """Say in one ValueError that plain data lack the form that is read within: what, why, mend."""
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -26,10 +26,13 @@ def beside_published(
         return
     titles = dict(titles or {})
     same = same_method(ours, setting, nb.profile)
-    text = "Ours beside published values of the same method, top-1 accuracy (%). Sources that differ stand "
-    nb.table(same_table(same, titles), "published", f"{text}one by one. {UNCERTAINTY}")
+    text = (
+        "Ours beside published values of the same method, top-1 accuracy (%). Sources that differ "
+    )
+    nb.table(same_table(same, titles), "published", f"{text}stand one by one. {UNCERTAINTY}")
     others = other_methods(ours, setting, nb.profile)
     if len(others):
         label = others["method_label"].iloc[0]
-        text = f"{label} beside other methods as published, top-1 accuracy (%), and {label} minus each, in "
-        nb.table(others_table(others, titles), "published_others", f"{text}points. {UNCERTAINTY}")
+        text = f"{label} beside other methods as published, top-1 accuracy (%), and {label} minus "
+        text += f"each, in points. {UNCERTAINTY}"
+        nb.table(others_table(others, titles), "published_others", text)

@@ -60,7 +60,7 @@ def reproduce(
 
 
 def _absolute(given: str) -> str:
-    """Return the path of a YAML file for a process that works in another folder; all else as it is."""
+    """Return a YAML file's path for a process that works in another folder; all else as it is."""
     return str(user_path(given)) if is_file_name(given) else given
 
 
