@@ -86,7 +86,7 @@ def executed(name):
 
 
 def notebook_inputs(wildcards):
-    """The groups of its experiments and the chosen notebooks that it reads; all, for the overview."""
+    """The groups of its experiments and the chosen notebooks that it reads; all for the overview."""
     needs = NEEDS[wildcards.name]
     reads = CHOSEN if needs["last"] else [name for name in CHOSEN if name in needs["notebooks"]]
     before = [executed(name) for name in reads if name != wildcards.name]

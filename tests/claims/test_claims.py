@@ -505,6 +505,7 @@ def test_the_readme_shows_what_the_reference_run_says():
     assert not [j.claim.id for j in judged if j.surprising]
 
 
+@pytest.mark.slow
 def test_changing_one_record_of_the_reference_run_changes_the_verdict(tmp_path):
     profile, reference = load_profile("pocket"), RESULTS / "reference" / "pocket"
     runs = tmp_path / "runs"

@@ -247,6 +247,7 @@ def table(folder, notebook, name="published"):
     return pd.read_csv(folder / "tables" / notebook / f"{name}.csv")
 
 
+@pytest.mark.slow
 def test_lora_stands_beside_clip_lora_and_block_lora_beside_others(paper):
     folder, records = paper
     shown = executed("08_few_shot", folder)
@@ -284,6 +285,7 @@ def test_lora_stands_beside_clip_lora_and_block_lora_beside_others(paper):
     assert len(same) == 2  # the other source has a row of its own
 
 
+@pytest.mark.slow
 def test_contradicting_zero_shot_values_stand_one_under_the_other(paper):
     folder, _ = paper
     shown = executed("10_domain_generalization", folder)
@@ -294,6 +296,7 @@ def test_contradicting_zero_shot_values_stand_one_under_the_other(paper):
     assert all(f">{value:.2f}</td>" in shown for value in zero["published"])
 
 
+@pytest.mark.slow
 def test_transfer_stands_beside_that_of_others(paper):
     folder, _ = paper
     shown = executed("09_cross_dataset", folder)
@@ -306,6 +309,7 @@ def test_transfer_stands_beside_that_of_others(paper):
     assert f">{row['difference']:+.1f} ± " in shown
 
 
+@pytest.mark.slow
 def test_an_ablation_is_of_a_set_and_not_of_its_variants_and_one_block_is_clip_lora(paper):
     folder, records = paper
     executed("11_ablations", folder)
@@ -323,6 +327,7 @@ def test_an_ablation_is_of_a_set_and_not_of_its_variants_and_one_block_is_clip_l
     assert rows["mean"].tolist()[0] == pytest.approx(np.mean(values))
 
 
+@pytest.mark.slow
 def test_a_profile_of_a_small_backbone_shows_no_published_number(tmp_path):
     smoke = load_profile("smoke")
     write_records(smoke, tmp_path / "runs", smoke.experiments)

@@ -132,6 +132,7 @@ def moments(encode, copies=1):
     return rows.mean(0), rows.var(0) / len(rows)
 
 
+@pytest.mark.slow
 def test_with_dropout_the_mean_is_the_same(backbone, adapted):
     """Unit rows, 500 samples of each; the means differ by their own standard errors."""
     adapters = adapted(kind="lora", rank=2, dropout=0.25)

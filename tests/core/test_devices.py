@@ -309,6 +309,7 @@ def test_a_record_says_what_a_gpus_arithmetic_was():
     assert numerics(CUDA, False)["deterministic"] is False
 
 
+@pytest.mark.slow
 def test_the_paper_is_not_trained_on_a_cpu_in_silence(tmp_path):
     """Through the command line, in a process of its own: what a user meets."""
     command = [

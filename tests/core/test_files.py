@@ -95,6 +95,7 @@ def test_text_is_utf8_whatever_the_locale_and_anything_else_is_named_by_line(tmp
         read_text(latin)
 
 
+@pytest.mark.slow
 @given(st.text(min_size=1, max_size=40))
 def test_a_path_is_absolute_and_means_the_same_when_it_is_read_again(name):
     try:

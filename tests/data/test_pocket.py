@@ -84,6 +84,7 @@ def test_every_licence_has_its_text_and_every_set_its_credit():
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["emoji_source", "letters", "photos", "chess"])
 def test_zero_shot_accuracy_is_the_model_cards(backbone, name):
     data = load_dataset(name)

@@ -28,6 +28,7 @@ def faults_of(figure, tmp_path, note="pocket profile: PocketCLIP; not the paper'
     return faults
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", DRAWN)
 def test_nothing_is_cut_off_or_covered(draw, tmp_path):
     figure = draw()
@@ -127,6 +128,7 @@ def test_a_text_on_a_box_of_its_own_may_stand_on_a_line(tmp_path):
     assert not faults_of(figure, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_legend_takes_the_lines_that_it_needs_and_the_figure_grows_by_them(tmp_path):
     heights = []
     for many in (1, 12):

@@ -14,6 +14,8 @@ from blocklora_lib.adapters.config import AdapterConfig
 from blocklora_lib.core.seeding import generator
 from blocklora_lib.learning.adapter_fit import AdapterPredictor
 
+pytestmark = pytest.mark.slow
+
 DRAWS = 600
 # Root mean squares of 10^3 and more z values, which are correlated: equal distributions gave 0.93
 # to 1.16.

@@ -57,6 +57,7 @@ def vit_b16():
     return case, start, model, theirs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "settings"), [("lora", {"rank": 2}), ("block_lora", {"rank": 2, "n_blocks": 1})]
 )
@@ -223,6 +224,7 @@ def test_square_images_are_read_as_theirs(tiny, side):
     assert float(levels.abs().mean()) < 0.5
 
 
+@pytest.mark.slow
 def test_crop_boxes_of_square_images_have_their_distribution():
     n, side = 4000, 4000  # the boxes of torchvision are whole pixels
     width, height, left, top = random_boxes(n, 0.08, generator(SEED, "augmentation"))

@@ -257,6 +257,7 @@ def module(tmp_path, monkeypatch):
     return "work_for_a_test"
 
 
+@pytest.mark.slow
 def test_memory_is_what_was_allocated_whatever_came_before(module):
     sizes = [(0, 128), (64, 32), (64, 0), (0, 128)]
     found = peak_memories(f"{module}:holding", [dict(before=b, within=w) for b, w in sizes])
@@ -268,6 +269,7 @@ def test_memory_is_what_was_allocated_whatever_came_before(module):
     assert abs(found[0].peak_bytes - found[3].peak_bytes) < 2**20
 
 
+@pytest.mark.slow
 def test_a_failing_work_is_reported_in_one_sentence(module):
     with pytest.raises(MeasurementFailed, match=r"holding failed: ValueError: less than nothing$"):
         peak_memories(f"{module}:holding", [dict(before=-1, within=1)])
@@ -343,6 +345,7 @@ def test_scripts_print_a_table_and_write_csv_and_json(
     assert len(facts["rows"]) == len(pd.read_csv(tmp_path / "out" / "found.csv"))
 
 
+@pytest.mark.slow
 def test_the_memory_script_measures_processes(tmp_path, capsys):
     load_script("memory").main(
         [

@@ -31,7 +31,7 @@ def test_no_script_is_passed_over():
     assert {path.stem for path in FOLDER.glob("*.py")} == {*SCRIPTS, *PROCESSES, *MEASURED}
 
 
-pytestmark = pytest.mark.usefixtures("gpu")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("gpu")]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

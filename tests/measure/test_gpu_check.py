@@ -15,6 +15,8 @@ from blocklora_lib.clip import backbone as backbones
 from blocklora_lib.measure import gpu_acceptance
 from blocklora_lib.measure.gpu_acceptance import Sizes, recomputed_against_kept, trained
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu_check.py"
 CPU = torch.device("cpu")
 

@@ -253,6 +253,7 @@ def script(name, arguments, model, folder):
     return facts
 
 
+@pytest.mark.slow
 def test_step_reports_a_delayed_baseline_as_slower(quick_clip, tmp_path, capsys):
     chosen = (
         "--model {tiny} --classes 3 5 --batch 2 --rounds 6 --no-memory --adapters block_lora lora"
@@ -296,6 +297,7 @@ def test_the_table_of_steps_holds_ratios_to_every_baseline():
     }
 
 
+@pytest.mark.slow
 def test_step_measures_peaks_and_leaves_out_what_does_not_fit(
     quick_clip, tmp_path, capsys, monkeypatch
 ):
@@ -312,6 +314,7 @@ def test_step_measures_peaks_and_leaves_out_what_does_not_fit(
     assert rows["peak_ratio"].to_dict() == {"independent": 0.5, "clip_lora": 1.0}
 
 
+@pytest.mark.slow
 def test_the_peak_of_a_step_is_measured_in_a_process_of_its_own():
     spec = BackboneSpec(name="PocketCLIP", pretrained="bundled")
     forms = {"few": ("independent", Size(2, 1)), "many": ("independent", Size(200, 1))}
@@ -319,6 +322,7 @@ def test_the_peak_of_a_step_is_measured_in_a_process_of_its_own():
     assert peaks["many"] > peaks["few"] + 2**20
 
 
+@pytest.mark.slow
 def test_scaling_writes_points_and_lines(quick_clip, tmp_path):
     chosen = "--model {tiny} --by-classes 2 3 4 --by-images 1 2 --by-rank 2 4 --by-blocks 1 2"
     script(
@@ -416,6 +420,7 @@ def test_pocket_run_compares_whole_processes(monkeypatch, tmp_path, capsys):
     assert all(any(c[i : i + len(shared)] == shared for i in range(len(c))) for c in commands)
 
 
+@pytest.mark.slow
 def test_the_plain_loop_trains_as_a_run_does(capsys):
     load_script("plain_peft_loop").main(
         ["--profile", "smoke", "--dataset", "chess", "--shots", "1"]

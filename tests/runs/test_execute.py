@@ -54,6 +54,7 @@ def test_the_same_spec_gives_the_same_bits_after_other_runs(tiny_profile, manife
         assert (other.result.loss != first.result.loss) == (method != "zero_shot")
 
 
+@pytest.mark.slow
 def test_the_same_spec_gives_the_same_bits_in_a_fresh_process(spec, bench, manifests, tmp_path):
     import open_clip
 

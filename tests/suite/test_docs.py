@@ -193,6 +193,7 @@ def python_blocks(path):
     return re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["README.md", "docs/attach.md"])
 def test_the_python_shown_runs_as_it_is(name, tmp_path):
     code = "\n".join(python_blocks(ROOT / name))

@@ -51,6 +51,7 @@ def planned(done):
     }
 
 
+@pytest.mark.slow
 def test_a_notebook_that_needs_runs_waits_for_its_groups(tmp_path):
     profile = load_profile(PROFILE)
     groups = len(profile.datasets) * (len(profile.methods) if profile.job == "method" else 1)
@@ -59,12 +60,14 @@ def test_a_notebook_that_needs_runs_waits_for_its_groups(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_notebook_that_needs_no_runs_waits_for_none(tmp_path):
     assert planned(snakemake(tmp_path, "--dry-run", notebooks="01_method")) == {
         "all": 1, "notebook": 1, "report": 1,
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -80,6 +83,7 @@ def test_a_typo_is_one_sentence(tmp_path, config, message):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_paths_reach_the_engine_as_they_are_typed(tmp_path):
     """To YAML `: ` makes a mapping and ` #` ends the text; the results went to another folder in
     silence.
@@ -97,6 +101,7 @@ def test_a_value_of_config_is_the_text_that_was_typed(value):
     assert as_typed([f"profile={value}"]) == as_typed([f'profile="{value}"']) == told
 
 
+@pytest.mark.slow
 def test_what_is_made_is_made_again_only_when_its_profile_or_what_that_extends_changes(tmp_path):
     """By a profile's file, which extends another; with a notebook that needs no runs."""
     (tmp_path / "base.yaml").write_text((PROFILES / f"{PROFILE}.yaml").read_text())
@@ -142,6 +147,7 @@ def computed(made, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_only_a_missing_record_is_computed(computed):
     index = json.loads((computed / GROUP).read_text())
     specs = expand(load_profile(PROFILE), "few_shot", "chess", "lora")
@@ -158,6 +164,7 @@ def test_only_a_missing_record_is_computed(computed):
 SLURM = ("sbatch", "squeue", "sacct", "sacctmgr", "scancel", "sinfo", "scontrol", "sshare")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("device", "gpus", "memory"), [("auto", ["--gpus=1"], "16000"), ("cpu", [], "4000")]
 )
@@ -204,6 +211,7 @@ def test_on_a_cluster_jobs_ask_for_what_they_need(tmp_path, monkeypatch, device,
         assert ("--exclusive" in words) == ("04_time" in rule)  # it measures time
 
 
+@pytest.mark.slow
 def test_on_one_machine_a_gpu_runs_one_job_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
     (tmp_path / "mine.yaml").write_text(
@@ -217,6 +225,7 @@ def test_on_one_machine_a_gpu_runs_one_job_at_a_time(tmp_path, monkeypatch):
     assert "device 'auto'" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_truncated_record_and_one_of_other_code_are_computed_again_and_it_is_said(computed):
     store = RunStore(computed / "results" / PROFILE / "runs")
     first, second, *others = sorted(store.folder.glob("*.json"))
@@ -237,6 +246,7 @@ def test_a_truncated_record_and_one_of_other_code_are_computed_again_and_it_is_s
     assert [path.name for path in (store.folder / "damaged").iterdir()] == [first.name]
 
 
+@pytest.mark.slow
 def test_unchanged_image_files_leave_nothing_to_do_and_a_changed_one_its_runs(
     tmp_path, monkeypatch
 ):
@@ -419,6 +429,7 @@ def test_the_digest_of_files_is_about_what_they_say(tmp_path):
     assert digest([path]) != before
 
 
+@pytest.mark.slow
 def test_blanks_quotes_and_braces_in_paths_are_only_letters(tmp_path):
     place = tmp_path / "a b" / "it's $HOME; & é"
     place.mkdir(parents=True)

@@ -192,6 +192,7 @@ def example(tmp_path, monkeypatch):
     return make
 
 
+@pytest.mark.slow
 def test_execution_injects_parameters_and_keeps_the_executed_copy(example, tmp_path, capfd):
     example("import os; print(shots + 1, os.environ['OMP_NUM_THREADS'])")
     path = run_notebook("08_example", "smoke", {"shots": "41"}, tmp_path / "results")
@@ -210,6 +211,7 @@ def test_a_folder_where_the_copy_belongs_is_refused_before_anything_runs(example
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_a_failing_cell_is_one_sentence_and_leaves_its_copy(example, tmp_path):
     example(
         "print('before')",
@@ -240,6 +242,7 @@ def test_wrong_parameters_are_refused_before_anything_runs(example, tmp_path, pa
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_plain_papermill_refuses_unknown_parameters_too(tmp_path):
     """papermill itself only warns; the notebook's own set-up cell refuses."""
     given = {"profile": "smoke", "results_dir": str(tmp_path), "shotss": "3"}
@@ -259,6 +262,7 @@ def test_plain_papermill_refuses_unknown_parameters_too(tmp_path):
     assert json.loads((tmp_path / "out.ipynb").read_text())["cells"]
 
 
+@pytest.mark.slow
 def test_a_profile_may_be_a_yaml_file(tmp_path):
     facts = yaml.safe_load((load_profile.__globals__["PROFILES"] / "smoke.yaml").read_text())
     path = tmp_path / "mine.yaml"

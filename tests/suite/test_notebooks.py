@@ -52,6 +52,7 @@ def results(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_notebook_without_its_runs_says_how_they_are_made(tmp_path):
     with pytest.raises(NotebookFailed) as error:
         run_notebook("06_generalization_bound", "smoke", {}, tmp_path, verbose=False)
@@ -61,6 +62,7 @@ def test_a_notebook_without_its_runs_says_how_they_are_made(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(NAMES, key=lambda name: (name in LAST, name)))
 def test_it_runs(name, results):
     with measuring_kernels() as (files, faults):

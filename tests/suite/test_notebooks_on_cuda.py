@@ -25,6 +25,8 @@ from blocklora_lib.runs.store import RunStore
 from blocklora_lib.suite import notebook
 from blocklora_lib.suite.catalogue import notebook_names, notebook_needs
 
+pytestmark = pytest.mark.slow
+
 NAMES = notebook_names()
 LAST = [name for name in NAMES if notebook_needs(name)["last"]]
 LESS = {  # parameters of a notebook that repeat what one step shows

@@ -23,7 +23,7 @@ from blocklora_lib.theory import trajectories as tr
 PROMPTS = ["a photo of a cat.", "a photo of a red mug.", "a photo of a dog.", "a bird"]
 
 
-pytestmark = pytest.mark.usefixtures("gpu")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("gpu")]
 
 
 @pytest.fixture

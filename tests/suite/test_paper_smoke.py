@@ -39,6 +39,8 @@ from blocklora_lib.suite.catalogue import read_indexes
 from blocklora_lib.suite.execution import run_notebook
 from blocklora_lib.suite.report import write_report
 
+pytestmark = pytest.mark.slow
+
 NAME = "paper-smoke"
 PAPER, SMOKE = load_profile("paper"), load_profile(NAME)
 GROUPS = [

@@ -139,6 +139,7 @@ def test_a_report_of_nothing_says_so(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_it_needs_no_torch():
     code = "import sys, blocklora_lib.suite.report, blocklora_lib.display.figures.few_shot"
     code += "; sys.exit('torch' in sys.modules)"
