@@ -28,7 +28,6 @@ def bench():
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_rows_are_of_zero_shot_of_each_code_and_of_the_half(bench):
     profile = load_profile("smoke")
     tried = [Choice(PLACES[0], 2, 3, 1.0), Choice(PLACES[1], 5, 2, 1.0)]
