@@ -25,7 +25,7 @@ from blocklora_lib.methods import get_method, method_names
 PROMPTS = ["a photo of a cat.", "a photo of a dog."]
 
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("gpu")]
+pytestmark = pytest.mark.usefixtures("gpu")
 
 
 @pytest.fixture

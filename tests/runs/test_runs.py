@@ -91,6 +91,7 @@ def test_every_training_setting_is_among_the_changes():
     assert changed == set(TrainingSpec.model_fields)
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(
         st.text(min_size=1),

@@ -128,6 +128,7 @@ def test_the_learner_is_adamw_on_n_matrices_written_out():
 # float64, any case
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     optimizer=st.sampled_from(sorted(tr.OPTIMIZERS)),
@@ -168,6 +169,7 @@ def test_attention_with_dropout_and_what_is_not_corrected(optimizer):
     )
 
 
+@pytest.mark.slow
 def test_a_clip_in_float64():
     backbone = load_backbone(BackboneSpec(name="PocketCLIP", pretrained="bundled"), "cpu")
     data = load_dataset("fashion")
