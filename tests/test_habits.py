@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import blocklora_lib
 from blocklora_lib.core.paths import NOTEBOOKS, ROOT
+
+PACKAGE = Path(blocklora_lib.__file__).parent
 
 
 def said(*words: str) -> str:
@@ -30,6 +36,14 @@ def test_notebooks_stand_without_outputs():
     found = [str(path) for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
     assert found
     assert said("nbstripout", "--keep-id", "--verify", *found) == ""
+
+
+def test_examples_in_docstrings_hold():
+    files = [p for p in PACKAGE.rglob("*.py") if ">>> " in p.read_text(encoding="utf-8")]
+    assert files
+    for path in files:
+        name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+        assert not doctest.testmod(importlib.import_module(name)).failed, name
 
 
 @pytest.mark.slow

@@ -36,6 +36,12 @@ class AdapterConfig(BaseModel):
               "normal"      standard deviation init_scale/sqrt(d_in). B starts at zero.
     dropout   on the adapter's input, drawn independently for each of q, k, v (as CLIP-LoRA does).
     layers    "all", or depths counted from 0 within each tower, negative ones from the last layer.
+
+        >>> cut = AdapterConfig(rank=4, n_blocks=2)  # r = 4 is the total rank
+        >>> cut.block_rank, cut.total_rank, cut.scale
+        (2, 4, 0.5)
+        >>> AdapterConfig(rank=4, n_blocks=2, reading="block_rank").total_rank
+        8
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -29,6 +29,9 @@ def near(name: object, known: Iterable[str]) -> str:
     """Return "did you mean ...? Known: ...", the tail of every 'unknown name' sentence.
 
     Small and capital letters are alike here. Of more than forty names only the near ones are said.
+
+        >>> near("Pockt", ["pocket", "paper"])
+        "did you mean 'pocket'? Known: paper, pocket"
     """
     known = sorted(known)
     spelled = {text.casefold(): text for text in reversed(known)}
