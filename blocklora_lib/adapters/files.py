@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..core.files import user_path, write_whole
+from ..core.files import package_version, user_path, write_whole
 from ..core.json_data import parse_json
 from ..core.schema import AdapterError, explain
 from .config import AdapterConfig
@@ -44,7 +43,7 @@ def write(path: str | Path, file: AdapterFile) -> None:
     metadata = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "library_version": library_version(),
+        "library_version": package_version("blocklora"),
         "config": file.config.model_dump_json(),
         "sites": json.dumps(file.sites),
         "extra": json.dumps(file.extra),
@@ -121,10 +120,3 @@ def sorted_header(data: bytes) -> bytes:
     ).encode()
     header += b" " * (-len(header) % 8)  # the tensors start at a multiple of 8
     return len(header).to_bytes(8, "little") + header + data[8 + length :]
-
-
-def library_version() -> str:
-    try:
-        return version("blocklora")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "unknown"

@@ -13,6 +13,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import BinaryIO
 
@@ -215,6 +216,14 @@ def read_text(path: str | Path, limit: int = TEXT_LIMIT) -> str:
             f"{path} is not UTF-8: "
             f"byte 0x{content[error.start]:02x} in line {line}; save it as UTF-8"
         ) from None
+
+
+def package_version(package: str, absent: str = "unknown") -> str:
+    """Return the version of a package as it is installed; `absent` where it is not."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return absent
 
 
 def _umask() -> int:

@@ -1,5 +1,4 @@
-"""Peak memory of a piece of work, measured in a fresh process, where nothing earlier has grown the
-heap.
+"""Peak memory of a piece of work, measured in a fresh process: nothing earlier grew its heap.
 
 The work is named, 'module:function', and prepared in two steps: `function(device=..., **arguments)`
 loads what it needs and returns the work, a function without arguments. The work runs twice. The
@@ -26,6 +25,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..core.machine import resident_memory
 from ..core.paths import ROOT
 
 _ALLOCATOR = {
@@ -81,10 +81,8 @@ def peak_memories(
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or len(lines) != len(arguments):
-        last = (
-            done.stderr.strip().rpartition("\n")[2]
-            or "it was ended from outside; is there enough memory?"
-        )
+        last = done.stderr.strip().rpartition("\n")[2]
+        last = last or "it was ended from outside; is there enough memory?"
         raise MeasurementFailed(f"measuring the memory of {work} failed: {last}")
     return [Memory(**json.loads(line)) for line in lines]
 
@@ -142,8 +140,7 @@ def resident(device: Any) -> int:
         return torch.cuda.memory_allocated(device)
     with suppress(OSError, AttributeError):  # glibc
         ctypes.CDLL(None).malloc_trim(0)
-    with open("/proc/self/statm", encoding="utf-8") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return resident_memory()
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ PACKAGE = Path(__file__).parents[1]
 ROOTS = ("runs.execute", "methods")
 # What stores, describes or words results and computes none; all else that the roots import counts.
 SILENT = frozenset(
-    """core.files core.json_data core.paths core.schema core.user_cache core.yaml_data
+    """core.files core.json_data core.machine core.paths core.schema core.user_cache core.yaml_data
     data.content data.obtain.fetch data.problems runs.code_digest runs.packed runs.provenance
     runs.record runs.sealed runs.standing runs.store""".split()
 ) | {""}  # the face of the package

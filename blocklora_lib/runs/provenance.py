@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import platform
-import resource
 import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +13,8 @@ import torch
 from .. import __version__
 from ..clip.backbone import Backbone
 from ..core.devices import numerics
+from ..core.files import package_version
+from ..core.machine import peak_memory, restart_peak
 from ..core.paths import PACKAGE, ROOT
 from ..data.dataset import Dataset
 from ..methods import get_method
@@ -41,19 +39,9 @@ def provenance(
         **numerics(device, spec.deterministic),
         "threads": torch.get_num_threads(),
         "git_revision": git_revision(),
-        "versions": {"python": platform.python_version(), "blocklora": __version__, **_versions()},
+        "versions": {"python": platform.python_version(), "blocklora": __version__}
+        | {package: package_version(package) for package in _PACKAGES},
     }
-
-
-@cache
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "unknown"
-    return found
 
 
 @cache
@@ -61,16 +49,8 @@ def git_revision() -> str:
     """The commit, with '+' when tracked files differ from it; '' outside a git checkout."""
     if PACKAGE.parent != ROOT:  # installed from a wheel: no commit of a clone is that of the code
         return ""
-    command = [
-        "git",
-        "-C",
-        str(ROOT),
-        "describe",
-        "--always",
-        "--abbrev=12",
-        "--dirty=+",
-        "--exclude=*",
-    ]
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--dirty=+"]
+    command += ["--exclude=*"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -79,9 +59,7 @@ def git_revision() -> str:
 
 
 class PeakMemory:
-    """Peak of memory since this object was made: of the GPU's allocator, or of the process on a
-    CPU.
-    """
+    """Peak of memory since this object was made: of the GPU's allocator, or of a CPU's process."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -89,17 +67,10 @@ class PeakMemory:
             torch.cuda.init()  # before which torch knows no device's statistics
             torch.cuda.reset_peak_memory_stats(device)
         else:
-            with suppress(OSError):  # Linux: start the kernel's high-water mark again
-                Path("/proc/self/clear_refs").write_text("5")
+            restart_peak()
 
     def bytes(self) -> int:
         """The peak."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        try:
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-        except OSError:
-            pass
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak_memory()

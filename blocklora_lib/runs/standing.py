@@ -6,12 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from ..core.files import holds_none, read_text
+from ..core.files import holds_none, package_version, read_text
 from .code_digest import code_digest
 from .record import RunRecord
 from .sealed import is_whole
@@ -100,22 +98,12 @@ def remarks(records: Iterable[RunRecord], where: str = "these runs") -> list[str
         if len(seen) > 1:
             lines.append(f"{where} mix {name} ({', '.join(seen)}): they differ by rounding, too")
     for package in COMPARED:
-        used = {r.provenance.get("versions", {}).get(package) for r in records} - {
-            None,
-            _installed(package),
-        }
+        here = package_version(package, "none")
+        used = {r.provenance.get("versions", {}).get(package) for r in records} - {None, here}
         if used:
             made = f"{package} {', '.join(sorted(map(str, used)))}"
-            lines.append(f"{where} were made with {made}; here is {_installed(package)}")
+            lines.append(f"{where} were made with {made}; here is {here}")
     return lines
-
-
-@cache
-def _installed(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
 
 
 def stands(

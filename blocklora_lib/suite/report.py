@@ -13,7 +13,6 @@ import os
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import nbformat
 from markupsafe import Markup, escape
 
 from .. import __version__
-from ..core.files import read_bytes, read_text, write_whole
+from ..core.files import package_version, read_bytes, read_text, write_whole
 from ..core.json_data import read_json, read_notebook, undamaged
 from ..core.paths import NOTEBOOKS, POCKET_MODEL, PROFILES
 from ..data.manifest_files import load_manifest, manifest_names
@@ -226,20 +225,16 @@ def _provenance(profile: Profile, records: list[RunRecord], folder: Path) -> lis
         ("Threads", seen("threads")),
         (
             "Versions of this report",
-            ", ".join([f"python {platform.python_version()}", *map(_version, PACKAGES)]),
+            ", ".join(
+                [f"python {platform.python_version()}"]
+                + [f"{package} {package_version(package, '–')}" for package in PACKAGES]
+            ),
         ),
         (
             "Seeds, shots",
             f"{', '.join(map(str, profile.seeds))}; {', '.join(map(str, profile.shots))}",
         ),
     ]
-
-
-def _version(package: str) -> str:
-    try:
-        return f"{package} {version(package)}"
-    except PackageNotFoundError:
-        return f"{package} –"
 
 
 def _manifests(profile: Profile) -> list[Any]:
