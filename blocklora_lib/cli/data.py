@@ -15,7 +15,7 @@ from ..core.schema import UnknownName
 from ..data.class_names import class_name, renamed
 from ..data.layouts import Item
 from ..data.local import local_manifest
-from ..data.manifest import Manifest
+from ..data.manifest import SPLITS, Manifest
 from ..data.manifest_files import all_manifests, load_manifest, manifest_names
 from ..data.obtain.download import dataset_folder, download
 from ..data.obtain.miniature import make_fake
@@ -45,7 +45,7 @@ def list_(
     if as_json:
         typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
         return
-    heads = ("dataset", "state", "classes", "train", "val", "test", "download", "licence")
+    heads = ("dataset", "state", "classes", *SPLITS, "download", "licence")
     table = [heads, *(row(facts) for facts in rows if facts["kind"] == "external")]
     widths = [max(len(line[i]) for line in table) for i in range(len(heads) - 1)]
     for line in table:

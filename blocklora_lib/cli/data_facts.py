@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..data.manifest import Manifest
+from ..data.manifest import SPLITS, Manifest
 from ..data.obtain.download import dataset_folder, has_images, parts
 from ..data.problems import DataError, MissingData
 from ..data.roots import find_folder, is_fake
@@ -72,7 +72,7 @@ def row(facts: dict[str, Any]) -> tuple[str, ...]:
         else f"~{unverified[split]}"
         if split in unverified
         else ""
-        for split in ("train", "val", "test")
+        for split in SPLITS
     ]
     size, shown = facts["download_bytes"], "?"
     if facts["by_hand"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
+from ..core.durations import clock
 from ..core.schema import UnknownName
 
 
@@ -55,13 +56,9 @@ class Progress:
         """One more run is finished."""
         self.done, self.ran = self.done + 1, self.ran + 1
         left = (time.monotonic() - self.start) / self.ran * (self.total - self.done)
-        self.say(f"[{self.done}/{self.total}] {text}; {_minutes(left)} left")
+        self.say(f"[{self.done}/{self.total}] {text}; {clock(left)} left")
         self.bar.update()
 
     def close(self) -> None:
         """Finish the bar."""
         self.bar.close()
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

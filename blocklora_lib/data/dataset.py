@@ -19,11 +19,10 @@ from .draw import bundle_items, split_items
 from .image_files import ImageFiles
 from .layouts import Item, items
 from .local import local_manifest
-from .manifest import Manifest, Split
+from .manifest import SPLITS, Manifest
 from .problems import DataError, command, remedy
 from .roots import data_root, find_folder, is_fake
 
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _COLUMNS = ["image", "label", "split"]
 
 

@@ -28,7 +28,7 @@ from .layouts import Item, items
 from .manifest import Manifest, Split
 
 DRAWS = ("coop", "clip_lora", "nested")
-SPLITS: tuple[Split, ...] = ("train", "val")
+DRAWN: tuple[Split, ...] = ("train", "val")  # the splits of which images are drawn
 Rows = tuple[tuple[StrictStr, StrictInt, StrictStr], ...]
 
 
@@ -57,7 +57,7 @@ class Draw(Strict):
         """The draw's file: one image a line, a newline at the end."""
         facts = {"dataset": self.dataset, "draw": self.draw, "shots": self.shots, "seed": self.seed}
         lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in facts.items()]
-        for split in SPLITS:
+        for split in DRAWN:
             rows = ",\n".join(f"  {json.dumps(list(row))}" for row in getattr(self, split))
             lines.append(f' "{split}": [\n{rows}\n ]' if rows else f' "{split}": []')
         lines.append(f' "checksum": "{self.checksum}"')
@@ -129,7 +129,7 @@ def bundle_items(
         split: [
             Item(f"{split}/{i:05d}", label, classes[label]) for i, label in enumerate(labels[split])
         ]
-        for split in SPLITS
+        for split in DRAWN
         if split in labels
     }
 
@@ -156,7 +156,7 @@ def split_items(
         named = manifest.split_file.model_copy(update={"name": split_file.name})
         manifest, folder = manifest.model_copy(update={"split_file": named}), split_file.parent
     if manifest.layout in ("class_folders", "folder"):
-        return {split: items(manifest, folder, split) for split in SPLITS}
+        return {split: items(manifest, folder, split) for split in DRAWN}
     # read as if the images lay in the folder itself, which exists; their own folder goes before the
     # paths
     bare = manifest.model_copy(update={"images": dict.fromkeys(manifest.images, (".",))})
@@ -165,7 +165,7 @@ def split_items(
             item._replace(path=str(PurePosixPath(manifest.images[split][0]) / item.path))
             for item in items(bare, folder, split)
         ]
-        for split in SPLITS
+        for split in DRAWN
     }
 
 

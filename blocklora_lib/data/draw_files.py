@@ -12,7 +12,7 @@ from pydantic import Field, StrictInt, StrictStr, ValidationError
 from ..core.files import write_whole
 from ..core.json_data import read_json
 from ..core.schema import Strict, explain
-from .draw import SPLITS, Draw, Rows
+from .draw import DRAWN, Draw, Rows
 from .layouts import Item
 
 
@@ -78,7 +78,7 @@ def import_draw(path: Path, split: Mapping[str, Sequence[Item]], dataset: str = 
             f"{path} is a draw of {drawn.dataset}, not of {dataset}; give the draw of {dataset}"
         )
     return drawn.model_copy(
-        update={name: _match(path, name, getattr(drawn, name), split) for name in SPLITS}
+        update={name: _match(path, name, getattr(drawn, name), split) for name in DRAWN}
     )
 
 
@@ -114,7 +114,7 @@ def _read_json(path: Path) -> Any:
 def _from_published(file: _Published, path: Path, dataset: str) -> Draw:
     rows = {
         split: tuple((d.impath, d.label, d.classname) for d in getattr(file, split).data)
-        for split in SPLITS
+        for split in DRAWN
     }
     named = re.fullmatch(r"shot_(\d+)-seed_(\d+)\.json", path.name)
     counts = {label: 0 for _, label, _ in rows["train"]}

@@ -22,10 +22,9 @@ from typing import Any, NamedTuple
 from ..core.files import read_text
 from ..core.json_data import parse_json
 from ..core.schema import UnknownName, near
-from .manifest import Manifest, Split
+from .manifest import SPLITS, Manifest, Split
 from .problems import DataError, MissingData, again, remedy
 
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 # CoOp cuts a set without official splits 0.5 / 0.2 / 0.3 (datasets/dtd.py); what is left is train
 VAL, TEST = 0.2, 0.3
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 from string import Formatter
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, model_validator
 
@@ -13,6 +13,7 @@ from ..core.paths import ROOT
 from ..core.schema import Strict, UnknownName
 
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 Layout = Literal["split_json", "variant_lists", "class_folders", "mat", "folder"]
 Convention = Literal["coop", "clip_lora"]
 LIST = "blocklora data list"  # the command that reads all manifests
@@ -271,7 +272,7 @@ class Manifest(Strict):
     @property
     def splits(self) -> tuple[Split, ...]:
         """Splits that the set has, of train, val and test."""
-        return tuple(s for s in ("train", "val", "test") if s in (self.images or self.counts))
+        return tuple(s for s in SPLITS if s in (self.images or self.counts))
 
     def varies(self, source: Manifest) -> bool:
         """Whether this is a variant of `source` with its classes, or those of class_indices."""

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
+from ..core.durations import clock
 from ..runs.standing import stands
 
 
@@ -109,15 +110,3 @@ class Monitor:
 
     def _say(self, text: str) -> None:
         print(text, file=self.stream, flush=True)
-
-
-def clock(seconds: float) -> str:
-    """Return a duration as people say it: '40 s', '3:05 min', '2:10 h'."""
-    whole = round(seconds)
-    if whole < 90:
-        return f"{whole} s"
-    return (
-        f"{whole // 60}:{whole % 60:02d} min"
-        if whole < 5400
-        else f"{whole // 3600}:{whole % 3600 // 60:02d} h"
-    )

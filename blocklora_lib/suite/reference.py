@@ -22,7 +22,9 @@ from PIL import Image
 from ..claims.claim import Evidence, judge
 from ..claims.claim import write_into as write_claims
 from ..claims.paper_claims import CLAIMS
+from ..core.durations import clock
 from ..core.files import read_text, write_between, write_whole
+from ..core.machine import processor_name
 from ..core.paths import DOCS, RESULTS, ROOT
 from ..runs.grid import expand
 from ..runs.profile import Profile
@@ -113,8 +115,6 @@ def timings(
     A run that two notebooks wait for counts for both. Seconds of runs are sums over runs: where
     jobs ran side by side, the clock showed less.
     """
-    from ..measure.timing import processor_name
-
     seconds = {r.key: sum(r.cost.seconds.values()) for r in store.records("done") if r.cost}
     rows = []
     for name, path in executed.items():
@@ -170,9 +170,4 @@ def as_markdown(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def _duration(row: Mapping[str, Any]) -> str:
     own, runs = float(row["seconds"]), float(row["seconds_runs"])
-    return f"{_clock(runs)} + {_clock(own)}" if runs else _clock(own)
-
-
-def _clock(seconds: float) -> str:
-    """Seconds as a person says them: two digits are enough of what a busy machine changes."""
-    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
+    return f"{clock(runs)} + {clock(own)}" if runs else clock(own)

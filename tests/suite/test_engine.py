@@ -19,6 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from blocklora_lib.cli.app import app
+from blocklora_lib.core.durations import clock
 from blocklora_lib.core.paths import PROFILES, ROOT
 from blocklora_lib.core.yaml_data import to_yaml
 from blocklora_lib.data.manifest_files import load_manifest
@@ -35,7 +36,7 @@ from blocklora_lib.suite.engine import (
     only_one,
     variant_jobs,
 )
-from blocklora_lib.suite.monitor import Monitor, clock
+from blocklora_lib.suite.monitor import Monitor
 from blocklora_lib.suite.reproduce import as_typed
 
 

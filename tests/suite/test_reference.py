@@ -179,7 +179,7 @@ def test_several_machines_stand_side_by_side():
     ]
     assert reference.as_markdown(rows) == (
         "| | pocket: A, 2 cores, 1 thread | pocket: B, 2 cores, 1 thread |\n|---|---|---|\n"
-        "| 01_x | 3 s | 2 min |\n| 05_y | 8 min + 10 s | – |\n"
+        "| 01_x | 3 s | 1:40 min |\n| 05_y | 8:20 min + 10 s | – |\n"
     )
 
 
