@@ -21,13 +21,16 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
+from blocklora_lib.adapters.config import AdapterConfig
 from blocklora_lib.core.devices import resolve_device
 from blocklora_lib.core.files import user_path, write_whole
 from blocklora_lib.core.paths import RESULTS
 from blocklora_lib.measure import gpu_acceptance as measure
 from blocklora_lib.measure.benchmark_output import markdown
 from blocklora_lib.measure.gpu_acceptance import Sizes
-from blocklora_lib.measure.gpu_steps import NotCovered, Numbers, clip_lora_step, release, step_costs
+from blocklora_lib.measure.gpu_steps import Numbers, release, step_costs
+from blocklora_lib.measure.prompts import class_prompts
+from blocklora_lib.measure.steps import NotCovered, Step, clip_lora_step, random_images
 from blocklora_lib.measure.timing import conditions
 from blocklora_lib.runs.provenance import git_revision
 from blocklora_lib.weights.tags import open_clip_name
@@ -115,9 +118,9 @@ def ours(
 ) -> Numbers:
     """Return the costs of this library's step."""
 
-    def make() -> Callable[[], torch.Tensor]:
+    def make() -> Step:
         backbone = sizes.load(precision, device)
-        return measure.our_step(backbone, measure.adapted(backbone), classes, sizes.batch, **way)
+        return measure.step_of(backbone, measure.adapted(backbone), classes, sizes.batch, **way)
 
     with measure.products(device, strict, tf32):
         return step_costs(make, sizes.steps, device)
@@ -126,8 +129,14 @@ def ours(
 def theirs(sizes: Sizes, device: torch.device, classes: int, autocast: bool) -> Numbers:
     """Return the costs of CLIP-LoRA's step, with whatever kernels torch likes."""
 
-    def make() -> Callable[[], torch.Tensor]:
-        return clip_lora_step(sizes.load("fp32", device), classes, sizes.batch, autocast)
+    def make() -> Step:
+        backbone = sizes.load("fp32", device)
+        config = AdapterConfig(kind="lora", dropout=measure.DROPOUT)
+        tokens, images = (
+            backbone.tokenize(class_prompts(classes)),
+            random_images(backbone, sizes.batch),
+        )
+        return clip_lora_step(backbone, config, tokens, images, autocast)
 
     with measure.products(device, strict=False):
         return step_costs(make, sizes.steps, device)
@@ -205,7 +214,7 @@ def check(sizes: Sizes) -> None:
             raise ValueError(
                 f"--classes {classes}; use at least 2, between which a gradient decides"
             )
-        measure.class_prompts(classes)  # refuses more than ImageNet has
+        class_prompts(classes)  # refuses more than ImageNet has
     open_clip_name(sizes.model)
 
 

@@ -15,7 +15,8 @@ from blocklora_lib.measure.benchmark_output import (  # fmt: skip
     write,
 )
 from blocklora_lib.measure.products import roofline, squares, step_products
-from blocklora_lib.measure.step_variants import Size, class_prompts, load, make_step
+from blocklora_lib.measure.prompts import class_prompts, prompt_lengths
+from blocklora_lib.measure.steps import Size, load, make_step
 from blocklora_lib.measure.timing import by_round, paired_times
 
 WAYS = ("independent", "shared_prefix")
@@ -43,12 +44,11 @@ def main(arguments: list[str] | None = None) -> None:
         size = Size(classes, given.batch, "block_lora", given.rank, given.blocks)
         tokens = backbone.tokenize(class_prompts(classes))
         lengths = (tokens.argmax(-1) + 1).tolist()  # CLIP's end of text has the highest id
-        prefix = int((tokens == tokens[0]).all(0).long().cumprod(0).sum()) if classes > 1 else 0
+        prefix = prompt_lengths(tokens).prefix if classes > 1 else 0
         for variant in given.variants:
             shared = prefix if variant == "shared_prefix" else 0
-            counted = step_products(
-                architecture, lengths, given.batch, shared, size.adapter.block_rank
-            )
+            width = size.adapter.block_rank
+            counted = step_products(architecture, lengths, given.batch, shared, width)
             products = {f"product {i}": item for i, item in enumerate(counted.items())}
             tops = squares(given.sides)
             functions = {name: p.prepared(device) for name, (p, _) in products.items()}
@@ -57,17 +57,13 @@ def main(arguments: list[str] | None = None) -> None:
             bar = progress(given.rounds, f"{variant}, {classes} classes")
             times = paired_times(functions, given.rounds, warmup=1, device=device, on_round=bar,
                                  min_seconds=0.01)  # fmt: skip
-            seconds, facts = (
-                by_round(times),
-                {"model": given.model, "classes": classes, "variant": variant},
-            )
+            seconds = by_round(times)
+            facts = {"model": given.model, "classes": classes, "variant": variant}
             frames.append(roofline(seconds, products, "step", tops).assign(**facts))
+            timed = products | {name: (p, 0) for name, p in tops.items()}
             alone += [
                 facts | vars(p) | {"times": n, "gflops": p.flops / seconds[name].median() / 1e9}
-                for name, (p, n) in [
-                    *products.items(),
-                    *((name, (p, 0)) for name, p in tops.items()),
-                ]
+                for name, (p, n) in timed.items()
             ]
     show(frame := pd.concat(frames, ignore_index=True))
     write("roofline", frame, given, device, products=pd.DataFrame(alone))

@@ -1,11 +1,10 @@
-"""How time and peak memory of our training step grow: with classes, images, rank, blocks and
-threads.
-"""
+"""How time and memory of our training step grow with classes, images, rank, blocks and threads."""
 
 from __future__ import annotations
 
 import pandas as pd
 
+from blocklora_lib.costs.ways import OUR_STEPS
 from blocklora_lib.display.figures.benchmark import growth_table
 from blocklora_lib.measure.benchmark_output import (  # fmt: skip
     markdown,
@@ -18,7 +17,7 @@ from blocklora_lib.measure.benchmark_output import (  # fmt: skip
 )
 from blocklora_lib.measure.growth import AXES, axis_times, memory_line, points, time_line
 from blocklora_lib.measure.step_costs import step_memory
-from blocklora_lib.measure.step_variants import OURS, Size, load
+from blocklora_lib.measure.steps import Size, load
 from blocklora_lib.measure.timing import quartiles
 
 DEFAULTS = {"classes": [25, 100, 200], "images": [2, 4, 8], "rank": [2, 8, 32],
@@ -36,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rank", type=int, default=2, help="r, while something else grows")
     parser.add_argument("--blocks", type=int, default=2, help="n, while something else grows")
     parser.add_argument(
-        "--variants", nargs="+", default=["independent"], choices=OURS, help="of our step"
+        "--variants", nargs="+", default=["independent"], choices=OUR_STEPS, help="of our step"
     )
     parser.add_argument("--no-memory", action="store_true", help="leave the peaks of memory out")
     given = parser.parse_args(arguments)
@@ -56,13 +55,10 @@ def main(arguments: list[str] | None = None) -> None:
             if axis != "threads":
                 lines.append(facts | {"quantity": "seconds"} | time_line(times))
             if axis in MEMORY_AXES and not given.no_memory:
-                peaks = step_memory(
-                    spec, {v: (variant, size) for v, size in sizes.items()}, str(device)
-                )
-                peaks = peaks.set_index("name")["peak_bytes"]
-                lines.append(
-                    facts | {"quantity": "bytes"} | memory_line(list(peaks.index), list(peaks))
-                )
+                forms = {v: (variant, size) for v, size in sizes.items()}
+                peaks = step_memory(spec, forms, str(device)).set_index("name")["peak_bytes"]
+                line = memory_line(list(peaks.index), list(peaks))
+                lines.append(facts | {"quantity": "bytes"} | line)
                 found = {v: row | {"peak_bytes": int(peaks[v])} for v, row in found.items()}
             rows += [facts | {"value": v} | row for v, row in found.items()]
     if not rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from blocklora_lib.costs.ways import OTHER_STEPS, STEPS
 from blocklora_lib.display.figures.benchmark import steps_table
 from blocklora_lib.measure.benchmark_output import (  # fmt: skip
     markdown,
@@ -24,7 +25,7 @@ from blocklora_lib.measure.step_costs import (  # fmt: skip
     step_memory,
     step_times,
 )
-from blocklora_lib.measure.step_variants import OTHERS, VARIANTS, Size, load
+from blocklora_lib.measure.steps import Size, load
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -33,10 +34,9 @@ def main(arguments: list[str] | None = None) -> None:
         "--classes", type=int, nargs="+", default=[100], help="ImageNet's first so many"
     )
     parser.add_argument("--batch", type=int, default=8, help="images in every step")
-    parser.add_argument("--variants", nargs="+", default=["independent", "shared_prefix", *OTHERS],
-                        choices=VARIANTS, help="what to compare")  # fmt: skip
-    parser.add_argument("--adapters", nargs="+", default=["block_lora"],
-                        choices=("block_lora", "lora"),
+    parser.add_argument("--variants", nargs="+", default=["independent", "shared_prefix", *OTHER_STEPS],
+                        choices=STEPS, help="what to compare")  # fmt: skip
+    parser.add_argument("--adapters", nargs="+", default=["block_lora"], choices=("block_lora", "lora"),
                         help="adapter of our variants; other code's is LoRA")  # fmt: skip
     parser.add_argument("--rank", type=int, default=2, help="r")
     parser.add_argument("--blocks", type=int, default=2, help="n of Block-LoRA")
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
         delays = {form: float(seconds) for form, seconds in given.delay if form in forms}
         times = step_times(backbones, forms, given.rounds, delays, bar)
         memory = None if given.no_memory else step_memory(spec, forms, str(device))
-        baselines = [form for form in OTHERS if form in forms] or list(forms)[:1]
+        baselines = [form for form in OTHER_STEPS if form in forms] or list(forms)[:1]
         facts = {"model": given.model, "classes": classes, "batch": given.batch}
         frames.append(rows_with(compare(times, memory, baselines), facts))
         print(f"\n{markdown(steps_table(frames[-1], ratio_text))}")

@@ -1,6 +1,4 @@
-"""Time whole training steps of CLIP with each form of adapter, and the share that the adapter path
-takes.
-"""
+"""Time whole training steps of CLIP with each form of adapter, and the adapter path's share."""
 
 from __future__ import annotations
 

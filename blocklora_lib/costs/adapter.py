@@ -8,24 +8,18 @@ Notation: a projection d_in -> d_out sees x of T tokens. A_s is c x b and Σ B_i
 A product of p x q with q x s is p q s multiply-adds; torch's FLOP counter counts each as 2. Only
 products are counted, here as there: additions, masks, norms, activations and softmax are left out.
 
-Orders of evaluating s x A_s Σ B_i:
-
-    "sum_first"  (x A_s)(Σ_i B_i)       sum the B_i (additions), then two thin products: what the library does
-    "loop"       Σ_i (x A_s) B_i        one block after another, each with both of its products
-    "loop_once"  h = x A_s, Σ_i h B_i   the shared product once ("input": Σ_i x_i A_s, then one with B)
-    "dense"      x (A_s Σ_i B_i)        ΔW is formed, d_in x d_out, then multiplied as a dense matrix: what
-                                        CLIP-LoRA's released code does while dropout is on
+The orders of computing s x A_s Σ B_i are those of `ways.py`.
 """
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Sequence
 
 from ..adapters.config import AdapterConfig
 from ..core.schema import AdapterError
+from .ways import ORDERS, Order
 
-Order = Literal["sum_first", "loop", "loop_once", "dense"]
-FormingOrder = Literal["sum_first", "loop"]
+FORMING: tuple[Order, ...] = ("sum_first", "loop")  # the orders in which ΔW itself is formed
 
 
 def shared_width(config: AdapterConfig, d_in: int) -> int:
@@ -34,23 +28,19 @@ def shared_width(config: AdapterConfig, d_in: int) -> int:
         return d_in
     if d_in % config.n_blocks:
         raise AdapterError(
-            f"d_in={d_in} cannot be cut into n_blocks={config.n_blocks} equal inputs; use a "
-            "divisor, or reading='total_rank' or 'block_rank'"
+            f"d_in={d_in} cannot be cut into n_blocks={config.n_blocks} equal inputs; "
+            "use a divisor, or reading='total_rank' or 'block_rank'"
         )
     return d_in // config.n_blocks
 
 
 def up_matrices(config: AdapterConfig) -> int:
-    """Return how many B the adapter stores: n, or one for LoRA, the collapsed form and the cut
-    along d_in.
-    """
+    """Return how many B are stored: n; one for LoRA, the collapsed form, and the cut along d_in."""
     return 1 if config.reading == "input" else blocks(config)
 
 
 def blocks(config: AdapterConfig) -> int:
-    """Return n, how many terms a loop has: one for LoRA and the collapsed form, which have no
-    blocks left.
-    """
+    """Return n, how many terms a loop has: one for LoRA and the collapsed form, without blocks."""
     return 1 if config.kind in ("lora", "collapsed") else config.n_blocks
 
 
@@ -63,6 +53,7 @@ def products(config: AdapterConfig, order: Order) -> tuple[int, int]:
 
 
 def trains_a(config: AdapterConfig) -> bool:
+    """Whether A is trained: in all kinds but 'w/o A'."""
     return config.kind != "frozen_a"
 
 
@@ -82,10 +73,10 @@ def parameters(config: AdapterConfig, d_in: int, d_out: int) -> int:
 
 
 def parameter_saving(n_blocks: int) -> float:
-    """Share of LoRA's parameters that sharing A saves where d_in = d_out: (1 - 1/n)/2, below 1/2
-    for every n.
+    """Share of LoRA's parameters that sharing A saves where d_in = d_out: (1 - 1/n)/2 < 1/2.
 
-    In both readings: total_rank  1 - (d r/n + r d)/(2 r d),  block_rank  1 - (d r + n r d)/(2 n r d).
+    total_rank  1 - (d r/n + r d)/(2 r d)
+    block_rank  1 - (d r + n r d)/(2 n r d), which is the same
     """
     return (1 - 1 / n_blocks) / 2
 
@@ -95,12 +86,12 @@ def forward_multiply_adds(
 ) -> int:
     """Multiply-adds of x ΔWᵀ on T tokens.
 
-    sum_first   T c b + T b d_out           h = x A_s, then h Σ B_i
+    sum_first   T c b + T b d_out           h = x A_s, then h Σ B_i; plain: the same
     loop        n (T c b + T b d_out)       the same two products for each of the n blocks
     loop_once   T c b + n T b d_out         (input: n T c b + T b d_out)
     dense       b d_in d_out + T d_in d_out forming ΔW, then x ΔWᵀ
     """
-    _check(order, Order)
+    _check(order, ORDERS)
     b, c = config.block_rank, shared_width(config, d_in)
     if order == "dense":
         return b * d_in * d_out + tokens * d_in * d_out
@@ -116,10 +107,9 @@ def backward_multiply_adds(
     order: Order = "sum_first",
     x_needs_grad: bool = True,
 ) -> int:
-    """Multiply-adds of the gradients, from g = ∂L/∂y (T x d_out) to the trainable parameters and to
-    x.
+    """Multiply-adds of the gradients, from g = ∂L/∂y (T x d_out) to x and to all that trains.
 
-    sum_first, h = x A_s, B = Σ B_i:
+    sum_first and plain, h = x A_s, B = Σ B_i:
         ∂L/∂B   = hᵀ g        T b d_out   once: every B_i has this same gradient
         ∂L/∂h   = g Bᵀ        T b d_out   if A is trained or x needs its gradient
         ∂L/∂A_s = xᵀ ∂L/∂h    T c b       if A is trained
@@ -131,7 +121,7 @@ def backward_multiply_adds(
         ∂L/∂A_s = ∂L/∂D Bᵀ    b d_in d_out    if A is trained
         ∂L/∂x   = g Dᵀ        T d_in d_out    if x needs its gradient
     """
-    _check(order, Order)
+    _check(order, ORDERS)
     b, c, a = config.block_rank, shared_width(config, d_in), trains_a(config)
     if order == "dense":
         return tokens * d_in * d_out * (1 + x_needs_grad) + b * d_in * d_out * (1 + a)
@@ -146,31 +136,31 @@ def is_summed(config: AdapterConfig) -> bool:
 
 
 def forming_multiply_adds(
-    config: AdapterConfig, d_in: int, d_out: int, order: FormingOrder = "sum_first"
+    config: AdapterConfig, d_in: int, d_out: int, order: Order = "sum_first"
 ) -> int:
     """Multiply-adds of forming ΔW, d_in x d_out: the paper's O(r d²) -> O(r d²/n).
 
     loop        Σ_i A_s B_i     n products of c x b with b x d_out:    n c b d_out
     sum_first   A_s Σ_i B_i     one of them, after (n-1) b d_out additions (`forming_additions`)
 
-    Reading total_rank, d_in = d_out = d: n d (r/n) d = r d² against r d²/n. Reading block_rank: n r
-    d² against r d². Reading input: A_s has d/n rows, so r d² against r d²/n; ΔW is n copies of A_s
-    B under each other.
+    For d_in = d_out = d, in the readings:
+        total_rank  n d (r/n) d = r d² against r d²/n
+        block_rank  n r d² against r d²
+        input       r d² against r d²/n: A_s has d/n rows, and ΔW is n copies of A_s B
     """
-    _check(order, FormingOrder)
+    _check(order, FORMING)
     once = shared_width(config, d_in) * config.block_rank * d_out
     return once * (blocks(config) if order == "loop" else 1)
 
 
 def forming_additions(
-    config: AdapterConfig, d_in: int, d_out: int, order: FormingOrder = "sum_first"
+    config: AdapterConfig, d_in: int, d_out: int, order: Order = "sum_first"
 ) -> int:
-    """Additions between the blocks while ΔW is formed: of the B_i (sum_first) or of whole matrices
-    (loop).
+    """Additions between the blocks while ΔW is formed: of the B_i, or of whole matrices (loop).
 
     Where the cut runs along the input nothing is added: the n blocks of ΔW stand under each other.
     """
-    _check(order, FormingOrder)
+    _check(order, FORMING)
     if up_matrices(config) == 1:
         return 0
     size = config.block_rank * d_out if order == "sum_first" else d_in * d_out
@@ -180,8 +170,7 @@ def forming_additions(
 def amdahl(share: float, ratio: float) -> float:
     """Share of a step that is saved if a part that takes `share` of it takes `ratio` of its time.
 
-    Amdahl 1967: 1 - ((1 - share) + share ratio) = share (1 - ratio); at ratio 0 it is the share
-    itself.
+    Amdahl 1967: 1 - ((1 - share) + share ratio) = share (1 - ratio); the share itself at ratio 0.
     """
     if not 0 <= share <= 1 or ratio < 0:
         raise ValueError(
@@ -190,6 +179,6 @@ def amdahl(share: float, ratio: float) -> float:
     return share * (1 - ratio)
 
 
-def _check(order: str, known: object) -> None:
-    if order not in get_args(known):
-        raise ValueError(f"order={order!r} is unknown; use one of {', '.join(get_args(known))}")
+def _check(order: str, known: Sequence[str]) -> None:
+    if order not in known:
+        raise ValueError(f"order={order!r} is unknown; use one of {', '.join(known)}")

@@ -1,9 +1,8 @@
 """What a training step needs in memory, by component, as closed forms. No torch.
 
 `kept_bytes` says what autograd keeps between forward and backward for a tower as the library runs
-it, number by number (the CPU's fused attention). `step_memory` adds the rest of a step, also for a
-`Variant`, a saving that lowers the largest term, the prompts. `clip_lora_code_memory` says the same
-of CLIP-LoRA's released code.
+it, number by number (the CPU's fused attention). `step_memory` adds the rest of a step, in every
+`StepWay`. `clip_lora_code_memory` says the same of CLIP-LoRA's released code.
 
 One block keeps, for T = N L tokens, width E, H heads, m adapters of width b on q, k, v:
 
@@ -21,11 +20,11 @@ copies of their inputs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..adapters.config import AdapterConfig
 from ..clip.architectures import ClipArchitecture, Tower
 from .adapter import is_summed, parameters, shared_width, trains_a
+from .step import projected_together
+from .ways import OUR_STEPS, StepWay
 
 FLOAT, INDEX = 4, 8  # bytes of a float32 and of an int64
 GIB = 2**30
@@ -38,8 +37,7 @@ def kept_bytes(
     tokens: float | None = None,
     size: int = FLOAT,
 ) -> int:
-    """Bytes that autograd keeps of one tower in training, dropout as in `config`, parameters
-    excluded.
+    """Bytes that autograd keeps of one tower in training, parameters excluded.
 
     Exactly what the library's towers keep on a CPU, whose fused attention keeps no weights. size:
     bytes of a number of the frozen products, 4 in float32, 2 in half precision.
@@ -48,10 +46,11 @@ def kept_bytes(
     adapted = tower.adapted_layers(config)
     if not adapted:
         return 0
-    kept = 0
-    for layer in range(adapted[0], tower.layers):
-        block = _last_block_bytes if layer == tower.layers - 1 else _block_bytes
-        kept += block(tower, config, sequences, length, layer > adapted[0], layer in adapted, size)
+    kept = sum(
+        _block_bytes(tower, config, sequences, length, size, layer > adapted[0], layer in adapted,
+                     layer == tower.layers - 1)
+        for layer in range(adapted[0], tower.layers)
+    )  # fmt: skip
     rows = sequences * tower.width + 2 * sequences  # the norm of the pooled tokens
     order = INDEX * sequences if tower.kind == "text" else 0  # prompts lie sorted by length
     return kept + FLOAT * rows + order
@@ -62,46 +61,25 @@ def _block_bytes(
     config: AdapterConfig,
     n: float,
     length: float,
-    deeper: bool,
-    adapted: bool,
     size: int,
+    deeper: bool = True,
+    adapted: bool = True,
+    last: bool = False,
 ) -> int:
-    """A block that computes all tokens. deeper: its input has a gradient."""
+    """One block. deeper: its input has a gradient; last: one query and one output a sequence."""
     t, e = n * length, tower.width
+    rows = n if last else t  # of queries, and of all that follows them
     targets = config.targets if adapted else ()
     kept = FLOAT * (t * e + 2 * t) if deeper else 0
-    kept += _together_bytes(config, e, t, targets, "qkv", deeper)
+    kept += INDEX * n if deeper and last else 0  # which tokens are pooled
+    for group, queries in projected_together(last):
+        kept += _together_bytes(config, e, rows if queries else t, targets, group, deeper)
     inner = deeper or bool({"q", "k", "v"} & set(targets))
     if inner:
-        kept += size * 4 * t * e + FLOAT * t * tower.heads
+        kept += size * 2 * (rows + t) * e + FLOAT * rows * tower.heads
     if "o" in targets:
-        kept += _path_bytes(config, e, t, inner, x_kept=inner and size == FLOAT)
-    return kept + FLOAT * (t * e + 2 * t) + size * t * tower.mlp_width
-
-
-def _last_block_bytes(
-    tower: Tower,
-    config: AdapterConfig,
-    n: float,
-    length: float,
-    deeper: bool,
-    adapted: bool,
-    size: int,
-) -> int:
-    """One query and one output a sequence."""
-    t, e = n * length, tower.width
-    targets = config.targets if adapted else ()
-    kept = (
-        FLOAT * (t * e + 2 * t) + INDEX * n if deeper else 0
-    )  # norm; the rows of the pooled tokens
-    kept += _together_bytes(config, e, n, targets, "q", deeper)
-    kept += _together_bytes(config, e, t, targets, "kv", deeper)
-    inner = deeper or bool({"q", "k", "v"} & set(targets))
-    if inner:
-        kept += size * (2 * n * e + 2 * t * e) + FLOAT * n * tower.heads
-    if "o" in targets:
-        kept += _path_bytes(config, e, n, inner, x_kept=inner and size == FLOAT)
-    return kept + FLOAT * (n * e + 2 * n) + size * n * tower.mlp_width
+        kept += _path_bytes(config, e, rows, inner, x_kept=inner and size == FLOAT)
+    return kept + FLOAT * (rows * e + 2 * rows) + size * rows * tower.mlp_width
 
 
 def _together_bytes(
@@ -146,31 +124,12 @@ def noise_bytes(config: AdapterConfig, numbers: float) -> int:
 def head_bytes(architecture: ClipArchitecture, images: int, classes: int) -> int:
     """What unit vectors, cosine logits and cross-entropy keep, both towers adapted.
 
-    Of either tower the embedding (N e) and its length before and after the guard against zero (2
-    N); the unit vectors that the product needs, one of them scaled; the log-softmax B x C, the
+    Of either tower the embedding (N e) and its length before and after the guard against zero
+    (2 N); the unit vectors that the product needs, one of them scaled; the log-softmax B x C, the
     labels, and two single numbers (the scale, and the sum of the class weights).
     """
     both, e = images + classes, architecture.vision.embed_dim
     return FLOAT * (2 * both * e + 2 * both + images * classes + 2) + INDEX * images
-
-
-@dataclass(frozen=True)
-class Variant:
-    """How a step is computed, for the memory it needs. Half precision apart, all give the same
-    gradients.
-
-    prompt_tokens   of all prompts together, as run: C L padded, Σ L_i packed, less with a shared prefix
-    size            bytes of a number of the frozen weights and products: 4, or 2 in half precision
-    checkpointing   a block keeps its input alone and is computed again in backward
-    chunks          prompts are encoded in so many parts: features first, without a graph; then the loss, and
-                    each part again with its share of the gradient, once the images' graph is gone
-    """
-
-    name: str
-    prompt_tokens: int
-    size: int = FLOAT
-    checkpointing: bool = False
-    chunks: int = 1
 
 
 def step_memory(
@@ -178,9 +137,13 @@ def step_memory(
     config: AdapterConfig,
     images: int,
     classes: int,
-    variant: Variant,
+    prompt_tokens: int,
+    way: StepWay = OUR_STEPS["independent"],
 ) -> dict[str, int]:
     """Return the bytes of each component at the step's largest moment.
+
+    prompt_tokens: of all prompts together, as run: C L padded, Σ L_i packed, less with a shared
+    prefix (`way` does not know by how much).
 
     weights, adapters (the trained numbers), gradients (as many), optimizer (AdamW: twice as many),
     logits; and, of either tower, kept activations (images, prompts) and buffers of the backward
@@ -192,60 +155,49 @@ def step_memory(
     the residual stream's, T E.
     """
     numbers = sum(parameters(config, *site[3:]) for site in architecture.sites(config))
-    text_rows = variant.prompt_tokens / classes
-    vision, text = (
-        _kept_and_peak(tower, config, sequences, rows, variant)
-        for tower, sequences, rows in (
-            (architecture.vision, images, architecture.vision.tokens),
-            (architecture.text, classes / variant.chunks, text_rows),
-        )
-    )
-    waiting = text[0] if variant.chunks == 1 else 0
+    tokens, prompts = prompt_tokens / classes, classes / way.chunks
+    vision = _kept_and_peak(architecture.vision, config, images, architecture.vision.tokens, way)
+    text = _kept_and_peak(architecture.text, config, prompts, tokens, way)
+    waiting = text[0] if way.chunks == 1 else 0
     moments = [
         {"images": vision[1], "prompts": waiting, "temporary": vision[2]},
         {"images": 0, "prompts": text[1], "temporary": text[2]},
     ]
-    largest = max(moments, key=lambda parts: sum(parts.values()))
-    return {
-        "weights": architecture.weights * variant.size,
-        "adapters": numbers * FLOAT,
-        "gradients": numbers * FLOAT,
-        "optimizer": 2 * numbers * FLOAT,
-        "logits": head_bytes(architecture, images, classes),
-        **{name: round(value) for name, value in largest.items()},
-    }
+    largest = {name: round(value) for name, value in max(moments, key=total_bytes).items()}
+    logits = head_bytes(architecture, images, classes)
+    return _fixed_bytes(architecture.weights * way.size, numbers, logits) | largest
 
 
 def _kept_and_peak(
-    tower: Tower, config: AdapterConfig, sequences: float, rows: float, variant: Variant
+    tower: Tower, config: AdapterConfig, sequences: float, rows: float, way: StepWay
 ) -> tuple[float, float, float]:
-    """Return what a tower keeps, what is left of it when its backward needs most, and what it then
-    needs.
+    """Return what a tower keeps, what is left when its backward needs most, and what that needs.
 
     rows: tokens of a sequence, a mean where prompts have lengths of their own.
     """
-    tokens, size = sequences * rows, variant.size
-    inner = _block_bytes(tower, config, sequences, rows, True, True, size)
-    last = _last_block_bytes(tower, config, sequences, rows, True, True, size)
+    tokens, size = sequences * rows, way.size
     temporary = size * tokens * (2 * tower.mlp_width + tower.width)
-    if (
-        variant.checkpointing
-    ):  # every input waits; one block is computed again, and keeps what it keeps
+    if way.checkpoint:  # every input waits; one block is computed again, and keeps what it keeps
         inputs = tower.layers * size * tokens * tower.width
-        return inputs, inputs, inner + temporary
+        return inputs, inputs, _block_bytes(tower, config, sequences, rows, size) + temporary
     whole = kept_bytes(tower, config, sequences, rows, size)
-    return whole, whole - last, temporary
+    return whole, whole - _block_bytes(tower, config, sequences, rows, size, last=True), temporary
 
 
 def clip_lora_code_memory(
-    architecture: ClipArchitecture, config: AdapterConfig, images: int, classes: int, size: int
+    architecture: ClipArchitecture,
+    config: AdapterConfig,
+    images: int,
+    classes: int,
+    size: int,
+    mask: int = 1,
 ) -> dict[str, int]:
-    """The components of `step_memory` for CLIP-LoRA's released code: all positions, dense B A, q,
-    k, v apart.
+    """The components of `step_memory` for CLIP-LoRA's released code: every position, dense B A.
 
-    Read off the code and OpenAI's CLIP: norms in float32; dropout by `nn.Dropout` (on a GPU a mask
-    of one byte); each adapter keeps the dropped x for ∂L/∂(B A) and B A for ∂L/∂x; QuickGELU keeps
-    x and its sigmoid. Assumed: fused attention, which keeps no weights.
+    Read off the code and OpenAI's CLIP: norms in float32; q, k, v apart, each adapter with dropout
+    by `nn.Dropout`, whose mask has a byte a number on a GPU and four on a CPU; it keeps the dropped
+    x for ∂L/∂(B A) and B A for ∂L/∂x; QuickGELU keeps x and its sigmoid. Assumed: fused attention,
+    which keeps no weights.
 
     size 2: float16 under autocast as released, where the four projections of attention are fresh
     nn.Linear in float32, and autocast's copies of them are kept; size 4: float32 throughout. Every
@@ -255,7 +207,7 @@ def clip_lora_code_memory(
     kept, temporary, weights = [], [], FLOAT
     for tower, sequences in ((architecture.vision, images), (architecture.text, classes)):
         t, e = sequences * tower.tokens, tower.width
-        kept.append(tower.layers * clip_lora_block_bytes(tower, config, t, size))
+        kept.append(tower.layers * clip_lora_block_bytes(tower, config, t, size, mask))
         temporary.append(size * t * (3 * tower.mlp_width + e))  # QuickGELU's backward: three of 4 E
         projections = tower.layers * 4 * e * e
         weights += (tower.weights - projections) * size + projections * FLOAT
@@ -263,29 +215,34 @@ def clip_lora_code_memory(
         {"images": kept[0], "prompts": kept[1], "temporary": temporary[0]},
         {"images": 0, "prompts": kept[1], "temporary": temporary[1]},
     ]
-    return {
-        "weights": weights,
-        "adapters": numbers * FLOAT,
-        "gradients": numbers * FLOAT,
-        "optimizer": 2 * numbers * FLOAT,
-        "logits": head_bytes(architecture, images, classes),
-        **max(moments, key=lambda parts: sum(parts.values())),
-    }
+    largest = max(moments, key=total_bytes)
+    logits = head_bytes(architecture, images, classes)
+    return _fixed_bytes(weights, numbers, logits) | largest
 
 
 def clip_lora_block_bytes(
-    tower: Tower, config: AdapterConfig, tokens: int, size: int = FLOAT
+    tower: Tower, config: AdapterConfig, tokens: int, size: int = FLOAT, mask: int = 1
 ) -> int:
-    """Bytes that one inner block of CLIP-LoRA's code keeps, T tokens, adapters on q, k, v, dropout
-    on.
-    """
+    """Bytes that one inner block of CLIP-LoRA's code keeps, T tokens, dropout on."""
     t, e, m = tokens, tower.width, len(config.targets)
     norms = 2 * FLOAT * (t * e + 2 * t)
-    dropped = m * t * e * (size + 1)
+    dropped = m * t * e * (size + mask)
     attention = size * 4 * t * e + FLOAT * t * tower.heads
     matrices = m * e * e * size + (4 * e * e * size if size != FLOAT else 0)
     return norms + dropped + attention + matrices + size * 2 * t * tower.mlp_width
 
 
+def _fixed_bytes(weights: int, numbers: int, logits: int) -> dict[str, int]:
+    """The components that stay through a step. AdamW keeps two numbers for each trained one."""
+    return {
+        "weights": weights,
+        "adapters": numbers * FLOAT,
+        "gradients": numbers * FLOAT,
+        "optimizer": 2 * numbers * FLOAT,
+        "logits": logits,
+    }
+
+
 def total_bytes(parts: dict[str, int]) -> int:
+    """Add up the components."""
     return sum(parts.values())

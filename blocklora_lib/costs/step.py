@@ -1,5 +1,4 @@
-"""Closed forms of what whole towers cost in a training step, frozen weights and adapters apart. No
-torch.
+"""Closed forms of what whole towers cost in a training step, weights and adapters. No torch.
 
 A step is forward through both towers, cosine logits, and backward to the adapters. A frozen
 projection y = x Wᵀ needs ∂L/∂x = g W in backward, one product, and no gradient of W; nothing at all
@@ -25,7 +24,8 @@ from dataclasses import dataclass
 
 from ..adapters.config import AdapterConfig
 from ..clip.architectures import ClipArchitecture, Tower
-from .adapter import Order, backward_multiply_adds, forward_multiply_adds, shared_width, trains_a
+from .adapter import backward_multiply_adds, forward_multiply_adds, shared_width, trains_a
+from .ways import Order
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ class Work:
 def frozen_work(
     tower: Tower, config: AdapterConfig, sequences: int, tokens: int | None = None
 ) -> Work:
-    """Multiply-adds of the frozen weights and of attention, backward down to the first adapted
-    layer.
+    """Multiply-adds of frozen weights and of attention, backward down to the first adapted layer.
 
     tokens: of a sequence as run, at most tower.tokens (a prompt stops at its end of text).
     """
@@ -58,47 +57,28 @@ def frozen_work(
     head = n * e * tower.embed_dim
     work = Work(pixels + head, head if adapted else 0)
     for layer in range(tower.layers):
-        block = _last_block if layer == tower.layers - 1 else _block
-        work += block(tower, n, length, config.targets, layer, first)
+        work += _block(tower, n, length, config.targets, layer, first)
     return work
 
 
 def _block(
     tower: Tower, n: int, length: int, targets: tuple[str, ...], layer: int, first: int
 ) -> Work:
-    """All tokens: q, k, v as one product, attention over all pairs, o, MLP."""
-    t, e = n * length, tower.width
-    qkv, out, mlp, attention = (
-        3 * t * e * e,
-        t * e * e,
-        2 * t * e * tower.mlp_width,
-        2 * n * length**2 * e,
-    )
-    forward = qkv + out + mlp + attention
+    """One block: q, k, v, attention, o, MLP. The last has one query and one output a sequence."""
+    t, e, last = n * length, tower.width, layer == tower.layers - 1
+    rows = n if last else t
+    projections, out, mlp = (rows + 2 * t) * e * e, rows * e * e, 2 * rows * e * tower.mlp_width
+    product = rows * length * e  # of attention: q kᵀ, or its weights times v
+    forward = projections + out + mlp + 2 * product
     if layer < first:
         return Work(forward, 0)
     if layer > first:
-        return Work(forward, qkv + out + mlp + 2 * attention)
-    inner = out + 2 * attention if {"q", "k", "v"} & set(targets) else 0
-    return Work(forward, mlp + inner)
-
-
-def _last_block(
-    tower: Tower, n: int, length: int, targets: tuple[str, ...], layer: int, first: int
-) -> Work:
-    """One query and one output a sequence; keys and values of all tokens."""
-    t, e = n * length, tower.width
-    query, keys_and_values, out = n * e * e, 2 * t * e * e, n * e * e
-    mlp, product = 2 * n * e * tower.mlp_width, t * e  # a product of attention: one row of weights
-    forward = query + keys_and_values + out + mlp + 2 * product
-    if layer < first:
-        return Work(forward, 0)
-    if layer > first:
-        return Work(forward, query + keys_and_values + out + mlp + 4 * product)
+        return Work(forward, projections + out + mlp + 4 * product)
     q, kv = "q" in targets, bool({"k", "v"} & set(targets))
-    inner = out if q or kv else 0
+    if not last:  # there q, k and v are one tensor
+        q = kv = q or kv
     # gradient of the weights of attention, then of q, and of k and v, which are one tensor
-    return Work(forward, mlp + inner + product * ((q or kv) + q + 2 * kv))
+    return Work(forward, mlp + out * (q or kv) + product * ((q or kv) + q + 2 * kv))
 
 
 def adapter_work(
@@ -107,19 +87,14 @@ def adapter_work(
     sequences: int,
     tokens: int | None = None,
     order: Order = "sum_first",
-    fused: bool = True,
 ) -> Work:
     """Multiply-adds of all adapters of a tower: what an adapted step costs more than a frozen one.
 
-    fused: as executed, neighbours among q, k, v together. fused=False is the algebra, each adapter
-    for itself; only then has `order` a choice.
+    "sum_first" is as the library executes it, neighbours among q, k, v together; in any other order
+    each adapter is by itself.
     """
-    if fused and order != "sum_first":
-        raise ValueError(
-            f"order={order!r} is not what the fused path computes; use fused=False with it"
-        )
     n, length = sequences, _length(tower, tokens)
-    adapted = tower.adapted_layers(config)
+    adapted, fused = tower.adapted_layers(config), order == "sum_first"
     work = Work()
     for layer in adapted:
         deeper, last = layer > adapted[0], layer == tower.layers - 1
@@ -139,15 +114,14 @@ def adapter_work(
 
 
 def projected_together(last: bool) -> tuple[tuple[str, bool], ...]:
-    """Return the targets whose projections are one product, and whether only queries are projected."""
+    """Return the targets whose projections are one product, and whether it is of queries alone."""
     return (("q", True), ("kv", False)) if last else (("qkv", False),)
 
 
 def _fused(
     config: AdapterConfig, e: int, rows: int, m: int, parts: int, x_needs_grad: bool
 ) -> Work:
-    """h = x [A_q A_k A_v]: T c m b. h times the block diagonal of the Σ B_i, m b x 3 E: T m b · 3
-    E.
+    """h = x [A_q A_k A_v], T c m b, and h times the block diagonal of the Σ B_i, T m b · 3 E.
 
     m: adapters; parts: projections side by side, of E each.
     """
@@ -171,7 +145,6 @@ def step_work(
     classes: int,
     text_tokens: int | None = None,
     order: Order = "sum_first",
-    fused: bool = True,
 ) -> dict[str, Work]:
     """Return the parts of one training step: vision, text, vision adapters, text adapters, logits.
 
@@ -185,13 +158,12 @@ def step_work(
     ):
         runs = tower.kind == "vision" or bool(tower.adapted_layers(config))
         parts[tower.kind] = frozen_work(tower, config, sequences, tokens) if runs else Work()
-        parts[f"{tower.kind} adapters"] = adapter_work(
-            tower, config, sequences, tokens, order, fused
-        )
+        parts[f"{tower.kind} adapters"] = adapter_work(tower, config, sequences, tokens, order)
     return parts | {"logits": logits_work(architecture, config, images, classes)}
 
 
 def total_work(parts: dict[str, Work]) -> Work:
+    """Add up the parts."""
     return sum(parts.values(), Work())
 
 

@@ -1,60 +1,23 @@
-"""The time of one adapter path by itself, in every way to compute it."""
+"""The time of one adapter path by itself, in every way of `costs.ways`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..adapters.config import AdapterConfig
 from ..adapters.updates import make_adapter
 from ..core.schema import UnknownName
 from ..core.seeding import generator
-from .compared_forms import as_form
+from ..costs.ways import WAYS
+from .orders import set_order
 from .timing import paired_times, ratios
 
-# form -> (kind of adapter, form of compared_forms; None: the library's own)
-FORMS: Mapping[str, tuple[str, str | None]] = MappingProxyType(
-    {
-        "low_rank": ("lora", None),
-        "dense": ("lora", "dense"),
-        "low_rank_plain": ("lora", "plain"),
-        "loop": ("block_lora", "loop"),
-        "loop_once": ("block_lora", "loop_once"),
-        "sum_first": ("block_lora", None),
-        "collapsed": ("collapsed", None),
-        "frozen_a": ("frozen_a", None),
-    }
-)
 FROZEN_LINEAR = "frozen_linear"  # the frozen product beside an adapter
-PATH_FORMS = (
-    FROZEN_LINEAR,
-    "dense",
-    "low_rank",
-    "loop",
-    "loop_once",
-    "sum_first",
-    "collapsed",
-    "frozen_a",
-)
-
-
-def form_config(
-    form: str, rank: int = 2, n_blocks: int = 2, reading: str = "total_rank", dropout: float = 0.25
-) -> AdapterConfig:
-    """Return the adapter of a form; LoRA has rank r, and reading and n say nothing to it."""
-    if form not in FORMS:
-        raise UnknownName("form", form, FORMS)
-    kind = FORMS[form][0]
-    cut = {} if kind == "lora" else {"n_blocks": n_blocks, "reading": reading}
-    return AdapterConfig(kind=kind, rank=rank, dropout=dropout, **cut)
-
-
-# one adapter path
+PATH_FORMS = (FROZEN_LINEAR, *(form for form in WAYS if form != "low_rank_plain"))
 
 
 def adapter_path(
@@ -114,12 +77,12 @@ def path_functions(
         if form == FROZEN_LINEAR:
             functions[form] = both_ways(nn.Linear(d, d).requires_grad_(False).to(device), [])
             continue
-        config = form_config(form, rank, n_blocks, reading, dropout)
+        if form not in WAYS:
+            raise UnknownName("form", form, (FROZEN_LINEAR, *WAYS))
+        chosen = WAYS[form]
+        config = chosen.config(rank, n_blocks, reading, dropout)
         adapter = make_adapter(config, d, d, generator(1, form)).to(device)
-        nn.init.normal_(
-            adapter.B, std=0.02
-        )  # from zero, a product of numbers as they are in training
-        if FORMS[form][1]:
-            as_form(adapter, FORMS[form][1])
+        nn.init.normal_(adapter.B, std=0.02)  # numbers as they are in training, not zeros
+        set_order(adapter, chosen.order)
         functions[form] = both_ways(adapter, [p for p in adapter.parameters() if p.requires_grad])
     return functions

@@ -1,5 +1,4 @@
-"""What torch itself counts: floating-point operations and kept tensors, to hold the closed forms
-against.
+"""What torch itself counts: operations, kept tensors, peaks, to hold the closed forms against.
 
 Models are built on torch's "meta" device, where tensors have shapes and no numbers, so that a
 ViT-L/14 is counted in half a second. Attention runs by its MATH kernel while operations are
@@ -26,15 +25,16 @@ from ..adapters.attach import AdapterSet, attach
 from ..adapters.config import AdapterConfig
 from ..clip.architectures import read_config
 from ..clip.towers import TextTower, encode_images
+from ..core.seeding import generator
 
 
 def build_clip(
     name: str, device: str = "meta", half: bool = False, **changes: dict[str, Any] | bool
 ) -> nn.Module:
-    """Build a preset's model, frozen, in eval mode; vision_cfg={..}, text_cfg={..}, quick_gelu=..
-    change it.
+    """Build a preset's model, frozen, in eval mode.
 
-    half: bfloat16 as open_clip has it, with norms in float32.
+    changes: vision_cfg={..}, text_cfg={..}, quick_gelu=.. in place of the preset's own. half:
+    bfloat16 as open_clip has it, with norms in float32.
     """
     from open_clip.model import CLIP, convert_weights_to_lp
 
@@ -48,9 +48,9 @@ def build_clip(
     return model.eval().requires_grad_(False)
 
 
-def attach_in_training(model: nn.Module, config: AdapterConfig, seed: int = 0) -> AdapterSet:
+def attach_in_training(model: nn.Module, config: AdapterConfig) -> AdapterSet:
     """Attach adapters, whose dropout is on, to a model that stays in eval mode; what `train` runs."""
-    adapters = attach(model, config, torch.Generator().manual_seed(seed))
+    adapters = attach(model, config, generator(1, "adapter"))
     for adapter in adapters.adapters.values():
         adapter.train()
     return adapters
@@ -59,10 +59,8 @@ def attach_in_training(model: nn.Module, config: AdapterConfig, seed: int = 0) -
 def prompts_of_length(model: nn.Module, prompts: int, length: int) -> Tensor:
     """Return token ids (C, context length), on the CPU, whose longest prompt has `length` tokens."""
     tokens = torch.zeros(prompts, model.context_length, dtype=torch.int64)
-    tokens[:, : length - 1], tokens[:, length - 1] = (
-        1,
-        model.vocab_size - 1,
-    )  # the end has the highest id
+    tokens[:, : length - 1] = 1
+    tokens[:, length - 1] = model.vocab_size - 1  # the end has the highest id
     return tokens
 
 
@@ -80,9 +78,7 @@ def tower_call(
 
 
 def count_multiply_adds(function: Callable[[], Tensor]) -> tuple[int, int]:
-    """Return the multiply-adds of function() and of the backward pass from its result (0 without a
-    graph).
-    """
+    """Return the multiply-adds of function(), and of backward from its result (0 without a graph)."""
     entries = {torch.ops.aten.addmm_: _addmm_flops}
     with _countable():
         with FlopCounterMode(display=False, custom_mapping=entries) as forward:
@@ -102,9 +98,8 @@ def kept_bytes(function: Callable[[], object], model: nn.Module | None = None) -
     """
     tensors = [] if model is None else [*model.parameters(), *model.buffers()]
     own = {tensor.untyped_storage().data_ptr() for tensor in tensors}
-    kept: dict[
-        int, tuple[int, Tensor]
-    ] = {}  # the tensor too: a freed address could be given out again
+    # the tensor too: a freed address could be given out again
+    kept: dict[int, tuple[int, Tensor]] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -123,15 +118,13 @@ def _addmm_flops(total: torch.Size, left: torch.Size, right: torch.Size, **_: ob
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
-    """Return the largest sum of the CPU allocations of function() that live at once, from 0 at its
-    start.
+    """Return the most bytes of the CPU allocations of function() that live at once.
 
     From the allocator's own events, as the profiler records them: what a GPU reports as its peak of
     allocated memory. Kernels' private buffers and the allocator's slack are not in it.
     """
-    with profile(
-        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
-    ) as recorded:
+    settings = dict(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True)
+    with profile(**settings) as recorded:
         function()
     cpu = torch.autograd.DeviceType.CPU
     events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]

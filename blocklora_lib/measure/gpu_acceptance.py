@@ -1,5 +1,4 @@
-"""What a GPU is measured by before it is trusted with a reproduction; `benchmarks/gpu_check.py`
-judges.
+"""What a GPU is measured by before it is trusted; `benchmarks/gpu_check.py` judges.
 
 Every function loads its own model with random weights and lets go of it, so that no peak of memory
 holds what another case left. Images are drawn on the CPU and moved: both forms, and every device,
@@ -19,6 +18,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ..adapters.attach import AdapterSet
+from ..adapters.config import AdapterConfig
 from ..clip.backbone import Backbone, load_backbone
 from ..clip.towers import TextTower
 from ..core.seeding import generator, seeded_torch
@@ -28,9 +29,13 @@ from ..runs.grid import make_spec
 from ..runs.profile_files import load_profile
 from ..runs.workbench import Workbench
 from ..weights.spec import BackboneSpec
-from .gpu_steps import DROPOUT, Numbers, adapted, our_step, products, wait
-from .step_variants import class_prompts
-from .training_step import random_images
+from .counted import attach_in_training
+from .gpu_steps import Numbers, products
+from .prompts import class_prompts
+from .steps import OPTIMIZER, Step, our_step, random_images
+from .timing import synchronise
+
+DROPOUT = 0.25
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,19 @@ class Sizes:
         return load_backbone(spec, device)
 
 
+def adapted(backbone: Backbone, dropout: float = DROPOUT) -> AdapterSet:
+    """Attach Block-LoRA(2, 2) to a backbone, ready to train."""
+    return attach_in_training(backbone.model, AdapterConfig(rank=2, n_blocks=2, dropout=dropout))
+
+
+def step_of(
+    backbone: Backbone, adapters: AdapterSet, classes: int, batch: int, **way: bool | int
+) -> Step:
+    """Return the library's training step. way: keywords of `our_step`."""
+    tokens, images = backbone.tokenize(class_prompts(classes)), random_images(backbone, batch)
+    return our_step(backbone, adapters.parameter_groups(**OPTIMIZER), tokens, images, **way)
+
+
 def trained(
     sizes: Sizes,
     device: torch.device,
@@ -55,31 +73,22 @@ def trained(
     dropout: float = DROPOUT,
     steps: int = 5,
 ) -> tuple[list[float], Tensor]:
-    """Return the losses of so many steps, and the adapters after them in one row, float64, on the
-    CPU.
-    """
+    """Return the losses of so many steps, and the adapters after them: (n,), float64, on the CPU."""
     backbone = sizes.load(precision, device)
     adapters = adapted(backbone, dropout)
-    step = our_step(backbone, adapters, min(sizes.classes), min(sizes.batch, 8))
+    step = step_of(backbone, adapters, min(sizes.classes), min(sizes.batch, 8))
     with seeded_torch(1, "dropout", device):
         losses = [step().item() for _ in range(steps)]
     return losses, torch.cat([p.detach().double().cpu().flatten() for p in adapters.parameters()])
 
 
 def against_cpu(sizes: Sizes, device: torch.device) -> Numbers:
-    """Train without dropout on the CPU and on the device: how far losses and adapters are from each
-    other.
-    """
-    (here, ours), (there, theirs) = (
-        trained(sizes, d, dropout=0.0) for d in (torch.device("cpu"), device)
-    )
+    """Train without dropout on the CPU and on the device: how far losses and adapters are apart."""
+    here, ours = trained(sizes, torch.device("cpu"), dropout=0.0)
+    there, theirs = trained(sizes, device, dropout=0.0)
     loss = max(abs(a - b) / abs(a) for a, b in zip(here, there, strict=True))
-    return {
-        "cpu": here,
-        "device": there,
-        "losses_relative": loss,
-        "adapters_relative": _apart(theirs, ours),
-    }
+    apart = {"losses_relative": loss, "adapters_relative": _apart(theirs, ours)}
+    return {"cpu": here, "device": there, **apart}
 
 
 def repeats(
@@ -103,12 +112,9 @@ def gradient(
     """
     backbone = sizes.load("fp32", device)
     adapters = adapted(backbone)
-    for i, adapter in enumerate(
-        adapters.adapters.values()
-    ):  # B = 0 would leave A without a gradient
-        adapter.B.data.copy_(
-            torch.empty(adapter.B.shape).normal_(0, 0.05, generator=generator(i, "B"))
-        )
+    for i, adapter in enumerate(adapters.adapters.values()):  # B = 0: A would get no gradient
+        start = torch.empty(adapter.B.shape).normal_(0, 0.05, generator=generator(i, "B"))
+        adapter.B.data.copy_(start)
     tokens = backbone.tokenize(class_prompts(min(9, *sizes.classes)))
     parts = backbone.pack(tokens, class_chunk=-(-len(tokens) // 3) if class_chunk else None)
     images = random_images(backbone, min(sizes.batch, 4))
@@ -119,18 +125,15 @@ def gradient(
         else:
             text = backbone.encode_prompts(parts, checkpoint=checkpoint)
         image = backbone.encode_images(images, checkpoint=checkpoint and not kept)
-        (
-            (text @ text.detach().roll(1, 0).T).square().sum() + (image @ text.T).square().sum()
-        ).backward()
+        loss = (text @ text.detach().roll(1, 0).T).square().sum() + (image @ text.T).square().sum()
+        loss.backward()
     return torch.cat([p.grad.flatten() for p in adapters.parameters()])
 
 
 def recomputed_against_kept(
     sizes: Sizes, device: torch.device, class_chunk: bool = False, checkpoint: bool = False
 ) -> Numbers:
-    """Compare the gradient that is computed again with that of kept activations: other dropout
-    masks show.
-    """
+    """Compare the gradient of recomputed activations with that of kept ones: other masks show."""
     kept, again = (gradient(sizes, device, class_chunk, checkpoint, keep) for keep in (True, False))
     return {"relative": _apart(again, kept), "norm": float(kept.norm())}
 
@@ -140,9 +143,7 @@ def _apart(found: Tensor, expected: Tensor) -> float:
 
 
 def evaluation_rate(sizes: Sizes, device: torch.device, source: str) -> Numbers:
-    """Images a second through the image tower. source: 'files' (JPEG, 500 x 375), or 'memory'
-    (pixels).
-    """
+    """Images a second through the image tower. source: 'files' (JPEG, 500 x 375) or 'memory'."""
     backbone = sizes.load("fp16" if device.type == "cuda" else "fp32", device)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         if source == "files":
@@ -150,22 +151,20 @@ def evaluation_rate(sizes: Sizes, device: torch.device, source: str) -> Numbers:
         else:
             images = torch.zeros(sizes.images, 3, *backbone.view.size, dtype=torch.uint8)
         backbone.encode_images(backbone.preprocess(images[torch.arange(1)]))
-        wait(device)
+        synchronise(device)
         start = time.perf_counter()
-        with closing(
-            ahead(map(backbone.preprocess, images.split(100)))
-        ) as batches:  # as `evaluate` reads
+        # as `evaluate` reads
+        with closing(ahead(map(backbone.preprocess, images.split(100)))) as batches:
             for pixels in batches:
                 backbone.encode_images(pixels)
-        wait(device)
+        synchronise(device)
         return {"images_per_second": round(sizes.images / (time.perf_counter() - start), 1)}
 
 
 def _photograph(folder: Path) -> Path:
     """A JPEG file of a photograph's size and smoothness."""
-    noise = torch.randint(
-        0, 256, (45, 60, 3), dtype=torch.uint8, generator=generator(1, "photograph")
-    )
+    draw = generator(1, "photograph")
+    noise = torch.randint(0, 256, (45, 60, 3), dtype=torch.uint8, generator=draw)
     path = folder / "photograph.jpg"
     Image.fromarray(noise.numpy()).resize((500, 375), Image.BICUBIC).save(path, quality=92)
     return path
@@ -177,7 +176,5 @@ def whole_runs(device: torch.device) -> Numbers:
     spec = make_spec(profile, profile.targets[0], "block_lora", profile.shots[0], profile.seeds[0])
     first, second = (execute(spec, Workbench(device)) for _ in range(2))
     same = first.status == second.status == "done" and first.result == second.result
-    accuracy = {
-        name: f"{count.correct}/{count.total}" for name, count in first.result.accuracy.items()
-    }
+    accuracy = {name: f"{c.correct}/{c.total}" for name, c in first.result.accuracy.items()}
     return {"same_result": same, "accuracy": accuracy, "loss": list(first.result.loss)}

@@ -1,10 +1,9 @@
-"""How time and memory of our step grow with classes, images, rank, blocks and threads: lines
-through them.
+"""How time and memory of our step grow, as lines: with classes, images, rank, blocks and threads.
 
 Time: all points of an axis run once in every round; a line is fitted in each round by least
 squares, and its slope is the median over the rounds, with the distribution-free interval of
-`timing.median_interval`.
-Memory: one process a point, one line, the interval of its slope by Student's t.
+`timing.median_interval`. Memory: one process a point, one line, the interval of its slope by
+Student's t.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import torch
 from scipy import stats
 
 from ..clip.backbone import Backbone
-from .step_variants import Size, make_step, precision
+from .steps import Size, make_step, precision
 from .timing import CONFIDENCE, by_round, median_interval, paired_times
 
 FIELDS = {"classes": "classes", "images": "batch", "rank": "rank", "blocks": "n_blocks"}
@@ -86,14 +85,9 @@ def time_line(times: pd.DataFrame) -> dict[str, float]:
     medians = wide.median().to_numpy()
     residual = np.abs(np.polyval(np.polyfit(x, medians, 1), x) - medians).max() / medians.max()
     return {
-        **{
-            "slope": float(slope),
-            "slope_low": low,
-            "slope_high": high,
-            "intercept": float(intercept),
-        },
-        **{"rounds": len(wide), "residual": float(residual)},
-    }
+        "slope": float(slope), "slope_low": low, "slope_high": high, "intercept": float(intercept),
+        "rounds": len(wide), "residual": float(residual),
+    }  # fmt: skip
 
 
 def memory_line(values: Sequence[float], sizes: Sequence[float]) -> dict[str, float]:
@@ -101,11 +95,9 @@ def memory_line(values: Sequence[float], sizes: Sequence[float]) -> dict[str, fl
     fit = stats.linregress(values, sizes)
     freedom = len(values) - 2
     half = stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * fit.stderr if freedom > 0 else math.nan
-    off = np.abs(fit.intercept + fit.slope * np.asarray(values) - np.asarray(sizes)).max() / max(
-        sizes
-    )
+    off = np.abs(fit.intercept + fit.slope * np.asarray(values) - np.asarray(sizes)).max()
     return {
-        **{"slope": float(fit.slope), "slope_low": float(fit.slope - half)},
-        **{"slope_high": float(fit.slope + half), "intercept": float(fit.intercept)},
-        **{"rounds": 1, "residual": float(off)},
-    }
+        "slope": float(fit.slope), "slope_low": float(fit.slope - half),
+        "slope_high": float(fit.slope + half), "intercept": float(fit.intercept),
+        "rounds": 1, "residual": float(off / max(sizes)),
+    }  # fmt: skip

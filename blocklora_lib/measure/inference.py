@@ -1,5 +1,4 @@
-"""What adapters cost at inference: latency, peak memory and outputs of base, unmerged and merged
-models.
+"""What adapters cost at inference: latency, peak memory and outputs of base and merged models.
 
 base         the model without adapters
 unmerged     adapters beside the frozen weights: x Wᵀ + x ΔWᵀ
@@ -29,8 +28,8 @@ from ..core.schema import UnknownName
 from ..core.seeding import generator
 from ..weights.spec import BackboneSpec
 from .peak_memory import peak_memories
+from .steps import random_images, twin
 from .timing import paired_times, ratios
-from .training_step import random_images, twin
 
 MODEL_FORMS = ("base", "unmerged", "merged")
 MEMORY_FORMS = (*MODEL_FORMS, "merged_kept")
@@ -53,9 +52,7 @@ def attach_random(backbone: Backbone, config: AdapterConfig = DEFAULT) -> Adapte
 def in_form(
     backbone: Backbone, form: str, config: AdapterConfig = DEFAULT
 ) -> tuple[Backbone, AdapterSet | None]:
-    """Put the backbone into one of ALL_FORMS, in place; return it with its adapters, if it has any
-    left.
-    """
+    """Put the backbone into one of ALL_FORMS, in place; return it with what adapters are left."""
     if form not in ALL_FORMS:
         raise UnknownName("form", form, ALL_FORMS)
     if form.startswith("base"):
@@ -103,9 +100,7 @@ def inference(
     on_round: Callable[[int, int], None] | None = None,
     **settings: Any,
 ) -> pd.DataFrame:
-    """Return model, batch, form, images_per_second and the columns of `timing.ratios`, a batch size
-    each.
-    """
+    """Return model, batch, form, images_per_second and the columns of `timing.ratios`."""
     if not batches:
         raise ValueError("no batch size to measure; give at least one, as [1, 8]")
     frames = []
@@ -130,40 +125,30 @@ def inference_memory(
     device: str = "cpu",
     repeats: int = 1,
 ) -> pd.DataFrame:
-    """Return model, batch, form, repeat, weights_bytes, prepared_bytes, peak_bytes; a fresh process
-    a row.
+    """Return model, batch, form, repeat, weights_bytes, prepared_bytes, peak_bytes.
 
-    weights_bytes is counted, not measured: every number that the model holds in that form.
+    Each row is a fresh process. weights_bytes is counted, not measured: every number that the model
+    holds in that form.
     """
     if not batches:
         raise ValueError("no batch size to measure; give at least one, as [1, 8]")
     weights = weight_bytes(spec, forms, config)
     cases = [(batch, form, i) for batch in batches for form in forms for i in range(1, repeats + 1)]
     shared = {"spec": spec.model_dump(), "config": config.model_dump()}
-    work = f"{__name__}:prepare_inference"
-    found = peak_memories(
-        work, [shared | {"batch": batch, "form": form} for batch, form, _ in cases], device
-    )
-    return pd.DataFrame(
-        {
-            "model": spec.name,
-            "batch": batch,
-            "form": form,
-            "repeat": i,
-            "weights_bytes": weights[form],
-        }
-        | asdict(memory)
-        for (batch, form, i), memory in zip(cases, found, strict=True)
-    )
+    arguments = [shared | {"batch": batch, "form": form} for batch, form, _ in cases]
+    found = peak_memories(f"{__name__}:prepare_inference", arguments, device)
+    facts = pd.DataFrame(cases, columns=["batch", "form", "repeat"])
+    facts.insert(0, "model", spec.name)
+    facts["weights_bytes"] = facts["form"].map(weights)
+    return facts.join(pd.DataFrame(map(asdict, found)))
 
 
 def prepare_inference(
     spec: Mapping[str, Any], batch: int, form: str, config: Mapping[str, Any], device: str
 ) -> Callable[[], None]:
     """Load the backbone in one form and return the encoding of a batch; for `peak_memory`."""
-    attach(
-        nn.MultiheadAttention(64, 1), AdapterConfig(**config)
-    ).merge()  # what a merge loads, in every form
+    # what a merge loads, in every form
+    attach(nn.MultiheadAttention(64, 1), AdapterConfig(**config)).merge()
     loaded = load_backbone(BackboneSpec(**spec), device)
     backbone, adapters = in_form(loaded, form, AdapterConfig(**config))
     images = random_images(backbone, batch)
@@ -179,9 +164,7 @@ def prepare_inference(
 def weight_bytes(
     spec: BackboneSpec, forms: Sequence[str] = MEMORY_FORMS, config: AdapterConfig = DEFAULT
 ) -> dict[str, int]:
-    """Return the bytes of all numbers that each form holds: parameters, buffers, and weights kept
-    beside.
-    """
+    """Return the bytes of all numbers that each form holds, weights kept beside included."""
     backbone, found = load_backbone(spec, "cpu"), {}
     for form in forms:
         model = twin(backbone)
@@ -202,8 +185,7 @@ def inference_outputs(
     config: AdapterConfig = DEFAULT,
     dtype: torch.dtype = torch.float32,
 ) -> pd.DataFrame:
-    """Return tower, form, compared_with, precision, max_abs_difference, same_bits of both towers'
-    outputs.
+    """Return tower, form, compared_with, precision, max_abs_difference, same_bits of outputs.
 
     Differences are divided by the largest output of the unmerged model. 'unmerged again' is after
     merge and unmerge; 'loaded, merged' was saved to a file, loaded on another copy of the model and
@@ -250,8 +232,6 @@ COMPARED = (
 
 
 def encode(model: nn.Module, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-    """Both towers' outputs in the model's own precision, (B, d) and (C, d), before being made unit
-    rows.
-    """
+    """Both towers' outputs in the model's own precision, (B, d) and (C, d), not yet unit rows."""
     with torch.inference_mode():
         return {"vision": encode_images(model, images), "text": TextTower(model).encode(tokens)}

@@ -1,112 +1,52 @@
-"""What whole training steps cost in time and memory, measured.
+"""What whole training steps cost in time and memory in the ways of `costs.ways`, measured.
 
-All times are paired (`timing.py`), and all forms hold the same numbers (`compared_forms.py`). The
-forms:
-
-low_rank       LoRA of rank r as the library computes it
-dense          LoRA of rank r as CLIP-LoRA's released code computes it: B A formed, then a dense product
-low_rank_plain LoRA of rank r as that code would compute it in the order (x A) B, all else the same
-loop           Block-LoRA (r, n) block by block, both products each
-loop_once      Block-LoRA (r, n) with x A_s computed once, then block by block
-sum_first      Block-LoRA (r, n) as the library computes it: Σ B_i, then one product
-collapsed      LoRA of Block-LoRA's width: one B in place of the n
-frozen_a       the ablation 'w/o A' of Block-LoRA (r, n)
+All times are paired (`timing.py`), and all forms hold the same numbers (`orders.py`). The forms are
+the ways by their names, and 'frozen', the step without adapters. So that its backward goes as deep
+as with them, the biases of the same q, k and v train in their stead; they add no product to the
+forward pass, and a sum over tokens to the backward.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..adapters.attach import AdapterSet, attach
+from ..adapters.attach import AdapterSet
 from ..clip.backbone import Backbone, BackboneSpec, load_backbone
 from ..core.schema import UnknownName
-from ..core.seeding import generator
-from .adapter_path import FORMS, form_config
-from .compared_forms import replace_forms
+from ..costs.ways import WAYS
+from .counted import attach_in_training
+from .orders import set_orders
 from .peak_memory import peak_memories
+from .prompts import made_up_prompts
+from .steps import OPTIMIZER, Step, our_step, random_images, twin
 from .timing import by_round, paired_times, quartiles, ratios, resolution
 
 FROZEN = "frozen"  # the step without adapters
-STEP_FORMS = (
-    FROZEN,
-    "dense",
-    "low_rank_plain",
-    "low_rank",
-    "loop",
-    "sum_first",
-    "collapsed",
-    "frozen_a",
-)
+STEP_FORMS = (FROZEN, *(form for form in WAYS if form != "loop_once"))
 
 
-# whole steps
-
-
-def twin(backbone: Backbone) -> Backbone:
-    """Return a second backbone on the same memory: own modules and parameters, shared numbers.
-
-    So forms are timed side by side without a copy of the weights for each. What replaces a weight
-    in one (adapters, a merge) leaves the other as it is.
-    """
-    memo: dict[int, Any] = {
-        id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad)
-        for p in backbone.parameters()
-    }
-    memo |= {id(b): b for b in backbone.buffers()}
-    memo[id(backbone._tokenizer)] = backbone._tokenizer
-    return copy.deepcopy(backbone, memo)
-
-
-class TrainingStep:
-    """One step of CLIP-LoRA's training: encode images and prompts, cross-entropy, backward, AdamW.
-
-    form 'frozen' has no adapters. So that its backward goes as deep as with them, the biases of the
-    same q, k and v train in their stead; they add no product to the forward, and a sum over tokens
-    to the backward.
-    """
-
-    def __init__(
-        self, backbone: Backbone, form: str, images: Tensor, prompts: Sequence[str], **settings: Any
-    ) -> None:
-        self.backbone, self.images = twin(backbone), images
-        self.tokens = backbone.tokenize(prompts)
-        draw = generator(1, "labels")
-        self.labels = torch.randint(len(prompts), (len(images),), generator=draw).to(images.device)
-        config = form_config("low_rank" if form == FROZEN else form, **settings)
-        adapters = attach(self.backbone.model, config, generator(1, "adapter"))
-        for adapter in adapters.adapters.values():
-            adapter.train()  # dropout on; the frozen model stays in eval mode
-        if form == FROZEN:
-            groups = [{"params": train_biases_instead(adapters)}]
-        else:
-            replace_forms(adapters, FORMS[form][1] or "fused")
-            groups = adapters.parameter_groups(lr=2e-4, weight_decay=1e-2)
-        self.optimizer = torch.optim.AdamW(groups, lr=2e-4, weight_decay=1e-2, fused=True)
-
-    def loss(self) -> Tensor:
-        classes = self.backbone.encode_prompts(self.tokens)
-        logits = self.backbone.logit_scale * self.backbone.encode_images(self.images) @ classes.T
-        return F.cross_entropy(logits, self.labels)
-
-    def __call__(self) -> None:
-        with self.backbone.training_kernels():
-            self.optimizer.zero_grad()
-            self.loss().backward()
-            self.optimizer.step()
+def step_in_form(
+    backbone: Backbone, form: str, images: Tensor, prompts: Sequence[str], **settings: Any
+) -> Step:
+    """Return the library's step with adapters in this form. settings: of `Way.config`."""
+    if form not in (FROZEN, *WAYS):
+        raise UnknownName("form", form, (FROZEN, *WAYS))
+    chosen, own = WAYS["low_rank" if form == FROZEN else form], twin(backbone)
+    adapters = attach_in_training(own.model, chosen.config(**settings))
+    if form == FROZEN:
+        trained: list[dict[str, Any]] = [{"params": train_biases_instead(adapters)}]
+    else:
+        trained = set_orders(adapters, chosen.order).parameter_groups(**OPTIMIZER)
+    return our_step(own, trained, backbone.tokenize(prompts), images)
 
 
 def train_biases_instead(adapters: AdapterSet) -> list[nn.Parameter]:
-    """Take the adapters off their attention layers, and return the q, k, v biases of these to
-    train.
-    """
+    """Take the adapters off their attention layers, and return the q, k, v biases to train."""
     biases, sites = [], adapters.sites
     adapters.detach()
     for _, module in sites:
@@ -117,12 +57,11 @@ def train_biases_instead(adapters: AdapterSet) -> list[nn.Parameter]:
 
 def prepare_training(
     spec: Mapping[str, Any], classes: int, batch: int, form: str, device: str, **settings: Any
-) -> TrainingStep:
+) -> Step:
     """Load a backbone and return one training step in this form; for `peak_memory`."""
     backbone = load_backbone(BackboneSpec(**spec), device)
-    return TrainingStep(
-        backbone, form, random_images(backbone, batch), made_up_prompts(classes), **settings
-    )
+    images = random_images(backbone, batch)
+    return step_in_form(backbone, form, images, made_up_prompts(classes), **settings)
 
 
 def training_memory(
@@ -133,9 +72,7 @@ def training_memory(
     device: str = "cpu",
     **settings: Any,
 ) -> pd.DataFrame:
-    """Return model, form, classes, batch, prepared_bytes, peak_bytes of a training step; a process
-    a form.
-    """
+    """Return model, form, classes, batch, prepared_bytes, peak_bytes; a process for each form."""
     facts = {"classes": classes, "batch": batch}
     arguments = [{"spec": spec.model_dump(), "form": form} | facts | settings for form in forms]
     found = peak_memories(f"{__name__}:prepare_training", arguments, device)
@@ -143,17 +80,6 @@ def training_memory(
         {"model": spec.name, "form": form} | facts | asdict(memory)
         for form, memory in zip(forms, found, strict=True)
     )
-
-
-def made_up_prompts(classes: int) -> list[str]:
-    """Return prompts about as long as ImageNet's, whose mean is 9 tokens of CLIP's."""
-    return [f"a photo of a thing {i}." for i in range(1, classes + 1)]
-
-
-def random_images(backbone: Backbone, batch: int) -> Tensor:
-    """Return normalised images of noise: (batch, 3, resolution, resolution). Content costs nothing."""
-    size = (batch, 3, *backbone.view.size)
-    return torch.randn(size, generator=generator(1, "images")).to(backbone.device)
 
 
 def training_step_times(
@@ -168,14 +94,11 @@ def training_step_times(
 ) -> pd.DataFrame:
     """Return round, name, seconds of whole training steps; classes: how many, or their prompts.
 
-    settings: rank, n_blocks, reading, dropout of `form_config`.
+    settings: rank, n_blocks, reading, dropout of `Way.config`.
     """
     prompts = made_up_prompts(classes) if isinstance(classes, int) else list(classes)
     images = random_images(backbone, batch)
-    for form in forms:
-        if form not in (FROZEN, *FORMS):
-            raise UnknownName("form", form, (FROZEN, *FORMS))
-    steps = {form: TrainingStep(backbone, form, images, prompts, **settings) for form in forms}
+    steps = {form: step_in_form(backbone, form, images, prompts, **settings) for form in forms}
     return paired_times(
         steps, rounds, device=backbone.device, min_seconds=min_seconds, on_round=on_round
     )
@@ -191,25 +114,8 @@ def step_ratios(
     return frame
 
 
-def training_step(
-    backbone: Backbone,
-    classes: int | Sequence[str],
-    batch: int,
-    forms: Sequence[str] = STEP_FORMS,
-    rounds: int = 11,
-    baselines: Sequence[str] = ("dense", "low_rank"),
-    **settings: Any,
-) -> pd.DataFrame:
-    """Time whole steps and return `step_ratios`; take `training_step_times` where the share is
-    wanted too.
-    """
-    times = training_step_times(backbone, classes, batch, forms, rounds, **settings)
-    return step_ratios(times, backbone.spec.name, baselines)
-
-
 def path_share(times: pd.DataFrame, frozen: str = FROZEN) -> pd.DataFrame:
-    """Return what part of a step the adapter path takes: (t - t_frozen) / t, paired within each
-    round.
+    """Return what part of a step the adapter path takes: (t - t_frozen) / t, paired by rounds.
 
     Columns form, path_median, path_q1, path_q3 (seconds), share, share_q1, share_q3, share_low,
     share_high, rounds, resolved (the interval of the share excludes 0), speedup_limit. By Amdahl's

@@ -15,15 +15,15 @@ from pathlib import Path
 from ..adapters.config import AdapterConfig
 from ..clip.architectures import ClipArchitecture, clip_architecture
 from ..core.paths import MANIFESTS
-from ..costs.memory import Variant, step_memory, total_bytes
+from ..costs.memory import step_memory, total_bytes
 from ..costs.step import frozen_work, step_work, total_work
+from ..costs.ways import StepWay
 from ..data.local import local_manifest
 from ..data.manifest import Manifest
 from ..weights.spec import BackboneSpec
 from .spec import RunSpec
 
 PROMPT_TOKENS = 10  # of a prompt: start, 'a photo of a', a name of 2 or 3 tokens, full stop, end
-BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def _step(
     architecture = clip_architecture(backbone.name)
     tokens = min(PROMPT_TOKENS, architecture.text.tokens)
     step = total_work(step_work(architecture, config, batch, classes, tokens))
-    variant = Variant("estimate", classes * tokens, BYTES[backbone.precision])
-    memory = total_bytes(step_memory(architecture, config, batch, classes, variant))
+    way = StepWay(precision=backbone.precision)
+    memory = total_bytes(step_memory(architecture, config, batch, classes, classes * tokens, way))
     return step.forward + step.backward, memory
 
 

@@ -17,9 +17,10 @@ from blocklora_lib.adapters.updates import AdapterConfig, AdapterError
 from blocklora_lib.clip.backbone import BackboneSpec, load_backbone
 from blocklora_lib.clip.towers import TextTower
 from blocklora_lib.core.schema import UnknownName
+from blocklora_lib.costs.ways import WAYS
 from blocklora_lib.display.figures.timing import latency, memory
 from blocklora_lib.measure import inference as inference_measurements
-from blocklora_lib.measure.adapter_path import FORMS, adapter_path, form_config
+from blocklora_lib.measure.adapter_path import PATH_FORMS, adapter_path
 from blocklora_lib.measure.inference import (
     ALL_FORMS,
     in_form,
@@ -29,16 +30,15 @@ from blocklora_lib.measure.inference import (
     weight_bytes,
 )
 from blocklora_lib.measure.peak_memory import MeasurementFailed, Memory, peak_memories
+from blocklora_lib.measure.prompts import made_up_prompts
+from blocklora_lib.measure.steps import random_images, twin
 from blocklora_lib.measure.training_step import (
     FROZEN,
     STEP_FORMS,
-    TrainingStep,
-    made_up_prompts,
     path_share,
-    random_images,
+    step_in_form,
     step_ratios,
     training_step_times,
-    twin,
 )
 
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "plain_peft_loop")
@@ -111,7 +111,7 @@ def test_twins_share_numbers_and_nothing_else(backbone):
 @pytest.mark.parametrize("form", STEP_FORMS)
 def test_every_form_runs_on_the_same_towers(backbone, form):
     """Otherwise a comparison of adapters would be one of padded prompts with packed ones."""
-    step = TrainingStep(backbone, form, random_images(backbone, 2), made_up_prompts(3))
+    step = step_in_form(backbone, form, random_images(backbone, 2), made_up_prompts(3))
     assert TextTower(step.backbone.model).can_pack
 
 
@@ -122,7 +122,7 @@ def test_forms_of_one_adapter_take_the_same_training_steps(backbone, same):
     images, prompts = random_images(backbone, 4), made_up_prompts(3)
     losses = {}
     for form in same:
-        step = TrainingStep(backbone, form, images, prompts, dropout=0.0)
+        step = step_in_form(backbone, form, images, prompts, dropout=0.0)
         for group in step.optimizer.param_groups:
             group["lr"] *= 50  # so that three steps are seen
         losses[form] = [float(step.loss().detach())]
@@ -139,7 +139,7 @@ def test_forms_of_one_adapter_take_the_same_training_steps(backbone, same):
 @pytest.mark.parametrize("form", STEP_FORMS)
 def test_a_step_trains_its_own_parameters_and_leaves_the_backbone(backbone, form):
     before = numbers(backbone)
-    step = TrainingStep(backbone, form, random_images(backbone, 2), made_up_prompts(3))
+    step = step_in_form(backbone, form, random_images(backbone, 2), made_up_prompts(3))
     trained = [p for group in step.optimizer.param_groups for p in group["params"]]
     start = [p.detach().clone() for p in trained]
     step()
@@ -153,7 +153,7 @@ def test_a_step_trains_its_own_parameters_and_leaves_the_backbone(backbone, form
 def test_the_frozen_step_goes_as_deep_as_the_others_without_adapters(backbone):
     images, prompts = random_images(backbone, 2), made_up_prompts(3)
     frozen, adapted = (
-        TrainingStep(backbone, form, images, prompts) for form in (FROZEN, "low_rank")
+        step_in_form(backbone, form, images, prompts) for form in (FROZEN, "low_rank")
     )
     biases = [p for group in frozen.optimizer.param_groups for p in group["params"]]
     assert len(biases) == 2 + 2  # two layers in each tower
@@ -177,9 +177,15 @@ def test_step_times_are_paired_and_summarised_for_both_baselines(backbone):
 def test_unknown_forms_of_steps_are_named(backbone):
     with pytest.raises(UnknownName, match="unknown form 'sum_frst'; did you mean 'sum_first'"):
         training_step_times(backbone, 3, 2, ["sum_frst"], rounds=3)
-    assert form_config("loop", 8, 4).kind == "block_lora"
-    assert form_config("dense", 8, 4).n_blocks == 1
-    assert set(STEP_FORMS) <= {FROZEN, *FORMS}
+    assert WAYS["loop"].config(8, 4).kind == "block_lora"
+    assert WAYS["dense"].config(8, 4).n_blocks == 1
+
+
+def test_the_names_that_stand_in_records_stay():
+    path = "frozen_linear dense low_rank loop loop_once sum_first collapsed frozen_a"
+    steps = "frozen dense low_rank_plain low_rank loop sum_first collapsed frozen_a"
+    assert path.split() == list(PATH_FORMS)
+    assert steps.split() == list(STEP_FORMS)
 
 
 def test_the_share_is_paired_and_amdahls_law_follows():

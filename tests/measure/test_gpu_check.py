@@ -14,6 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from blocklora_lib.clip import backbone as backbones
 from blocklora_lib.measure import gpu_acceptance
 from blocklora_lib.measure.gpu_acceptance import Sizes, recomputed_against_kept, trained
+from blocklora_lib.measure.prompts import class_prompts
+from blocklora_lib.measure.steps import random_images
 
 pytestmark = pytest.mark.slow
 
@@ -95,8 +97,8 @@ def test_the_step_is_that_of_plain_autograd(sizes):
     """The loss falls, and the first one is that of the model without adapters, computed apart."""
     losses, row = trained(sizes, CPU, dropout=0.0)
     backbone = sizes.load("fp32", CPU)
-    images = gpu_acceptance.random_images(backbone, 2)
-    rows = backbone.encode_prompts(backbone.tokenize(gpu_acceptance.class_prompts(3)))
+    images = random_images(backbone, 2)
+    rows = backbone.encode_prompts(backbone.tokenize(class_prompts(3)))
     scores = backbone.logit_scale * backbone.encode_images(images) @ rows.T
     expected = -scores.log_softmax(1)[[0, 1], [0, 1]].mean().item()
     assert losses[0] == pytest.approx(expected, abs=1e-5)

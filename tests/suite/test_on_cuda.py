@@ -13,9 +13,10 @@ from blocklora_lib.adapters.config import AdapterConfig
 from blocklora_lib.adapters.updates import make_adapter
 from blocklora_lib.clip.backbone import BackboneSpec, load_backbone
 from blocklora_lib.core.seeding import generator, seeded_torch
+from blocklora_lib.costs.ways import ORDERS
 from blocklora_lib.data.augment import augment
 from blocklora_lib.learning.spec import TrainingSpec
-from blocklora_lib.measure.compared_forms import FORMS, replace_forms
+from blocklora_lib.measure.orders import set_orders
 from blocklora_lib.theory import breaks as change
 from blocklora_lib.theory import subspaces
 from blocklora_lib.theory import trajectories as tr
@@ -221,9 +222,9 @@ def test_many_small_trainings():
     same(run, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_other_forms_of_the_update(clip, form):
-    kind = "lora" if form in ("dense", "plain") else "block_lora"
+@pytest.mark.parametrize("order", ORDERS)
+def test_other_orders_of_the_update(clip, order):
+    kind = "lora" if order in ("dense", "plain") else "block_lora"
 
     def run(device):
         backbone = clip(device)
@@ -231,7 +232,7 @@ def test_other_forms_of_the_update(clip, form):
             backbone.model, AdapterConfig(kind=kind, rank=2, dropout=0.0), generator(1, "a")
         )
         set_up(adapters)
-        replace_forms(adapters, form)
+        set_orders(adapters, order)
         found = backbone.encode_images(backbone.preprocess(pixels(2)))
         found.square().mul(torch.arange(16).to(found)).sum().backward()
         return [found, *gradients(adapters)]

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from ...costs.ways import WAYS
 from ..style import GREY, TEXT_WIDTH, in_style, legend_outside, method_style, new_figure
 
 # a reading of the cut is a kind of line; the colour stays the method's
@@ -27,10 +28,8 @@ PARTS: Mapping[str, tuple[str, str]] = {  # part of a step -> colour, label
     "adapters forward": ("#E69F00", "adapters, forward"),
     "adapters backward": ("#8C6D1F", "adapters, backward"),
 }
-FORM_COLOURS: Mapping[str, str] = {  # form of `cost_measurements` -> its method's colour
-    **{form: method_style("lora").colour for form in ("low_rank", "dense", "low_rank_plain")},
-    **{form: method_style("block_lora").colour for form in ("sum_first", "loop", "loop_once")},
-    **{form: method_style(form).colour for form in ("collapsed", "frozen_a")},
+FORM_COLOURS: Mapping[str, str] = {  # a way to compute has its method's colour
+    form: method_style(way.kind).colour for form, way in WAYS.items()
 }
 COMPONENTS: Mapping[str, tuple[str, str]] = {  # component of memory -> colour, label
     "weights": ("#7f7f7f", "frozen weights"),

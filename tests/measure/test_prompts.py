@@ -7,7 +7,7 @@ import torch
 from open_clip import get_tokenizer
 
 from blocklora_lib.clip.packing import pack
-from blocklora_lib.measure.prompt_lengths import imagenet_prompts, prompt_lengths
+from blocklora_lib.measure.prompts import imagenet_prompts, prompt_lengths
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,8 @@
-"""Other ways to compute the same update, to compare ours with: same parameters, same values, other
-cost.
+"""The orders of `costs.ways` as code, to compare ours with: same parameters, same values, other cost.
 
-dense       (B A) materialised as a d_out x d_in matrix, then x times it, with separate q, k, v products: what
-            CLIP-LoRA's released code does whenever dropout is on (`LinearLoRA.forward`).
-plain       the same code in the other order, (x A) B: all that changes against `dense` is the order.
-loop        Σ_i (x A_s) B_i with both products computed for every block: no sharing is made use of.
-loop_once   (x A_s) once, then a product with each B_i, summed after.
-fused       ours: one product for the A of q, k and v, Σ B_i first, one product for all B (`attention.py`).
-
-An adapter takes a form in place, by its class, as modules do in `attach`: parameters, optimizers
-and the set that holds it stay what they are. Dropout is torch's own here, one mask a projection.
+An adapter takes an order in place, by its class, as modules do in `attach`: parameters, optimizers
+and the set that holds it stay what they are. In every order but ours, q, k and v are projected one
+by one, each followed by its adapter, and dropout is torch's own, one mask a projection.
 """
 
 from __future__ import annotations
@@ -25,6 +18,7 @@ from ..adapters.attach import AdapterSet
 from ..adapters.attention import AdaptedMultiheadAttention
 from ..adapters.updates import Adapter, BlockLoRA, InputBlockLoRA, LoRA, make_adapter
 from ..core.schema import AdapterError, UnknownName
+from ..costs.ways import ORDERS
 from ..layers.adapted import adapted_class
 from ..layers.used_weight import project, stored
 
@@ -88,22 +82,15 @@ class LoopedOnceInputBlockLoRA(LoopedInputBlockLoRA):
 
 
 class SeparateAttention(AdaptedMultiheadAttention):
-    """Adapted attention with q, k and v projected one by one, each followed by its adapter's own
-    forward.
-    """
+    """Adapted attention with q, k and v projected one by one, each followed by its adapter."""
 
     def project_qkv(self, x: Tensor, targets: str = "qkv") -> Tensor:
         """Return the projections named, side by side. x: (..., E) -> (..., m E); targets: of "qkv"."""
-        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        parts = dict(
-            zip(
-                "qkv",
-                zip(stored(self, "in_proj_weight").chunk(3), biases, strict=True),
-                strict=True,
-            )
-        )
+        weights = dict(zip("qkv", stored(self, "in_proj_weight").chunk(3), strict=True))
+        bias = self.in_proj_bias
+        biases = dict(zip("qkv", (None,) * 3 if bias is None else bias.chunk(3), strict=True))
         adapters = {t: self.adapters[t] for t in targets if t in self.adapters}
-        return torch.cat([project(x, *parts[t], adapters.get(t)) for t in targets], -1)
+        return torch.cat([project(x, weights[t], biases[t], adapters.get(t)) for t in targets], -1)
 
     def _in_projection(
         self, query: Tensor, key: Tensor, value: Tensor, self_attention: bool
@@ -111,59 +98,56 @@ class SeparateAttention(AdaptedMultiheadAttention):
         return super()._in_projection(query, key, value, self_attention=False)
 
 
-FORMS: Mapping[str, tuple[type[Adapter], ...]] = MappingProxyType(
+_CLASSES: Mapping[str, tuple[type[Adapter], ...]] = MappingProxyType(
     {
-        "dense": (DenseLoRA,),
         "plain": (PlainLoRA,),
         "loop": (LoopedBlockLoRA, LoopedInputBlockLoRA),
         "loop_once": (LoopedOnceBlockLoRA, LoopedOnceInputBlockLoRA),
-        "fused": (),
+        "dense": (DenseLoRA,),
     }
 )
 
 
-def as_form(adapter: Adapter, form: str) -> Adapter:
-    """Give an adapter the form's way to compute, in place, and return it."""
-    adapter.__class__ = form_class(adapter, form)
+def set_order(adapter: Adapter, order: str) -> Adapter:
+    """Let one adapter compute in this order, in place, and return it; 'sum_first' is ours."""
+    adapter.__class__ = _class_of(adapter, order)
     return adapter
 
 
-def form_class(adapter: Adapter, form: str) -> type[Adapter]:
-    """Return the class by which this adapter computes in this form."""
-    if form not in FORMS:
-        raise UnknownName("form", form, FORMS)
-    for kind in FORMS[form]:
-        own = next(c for c in (InputBlockLoRA, BlockLoRA, LoRA) if issubclass(kind, c))
+def _class_of(adapter: Adapter, order: str) -> type[Adapter]:
+    """Return the class by which this adapter computes in this order."""
+    if order not in ORDERS:
+        raise UnknownName("order", order, ORDERS)
+    if order == "sum_first":
+        return next(c for c in type(adapter).__mro__ if c.__module__ == Adapter.__module__)
+    for found in _CLASSES[order]:
+        own = next(c for c in (InputBlockLoRA, BlockLoRA, LoRA) if issubclass(found, c))
         if isinstance(adapter, own):
-            return kind
-    way_out = {
-        "fused": "replace_forms: it is a form of whole attention layers",
-        "dense": "kind='lora'",
-        "plain": "kind='lora'",
-    }.get(form, "kind='block_lora' or 'frozen_a'")
-    raise AdapterError(f"{type(adapter).__name__} has no form {form!r}; use {way_out}")
+            return found
+    way_out = "kind='lora'" if order in ("dense", "plain") else "kind='block_lora' or 'frozen_a'"
+    raise AdapterError(f"{type(adapter).__name__} has no order {order!r}; use {way_out}")
 
 
-def replace_forms(adapters: AdapterSet, form: str) -> AdapterSet:
-    """Let attached adapters compute in this form, with attention to match; 'fused' gives ours back.
+def set_orders(adapters: AdapterSet, order: str) -> AdapterSet:
+    """Let attached adapters compute in this order, with attention to match; 'sum_first' is ours.
 
-    Parameters stay the same objects, and the form stays chosen through `merge` and `unmerge`.
+    Parameters stay the same objects, and the order stays chosen through `merge` and `unmerge`.
     """
     if adapters.merged:
         raise AdapterError(
-            f"the adapters are merged and compute nothing; unmerge() before form={form!r}"
+            f"the adapters are merged and compute nothing; unmerge() before order={order!r}"
         )
-    fused, unused = form == "fused", torch.Generator()
+    ours, unused = order == "sum_first", torch.Generator()
     classes = [
         type(make_adapter(adapters.config, adapter.d_in, adapter.d_out, unused))
-        if fused
-        else form_class(adapter, form)
+        if ours
+        else _class_of(adapter, order)
         for adapter in adapters.adapters.values()
     ]
     for adapter, chosen in zip(adapters.adapters.values(), classes, strict=True):
         adapter.__class__ = chosen
+    way = AdaptedMultiheadAttention if ours else SeparateAttention
     for _, module in adapters.sites:
         if isinstance(module, nn.MultiheadAttention):
-            way = AdaptedMultiheadAttention if fused else SeparateAttention
             module.__class__ = adapted_class(module.attached.own_class, way)
     return adapters
