@@ -27,13 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     device = start(given)
     points = [
-        {
-            "d": given.width,
-            "tokens": given.tokens,
-            "rank": r,
-            "n_blocks": n,
-            "reading": given.reading,
-        }
+        dict(d=given.width, tokens=given.tokens, rank=r, n_blocks=n, reading=given.reading)
         for r in given.ranks
         for n in given.blocks
         if given.reading != "total_rank" or r % n == 0
@@ -44,8 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     show_ratios(frame, ["rank", "n_blocks", "form"])
     print(
-        "Baseline: LoRA of rank r. 'frozen_linear' is the frozen product that the adapter stands "
-        "beside."
+        "Baseline: LoRA of rank r. 'frozen_linear' is the product that the adapter stands beside."
     )
     write("adapter_path", frame, given, device)
 

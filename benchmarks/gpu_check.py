@@ -1,5 +1,4 @@
-"""Whether a GPU computes what the suite promises, and what it costs there: under ten minutes on one
-card.
+"""Whether a GPU computes what the suite promises, and what it costs: under ten minutes on one card.
 
 Each result is one JSON object: what, case, numbers, accept (in words; '' where nothing is asked),
 ok (true, false, or null: for information). The script ends with 1 if one is false, with 2 if it
@@ -46,9 +45,7 @@ SMALL_CARD = 24e9 / 2**30  # GiB, of claim C13: a thousand classes fit a GPU of 
 
 
 class Case(NamedTuple):
-    """measure() gives numbers, judge(numbers) says whether they are accepted; None: for
-    information.
-    """
+    """measure() gives numbers, judge(numbers) accepts them or not; None: for information."""
 
     what: str
     case: str
@@ -61,8 +58,7 @@ def cases(sizes: Sizes, device: torch.device) -> Iterator[Case]:
     """Yield what is measured; what must be right comes before what it costs."""
     yield Case("CUDA against CPU", "5 steps, no dropout",
                partial(measure.against_cpu, sizes, device),
-               "losses within 1e-4, adapters within 1e-2 (Adam divides by small gradients), "
-               "relative",
+               "losses within 1e-4, adapters within 1e-2 (Adam divides by small gradients), relative",
                lambda n: n["losses_relative"] < 1e-4 and n["adapters_relative"] < 1e-2)  # fmt: skip
     for name, how in (("class_chunk", {"class_chunk": True}), ("checkpoint", {"checkpoint": True}),
                       ("both", {"class_chunk": True, "checkpoint": True})):  # fmt: skip
@@ -71,14 +67,10 @@ def cases(sizes: Sizes, device: torch.device) -> Iterator[Case]:
                    "gradients within 1e-4, relative", lambda n: n["relative"] < 1e-4)  # fmt: skip
     for precision in ("fp32", "fp16", "bf16"):
         for strict in (True, False):
-            accept = (
-                ("three runs give the same bits", lambda n: n["same_bits"])
-                if strict
-                else ("", None)
-            )
+            told = "three runs give the same bits" if strict else ""
             yield Case("repeats", f"{precision}, {'strict' if strict else 'fast'}",
-                       partial(measure.repeats, sizes, device, precision, strict),
-                       *accept)  # fmt: skip
+                       partial(measure.repeats, sizes, device, precision, strict), told,
+                       (lambda n: n["same_bits"]) if strict else None)  # fmt: skip
     yield Case("whole runs", "smoke profile, twice", partial(measure.whole_runs, device),
                "equal results", lambda n: n["same_result"])  # fmt: skip
     for source in ("files", "memory"):
@@ -90,16 +82,15 @@ def cases(sizes: Sizes, device: torch.device) -> Iterator[Case]:
     for way, accept, judge in (({}, FINITE, finite), ({"share_prefix": True}, FINITE, finite),
                                (small, f"{FINITE}, the peak below 24 GB", fits)):  # fmt: skip
         told = ", ".join(f"{name} {value}" for name, value in way.items()) or "plain"
-        yield Case("memory", f"ours, fp16, {most} classes, {told}",
-                   partial(ours, sizes, device, most, "fp16", False, True, way),
-                   accept, judge)  # fmt: skip
+        measured = partial(ours, sizes, device, most, "fp16", False, True, way)
+        yield Case("memory", f"ours, fp16, {most} classes, {told}", measured, accept, judge)
 
 
 def step_cases(sizes: Sizes, device: torch.device, classes: int) -> Iterator[Case]:
     """Yield a training step in each precision, and the same of CLIP-LoRA's computation."""
     for precision, tf32, strict in OURS:
-        how = f"{'TF32' if tf32 else precision}, {'strict' if strict else 'fast'}"
-        told = f"ours, {how}, {classes} classes"
+        arithmetic = f"{'TF32' if tf32 else precision}, {'strict' if strict else 'fast'}"
+        told = f"ours, {arithmetic}, {classes} classes"
         yield Case("step", told, partial(ours, sizes, device, classes, precision, tf32, strict, {}),
                    FINITE, finite)  # fmt: skip
     for autocast in (False, True):
@@ -132,10 +123,8 @@ def theirs(sizes: Sizes, device: torch.device, classes: int, autocast: bool) -> 
     def make() -> Step:
         backbone = sizes.load("fp32", device)
         config = AdapterConfig(kind="lora", dropout=measure.DROPOUT)
-        tokens, images = (
-            backbone.tokenize(class_prompts(classes)),
-            random_images(backbone, sizes.batch),
-        )
+        tokens = backbone.tokenize(class_prompts(classes))
+        images = random_images(backbone, sizes.batch)
         return clip_lora_step(backbone, config, tokens, images, autocast)
 
     with measure.products(device, strict=False):
@@ -152,9 +141,7 @@ def fits(numbers: Numbers) -> bool:
 
 
 def judged(case: Case, device: torch.device) -> dict[str, Any]:
-    """Measure a case. An error is a result too: false, but where what is for information has no
-    room.
-    """
+    """Measure a case. An error is a result: false, but no room for what is for information."""
     start = time.perf_counter()
     try:
         numbers = case.measure()
@@ -166,8 +153,8 @@ def judged(case: Case, device: torch.device) -> dict[str, Any]:
         ok = None if no_room and not case.judge else False
     release(device)
     seconds = round(time.perf_counter() - start, 1)
-    return {"what": case.what, "case": case.case, "numbers": numbers, "accept": case.accept,
-            "ok": ok, "seconds": seconds}  # fmt: skip
+    facts = {"what": case.what, "case": case.case, "numbers": numbers, "accept": case.accept}
+    return facts | {"ok": ok, "seconds": seconds}
 
 
 def short(value: Any) -> str:
@@ -180,18 +167,11 @@ def short(value: Any) -> str:
 def table(results: list[dict[str, Any]]) -> pd.DataFrame:
     """Return one row a result, for people."""
     words = {True: "yes", False: "NO", None: "-"}
-    rows = [
-        {
-            "what": result["what"],
-            "case": result["case"],
-            "found": ", ".join(
-                f"{k} {short(v)}" for k, v in result["numbers"].items() if v is not None
-            ),
-            "accepted": words[result["ok"]],
-        }
-        for result in results
-    ]
-    return pd.DataFrame(rows)
+    rows = []
+    for r in results:
+        found = ", ".join(f"{k} {short(v)}" for k, v in r["numbers"].items() if v is not None)
+        rows.append((r["what"], r["case"], found, words[r["ok"]]))
+    return pd.DataFrame(rows, columns=["what", "case", "found", "accepted"])
 
 
 def keep(results: list[dict[str, Any]], folder: Path) -> None:
@@ -250,25 +230,15 @@ def main(arguments: list[str] | None = None) -> None:
         parser.exit(2, f"error: {' '.join(str(error).split())}\n")
     facts = conditions(device) | {"cuda": torch.version.cuda, "revision": git_revision()}
     facts |= {"date": date.today().isoformat(), "batch": sizes.batch, "model": sizes.model}
-    results = [
-        {
-            "what": "conditions",
-            "case": "",
-            "numbers": facts,
-            "accept": "",
-            "ok": None,
-            "seconds": 0.0,
-        }
-    ]
+    first = {"what": "conditions", "case": "", "numbers": facts, "accept": ""}
+    results: list[dict[str, Any]] = [first | {"ok": None, "seconds": 0.0}]
     print(json.dumps(results[0]), flush=True)
     for case in cases(sizes, device):
         results.append(judged(case, device))
         print(json.dumps(results[-1]), flush=True)
         keep(results, given.output)  # after each: what was measured stays if the time runs out
-    print(
-        f"\n{markdown(table(results[1:]))}\n\nwritten: {given.output}/gpu-check.jsonl, "
-        "gpu-check.csv"
-    )
+    print(f"\n{markdown(table(results[1:]))}\n")
+    print(f"written: {given.output}/gpu-check.jsonl, gpu-check.csv")
     if failed := [f"{r['what']} ({r['case']})" for r in results if r["ok"] is False]:
         print(f"not accepted: {'; '.join(failed)}")
         raise SystemExit(1)

@@ -28,10 +28,8 @@ def main(arguments: list[str] | None = None) -> None:
     show_ratios(frame, ["batch", "form", "images_per_second"])
     for row in frame[frame["form"] == "merged"].to_dict("records"):
         shown = "shown" if equivalent(row, given.margin) else "not shown"
-        print(
-            f"batch {row['batch']}: merged costs what the base costs, within {given.margin:.0%}: "
-            f"{shown}"
-        )
+        told = f"merged costs what the base costs, within {given.margin:.0%}: {shown}"
+        print(f"batch {row['batch']}: {told}")
     write("inference", frame, given, device)
 
 

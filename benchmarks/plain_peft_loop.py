@@ -1,5 +1,4 @@
-"""LoRA by the `peft` library in a plain loop: what a user would write instead. Prints one line of
-JSON.
+"""LoRA by the `peft` library in a plain loop, as a user would write it. Prints one line of JSON.
 
 The same images, steps, batches, augmentation and optimizer as a run of a profile, and the same
 evaluation. Data, draw and augmentation are the library's, so that both see the same; the model, the

@@ -46,17 +46,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", default=["block_lora", "lora"],
                         help="of ours, as the profile names them; peft's is LoRA")  # fmt: skip
     parser.add_argument("--delay", type=float, default=0.0,
-                        help="seconds to add to peft's run: what is a difference?")  # fmt: skip
+                        help="seconds to add to peft's run, to see a difference")  # fmt: skip
     given = parser.parse_args(arguments)
     if find_spec("peft") is None:
         raise RuntimeError(
             "peft is not installed, and there is nothing to compare with; pip install peft"
         )
-    device, accuracies, trained = (
-        start(given),
-        {},
-        defaultdict(list),
-    )  # seconds of training, run by run
+    device, accuracies = start(given), {}
+    trained = defaultdict(list)  # seconds of training, run by run
     common = ["--profile", given.profile, "--dataset", given.dataset, "--shots", str(given.shots),
               "--seed", str(given.seed), "--threads", str(given.threads),
               "--device", str(device)]  # fmt: skip
@@ -119,11 +116,8 @@ def show(frame: pd.DataFrame) -> None:
     print(f"\n{markdown(shown)}\n\n{LEGEND}")
     for row in frame[frame["resolved"]].to_dict("records"):
         fast = [1 / row[c] for c in ("ratio", "ratio_high", "ratio_low")]
-        print(
-            "{}: {:.2f} [{:.2f}, {:.2f}] times as fast as peft, {}".format(
-                row["name"], *fast, row["part"]
-            )
-        )
+        told = "{:.2f} [{:.2f}, {:.2f}] times as fast as peft".format(*fast)
+        print(f"{row['name']}: {told}, {row['part']}")
 
 
 if __name__ == "__main__":

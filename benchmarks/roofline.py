@@ -1,4 +1,4 @@
-"""The share of the machine's rate of matrix products that a step reaches, at its own shapes."""
+"""The share of the machine's matrix-product rate that a training step reaches."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def architecture_config(model: str) -> dict:
-    """The configuration of a model that open_clip knows, also of one added at run time."""
+    """The configuration of a model that open_clip knows, one added at run time included."""
     from open_clip import get_model_config
 
     from blocklora_lib.clip.architectures import read_config

@@ -21,7 +21,6 @@ from blocklora_lib.measure.step_costs import (  # fmt: skip
     forms_of,
     free_memory,
     missing,
-    rows_with,
     step_memory,
     step_times,
 )
@@ -34,9 +33,10 @@ def main(arguments: list[str] | None = None) -> None:
         "--classes", type=int, nargs="+", default=[100], help="ImageNet's first so many"
     )
     parser.add_argument("--batch", type=int, default=8, help="images in every step")
-    parser.add_argument("--variants", nargs="+", default=["independent", "shared_prefix", *OTHER_STEPS],
-                        choices=STEPS, help="what to compare")  # fmt: skip
-    parser.add_argument("--adapters", nargs="+", default=["block_lora"], choices=("block_lora", "lora"),
+    parser.add_argument("--variants", nargs="+", choices=STEPS, help="what to compare",
+                        default=["independent", "shared_prefix", *OTHER_STEPS])  # fmt: skip
+    parser.add_argument("--adapters", nargs="+", choices=("block_lora", "lora"),
+                        default=["block_lora"],
                         help="adapter of our variants; other code's is LoRA")  # fmt: skip
     parser.add_argument("--rank", type=int, default=2, help="r")
     parser.add_argument("--blocks", type=int, default=2, help="n of Block-LoRA")
@@ -67,7 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
         memory = None if given.no_memory else step_memory(spec, forms, str(device))
         baselines = [form for form in OTHER_STEPS if form in forms] or list(forms)[:1]
         facts = {"model": given.model, "classes": classes, "batch": given.batch}
-        frames.append(rows_with(compare(times, memory, baselines), facts))
+        found = compare(times, memory, baselines)
+        frames.append(pd.DataFrame(facts, index=found.index).join(found))
         print(f"\n{markdown(steps_table(frames[-1], ratio_text))}")
     if not frames:
         raise ValueError(

@@ -22,7 +22,7 @@ def processor_name() -> str:
 
 
 def free_memory(facts: Path = PROC / "meminfo", group: Path = Path("/sys/fs/cgroup")) -> float:
-    """Bytes that this process may still take, of the machine or its control group; inf if unknown."""
+    """Bytes that this process may still take, of machine or control group; inf where unknown."""
     free = math.inf
     with suppress(OSError, KeyError, ValueError):  # 'max': no limit
         free = _kilobytes(facts, "MemAvailable")

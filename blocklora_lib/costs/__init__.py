@@ -1,4 +1,6 @@
 """What adapters and steps cost by count, as closed forms: parameters, multiply-adds, memory.
 
+`ways.py` names the ways to compute, for closed forms, timings and figures alike.
+
 Knows core, adapters' settings and the sizes of architectures. No torch.
 """

@@ -2,8 +2,8 @@
 
 Notation: a projection d_in -> d_out sees x of T tokens. A_s is c x b and Σ B_i is b x d_out, where
 
-    b = r/n  (reading "total_rank"),   b = r  ("block_rank", "input"),
-    c = d_in (all but "input"),        c = d_in/n  ("input": the blocks of x = [x_1 .. x_n] are summed).
+    b = r/n   (reading "total_rank"),  b = r       ("block_rank", "input"),
+    c = d_in  (all but "input"),       c = d_in/n  ("input": x = [x_1 .. x_n] is summed).
 
 A product of p x q with q x s is p q s multiply-adds; torch's FLOP counter counts each as 2. Only
 products are counted, here as there: additions, masks, norms, activations and softmax are left out.

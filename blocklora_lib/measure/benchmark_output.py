@@ -1,8 +1,6 @@
-"""What the scripts in benchmarks/ share: options, progress, a table with spread, CSV and JSON on
-disk.
+"""What the scripts in benchmarks/ share: options, progress, a table with spread, CSV and JSON.
 
-A record is <stem>.json: benchmark (the script's name), date, revision, conditions (machine,
-threads, torch), options, rows. Records that the notebooks show lie in results/reference/benchmarks.
+`write` makes the records that `records.py` reads.
 """
 
 from __future__ import annotations
@@ -26,9 +24,9 @@ from ..weights.files import POCKET
 from .timing import conditions, verdict
 
 LEGEND = (
-    "ratio: median over the rounds of time / the baseline's time in the same round, with the 95% "
-    "interval of that median.\n'not resolved' means that the interval holds 1: neither faster nor "
-    "slower was shown. More --rounds narrow it."
+    "ratio: median over the rounds of time / the baseline's time in the same round, "
+    "with the 95% interval of that median.\n'not resolved' means that the interval holds 1: "
+    "neither faster nor slower was shown. More --rounds narrow it."
 )
 
 
@@ -76,6 +74,7 @@ def start(arguments: argparse.Namespace) -> torch.device:
 
 
 def load(arguments: argparse.Namespace, device: torch.device) -> Backbone:
+    """Load the model that the options name."""
     return load_backbone(spec_of(arguments.model), device)
 
 
@@ -98,31 +97,22 @@ def show_ratios(frame: pd.DataFrame, keys: Sequence[str]) -> None:
     shown["ms"] = [f"{m:.3g} [{a:.3g}, {b:.3g}]" for m, a, b in zip(*ms.values(), strict=True)]
     for baseline in dict.fromkeys(frame["baseline"]):
         part = frame["baseline"] == baseline
-        table = shown[part].assign(
-            ratio=[ratio_text(row) for row in frame[part].to_dict("records")]
-        )
-        print(f"\nagainst {baseline!r}\n\n{markdown(table)}")
+        ratio = [ratio_text(row) for row in frame[part].to_dict("records")]
+        print(f"\nagainst {baseline!r}\n\n{markdown(shown[part].assign(ratio=ratio))}")
     print(f"\n{LEGEND}")
 
 
 def markdown(frame: pd.DataFrame) -> str:
     """Return the frame as a Markdown table, padded so that it reads well in a terminal too."""
-    cells = [
-        [str(column) for column in frame],
-        *([str(v) for v in row] for row in frame.to_numpy()),
-    ]
+    cells = [list(map(str, row)) for row in (frame.columns, *frame.to_numpy())]
     widths = [max(len(row[i]) for row in cells) for i in range(frame.shape[1])]
-    lines = [
-        "| " + " | ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)) + " |"
-        for row in cells
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+    cells.insert(1, ["-" * width for width in widths])
+    padded = ([v.ljust(w) for v, w in zip(row, widths, strict=True)] for row in cells)
+    return "\n".join(f"| {' | '.join(row)} |" for row in padded)
 
 
 def ratio_text(row: dict[str, Any]) -> str:
-    """Return '0.71x [0.69, 0.73]', and a word where nothing is resolved; the baseline is no
-    finding.
-    """
+    """Return '0.71x [0.69, 0.73]', and a word where nothing is resolved; '1' for the baseline."""
     if row.get("form", row.get("name")) == row["baseline"]:
         return "1"
     if row["resolved"]:
@@ -139,7 +129,7 @@ def write(
     device: torch.device,
     **more: pd.DataFrame,
 ) -> None:
-    """Write <output>.csv and the record <output>.json; more: further tables of the record, by name."""
+    """Write <output>.csv and the record <output>.json; more: further tables of the record."""
     if arguments.output is None:
         return
     stem = arguments.output

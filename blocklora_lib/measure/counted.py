@@ -49,7 +49,7 @@ def build_clip(
 
 
 def attach_in_training(model: nn.Module, config: AdapterConfig) -> AdapterSet:
-    """Attach adapters, whose dropout is on, to a model that stays in eval mode; what `train` runs."""
+    """Attach adapters, whose dropout is on, to a model that stays in eval mode, as training does."""
     adapters = attach(model, config, generator(1, "adapter"))
     for adapter in adapters.adapters.values():
         adapter.train()
@@ -57,7 +57,7 @@ def attach_in_training(model: nn.Module, config: AdapterConfig) -> AdapterSet:
 
 
 def prompts_of_length(model: nn.Module, prompts: int, length: int) -> Tensor:
-    """Return token ids (C, context length), on the CPU, whose longest prompt has `length` tokens."""
+    """Return token ids (C, context length) on the CPU, whose longest prompt has `length` tokens."""
     tokens = torch.zeros(prompts, model.context_length, dtype=torch.int64)
     tokens[:, : length - 1] = 1
     tokens[:, length - 1] = model.vocab_size - 1  # the end has the highest id
@@ -78,7 +78,7 @@ def tower_call(
 
 
 def count_multiply_adds(function: Callable[[], Tensor]) -> tuple[int, int]:
-    """Return the multiply-adds of function(), and of backward from its result (0 without a graph)."""
+    """Return the multiply-adds of function(), and of backward from it (0 without a graph)."""
     entries = {torch.ops.aten.addmm_: _addmm_flops}
     with _countable():
         with FlopCounterMode(display=False, custom_mapping=entries) as forward:

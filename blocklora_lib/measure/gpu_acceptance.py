@@ -73,7 +73,7 @@ def trained(
     dropout: float = DROPOUT,
     steps: int = 5,
 ) -> tuple[list[float], Tensor]:
-    """Return the losses of so many steps, and the adapters after them: (n,), float64, on the CPU."""
+    """Return the losses of so many steps, and the adapters after them: (n,), float64, on a CPU."""
     backbone = sizes.load(precision, device)
     adapters = adapted(backbone, dropout)
     step = step_of(backbone, adapters, min(sizes.classes), min(sizes.batch, 8))

@@ -1,4 +1,4 @@
-"""The orders of `costs.ways` as code, to compare ours with: same parameters, same values, other cost.
+"""The orders of `costs.ways` as code: the same parameters and values as ours, at another cost.
 
 An adapter takes an order in place, by its class, as modules do in `attach`: parameters, optimizers
 and the set that holds it stay what they are. In every order but ours, q, k and v are projected one
@@ -85,7 +85,7 @@ class SeparateAttention(AdaptedMultiheadAttention):
     """Adapted attention with q, k and v projected one by one, each followed by its adapter."""
 
     def project_qkv(self, x: Tensor, targets: str = "qkv") -> Tensor:
-        """Return the projections named, side by side. x: (..., E) -> (..., m E); targets: of "qkv"."""
+        """Return projections named in `targets` side by side. x: (..., E) -> (..., m E)."""
         weights = dict(zip("qkv", stored(self, "in_proj_weight").chunk(3), strict=True))
         bias = self.in_proj_bias
         biases = dict(zip("qkv", (None,) * 3 if bias is None else bias.chunk(3), strict=True))

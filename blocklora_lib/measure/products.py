@@ -1,5 +1,4 @@
-"""The matrix products that a training step cannot do without, by shape, and the time they take
-alone.
+"""The matrix products that a training step cannot do without, and the time they take alone.
 
 The minimal step: prompts without padding (and the common prefix once, if shared), the last block
 for the pooled token alone, no gradient of frozen weights, none below the first adapted layer,
@@ -27,9 +26,7 @@ GROUPS = ("frozen", "attention", "adapters")
 
 @dataclass(frozen=True)
 class Product:
-    """batch times (m x k)(k x n). transposed: the right factor lies as n x k, as a linear layer
-    keeps it.
-    """
+    """batch times (m x k)(k x n). transposed: the right factor lies n x k, as in linear layers."""
 
     group: str
     m: int
@@ -44,9 +41,7 @@ class Product:
         return 2 * self.batch * self.m * self.k * self.n
 
     def prepared(self, device: torch.device) -> Callable[[], Tensor]:
-        """Return a function that computes it, on numbers of its own, by the kernel that the step
-        uses.
-        """
+        """Return a function that computes it on numbers of its own, by the step's kernel."""
         if self.batch > 1:
             left = torch.randn(self.batch, self.m, self.k, device=device)
             right = torch.randn(self.batch, self.k, self.n, device=device)
@@ -66,24 +61,20 @@ def step_products(
     prefix: int = 0,
     rank: int = 1,
 ) -> Counter[Product]:
-    """Return {product: how often} of one step with adapters on q, k, v of every block of both
-    towers.
+    """Return {product: how often} of one step, adapters on q, k, v of every block of both towers.
 
     lengths: tokens of each prompt, end of text included; prefix: so many first tokens are encoded
     once for all (0: for each prompt); rank: width of the adapter's bottleneck, r/n for Block-LoRA.
     """
     vision, text = architecture.vision, architecture.text
     rows = sum(lengths) - prefix * (len(lengths) - 1)
-    shapes = Counter(
-        (length - prefix, length) for length in lengths
-    )  # (queries, keys) of attention
+    shapes = Counter((length - prefix, length) for length in lengths)  # queries, keys of attention
     if prefix:
         shapes[prefix, prefix] += 1
     alike = Counter({(vision.tokens, vision.tokens): images})
     found = _tower(vision, images * vision.tokens, alike, Counter({vision.tokens: images}), rank)
-    found[Product("frozen", images * (vision.tokens - 1), vision.inputs, vision.width)] += (
-        1  # patches
-    )
+    patches = images * (vision.tokens - 1)
+    found[Product("frozen", patches, vision.inputs, vision.width)] += 1
     found += _tower(text, rows, shapes, Counter(lengths), rank)
     e = vision.embed_dim
     found[Product("frozen", images, e, len(lengths))] += 1  # cosines, and backward to both towers
@@ -141,8 +132,7 @@ def _attention(batch: int, queries: int, keys: int, head: int) -> list[Product]:
 
 
 def _adapters(rows: int, e: int, width: int, layers: int, below: int) -> Counter[Product]:
-    """h = x A and h B in so many layers; backward ∂L/∂B, ∂L/∂h, ∂L/∂A, and ∂L/∂x in those with
-    layers below.
+    """h = x A and h B in so many layers; backward ∂L/∂B, ∂L/∂h, ∂L/∂A, and ∂L/∂x in those `below`.
 
     width: the bottlenecks of the adapters that are taken together.
     """
@@ -168,8 +158,7 @@ def roofline(
     step: str,
     tops: Mapping[str, Product],
 ) -> pd.DataFrame:
-    """Return how near a step comes to its products alone: a row for each group of them, sums from
-    the top.
+    """Return how near a step comes to its products alone: a row a group, added from the top.
 
     seconds: a row a round, a column each product, square, and the step. Columns: products (the
     groups taken), gflop, step_seconds, seconds_alone, step_rate and alone_rate (GFLOP/s), best_rate
@@ -177,26 +166,20 @@ def roofline(
     share_of_best = step_rate / best_rate.
     """
     rows, taken = [], []
-    best = (
-        pd.concat([p.flops / seconds[name] for name, p in tops.items()], axis=1)
-        .max(axis=1)
-        .median()
-        / 1e9
-    )
+    rates = pd.concat([p.flops / seconds[name] for name, p in tops.items()], axis=1)
+    best = rates.max(axis=1).median() / 1e9
     for group in GROUPS:
         taken.append(group)
         chosen = {name: (p, times) for name, (p, times) in products.items() if p.group in taken}
         alone = sum(seconds[name] * times for name, (_, times) in chosen.items())
         gflop = sum(p.flops * times for p, times in chosen.values()) / 1e9
         share, (low, high) = alone / seconds[step], median_interval(alone / seconds[step])
+        rate = (gflop / seconds[step]).median()
         rows.append(
             {"products": " + ".join(taken), "gflop": gflop}
             | {"step_seconds": seconds[step].median(), "seconds_alone": alone.median()}
-            | {
-                "step_rate": (gflop / seconds[step]).median(),
-                "alone_rate": (gflop / alone).median(),
-            }
-            | {"best_rate": best, "share": share.median(), "share_low": low, "share_high": high}
-            | {"share_of_best": (gflop / seconds[step]).median() / best, "rounds": len(seconds)}
+            | {"step_rate": rate, "alone_rate": (gflop / alone).median(), "best_rate": best}
+            | {"share": share.median(), "share_low": low, "share_high": high}
+            | {"share_of_best": rate / best, "rounds": len(seconds)}
         )
     return pd.DataFrame(rows)

@@ -33,7 +33,7 @@ class PromptLengths:
 
 
 def prompt_lengths(tokens: Tensor) -> PromptLengths:
-    """Count token ids (prompts, context length), whose highest id is the end of text, as in CLIP."""
+    """Count token ids (prompts, context length), whose highest id is the end of text as in CLIP."""
     lengths = tokens.argmax(-1) + 1
     prefix = (tokens == tokens[0]).all(0).long().cumprod(0).sum()  # how all prompts begin
     return PromptLengths(

@@ -88,9 +88,7 @@ def compare(
 def forms_of(
     variants: Sequence[str], kinds: Sequence[str], size: Size
 ) -> dict[str, tuple[str, Size]]:
-    """Return {name: (variant, size)}: our variants with each kind of adapter, other code's with
-    LoRA.
-    """
+    """Return {name: (variant, size)}: ours with each kind of adapter, other code's with LoRA."""
     forms = {}
     for variant in variants:
         if variant not in STEPS:

@@ -1,4 +1,4 @@
-"""One training step on the same images and classes, as this library takes it and as other code does.
+"""One training step on the same images and classes, by this library and by other code.
 
 independent    ours; dropout masks drawn for every class and token, as CLIP-LoRA draws them
 shared_prefix  ours; the tokens that all prompts begin with are encoded once
@@ -180,7 +180,7 @@ def make_step(backbone: Backbone, variant: str, size: Size) -> Step:
 
 
 def random_images(backbone: Backbone, batch: int) -> Tensor:
-    """Return normalised images of noise: (batch, 3, resolution, resolution). Content costs nothing."""
+    """Return normalised images of noise: (batch, 3, resolution, resolution)."""
     size = (batch, 3, *backbone.view.size)
     return torch.randn(size, generator=generator(1, "images")).to(backbone.device)
 

@@ -1,5 +1,4 @@
-"""Paired timing: every round runs every function once, so that what slows a round down slows all of
-it.
+"""Paired timing: every round runs every function once, so what slows a round slows all of it.
 
 A shared machine drifts by tens of percent within minutes; two runs one after the other compare the
 drift. Here a ratio is formed within each round, t_i(name)/t_i(baseline), and its median over the
@@ -40,8 +39,7 @@ def paired_times(
     min_seconds: float = 1e-3,
     on_round: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
-    """Return round, name, seconds: each function once a round, in an order shuffled anew for each
-    round.
+    """Return round, name, seconds: each function once a round, in an order shuffled anew.
 
     A sample lasts at least `min_seconds`: it calls its function as often as that needs by the
     warm-up's last call, and `seconds` is for one call. A GPU is synchronised around a sample.
@@ -110,7 +108,7 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> 
     """
     from scipy.stats import binom
 
-    # not scipy.stats.quantile_test: its two ends are found apart, and with few values one may be nan alone
+    # not scipy.stats.quantile_test: it finds its two ends apart, and of few values one may be nan
     ordered = np.sort(np.asarray(values, dtype=float))
     fit = [
         k
@@ -145,9 +143,7 @@ def ratios(times: pd.DataFrame, baseline: str, confidence: float = CONFIDENCE) -
 
 
 def by_round(times: pd.DataFrame) -> pd.DataFrame:
-    """Return seconds, one row a round, one column a name. A round that lacks a name would not be
-    paired.
-    """
+    """Return seconds, a row a round, a column a name. A round that lacks a name is refused."""
     wide = times.pivot(index="round", columns="name", values="seconds").rename_axis(columns=None)
     wide = wide[list(dict.fromkeys(times["name"]))]
     if wide.isna().any().any():
@@ -168,15 +164,11 @@ def quartiles(values: Sequence[float], median: str, prefix: str) -> dict[str, fl
 def resolution(
     values: Sequence[float], prefix: str, nothing: float, confidence: float = CONFIDENCE
 ) -> dict[str, Any]:
-    """Return {prefix_low: .., prefix_high: .., rounds: .., resolved: whether that leaves `nothing` out}."""
+    """Return prefix_low, prefix_high, rounds, and resolved: whether that leaves `nothing` out."""
     low, high = median_interval(values, confidence)
     resolved = low > nothing or high < nothing
-    return {
-        f"{prefix}_low": low,
-        f"{prefix}_high": high,
-        "rounds": len(values),
-        "resolved": resolved,
-    }
+    found = {f"{prefix}_low": low, f"{prefix}_high": high}
+    return found | {"rounds": len(values), "resolved": resolved}
 
 
 def equivalent(row: Mapping[str, Any], margin: float = 0.05) -> bool:
@@ -214,7 +206,8 @@ def verdict(
 def _spread(row: Mapping[str, Any]) -> str:
     rounds, effect = int(row["rounds"]), abs(row["ratio"] - 1)
     if math.isnan(row["ratio_low"]):
-        return f"{rounds} rounds give no interval of the median (effect {effect:.1%} at {row['ratio']:.2f}x)"
+        found = f"(effect {effect:.1%} at {row['ratio']:.2f}x)"
+        return f"{rounds} rounds give no interval of the median {found}"
     return (
         f"{row['ratio']:.2f}x, an effect of {effect:.1%}, within a spread of "
         f"[{row['ratio_low']:.2f}, {row['ratio_high']:.2f}] over {rounds} rounds, which holds 1"
@@ -222,9 +215,7 @@ def _spread(row: Mapping[str, Any]) -> str:
 
 
 def conditions(device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Return what a time depends on besides the code: device, processor, threads, torch, load. No
-    host.
-    """
+    """Return what a time depends on besides the code: device, processor, threads, torch, load."""
     device = torch.device(device)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan

@@ -1,5 +1,4 @@
-"""What the library is compared with, written once more without it: CLIP-LoRA's released code, and
-peft.
+"""What the library is compared with, written without it: CLIP-LoRA's released code, and peft.
 
 Knows no room of ours.
 """

@@ -1,5 +1,4 @@
-"""CLIP-LoRA's computation written once more, for tests and benchmarks: nothing here uses the
-library.
+"""CLIP-LoRA's computation written once more, for tests and benchmarks, without the library.
 
 After MaxZanella/CLIP-LoRA at 358f0d7: lora.py (the loop), loralib/layers.py (the adapter and its
 attention), clip/model.py (the towers, openai's); what is taken of main.py, clip/clip.py and
@@ -9,13 +8,13 @@ tokens before sequences (L, N, E), q, k and v as three products with three dropo
 and multiplied by whenever dropout is on, attention by `scaled_dot_product_attention`. Where the
 code goes another way than this:
 
-precision   There, frozen products and adapters run in float16 under autocast, features and logits stay in
-            float16, and GradScaler scales the loss and drops steps whose gradients overflow (the schedule
-            moves on all the same).  Here everything is float32.
-no dropout  With dropout_rate = 0 the code writes W + s B A into the weight, multiplies, and takes s B A off
-            the stored weight again before the backward pass.  In float32 the gradient towards x would then
-            pass through W alone; under autocast a float16 copy of W + s B A saves it.  Here the gradient is
-            that of x (W + s B A)ᵀ at every rate.
+precision   There, frozen products and adapters run in float16 under autocast, features and logits
+            stay in float16, and GradScaler scales the loss and drops steps whose gradients overflow
+            (the schedule moves on all the same). Here everything is float32.
+no dropout  With dropout_rate = 0 the code writes W + s B A into the weight, multiplies, and takes
+            s B A off the stored weight again before the backward pass. In float32 the gradient
+            towards x would then pass through W alone; under autocast a float16 copy of W + s B A
+            saves it. Here the gradient is that of x (W + s B A)ᵀ at every rate.
 """
 
 from __future__ import annotations

@@ -16,9 +16,7 @@ from torch import Tensor, nn
 
 
 class SplitAttention(nn.Module):
-    """`nn.MultiheadAttention` with q, k, v and o as linear layers. x: (N, L, E) -> ((N, L, E),
-    None).
-    """
+    """`nn.MultiheadAttention` as linear layers q, k, v, o. x: (N, L, E) -> ((N, L, E), None)."""
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
@@ -48,24 +46,18 @@ def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 
 def with_peft(model: nn.Module, rank: int, dropout: float, alpha: float = 1.0) -> nn.Module:
-    """Put LoRA on q, k, v of every block of an open_clip CLIP, in place, and return it in peft's
-    wrapper.
+    """Put LoRA on q, k, v of every block of an open_clip CLIP, in place; return peft's wrapper.
 
-    ΔW = alpha / sqrt(r) B A, as CLIP-LoRA has it. Raises ModuleNotFoundError where peft is not
-    installed.
+    ΔW = alpha / sqrt(r) B A, as CLIP-LoRA has it. ModuleNotFoundError where peft is not installed.
     """
     from peft import LoraConfig, get_peft_model
 
     attentions = {n: m for n, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)}
     for name, attention in attentions.items():
         model.set_submodule(name, SplitAttention(attention))
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        use_rslora=True,
-        lora_dropout=dropout,
-        target_modules=["q_proj", "k_proj", "v_proj"],
-    )
+    targets = ["q_proj", "k_proj", "v_proj"]
+    settings = dict(lora_alpha=alpha, use_rslora=True, lora_dropout=dropout)
+    config = LoraConfig(r=rank, target_modules=targets, **settings)
     return get_peft_model(model, config)
 
 
