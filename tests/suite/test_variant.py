@@ -15,6 +15,7 @@ from blocklora_lib.core.paths import NOTEBOOKS
 from blocklora_lib.runs.grid import expand
 from blocklora_lib.runs.profile_files import load_profile
 from blocklora_lib.suite.catalogue import notebook_names, notebook_needs
+from blocklora_lib.suite.execution import run_notebook
 from blocklora_lib.suite.parameter_cell import check_parameters, known_parameters
 from blocklora_lib.suite.variant import NAMES, place, vary
 
@@ -203,3 +204,27 @@ def test_two_papermill_processes_at_a_time(tmp_path):
     asked = vary(load_profile("smoke"), notebook_needs("08_few_shot"), dict(
         datasets=["chess"], methods=["lora"], shots=[1, 2], seeds=[7]))  # fmt: skip
     assert records == {spec.key for spec in expand(asked, "few_shot")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        (
+            "08_few_shot",
+            dict(methods=["block_lora"], datasets=["chess"], shots=[1], seeds=[1]),
+            ["not both among the methods", "none of these methods"],
+        ),
+        (
+            "09_cross_dataset",
+            dict(methods=["zero_shot"], datasets=["chess"]),
+            ["of the source, minus Zero-shot CLIP, in points"],
+        ),
+    ],
+)
+def test_a_method_without_one_to_compare_it_with_is_said_to_have_none(name, given, said, tmp_path):
+    path = run_notebook(name, "smoke", given, tmp_path, verbose=False)
+    index = path.with_suffix(".json").read_text(encoding="utf-8")
+    assert not [claim for claim in json.loads(index)["claims"] if claim["verdict"] == "fails"]
+    assert all(sentence in index for sentence in said)
+    assert "of nan" not in index
