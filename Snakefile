@@ -13,6 +13,7 @@ from pathlib import Path
 from snakemake_interface_common.exceptions import WorkflowError
 
 from blocklora_lib.runs.code_digest import sources
+from blocklora_lib.runs.experiment import RATES
 from blocklora_lib.runs.images import RunImages
 from blocklora_lib.cli.exits import exit_code, sentence
 from blocklora_lib.core.files import user_path
@@ -48,19 +49,22 @@ def end(error):
 
 TYPED = config | as_typed(workflow.config_settings.config_args)
 GIVEN = str(TYPED.get("profile", "pocket"))  # a profile's name, or the path of a YAML file
+# the runs alone by which `blocklora rates` chooses
+CHOICE = str(TYPED.get("rates", 0)) not in ("0", "")
 try:
     GIVEN = str(user_path(GIVEN)) if is_file_name(GIVEN) else GIVEN  # jobs may run in other folders
-    PROFILE = load_profile(GIVEN)
+    PROFILE = load_profile(GIVEN, chosen=not CHOICE)
     RESULTS = user_path(str(TYPED.get("results") or f"results/{PROFILE.name}"))
     if {"{", "}"} & {*str(RESULTS)}:
         raise ValueError(
             f"results folder {RESULTS}: Snakemake reads braces as wildcards; choose another name"
         )
-    CHOSEN = choose_notebooks(str(TYPED.get("notebooks", "") or ""))
+    CHOSEN = () if CHOICE else choose_notebooks(str(TYPED.get("notebooks", "") or ""))
     NEEDS = {name: notebook_needs(name) for name in CHOSEN}
     # a sweep: --config variants=FILE.yaml
     VARIANTS = variant_jobs(str(TYPED.get("variants", "") or ""), PROFILE)
-    GROUPS = grid_groups(PROFILE, {e for needs in NEEDS.values() for e in needs["experiments"]})
+    needed = {RATES} if CHOICE else {e for n in NEEDS.values() for e in n["experiments"]}
+    GROUPS = grid_groups(PROFILE, needed)
     # a notebook and the report are made again when these change
     HERE = ROOT / "blocklora_lib"
     LIBRARY = digest([*sources(HERE), *sources(HERE, "j2"), *profile_files(GIVEN)])
@@ -133,7 +137,7 @@ localrules:
 
 rule all:
     input:
-        f"{OUT}/report.html",
+        [index(*group) for group in GROUPS] if CHOICE else f"{OUT}/report.html",
         [f"{OUT}/variants/{folder}/notebooks/{name}.ipynb" for folder, name in VARIANTS],
 
 

@@ -41,11 +41,11 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(given.seed)
     random = torch.Generator().manual_seed(given.seed)
     profile = load_profile(given.profile)
-    training = profile.training
 
     # data and model
     dataset, backbone = load_dataset(given.dataset), load_backbone(profile.backbone, device)
     spec = make_spec(profile, given.dataset, "lora", given.shots, given.seed)
+    training = spec.training
     evaluated = [
         dataset if name == dataset.name else load_dataset(name) for name in spec.evaluate_on
     ]

@@ -16,6 +16,7 @@ from synthetic import synthetic_runs
 from blocklora_lib.analysis.comparisons import difference_by_set, over_sets
 from blocklora_lib.analysis.memory import above_base
 from blocklora_lib.analysis.ranks import over_data_sets
+from blocklora_lib.analysis.rates import rate_curves
 from blocklora_lib.analysis.summaries import (
     few_shot_summary,
     gains,
@@ -36,6 +37,7 @@ from blocklora_lib.display.figures import (
     timing,
     transfer,
 )
+from blocklora_lib.display.figures import rates as chosen_rates
 
 METHODS = {
     "zero_shot": "Zero-shot",
@@ -147,6 +149,27 @@ def rates(sets, lrs, scales, seeds, lost=True):
         if not (lost and i == 2 and seed == 2)
     ]
     return pd.DataFrame(rows)
+
+
+def tried(methods, grid, sets=("imagenet", "dtd"), shots=(1, 16)):
+    """Runs by which rates were chosen, each method's at another place of the grid."""
+    rows = [
+        (
+            d,
+            k,
+            1,
+            m,
+            methods[m],
+            lr,
+            0.8 - 0.05 * (i % len(grid) - j) ** 2 + 0.01 * k,
+            i % len(grid) == j,
+        )
+        for (i, m), (j, lr), d, k in itertools.product(
+            enumerate(methods), enumerate(grid), sets, shots
+        )
+    ]
+    columns = ["dataset", "shots", "seed", "method", "method_label", "lr", "accuracy", "chosen"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def places(names, sets, complete=True):
@@ -453,6 +476,14 @@ CASES = {
     few_shot.gain_by_dataset: (
         lambda: few_shot.gain_by_dataset(gains(one_set()), {}),
         lambda: few_shot.gain_by_dataset(gains(paper()), TITLES),
+    ),
+    chosen_rates.accuracy_by_rate: (
+        lambda: chosen_rates.accuracy_by_rate(
+            rate_curves(tried({"lora": "LoRA"}, RATES[:2], ("dtd",), (4,)))
+        ),
+        lambda: chosen_rates.accuracy_by_rate(
+            rate_curves(tried({m: t for m, t in METHODS.items() if m != "zero_shot"}, RATES))
+        ),
     ),
     few_shot.key_figure: (lambda: key(one_set()), lambda: key(paper())),
     transfer.differences_by_set: (

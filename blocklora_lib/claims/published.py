@@ -18,7 +18,8 @@ from ..adapters.config import AdapterConfig
 from ..analysis.summaries import AVERAGE
 from ..core.paths import PUBLISHED, bundled
 from ..methods import get_method
-from ..runs.profile import MethodEntry, Profile
+from ..runs.experiment import MethodEntry
+from ..runs.profile import Profile
 from ..runs.results import MissingResults
 
 Setting = Literal["few_shot", "cross_dataset", "domain_generalization"]

@@ -11,8 +11,9 @@ import typer
 
 from ..core.schema import UnknownName
 from .data import data_app
+from .grid import grid, rates
 from .options import OneSentence, ResultsOption, own_folder, path
-from .progress import Progress, forecast, outcome
+from .progress import outcome
 from .records import records_app, reference
 from .run_options import (
     DeviceOption,
@@ -40,6 +41,8 @@ app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 app.add_typer(records_app, name="records")
 app.command()(reference)
+app.command()(grid)
+app.command()(rates)
 
 
 @app.command()
@@ -116,92 +119,6 @@ def run(
     typer.echo(f"{spec}: {outcome(record)}")
     typer.echo(store.path(spec))
     if record.status == "failed":
-        raise typer.Exit(1)
-
-
-@app.command()
-def grid(
-    profile: ProfileOption = "pocket",
-    experiment: Annotated[
-        str, typer.Option(help="Experiment of the profile, or all.")
-    ] = "few_shot",
-    dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
-    method: Annotated[str | None, typer.Option(help="Only this method.")] = None,
-    list_only: Annotated[
-        bool,
-        typer.Option(
-            "--list", help="Only say which runs are done, missing, failed, and what they will cost."
-        ),
-    ] = False,
-    tflops: Annotated[float, typer.Option(help="Rate that --list assumes for its hours.")] = 20.0,
-    retry_failed: RetryOption = False,
-    keep_old: KeepOption = False,
-    index: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path, help="Write the runs' keys here once each has a record.", hidden=True
-        ),
-    ] = None,
-    results: ResultsOption = None,
-    device: DeviceOption = None,
-    threads: ThreadsOption = 1,
-    skip_unreadable: SkipOption = False,
-    fast: FastOption = False,
-) -> None:
-    """Run all specs of an experiment that have no record yet, one after another, in this process.
-
-    Of `--experiment all` each run counts once, though two experiments may share it.
-    """
-    from ..runs.grid import expand
-    from ..runs.images import RunImages
-    from ..runs.standing import again, remarks, stored
-    from ..runs.store import RunStore
-    from ..suite.engine import write_index
-
-    if not 0 < tflops < float("inf"):
-        raise ValueError(f"--tflops {tflops:g} is no rate; give what a device sustains, such as 20")
-    settings = named_profile(profile, skip_unreadable, fast)
-    store = RunStore((results or settings.results) / "runs")
-    wanted = list(settings.experiments) if experiment == "all" else [experiment]
-    runs = {spec.key: spec for name in wanted for spec in expand(settings, name, dataset, method)}
-    specs = list(runs.values())
-    images = RunImages()
-    found = [stored(store, spec, keep_old, images.digest) for spec in specs]
-    if list_only:
-        for entry in found:
-            typer.echo(f"{entry.standing:8}{entry.spec.key}  {entry.spec}")
-        states = [entry.standing for entry in found]
-        todo = [entry.spec for entry in found if entry.pending(retry_failed)]
-        if todo:
-            typer.echo(forecast(todo, tflops))
-        known = ("done", "missing", "failed", *sorted({*states} - {"done", "missing", "failed"}))
-        typer.echo(", ".join(f"{states.count(state)} {state}" for state in known))
-        return
-    store.check_writable()
-    todo = [entry.spec for entry in found if entry.pending(retry_failed)]
-    for line in again(found, store):
-        typer.echo(line, err=True)
-    records = [entry.record for entry in found if not entry.pending(retry_failed)]
-    progress = Progress(len(specs), len(specs) - len(todo))
-    if todo:
-        bench = workbench(settings, device, threads)
-        from ..runs.execute import run_grid
-
-        for record in run_grid(todo, store, bench, retry_failed, keep_old):
-            progress.report(f"{record.spec}: {outcome(record)}")
-            records.append(record)
-    progress.close()
-    for line in remarks(records):
-        typer.echo(line, err=True)
-    if index:
-        write_index(index, experiment, dataset, method, specs)
-    if failed := [record for record in records if record.status == "failed"]:
-        typer.echo(
-            f"{len(failed)} of {len(specs)} runs failed (run them again with --retry-failed):",
-            err=True,
-        )
-        for record in failed:
-            typer.echo(f"  {record.spec}: {record.error.message}", err=True)
         raise typer.Exit(1)
 
 

@@ -45,11 +45,14 @@ SkipOption = Annotated[
 ]
 
 
-def named_profile(name: str, skip_unreadable: bool, fast: bool) -> Profile:
-    """The profile, with what the command line says of unreadable images and of kernels on top."""
+def named_profile(name: str, skip_unreadable: bool, fast: bool, chosen: bool = True) -> Profile:
+    """The profile, with what the command line says of unreadable images and of kernels on top.
+
+    chosen: with the rates that were chosen for it; False for the choice itself.
+    """
     from ..runs.profile_files import load_profile
 
-    settings = load_profile(name)
+    settings = load_profile(name, chosen=chosen)
     return settings.model_copy(
         update={
             "skip_unreadable": skip_unreadable or settings.skip_unreadable,

@@ -1,5 +1,5 @@
 """Runs: from a profile to specs, from a spec to a record, and the store that keeps records.
 
-Read spec, profile, grid, execute, record, store, standing. Knows methods and all below. A
-listing needs no torch.
+Read spec, experiment, profile, grid, execute, record, store, standing, rates. Knows methods and all
+below. A listing needs no torch.
 """

@@ -20,7 +20,8 @@ from ..data.manifest_files import manifest_names
 from ..data.roots import checksum as data_checksum
 from ..methods import get_method
 from ..weights.files import with_checksum
-from .profile import MethodEntry, Profile
+from .experiment import RATES, MethodEntry
+from .profile import Profile
 from .spec import RunSpec
 
 
@@ -41,7 +42,6 @@ def make_spec(
     method: str,
     shots: int,
     seed: int,
-    split: Literal["test", "val"] = "test",
     manifests: Path = MANIFESTS,
 ) -> RunSpec:
     """The complete spec of one run: every default of the method written out, data and backbone by
@@ -58,7 +58,7 @@ def make_spec(
             f"shots={shots}: {method} is trained on images; give 1 or more, or method zero_shot"
         )
     ((spec, _),) = _make_specs(
-        profile, evaluated, (entry,), (shots,), (seed,), split, manifests
+        profile, evaluated, (entry,), (shots,), (seed,), "test", manifests
     ).values()
     return spec
 
@@ -77,14 +77,14 @@ def expand(
     experiment: str = "few_shot",
     dataset: str | None = None,
     method: str | None = None,
-    split: Literal["test", "val"] = "test",
     manifests: Path = MANIFESTS,
 ) -> list[RunSpec]:
-    """All run specs of an experiment, each once, by dataset and method; filters keep one of them."""
-    return [
-        spec
-        for spec, _ in _planned(profile, experiment, dataset, method, split, manifests).values()
-    ]
+    """All run specs of an experiment, each once, by dataset and method; filters keep one of them.
+
+    'rates' are the runs by which rates are chosen: each is evaluated on its own set's validation
+    images, and never opens a test image.
+    """
+    return [spec for spec, _ in _planned(profile, experiment, dataset, method, manifests).values()]
 
 
 def _planned(
@@ -92,9 +92,9 @@ def _planned(
     experiment: str,
     dataset: str | None = None,
     method: str | None = None,
-    split: Literal["test", "val"] = "test",
     manifests: Path = MANIFESTS,
 ) -> dict[str, tuple[RunSpec, MethodEntry]]:
+    choice = experiment == RATES
     chosen = profile.experiment(experiment)
     datasets = profile.datasets_of(chosen)
     methods = {entry.name: entry for entry in profile.methods_of(chosen)}
@@ -102,10 +102,12 @@ def _planned(
         if value is not None and value not in known:
             raise UnknownName(what, value, known)
     evaluated = {
-        d: profile.evaluated(d, chosen.evaluate_on) for d in ((dataset,) if dataset else datasets)
+        d: (d,) if choice else profile.evaluated(d, chosen.evaluate_on)
+        for d in ((dataset,) if dataset else datasets)
     }
     shots, seeds = chosen.shots or profile.shots, chosen.seeds or profile.seeds
     wanted = [methods[method]] if method else list(methods.values())
+    split: Literal["test", "val"] = "val" if choice else "test"
     return _make_specs(profile, evaluated, wanted, shots, seeds, split, manifests)
 
 
@@ -126,6 +128,8 @@ def _make_specs(
     specs: dict[str, tuple[RunSpec, MethodEntry]] = {}
     for dataset, names in evaluated.items():
         manifests = [local_manifest(name, folder) for name in names]
+        if split == "val" and "val" not in manifests[0].splits:
+            raise ValueError(f"rates: {dataset} has no validation images; choose on other datasets")
         _check_variants([m for m in manifests if m.name == dataset or m.name in profile.variants])
         checksum = data_checksum(manifests)
         for entry in methods:

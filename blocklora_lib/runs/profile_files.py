@@ -1,9 +1,10 @@
-"""Profiles as files: where they are, and what `extends` makes of them."""
+"""Profiles as files: where they are, what `extends` makes of them, and the rates chosen for them."""
 
 from __future__ import annotations
 
 import functools
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..core.paths import PROFILES, bundled
 from ..core.schema import UnknownName, explain, near
 from ..core.yaml_data import read_yaml
 from .profile import Profile
+from .rates import with_rates
 
 
 def profile_path(name: str | Path, folder: Path = PROFILES) -> Path:
@@ -37,23 +39,45 @@ def _known(folder: Path) -> str:
     return ", ".join(sorted(path.stem for path in folder.glob("[!.]*.yaml")))
 
 
-def load_profile(name: str | Path, folder: Path = PROFILES) -> Profile:
+def load_profile(name: str | Path, folder: Path = PROFILES, chosen: bool = True) -> Profile:
     """Read the profile `name` of the profiles folder, or the YAML file at a path.
 
     A profile that extends another is that one's facts with its own on top: mappings are merged key
     by key, everything else, lists included, is replaced, and an experiment set to null is dropped.
+    Of a profile that chooses rates, each trained method has its own (see `rates.with_rates`); chosen
+    False: it is read for the choice itself, before any was made.
     """
     chain = _chain(name, folder)
     facts = functools.reduce(_merged, [own for _, own in reversed(chain)])
     try:
-        return Profile.model_validate(facts)
+        profile = Profile.model_validate(facts)
     except ValidationError as error:
         raise ValueError(f"{_origin(chain, error)}: {explain(error)}") from None
+    if not (chosen and profile.rates):
+        return profile
+    command = f"say `blocklora rates --profile {shlex.quote(str(name))}`"
+    return with_rates(profile, _rates_file(chain), command)
 
 
 def profile_files(name: str | Path, folder: Path = PROFILES) -> list[Path]:
-    """Return the files that a profile is made of: its own, then those that it extends."""
-    return [path for path, _ in _chain(name, folder)]
+    """Return the files that a profile is made of: its own, those that it extends, chosen rates."""
+    chain = _chain(name, folder)
+    return [path for path, _ in chain] + [file for file in [_rates_file(chain)] if file.exists()]
+
+
+def rates_file(name: str | Path, folder: Path = PROFILES, own: bool = False) -> Path:
+    """Return the file of the rates that a profile uses: its own, or that of the one it extends.
+
+    own: the one that choosing for this profile writes.
+    """
+    return _rates_file(_chain(name, folder)[: 1 if own else None])
+
+
+def _rates_file(chain: list[tuple[Path, dict[str, Any]]]) -> Path:
+    """The first file of chosen rates that is there, up to the profile that declares the grid."""
+    declares = next((i for i, (_, facts) in enumerate(chain) if "rates" in facts), 0)
+    files = [path.parent / "rates" / f"{path.stem}.yaml" for path, _ in chain[: declares + 1]]
+    return next(filter(Path.exists, files), files[-1])
 
 
 def _chain(name: str | Path, folder: Path) -> list[tuple[Path, dict[str, Any]]]:

@@ -8,6 +8,7 @@ import fnmatch
 import itertools
 import os
 import tempfile
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -122,12 +123,13 @@ class RunStore:
         """One row for each (record, evaluated set). Failed runs are no results; they are left out."""
         return frame(self.records(None if include_failed else "done"))
 
-    def pack(self, path: str | Path) -> int:
-        """Write all records into one Parquet, each as its text; return how many.
+    def pack(self, path: str | Path, specs: Sequence[RunSpec] | None = None) -> int:
+        """Write all records, or those of these specs, into one Parquet, each as its text.
 
-        Raises DamagedRecord for the first that is none, as `records`.
+        Returns how many. Raises DamagedRecord for the first that is none, as `records`.
         """
-        keys = [record.key for record in self.records()]
+        records = self.records() if specs is None else filter(None, map(self.load, specs))
+        keys = [record.key for record in records]
         texts = self._packed or {key: read_text(self._path(key)) for key in keys}
         write_texts(path, {key: texts[key] for key in keys})
         return len(keys)

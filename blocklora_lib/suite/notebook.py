@@ -20,9 +20,11 @@ from ..core.files import write_whole
 from ..core.paths import NOTEBOOKS
 from ..display.style import save_figure
 from ..display.tables import Table, plain, to_html
+from ..runs.experiment import RATES
 from ..runs.grid import expand
+from ..runs.packed import SUFFIX
 from ..runs.profile import Profile
-from ..runs.profile_files import load_profile
+from ..runs.profile_files import load_profile, rates_file
 from ..runs.results import experiment_runs, results_folder
 from ..runs.spec import RunSpec
 from ..runs.store import DamagedRecord, RunStore
@@ -68,6 +70,7 @@ class Notebook:
         self.name = name
         check_parameters(NOTEBOOKS / f"{name}.ipynb", injected_parameters(), typed=True)
         stated, needs = load_profile(profile), notebook_needs(name)
+        self._stated, self._rates = stated, rates_file(profile)
         base = results_folder(stated, results_dir)
         self.profile = vary(stated, needs, varied) if varied else stated
         self.folder = place(base, stated, needs, varied) if varied else base
@@ -129,6 +132,21 @@ class Notebook:
                 self._remarks.append(line)
                 _display_html(f"<div class='export'><b>Note.</b> {html.escape(line)}</div>")
         return runs
+
+    def rates(self) -> pd.DataFrame | None:
+        """Return the runs by which the profile's learning rates were chosen, `chosen` at a method's
+        chosen rate; None where none were.
+
+        They are records packed beside the choice, on validation images.
+        """
+        if not self._rates.exists():
+            return None
+        store = RunStore(self._rates.with_suffix(SUFFIX))
+        runs = experiment_runs(self._stated, store, RATES)
+        runs["method"] = runs["method"].str.rpartition(",lr=")[0]
+        runs["method_label"] = runs["method_label"].str.rpartition(", lr = ")[0]
+        own = {m.name: self._stated.training_of(m).lr for m in self._stated.trained}
+        return runs.assign(chosen=runs["lr"] == runs["method"].map(own))
 
     def figure(
         self, figure: Figure, name: str, data: pd.DataFrame, caption: str, note: str | None = None

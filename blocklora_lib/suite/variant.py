@@ -19,7 +19,8 @@ from pydantic import ValidationError
 
 from ..core.schema import UnknownName, explain
 from ..methods import get_method
-from ..runs.profile import Experiment, MethodEntry, Profile
+from ..runs.experiment import Experiment, MethodEntry
+from ..runs.profile import Profile
 
 NAMES = ("datasets", "methods", "shots", "seeds", "rank", "n_blocks")
 FOLDER = "variants"  # of a results folder
@@ -33,6 +34,7 @@ def vary(profile: Profile, needs: Mapping[str, Any], given: Mapping[str, Any]) -
     cannot be cut, methods of which none can be shown.
     """
     given, facts = as_given(profile, needs, given), profile.model_dump()
+    facts["rates"] = None  # the methods have theirs, and the sets that chose them may be left out
     facts |= {key: given[key] for key in ("shots", "seeds") if key in given}
     if needs["datasets"] == "variants":
         facts["variants"] = given.get("datasets", profile.variants)
@@ -197,13 +199,15 @@ def _methods(profile: Profile, given: Mapping[str, Any]) -> list[MethodEntry]:
     for entry in profile.methods:
         entry = _at(entry, block.rank, block.n_blocks, ranks, own.block_rank)
         # at n = 1 the LoRA of width r/n is the LoRA of rank r: one run, and one row of a table
-        if all(_settings(entry) != _settings(other) for other in methods):
+        if all(_settings(entry, profile) != _settings(other, profile) for other in methods):
             methods.append(entry)
     return methods
 
 
-def _settings(entry: MethodEntry) -> tuple[Any, ...]:
-    return entry.registry_name, entry.adapter_config(), entry.training, entry.settings
+def _settings(entry: MethodEntry, profile: Profile) -> tuple[Any, ...]:
+    """All that makes a method of the profile another one; a chosen rate does not."""
+    training = {k: v for k, v in entry.training.items() if k != "lr" or profile.rates is None}
+    return entry.registry_name, entry.adapter_config(), training, entry.settings
 
 
 def _at(

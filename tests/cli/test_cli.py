@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from blocklora_lib.cli.app import app, parameters
 from blocklora_lib.learning.loop import TrainingDiverged
-from blocklora_lib.runs import grid, images, workbench
+from blocklora_lib.runs import grid, images, rates, workbench
 
 ROOT = str(Path(__file__).parents[2])
 
@@ -28,7 +28,10 @@ def blocklora(tmp_path, tiny_clip, manifests, monkeypatch):
     make, expand, of_runs = grid.make_spec, grid.expand, images.RunImages
     monkeypatch.setattr(images, "RunImages", lambda: of_runs(manifests))
     monkeypatch.setattr(grid, "make_spec", lambda *a, **k: make(*a, **k | {"manifests": manifests}))
-    monkeypatch.setattr(grid, "expand", lambda *a, **k: expand(*a, manifests=manifests, **k))
+    monkeypatch.setattr(grid, "expand", lambda *a, **k: expand(*a, **{"manifests": manifests} | k))
+    choose, write = rates.choose, rates.write_choice
+    monkeypatch.setattr(rates, "choose", lambda *a: choose(*a, manifests))
+    monkeypatch.setattr(rates, "write_choice", lambda *a: write(*a, manifests))
     bench = workbench.Workbench
     monkeypatch.setattr(workbench, "Workbench", lambda device: bench(device, manifests))
 
@@ -98,6 +101,65 @@ def test_grid_counts_a_run_of_two_experiments_once(blocklora, tmp_path):
         _, out, _ = blocklora("grid", "--experiment", name, "--list")
         counts[name] = int(out.splitlines()[-1].split(" done, ")[1].split()[0])
     assert counts == {"few_shot": 26, "again": 8, "all": 26 + 4}
+
+
+@pytest.fixture
+def with_rates(tmp_path, blocklora):
+    """`blocklora` on the tiny profile, which now declares a grid of rates."""
+    facts = yaml.safe_load((tmp_path / "tiny.yaml").read_text())
+    declared = {"grid": [1e-3, 1e-2, 1e30], "datasets": ["dots"], "shots": [2], "seeds": [1]}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(facts | {"rates": declared}))
+    return blocklora
+
+
+def test_rates_are_chosen_once_and_used_from_then_on(with_rates, tmp_path):
+    code, _, err = with_rates("grid", "--dataset", "dots", "--list")
+    assert code == 2
+    assert "the learning rates of profile tiny were not chosen" in err
+    assert f"say `blocklora rates --profile {tmp_path / 'tiny.yaml'}`" in err
+    _, out, _ = with_rates("grid", "--experiment", "rates", "--list")
+    assert out.splitlines()[-1] == "0 done, 9 missing, 0 failed"
+    code, out, err = with_rates("rates")
+    assert code == 0  # though training at 1e30 diverged, which is a run's result
+    lines = out.splitlines()
+    assert lines[0].startswith("[1/9] lr=0.001, dots lora(2) shots=2 seed=1: dots ")
+    assert lines[-1] == str(tmp_path / "rates" / "tiny.yaml")
+    assert [line.split()[0] for line in lines[-4:-1]] == ["lora", "block_lora", "frozen_a"]
+    assert all("1e+30: failed" in line for line in lines[-4:-1])
+    chosen = yaml.safe_load((tmp_path / "rates" / "tiny.yaml").read_text())["methods"]
+    assert {method["accuracy"][2] for method in chosen.values()} == {None}
+    before = (tmp_path / "rates" / "tiny.yaml").read_bytes()
+    _, out, _ = with_rates("rates")
+    assert out.splitlines()[0] == "9 of 9 runs are already done"
+    assert (tmp_path / "rates" / "tiny.yaml").read_bytes() == before
+    assert with_rates("run", "--dataset", "dots", "--method", "lora", "--shots", "1")[0] == 0
+    (record,) = (
+        spec
+        for path in (tmp_path / "results" / "runs").glob("*.json")
+        if (spec := json.loads(path.read_text())["spec"])["split"] == "test"
+    )
+    assert record["training"]["lr"] == chosen["lora"]["lr"]
+
+
+def test_a_choice_that_was_stopped_goes_on_from_there(with_rates, tmp_path, monkeypatch):
+    from blocklora_lib.runs import execute
+
+    done, fresh = [], execute.execute
+
+    def stopped(spec, *args):
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        done.append(spec)
+        return fresh(spec, *args)
+
+    monkeypatch.setattr(execute, "execute", stopped)
+    assert with_rates("rates")[0] == 130
+    assert not (tmp_path / "rates").exists()  # half a choice is none
+    monkeypatch.setattr(execute, "execute", fresh)
+    code, out, _ = with_rates("rates")
+    assert code == 0
+    assert out.splitlines()[0] == "4 of 9 runs are already done"
+    assert out.splitlines()[1].startswith("[5/9] ")
 
 
 def test_a_run_trains_on_the_images_that_a_file_names(blocklora, tmp_path, manifests):

@@ -19,16 +19,16 @@ POCKET = load_profile("pocket")
 def test_a_run_is_its_steps_and_its_evaluated_images():
     spec = make_spec(POCKET, "fashion", "block_lora", 16, 1)
     one = estimate([spec])
-    assert (one.runs, one.steps) == (1, 40)
+    assert (one.runs, one.steps) == (1, 96)
     assert estimate([spec, spec]).flops == 2 * one.flops
     zero = estimate([make_spec(POCKET, "fashion", "zero_shot", 0, 0)])
     assert zero.steps == zero.peak_bytes == 0
-    longer = spec.model_copy(
-        update={"training": spec.training.model_copy(update={"max_steps": 80})}
+    shorter = spec.model_copy(
+        update={"training": spec.training.model_copy(update={"steps_per_shot": 5})}
     )
-    step = (one.flops - zero.flops) / 40
+    step = (one.flops - zero.flops) / 96
     # as many steps as the spec says: 16 shots want 80
-    assert estimate([longer]).flops - zero.flops == pytest.approx(80 * step, rel=1e-12)
+    assert estimate([shorter]).flops - zero.flops == pytest.approx(80 * step, rel=1e-12)
 
 
 def test_images_are_those_of_torchs_counter(bundled_clip):

@@ -45,6 +45,19 @@ def test_a_figure_is_saved_as_pdf_png_and_the_csv_that_it_plots(nb, tmp_path):
     assert all((tmp_path / file).is_file() for file in entry["files"])
 
 
+def test_rates_are_shown_by_the_records_beside_the_choice(nb, tmp_path):
+    runs, chosen = nb.rates(), {m.name: m.training["lr"] for m in load_profile("smoke").trained}
+    tried = runs.groupby("method")["lr"].agg(list).map(sorted).to_dict()
+    assert tried == {name: list(nb.profile.rates.grid) for name in chosen}
+    assert dict(runs.loc[runs["chosen"], ["method", "lr"]].itertuples(index=False)) == chosen
+    assert "LoRA r = 1" in set(runs["method_label"])
+    assert set(runs["total"]) == {24}  # of chess, the validation images
+    # of other methods than the profile's the choice is still the profile's own
+    varied = Notebook("08_few_shot", "smoke", str(tmp_path), rank=4, n_blocks=2)
+    assert varied.rates().equals(runs)
+    assert Notebook("08_few_shot", "paper-smoke", str(tmp_path)).rates() is None
+
+
 def test_a_table_is_saved_as_csv_and_latex_that_say_what_they_are_not(nb, tmp_path):
     nb.table(FRAME, "numbers", "Some numbers.")
     latex = (tmp_path / "tables" / "08_few_shot" / "numbers.tex").read_text()

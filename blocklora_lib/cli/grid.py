@@ -1,0 +1,183 @@
+"""`blocklora grid` and `blocklora rates`: many runs, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import ResultsOption, path
+from .progress import Progress, forecast, outcome
+from .run_options import (
+    DeviceOption,
+    FastOption,
+    KeepOption,
+    ProfileOption,
+    RetryOption,
+    SkipOption,
+    ThreadsOption,
+    named_profile,
+    workbench,
+)
+
+if TYPE_CHECKING:
+    from ..runs.profile import Profile
+    from ..runs.record import RunRecord
+    from ..runs.spec import RunSpec
+    from ..runs.standing import Stored
+    from ..runs.store import RunStore
+
+
+def grid(
+    profile: ProfileOption = "pocket",
+    experiment: Annotated[
+        str,
+        typer.Option(
+            help="Experiment of the profile, or all; rates are the runs that choose rates."
+        ),
+    ] = "few_shot",
+    dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
+    method: Annotated[str | None, typer.Option(help="Only this method.")] = None,
+    list_only: Annotated[
+        bool,
+        typer.Option(
+            "--list", help="Only say which runs are done, missing, failed, and what they will cost."
+        ),
+    ] = False,
+    tflops: Annotated[float, typer.Option(help="Rate that --list assumes for its hours.")] = 20.0,
+    retry_failed: RetryOption = False,
+    keep_old: KeepOption = False,
+    index: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path, help="Write the runs' keys here once each has a record.", hidden=True
+        ),
+    ] = None,
+    results: ResultsOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = 1,
+    skip_unreadable: SkipOption = False,
+    fast: FastOption = False,
+) -> None:
+    """Run all specs of an experiment that have no record yet, one after another, in this process.
+
+    Of `--experiment all` each run counts once, though two experiments may share it.
+    """
+    from ..runs.experiment import RATES
+    from ..runs.grid import expand
+    from ..runs.store import RunStore
+    from ..suite.engine import write_index
+
+    if not 0 < tflops < float("inf"):
+        raise ValueError(f"--tflops {tflops:g} is no rate; give what a device sustains, such as 20")
+    settings = named_profile(profile, skip_unreadable, fast, chosen=experiment != RATES)
+    store = RunStore((results or settings.results) / "runs")
+    wanted = list(settings.experiments) if experiment == "all" else [experiment]
+    runs = {spec.key: spec for name in wanted for spec in expand(settings, name, dataset, method)}
+    specs = list(runs.values())
+    found = _look_up(specs, store, keep_old)
+    if list_only:
+        for entry in found:
+            typer.echo(f"{entry.standing:8}{entry.spec.key}  {entry.spec}")
+        states = [entry.standing for entry in found]
+        todo = [entry.spec for entry in found if entry.pending(retry_failed)]
+        if todo:
+            typer.echo(forecast(todo, tflops))
+        known = ("done", "missing", "failed", *sorted({*states} - {"done", "missing", "failed"}))
+        typer.echo(", ".join(f"{states.count(state)} {state}" for state in known))
+        return
+    records = _complete(settings, found, store, device, threads, retry_failed, keep_old)
+    if index:
+        write_index(index, experiment, dataset, method, specs)
+    if failed := [record for record in records if record.status == "failed"]:
+        typer.echo(
+            f"{len(failed)} of {len(specs)} runs failed (run them again with --retry-failed):",
+            err=True,
+        )
+        for record in failed:
+            typer.echo(f"  {record.spec}: {record.error.message}", err=True)
+        raise typer.Exit(1)
+
+
+def rates(
+    profile: ProfileOption = "pocket",
+    retry_failed: RetryOption = False,
+    keep_old: KeepOption = False,
+    results: ResultsOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Choose every trained method's learning rate on validation images, from the profile's grid.
+
+    The choice is written beside the profile, which uses it from then on; test images are not
+    opened. `blocklora grid --experiment rates` lists, prices and makes the same runs in parts.
+    """
+    from ..runs.experiment import RATES
+    from ..runs.grid import expand
+    from ..runs.profile_files import rates_file
+    from ..runs.rates import choose, write_choice
+    from ..runs.store import RunStore
+
+    settings = named_profile(profile, False, False, chosen=False)
+    file = rates_file(profile, own=True)
+    store = RunStore((results or settings.results) / "runs")
+    found = _look_up(expand(settings, RATES), store, keep_old)
+    _complete(settings, found, store, device, threads, retry_failed, keep_old)
+    choice = choose(settings, store)
+    write_choice(settings, choice, store, file)
+    for name, chosen in choice.methods.items():
+        means = (
+            f"{lr:g}: " + ("failed" if mean is None else f"{100 * mean:.1f}%")
+            for lr, mean in zip(choice.grid, chosen.accuracy, strict=True)
+        )
+        typer.echo(f"{name} {chosen.lr:g} ({', '.join(means)})")
+    if edge := choice.at_the_edge():
+        typer.echo(
+            f"note: the rate of {', '.join(edge)} is at the edge of the grid, and a better one may "
+            "lie beyond; declare a wider grid",
+            err=True,
+        )
+    typer.echo(file)
+
+
+def _look_up(specs: Sequence[RunSpec], store: RunStore, keep_old: bool) -> list[Stored]:
+    """What the store holds of each spec."""
+    from ..runs.images import RunImages
+    from ..runs.standing import stored
+
+    images = RunImages()
+    return [stored(store, spec, keep_old, images.digest) for spec in specs]
+
+
+def _complete(
+    settings: Profile,
+    found: Sequence[Stored],
+    store: RunStore,
+    device: str | None,
+    threads: int,
+    retry_failed: bool,
+    keep_old: bool,
+) -> list[RunRecord]:
+    """Run what the store lacks, saying how far it is; return every spec's record."""
+    from ..runs.standing import again, remarks
+
+    store.check_writable()
+    todo = [entry.spec for entry in found if entry.pending(retry_failed)]
+    for line in again(found, store):
+        typer.echo(line, err=True)
+    records = [entry.record for entry in found if not entry.pending(retry_failed)]
+    progress = Progress(len(found), len(found) - len(todo))
+    if todo:
+        bench = workbench(settings, device, threads)
+        from ..runs.execute import run_grid
+
+        for record in run_grid(todo, store, bench, retry_failed, keep_old):
+            rate = f"lr={record.spec.training.lr:g}, " if record.spec.split == "val" else ""
+            progress.report(f"{rate}{record.spec}: {outcome(record)}")
+            records.append(record)
+    progress.close()
+    for line in remarks(records):
+        typer.echo(line, err=True)
+    return records
