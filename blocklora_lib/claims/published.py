@@ -90,15 +90,16 @@ def counterparts(profile: Profile) -> dict[str, str]:
     CLIP-LoRA is LoRA of rank 2 on q, k, v of both towers, or Block-LoRA of one block of that rank.
     """
     varied = (e for x in profile.experiments.values() for e in profile.methods_of(x))
-    found = {entry.name: _counterpart(entry) for entry in (*profile.methods, *varied)}
+    found = {entry.name: _counterpart(profile, entry) for entry in (*profile.methods, *varied)}
     return {name: pattern for name, pattern in found.items() if pattern}
 
 
-def _counterpart(entry: MethodEntry) -> str | None:
+def _counterpart(profile: Profile, entry: MethodEntry) -> str | None:
     if not get_method(entry.registry_name).trains:
         return ZERO_SHOT
     config = entry.adapter_config()
-    known = entry.registry_name in ("lora", "block_lora") and not entry.training
+    as_theirs = profile.training_of(entry) == profile.training  # a rate chosen for it is not theirs
+    known = entry.registry_name in ("lora", "block_lora") and as_theirs
     if config is None or not known or config.n_blocks > 1:
         return None
     one_block = {
