@@ -161,7 +161,7 @@ def tried(methods, grid, sets=("imagenet", "dtd"), shots=(1, 16)):
             m,
             methods[m],
             lr,
-            0.8 - 0.05 * (i % len(grid) - j) ** 2 + 0.01 * k,
+            0.8 - 0.02 * (i % len(grid) - j) ** 2 + 0.01 * k,
             i % len(grid) == j,
         )
         for (i, m), (j, lr), d, k in itertools.product(

@@ -23,7 +23,7 @@ def accuracy_by_rate(curves: pd.DataFrame) -> Figure:
     methods = curves[["method", "method_label"]].drop_duplicates().values.tolist()
     columns = min(5, len(methods))
     lines = math.ceil(len(methods) / columns)
-    figure = new_figure(TEXT_WIDTH * (0.3 + 0.14 * columns), 1.5 * lines + 0.35)
+    figure = new_figure(TEXT_WIDTH * max(0.6, 0.3 + 0.14 * columns), 1.5 * lines + 0.35)
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     for i, axes in enumerate(grid.flat):
         if i >= len(methods):
@@ -33,7 +33,7 @@ def accuracy_by_rate(curves: pd.DataFrame) -> Figure:
         rows = curves[curves["method_label"] == label].sort_values("lr")
         style = method_style(method)
         look = dict(color=style.colour, marker=style.marker, linestyle=style.line)
-        reach = (rows["high"] - rows["mean"]).fillna(0)
+        reach = [rows["mean"] - rows["low"].clip(0), rows["high"].clip(upper=100) - rows["mean"]]
         axes.errorbar(rows["lr"], rows["mean"], reach, **look, elinewidth=0.9)
         best = rows[rows["chosen"]]
         axes.plot(best["lr"], best["mean"], markeredgecolor="#333333", **CHOSEN)
