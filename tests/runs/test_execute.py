@@ -378,13 +378,13 @@ def test_an_unwritable_results_folder_stops_before_training(spec, bench, tmp_pat
 
 
 def test_validation_images_can_be_the_ones_that_are_counted(tiny_profile, manifests, bench):
-    spec = make_spec(tiny_profile, "dots", "lora", 1, 1, split="val", manifests=manifests)
-    assert execute(spec, bench).result.accuracy["dots"].total == 4
+    def on_validation(dataset):
+        spec = make_spec(tiny_profile, dataset, "lora", 1, 1, manifests=manifests)
+        return spec.model_copy(update={"split": "val"})
+
+    assert execute(on_validation("dots"), bench).result.accuracy["dots"].total == 4
     with pytest.raises(ValueError, match="noisy_squares has no val images"):
-        execute(
-            make_spec(tiny_profile, "squares", "lora", 1, 1, split="val", manifests=manifests),
-            bench,
-        )
+        execute(on_validation("squares"), bench)
 
 
 def test_a_profile_file_and_its_model_give_the_same_keys(tiny_profile, manifests, tmp_path):
