@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -135,8 +135,9 @@ def fake(
         chosen = [load_manifest(dataset)]
     if chosen[0].kind == "bundle":
         raise ValueError(f"{dataset} ships with the project; a miniature is of a set that does not")
+    names: Any = convention  # one of the two
     for manifest in chosen:
-        typer.echo(make_fake(manifest, root, convention, images, classes))
+        typer.echo(make_fake(manifest, root, names, images, classes))
 
 
 @data_app.command()
@@ -220,7 +221,7 @@ def _present(root: Path) -> list[str]:
     return found
 
 
-def _problems(dataset: str, root: Path, decode: str) -> tuple[list[Problem], list[str], str]:
+def _problems(dataset: str, root: Path, decode: Any) -> tuple[list[Problem], list[str], str]:
     """(what is wrong, what one should know, what to add where nothing is wrong)."""
     from ..data.obtain.verify import notes
     from ..data.obtain.verify import verify as verify_folder

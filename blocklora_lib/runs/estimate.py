@@ -19,7 +19,7 @@ from ..costs.memory import step_memory, total_bytes
 from ..costs.step import frozen_work, step_work, total_work
 from ..costs.ways import StepWay
 from ..data.local import local_manifest
-from ..data.manifest import Manifest
+from ..data.manifest import Manifest, Split
 from ..weights.spec import BackboneSpec
 from .spec import RunSpec
 
@@ -79,7 +79,7 @@ def _step(
     return step.forward + step.backward, memory
 
 
-def _evaluation(architecture: ClipArchitecture, manifest: Manifest, split: str) -> int:
+def _evaluation(architecture: ClipArchitecture, manifest: Manifest, split: Split) -> int:
     images = manifest.counts.get(split) or manifest.counts_unverified.get(split, 0)
     plain = AdapterConfig(kind="lora")  # merged: the frozen towers, forward
     return frozen_work(architecture.vision, plain, images).forward if images else 0

@@ -195,6 +195,7 @@ def with_draw(spec: RunSpec, file: Path, bench: Workbench) -> RunSpec:
     dataset = bench.dataset(spec.dataset)
     drawn = import_draw(file, dataset.listing, dataset.name)
     check_shots(drawn, spec)
+    assert isinstance(bench.draws, list)  # as `__post_init__` makes it
     bench.draws.append(file)
     return RunSpec.model_validate(
         spec.model_dump() | {"draw": "imported", "draw_checksum": drawn.checksum}
