@@ -58,7 +58,8 @@ def cases(sizes: Sizes, device: torch.device) -> Iterator[Case]:
     """Yield what is measured; what must be right comes before what it costs."""
     yield Case("CUDA against CPU", "5 steps, no dropout",
                partial(measure.against_cpu, sizes, device),
-               "losses within 1e-4, adapters within 1e-2 (Adam divides by small gradients), relative",
+               "losses within 1e-4, adapters within 1e-2 (Adam divides by small gradients), "
+               "relative",
                lambda n: n["losses_relative"] < 1e-4 and n["adapters_relative"] < 1e-2)  # fmt: skip
     for name, how in (("class_chunk", {"class_chunk": True}), ("checkpoint", {"checkpoint": True}),
                       ("both", {"class_chunk": True, "checkpoint": True})):  # fmt: skip

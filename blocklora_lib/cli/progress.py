@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..core.durations import clock
 from ..core.schema import UnknownName
 
+if TYPE_CHECKING:
+    from ..runs.spec import RunSpec
 
-def forecast(specs: list, tflops: float) -> str:
+
+def forecast(specs: Sequence[RunSpec], tflops: float) -> str:
     """What these runs will cost, in one line."""
     from ..runs.estimate import estimate
 
@@ -18,15 +23,15 @@ def forecast(specs: list, tflops: float) -> str:
     except (UnknownName, FileNotFoundError) as error:  # a model or a set of one's own
         return f"no estimate of their cost: {error}"
     hours = cost.hours(tflops)
-    hours = f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
+    told = f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
     return (
         f"the missing ones: {cost.steps:,} steps, {cost.flops:.2g} floating-point operations, "
-        f"about {hours} hours at {tflops:g} TFLOP/s (--tflops: "
+        f"about {told} hours at {tflops:g} TFLOP/s (--tflops: "
         f"what your device sustains), at most {cost.peak_bytes / 2**30:.1f} GiB a step"
     )
 
 
-def outcome(record) -> str:
+def outcome(record: Any) -> str:
     """One run in one line: accuracy with counts, or why it failed."""
     if record.status == "failed":
         return f"failed: {record.error.message}"

@@ -20,6 +20,9 @@ copies of their inputs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ..adapters.config import AdapterConfig
 from ..clip.architectures import ClipArchitecture, Tower
 from .adapter import is_summed, parameters, shared_width, trains_a
@@ -36,7 +39,7 @@ def kept_bytes(
     sequences: float,
     tokens: float | None = None,
     size: int = FLOAT,
-) -> int:
+) -> float:
     """Bytes that autograd keeps of one tower in training, parameters excluded.
 
     Exactly what the library's towers keep on a CPU, whose fused attention keeps no weights. size:
@@ -65,7 +68,7 @@ def _block_bytes(
     deeper: bool = True,
     adapted: bool = True,
     last: bool = False,
-) -> int:
+) -> float:
     """One block. deeper: its input has a gradient; last: one query and one output a sequence."""
     t, e = n * length, tower.width
     rows = n if last else t  # of queries, and of all that follows them
@@ -89,7 +92,7 @@ def _together_bytes(
     targets: tuple[str, ...],
     group: str,
     x_needs_grad: bool,
-) -> int:
+) -> float:
     """The m adapters among a group of projections as one path (`attention.add_updates`)."""
     m = len(set(group) & set(targets))
     if not m:
@@ -104,7 +107,7 @@ def _together_bytes(
 
 def _path_bytes(
     config: AdapterConfig, e: int, t: float, x_needs_grad: bool, x_kept: bool = False
-) -> int:
+) -> float:
     """One adapter by itself (`Adapter.update`). x_kept: somebody else keeps the same x."""
     b, c, a = config.block_rank, shared_width(config, e), trains_a(config)
     hidden = a or x_needs_grad
@@ -115,7 +118,7 @@ def _path_bytes(
     return kept + FLOAT * t * c * (a and own)
 
 
-def noise_bytes(config: AdapterConfig, numbers: float) -> int:
+def noise_bytes(config: AdapterConfig, numbers: float) -> float:
     """One byte a number, two where p is no multiple of 1/256, in whole words of eight bytes."""
     size = 1 if (config.dropout * 2**8).is_integer() else 2
     return -(-numbers * size // 8) * 8
@@ -243,6 +246,6 @@ def _fixed_bytes(weights: int, numbers: int, logits: int) -> dict[str, int]:
     }
 
 
-def total_bytes(parts: dict[str, int]) -> int:
+def total_bytes(parts: Mapping[str, Any]) -> Any:
     """Add up the components."""
     return sum(parts.values())

@@ -16,11 +16,12 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from ..clip.backbone import Backbone, BackboneSpec, load_backbone
+from ..clip.backbone import Backbone, load_backbone
 from ..core.devices import resolve_device
 from ..core.files import user_path, write_whole
 from ..runs.provenance import git_revision
 from ..weights.files import POCKET
+from ..weights.spec import BackboneSpec
 from .timing import conditions, verdict
 
 LEGEND = (

@@ -49,14 +49,14 @@ def build_clip(
 
 
 def attach_in_training(model: nn.Module, config: AdapterConfig) -> AdapterSet:
-    """Attach adapters, whose dropout is on, to a model that stays in eval mode, as training does."""
+    """Attach adapters, whose dropout is on, to a model in eval mode, as training has it."""
     adapters = attach(model, config, generator(1, "adapter"))
     for adapter in adapters.adapters.values():
         adapter.train()
     return adapters
 
 
-def prompts_of_length(model: nn.Module, prompts: int, length: int) -> Tensor:
+def prompts_of_length(model: Any, prompts: int, length: int) -> Tensor:
     """Return token ids (C, context length) on the CPU, whose longest prompt has `length` tokens."""
     tokens = torch.zeros(prompts, model.context_length, dtype=torch.int64)
     tokens[:, : length - 1] = 1
@@ -65,7 +65,7 @@ def prompts_of_length(model: nn.Module, prompts: int, length: int) -> Tensor:
 
 
 def tower_call(
-    model: nn.Module, kind: str, sequences: int, length: int | None = None
+    model: Any, kind: str, sequences: int, length: int | None = None
 ) -> Callable[[], Tensor]:
     """Return a call of one tower: images for "vision", prompts of `length` tokens for "text"."""
     if kind == "vision":
@@ -123,11 +123,12 @@ def peak_bytes(function: Callable[[], object]) -> int:
     From the allocator's own events, as the profiler records them: what a GPU reports as its peak of
     allocated memory. Kernels' private buffers and the allocator's slack are not in it.
     """
-    settings = dict(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True)
-    with profile(**settings) as recorded:
+    kinds = [ProfilerActivity.CPU]
+    with profile(activities=kinds, profile_memory=True, acc_events=True) as recorded:
         function()
-    cpu = torch.autograd.DeviceType.CPU
-    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    cpu = torch._C._autograd.DeviceType.CPU
+    profiler: Any = recorded.profiler
+    events = [e for e in profiler.kineto_results.events() if e.name() == "[memory]"]
     live = largest = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
         live += event.nbytes() if event.device_type() == cpu else 0

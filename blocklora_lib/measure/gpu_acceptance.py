@@ -12,6 +12,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +49,7 @@ class Sizes:
     steps: int = 20
     images: int = 2000
 
-    def load(self, precision: str, device: torch.device) -> Backbone:
+    def load(self, precision: Any, device: torch.device) -> Backbone:
         spec = BackboneSpec(name=self.model, pretrained="none", precision=precision)
         return load_backbone(spec, device)
 
@@ -58,9 +59,7 @@ def adapted(backbone: Backbone, dropout: float = DROPOUT) -> AdapterSet:
     return attach_in_training(backbone.model, AdapterConfig(rank=2, n_blocks=2, dropout=dropout))
 
 
-def step_of(
-    backbone: Backbone, adapters: AdapterSet, classes: int, batch: int, **way: bool | int
-) -> Step:
+def step_of(backbone: Backbone, adapters: AdapterSet, classes: int, batch: int, **way: Any) -> Step:
     """Return the library's training step. way: keywords of `our_step`."""
     tokens, images = backbone.tokenize(class_prompts(classes)), random_images(backbone, batch)
     return our_step(backbone, adapters.parameter_groups(**OPTIMIZER), tokens, images, **way)
@@ -127,7 +126,7 @@ def gradient(
         image = backbone.encode_images(images, checkpoint=checkpoint and not kept)
         loss = (text @ text.detach().roll(1, 0).T).square().sum() + (image @ text.T).square().sum()
         loss.backward()
-    return torch.cat([p.grad.flatten() for p in adapters.parameters()])
+    return torch.cat([p.grad.flatten() for p in adapters.parameters() if p.grad is not None])
 
 
 def recomputed_against_kept(
@@ -147,7 +146,7 @@ def evaluation_rate(sizes: Sizes, device: torch.device, source: str) -> Numbers:
     backbone = sizes.load("fp16" if device.type == "cuda" else "fp32", device)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         if source == "files":
-            images = ImageFiles([_photograph(Path(folder))] * sizes.images)
+            images: ImageFiles | Tensor = ImageFiles([_photograph(Path(folder))] * sizes.images)
         else:
             images = torch.zeros(sizes.images, 3, *backbone.view.size, dtype=torch.uint8)
         backbone.encode_images(backbone.preprocess(images[torch.arange(1)]))
@@ -166,7 +165,9 @@ def _photograph(folder: Path) -> Path:
     draw = generator(1, "photograph")
     noise = torch.randint(0, 256, (45, 60, 3), dtype=torch.uint8, generator=draw)
     path = folder / "photograph.jpg"
-    Image.fromarray(noise.numpy()).resize((500, 375), Image.BICUBIC).save(path, quality=92)
+    Image.fromarray(noise.numpy()).resize((500, 375), Image.Resampling.BICUBIC).save(
+        path, quality=92
+    )
     return path
 
 
@@ -176,5 +177,6 @@ def whole_runs(device: torch.device) -> Numbers:
     spec = make_spec(profile, profile.targets[0], "block_lora", profile.shots[0], profile.seeds[0])
     first, second = (execute(spec, Workbench(device)) for _ in range(2))
     same = first.status == second.status == "done" and first.result == second.result
-    accuracy = {name: f"{c.correct}/{c.total}" for name, c in first.result.accuracy.items()}
-    return {"same_result": same, "accuracy": accuracy, "loss": list(first.result.loss)}
+    found: Any = first.result
+    accuracy = {name: f"{c.correct}/{c.total}" for name, c in found.accuracy.items()}
+    return {"same_result": same, "accuracy": accuracy, "loss": list(found.loss)}

@@ -23,7 +23,7 @@ WARM_UP = 3  # steps before the clock starts: kernels are chosen and memory is t
 @contextmanager
 def products(device: torch.device, strict: bool, tf32: bool = False) -> Iterator[None]:
     """`repeatable`, and with `tf32` float32 products of fewer digits, both set back after."""
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    backends: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.cudnn
     with repeatable(device, strict):
         before = [backend.allow_tf32 for backend in backends]
         try:

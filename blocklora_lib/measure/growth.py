@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,7 +37,8 @@ def points(axis: str, values: Sequence[int], base: Size) -> dict[int, Size]:
         base = replace(base, rank=math.lcm(base.rank, *values))
     if axis == "rank":
         values = [v for v in values if v % base.n_blocks == 0]
-    return {value: replace(base, **{FIELDS[axis]: value}) for value in values}
+    changes: Any = [{FIELDS[axis]: value} for value in values]
+    return {value: replace(base, **how) for value, how in zip(values, changes, strict=True)}
 
 
 def axis_times(
@@ -51,7 +53,7 @@ def axis_times(
     backbone, threads = backbones[precision(variant)], torch.get_num_threads()
     if axis == "threads":
         step = make_step(backbone, variant, next(iter(sizes.values())))
-        functions = {value: _with_threads(step, value, threads) for value in sizes}
+        functions: dict[Any, Any] = {v: _with_threads(step, v, threads) for v in sizes}
     else:
         functions = {value: make_step(backbone, variant, size) for value, size in sizes.items()}
     return paired_times(

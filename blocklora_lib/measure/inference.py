@@ -157,7 +157,8 @@ def prepare_inference(
         with torch.inference_mode():
             backbone.encode_images(images)
 
-    work.adapters = adapters  # they hold the original weights of 'merged_kept'
+    # they hold the original weights of 'merged_kept'
+    work.__dict__["adapters"] = adapters
     return work
 
 

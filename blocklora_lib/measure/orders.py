@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,8 @@ class LoopedBlockLoRA(BlockLoRA):
 
     def _update(self, x: Tensor) -> Tensor:
         x = F.dropout(x.to(self.B.dtype), self.dropout, self.training)
-        return sum(self.terms(x)) * self.scale
+        total: Any = sum(self.terms(x))
+        return total * self.scale
 
 
 class LoopedOnceBlockLoRA(LoopedBlockLoRA):
@@ -77,7 +79,7 @@ class LoopedOnceInputBlockLoRA(LoopedInputBlockLoRA):
     """x ΔWᵀ = s (Σ_i x_i A_s) B: n products with A_s, and one with B."""
 
     def terms(self, x: Tensor) -> Iterator[Tensor]:
-        hidden = sum(F.linear(block, self.A_s) for block in x.chunk(self.input_blocks, dim=-1))
+        hidden: Any = sum(F.linear(block, self.A_s) for block in x.chunk(self.input_blocks, dim=-1))
         yield F.linear(hidden, self.B)
 
 
@@ -146,8 +148,9 @@ def set_orders(adapters: AdapterSet, order: str) -> AdapterSet:
     ]
     for adapter, chosen in zip(adapters.adapters.values(), classes, strict=True):
         adapter.__class__ = chosen
-    way = AdaptedMultiheadAttention if ours else SeparateAttention
+    way: Any = AdaptedMultiheadAttention if ours else SeparateAttention
     for _, module in adapters.sites:
         if isinstance(module, nn.MultiheadAttention):
-            module.__class__ = adapted_class(module.attached.own_class, way)
+            own: Any = module.attached.own_class
+            module.__class__ = adapted_class(own, way)
     return adapters

@@ -67,7 +67,7 @@ def peak_memories(
     module, colon, function = work.partition(":")
     if not (module and colon and function):
         raise ValueError(f"work={work!r}; name a function as 'module:function'")
-    request = {"arguments": [dict(a) for a in arguments], "device": str(device)}
+    request: dict[str, Any] = {"arguments": [dict(a) for a in arguments], "device": str(device)}
     request["threads"] = torch.get_num_threads()
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(

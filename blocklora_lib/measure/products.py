@@ -84,7 +84,7 @@ def step_products(
 
 
 def _tower(
-    tower: Tower, rows: int, shapes: Counter, lengths: Counter, rank: int
+    tower: Tower, rows: int, shapes: Counter[tuple[int, int]], lengths: Counter[int], rank: int
 ) -> Counter[Product]:
     """Blocks and the projection to the embedding.
 

@@ -33,7 +33,7 @@ from .counted import attach_in_training
 from .other_code import clip_lora, peft_lora
 from .prompts import class_prompts
 
-OPTIMIZER = {"lr": 2e-4, "weight_decay": 1e-2}  # of AdamW, as CLIP-LoRA has it
+OPTIMIZER: dict[str, Any] = {"lr": 2e-4, "weight_decay": 1e-2}  # of AdamW, as CLIP-LoRA has it
 
 
 class NotCovered(ValueError):
@@ -56,7 +56,7 @@ class Step:
         images: Tensor,
         logits: Callable[[], Tensor],
         optimizer: torch.optim.Optimizer,
-        kernels: Callable[[], AbstractContextManager] = nullcontext,
+        kernels: Callable[[], AbstractContextManager[Any]] = nullcontext,
         scaled: bool = False,
     ) -> None:
         self.backbone, self.tokens, self.optimizer = backbone, tokens, optimizer
@@ -116,7 +116,9 @@ def clip_lora_step(
             f"CLIP-LoRA's code has no towers like those of {backbone.spec.name}; "
             "leave out 'clip_lora'"
         ) from None
-    theirs = clip_lora.ClipLora(model.state_dict(), heads, config.rank, config.dropout)
+    theirs = clip_lora.ClipLora(
+        model.state_dict(), (heads[0], heads[1]), config.rank, config.dropout
+    )
     theirs = theirs.to(images.device).reset(generator(1, "adapter")).train()
     optimizer, _ = clip_lora.optimisation(theirs.parameters(), steps=1, **OPTIMIZER)
 
@@ -217,5 +219,6 @@ def load(
 
 def prepare(spec: Mapping[str, Any], variant: str, size: Mapping[str, Any], device: str) -> Step:
     """Load a backbone and return one step; for `peak_memory`."""
-    backbone = load_backbone(BackboneSpec(**spec, precision=precision(variant)), device)
+    how: Any = precision(variant)
+    backbone = load_backbone(BackboneSpec(**spec, precision=how), device)
     return make_step(backbone, variant, Size(**size))

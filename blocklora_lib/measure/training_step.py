@@ -16,9 +16,10 @@ import pandas as pd
 from torch import Tensor, nn
 
 from ..adapters.attach import AdapterSet
-from ..clip.backbone import Backbone, BackboneSpec, load_backbone
+from ..clip.backbone import Backbone, load_backbone
 from ..core.schema import UnknownName
 from ..costs.ways import WAYS
+from ..weights.spec import BackboneSpec
 from .counted import attach_in_training
 from .orders import set_orders
 from .peak_memory import peak_memories
@@ -47,7 +48,8 @@ def step_in_form(
 
 def train_biases_instead(adapters: AdapterSet) -> list[nn.Parameter]:
     """Take the adapters off their attention layers, and return the q, k, v biases to train."""
-    biases, sites = [], adapters.sites
+    biases: list[nn.Parameter] = []
+    sites: list[tuple[str, Any]] = [*adapters.sites]
     adapters.detach()
     for _, module in sites:
         module.in_proj_bias = nn.Parameter(module.in_proj_bias.detach().clone())

@@ -68,7 +68,7 @@ class Monitor:
             self._say(self.line(self.count(), time.monotonic() - self.began))
 
     def count(self) -> int:
-        """Records that exist now; as many as before where the folder cannot be read for the moment."""
+        """Records that exist now; as many as before while the folder cannot be read."""
         try:
             with os.scandir(self.runs) as entries:
                 names = {
@@ -95,7 +95,8 @@ class Monitor:
 
     def line(self, done: int, seconds: float) -> str:
         """Return 'runs: 12 of 40, 30%, 1:05 min so far, about 3 min left'."""
-        text = f"runs: {done} of {len(self.keys)}, {100 * done // len(self.keys)}%, {clock(seconds)} so far"
+        share = f"{done} of {len(self.keys)}, {100 * done // len(self.keys)}%"
+        text = f"runs: {share}, {clock(seconds)} so far"
         fresh, left = done - self.at_start, len(self.keys) - done
         return f"{text}, about {clock(seconds / fresh * left)} left" if fresh > 0 and left else text
 

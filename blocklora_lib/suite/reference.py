@@ -86,7 +86,7 @@ def _show(profile: Profile, place: Path, copies: Mapping[str, nbformat.NotebookN
 
 
 def readable(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Return a copy for the web: no progress bars, no times and paths of the machine, small figures."""
+    """Return a copy for the web: no bars, no times and paths of the machine, small figures."""
     copy = nbformat.from_dict(notebook)
     copy.metadata.pop("papermill", None)
     for cell in copy.cells:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +100,7 @@ class ClipLora(nn.Module):
         super().__init__()
         self.frozen = {name: t.detach() for name, t in state.items()}
         scale = 1 / math.sqrt(rank) if scale is None else scale
-        self.towers = nn.ModuleDict()
+        self.towers: Any = nn.ModuleDict()  # of lists of blocks
         for tower, prefix, h in (("vision", "visual.", heads[0]), ("text", "", heads[1])):
             parts = _group(self.frozen, f"{prefix}transformer.resblocks.")
             self.towers[tower] = nn.ModuleList(

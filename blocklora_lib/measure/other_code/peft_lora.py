@@ -26,9 +26,11 @@ class SplitAttention(nn.Module):
             setattr(self, name, linear(weight, bias))
         self.out_proj = linear(attention.out_proj.weight, attention.out_proj.bias)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, attn_mask=None, **_: Any) -> tuple:
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, **_: Any
+    ) -> Any:
         """open_clip hands over the same x three times, as self-attention has it."""
-        projections = (self.q_proj, query), (self.k_proj, key), (self.v_proj, value)
+        projections: Any = (self.q_proj, query), (self.k_proj, key), (self.v_proj, value)
         q, k, v = (
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer, x in projections
         )
@@ -56,12 +58,12 @@ def with_peft(model: nn.Module, rank: int, dropout: float, alpha: float = 1.0) -
     for name, attention in attentions.items():
         model.set_submodule(name, SplitAttention(attention))
     targets = ["q_proj", "k_proj", "v_proj"]
-    settings = dict(lora_alpha=alpha, use_rslora=True, lora_dropout=dropout)
+    settings: Any = dict(lora_alpha=alpha, use_rslora=True, lora_dropout=dropout)
     config = LoraConfig(r=rank, target_modules=targets, **settings)
     return get_peft_model(model, config)
 
 
-def cosines(model: nn.Module, images: Tensor, tokens: Tensor) -> Tensor:
+def cosines(model: Any, images: Tensor, tokens: Tensor) -> Tensor:
     """Normalised images (N, 3, H, W), token ids (C, context length) -> (N, C)."""
     text = F.normalize(model.encode_text(tokens), dim=-1)
     return F.normalize(model.encode_image(images), dim=-1) @ text.T
