@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -92,7 +92,8 @@ def run(
         if image_loading not in (known := ("upright", "as_clip")):
             raise UnknownName("choice of --image-loading", image_loading, known)
         folder = folder.resolve()
-        manifest = write_own(folder, store.folder.parent / "manifests", image_loading=image_loading)
+        how: Any = image_loading  # one of the two
+        manifest = write_own(folder, store.folder.parent / "manifests", image_loading=how)
         for note in look(folder).notes:
             typer.echo(f"note: {note}", err=True)
         settings = settings.model_copy(

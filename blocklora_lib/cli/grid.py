@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -97,7 +97,8 @@ def grid(
             err=True,
         )
         for record in failed:
-            typer.echo(f"  {record.spec}: {record.error.message}", err=True)
+            error: Any = record.error  # a failed run has one
+            typer.echo(f"  {record.spec}: {error.message}", err=True)
         raise typer.Exit(1)
 
 
@@ -167,14 +168,16 @@ def _complete(
     todo = [entry.spec for entry in found if entry.pending(retry_failed)]
     for line in again(found, store):
         typer.echo(line, err=True)
-    records = [entry.record for entry in found if not entry.pending(retry_failed)]
+    kept = [entry.record for entry in found if not entry.pending(retry_failed)]
+    records = [record for record in kept if record is not None]
     progress = Progress(len(found), len(found) - len(todo))
     if todo:
         bench = workbench(settings, device, threads)
         from ..runs.execute import run_grid
 
         for record in run_grid(todo, store, bench, retry_failed, keep_old):
-            rate = f"lr={record.spec.training.lr:g}, " if record.spec.split == "val" else ""
+            training: Any = record.spec.training
+            rate = f"lr={training.lr:g}, " if record.spec.split == "val" else ""
             progress.report(f"{rate}{record.spec}: {outcome(record)}")
             records.append(record)
     progress.close()

@@ -1,4 +1,4 @@
-"""What a profile's grids are made of: methods as it lists them, experiments, and the choice of rates."""
+"""What a profile's grids are made of: its methods, experiments, and the choice of rates."""
 
 from __future__ import annotations
 

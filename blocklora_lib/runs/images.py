@@ -115,7 +115,7 @@ class RunImages:
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     def _contents(self, folder: Path, paths: Sequence[str]) -> dict[str, str]:
-        """Digests by path, at least of these: of a file that was looked at before, the one of then."""
+        """Digests by path, at least of these: of a file that was looked at, the one of then."""
         held = self._held.setdefault(folder, {})
         if new := [path for path in dict.fromkeys(paths) if path not in held]:
             held.update(zip(new, file_digests(folder, new), strict=True))

@@ -103,7 +103,7 @@ class Profile(Strict):
             ):
                 raise ValueError(
                     f"{key}: evaluate_on=targets trains on the source {self.source!r} "
-                    f"alone, not on datasets={list(experiment.datasets)}; leave datasets out"
+                    f"alone, not on datasets={list(experiment.datasets or ())}; leave datasets out"
                 )
             for entry in self.methods_of(experiment):
                 self.training_of(entry)
@@ -169,8 +169,10 @@ class Profile(Strict):
 
     def datasets_of(self, experiment: Experiment) -> tuple[str, ...]:
         """The sets that an experiment trains on."""
-        transfer = experiment.evaluate_on == "targets" and self.source is not None
-        return experiment.datasets or ((self.source,) if transfer else self.datasets)
+        alone: tuple[str, ...] = ()
+        if experiment.evaluate_on == "targets" and self.source is not None:
+            alone = (self.source,)
+        return experiment.datasets or alone or self.datasets
 
     def evaluated(self, dataset: str, on: Literal["own", "targets"] = "own") -> tuple[str, ...]:
         """The sets on which a run of `dataset` is evaluated."""

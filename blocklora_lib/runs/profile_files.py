@@ -1,4 +1,4 @@
-"""Profiles as files: where they are, what `extends` makes of them, and the rates chosen for them."""
+"""Profiles as files: where they are, what `extends` makes of them, the rates chosen for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .rates import with_rates
 
 
 def profile_path(name: str | Path, folder: Path = PROFILES) -> Path:
-    """The file of profile `name`: one of the profiles folder, or a path that ends in .yaml or .yml."""
+    """The file of profile `name`: one of the profiles folder, or a path ending in .yaml or .yml."""
     if is_file_name(name):
         return user_path(name)
     if not re.fullmatch(r"[\w.-]+", str(name)):
@@ -44,8 +44,8 @@ def load_profile(name: str | Path, folder: Path = PROFILES, chosen: bool = True)
 
     A profile that extends another is that one's facts with its own on top: mappings are merged key
     by key, everything else, lists included, is replaced, and an experiment set to null is dropped.
-    Of a profile that chooses rates, each trained method has its own (see `rates.with_rates`); chosen
-    False: it is read for the choice itself, before any was made.
+    Of a profile that chooses rates, each trained method has its own (see `rates.with_rates`);
+    chosen False: it is read for the choice itself, before any was made.
     """
     chain = _chain(name, folder)
     facts = functools.reduce(_merged, [own for _, own in reversed(chain)])
@@ -90,7 +90,7 @@ def _chain(name: str | Path, folder: Path) -> list[tuple[Path, dict[str, Any]]]:
         path = profile_path(base, folder)
         known = [p.stem for p in folder.glob("[!.]*.yaml")]
         if not path.exists():
-            wrong = UnknownName("profile", base, known)
+            wrong: Exception = UnknownName("profile", base, known)
             if is_file_name(base):
                 wrong = FileNotFoundError(
                     f"profile {path} is missing; name a file, or one of {_known(folder)}"
@@ -122,7 +122,7 @@ def _chain(name: str | Path, folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def _merged(base: Any, own: Any, drop: bool = False) -> Any:
-    """`own` over `base`; drop: a null takes the key away (an experiment), elsewhere it is a value."""
+    """`own` over `base`; drop: a null takes the key away (an experiment), else it is a value."""
     if not (isinstance(base, dict) and isinstance(own, dict)):
         return own
     merged = base | {
@@ -136,7 +136,7 @@ def _origin(chain: list[tuple[Path, dict[str, Any]]], error: ValidationError) ->
     problem = error.errors()[0]
     unknown = re.match(r"Value error, unknown key (.+?); ", problem["msg"])
     for path, facts in chain:
-        value = facts
+        value: Any = facts
         try:
             for key in problem["loc"]:
                 value = value[key]

@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError
@@ -29,8 +30,8 @@ from .spec import RunSpec
 from .store import RunStore
 
 RULE = (
-    "the rate of the highest mean accuracy over the validation images of sets, shots and seeds, each "
-    "run counting alike; of equal rates the lowest; no rate at which a run failed"
+    "the rate of the highest mean accuracy over the validation images of sets, shots and seeds, "
+    "each run counting alike; of equal rates the lowest; no rate at which a run failed"
 )
 
 
@@ -53,7 +54,7 @@ class Choice(Strict):
     methods: dict[str, MethodRate]
 
     def at_the_edge(self) -> list[str]:
-        """The methods whose rate is the lowest or the highest of the grid: a better may lie beyond."""
+        """The methods whose rate is the lowest or highest of the grid: a better may lie beyond."""
         return [name for name, m in self.methods.items() if m.lr in (self.grid[0], self.grid[-1])]
 
 
@@ -104,8 +105,9 @@ def _mean(specs: Sequence[RunSpec], store: RunStore, profile: str) -> Fraction |
     for spec in specs:
         record = store.load(spec)
         if record is None:
+            training: Any = spec.training  # of a method that trains
             raise MissingResults(
-                f"run {spec} at lr={spec.training.lr:g} is missing in {store.folder}; make it with "
+                f"run {spec} at lr={training.lr:g} is missing in {store.folder}; make it with "
                 f"`blocklora rates --profile {profile}`"
             )
         if record.result is None:
@@ -116,7 +118,7 @@ def _mean(specs: Sequence[RunSpec], store: RunStore, profile: str) -> Fraction |
 
 
 def settings_digest(profile: Profile, entry: MethodEntry) -> str:
-    """Return 16 hex digits of all that a method's rate is chosen for, but data and the rate itself."""
+    """Return 16 hex digits of all that a method's rate is chosen for, but data and the rate."""
     assert profile.rates is not None
     facts = {
         "backbone": profile.backbone.model_dump(mode="json"),
@@ -139,7 +141,8 @@ def write_choice(
     """Write the choice, and the records on which it rests beside it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     store.pack(file.with_suffix(SUFFIX), expand(profile, RATES, manifests=manifests))
-    head = f"# Written by `blocklora rates --profile {profile.name}`: every trained method's own rate,\n"
+    head = f"# Written by `blocklora rates --profile {profile.name}`: "
+    head += "every trained method's own rate,\n"
     head += "".join(f"# {line}\n" for line in RULE.split("; "))
     facts = choice.model_dump(mode="json")
     write_whole(file, head + yaml.safe_dump(facts, sort_keys=False, default_flow_style=None))

@@ -19,7 +19,8 @@ from .store import DamagedRecord, EarlierRecord, RunStore
 COMPARED = ("torch", "torchvision", "open_clip_torch")
 Standing = Literal["done", "failed", "missing", "old", "moved", "damaged"]
 AGAIN: dict[Standing, str] = {  # why a run that has a file is computed again, of one and of several
-    "old": "{} run{s} {is} of an earlier state of the library and {is} computed again (or say --keep-old)",
+    "old": "{} run{s} {is} of an earlier state of the library and {is} computed again "
+    "(or say --keep-old)",
     "moved": "{} run{s} {is} of images that have changed since and {is} computed again",
     "damaged": "{} record{s} {is} damaged, {is} set aside in {folder} and computed again: {first}",
 }

@@ -1,6 +1,4 @@
-"""The store of run records: one JSON file a run, written whole or not at all; to travel, one Parquet
-of them.
-"""
+"""The store of run records: one JSON file a run, written whole; to travel, one Parquet of them."""
 
 from __future__ import annotations
 
@@ -120,7 +118,7 @@ class RunStore:
         return [r for r in found if status in (None, r.status)]
 
     def frame(self, include_failed: bool = False) -> DataFrame:
-        """One row for each (record, evaluated set). Failed runs are no results; they are left out."""
+        """One row for each (record, evaluated set); failed runs, no results, are left out."""
         return frame(self.records(None if include_failed else "done"))
 
     def pack(self, path: str | Path, specs: Sequence[RunSpec] | None = None) -> int:

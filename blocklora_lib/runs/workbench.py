@@ -1,4 +1,4 @@
-"""What the runs of one process share: the device, backbones, datasets and draws, each loaded once."""
+"""What the runs of one process share: device, backbones, datasets and draws, each loaded once."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Workbench:
         return self._one_prompt[key]
 
     def _tell_apart(self, spec: RunSpec, dataset: Dataset) -> None:
-        """Refuse one's own classes of one prompt; of a published set, whose names are given, warn."""
+        """Refuse one's own classes of one prompt; of a published set, whose names stand, warn."""
         for names in self.one_prompt(spec, dataset.name):
             told = " and ".join(map(repr, names))
             if len(names) == 1:
@@ -99,7 +99,8 @@ class Workbench:
                     f"class {told} of {dataset.name} is no word to {spec.backbone.name}'s tokenizer"
                 )
             else:
-                what = f"classes {told} of {dataset.name} have one prompt: only one of them is ever predicted"
+                what = f"classes {told} of {dataset.name} have one prompt: "
+                what += "only one of them is ever predicted"
             if dataset.manifest.layout == "folder":
                 raise ValueError(f"{what}; give the class's folder another name")
             warnings.warn(f"{what}; the record says so (provenance.one_prompt)", stacklevel=2)

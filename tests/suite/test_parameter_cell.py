@@ -133,6 +133,7 @@ def test_a_row_of_several_types_is_checked_place_by_place(tmp_path):
             check_parameters(book, {"candidates": text})
 
 
+@pytest.mark.slow
 @settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

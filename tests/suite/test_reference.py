@@ -142,6 +142,7 @@ def keep(kept):
     return done.exit_code, done.output
 
 
+@pytest.mark.slow
 def test_a_run_is_kept_whole_and_shown(kept):
     assert keep(kept) == (0, f"{kept.place / 'reference' / 'smoke'}\n")
     there = {p.relative_to(kept.place).as_posix() for p in kept.place.rglob("*") if p.is_file()}

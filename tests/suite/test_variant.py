@@ -86,7 +86,7 @@ def test_rank_and_blocks_reach_the_controls():
 
 
 def test_a_variant_trains_at_the_profiles_rates():
-    """Other targets may not be those that the rates were chosen on, and n = 1 not what they are for."""
+    """Other targets may not be those that rates were chosen on, and n = 1 not what they are for."""
     for given in (dict(datasets=["mnist"]), dict(rank=4, n_blocks=2), dict(n_blocks=1)):
         varied = vary(POCKET, notebook_needs("09_cross_dataset"), given)
         rates = {m.name: m.training["lr"] for m in varied.trained}
