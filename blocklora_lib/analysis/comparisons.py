@@ -64,7 +64,7 @@ def matched(
 
 @dataclass(frozen=True)
 class OverSets(PairedDifference):
-    """A mean of differences over n of `expected` sets, and over `pairs` of `pairs_expected`."""
+    """A mean of differences over n of `expected` sets (or seeds), and over `pairs` of all expected."""
 
     expected: int = 0
     pairs: int = 0
@@ -123,16 +123,45 @@ def over_sets(by_set: pd.DataFrame, sets: Sequence[str] | None = None) -> OverSe
     sets = list(by_set["evaluated_on"] if sets is None else sets)
     rows = by_set[by_set["evaluated_on"].isin(sets)]
     means = rows.loc[rows["n"] > 0, "mean"].tolist()
-    d = (
-        paired_difference(means, [0.0] * len(means))
-        if means
-        else PairedDifference(math.nan, math.nan, math.nan, 0)
-    )
+    return _over(means, len(sets), int(rows["n"].sum()), int(rows["expected"].sum()))
+
+
+def difference_by_seed(runs: pd.DataFrame, a: str, b: str) -> OverSets:
+    """Return a - b in points, the mean over the evaluated sets within a seed, over seeds.
+
+    One training is evaluated on all of these sets, so it is the seeds that are independent. A seed
+    that lacks a set of either method is left out: a mean over fewer sets is another quantity. n and
+    expected count seeds; without a whole seed all is nan.
+    """
+    pairs = matched(runs, ["evaluated_on", "seed"], [a, b])
+    difference = 100 * (pairs.values[a] - pairs.values[b]).astype(float).unstack("evaluated_on")
+    seeds = runs.loc[runs["shots"] > 0, "seed"].nunique()
+    sets = runs.loc[runs["shots"] > 0, "evaluated_on"].nunique()
+    whole = difference.dropna().mean(axis=1) if difference.shape[1] == sets else pd.Series([])
+    return _over(whole.tolist(), max(seeds, pairs.expected // sets), pairs.n, pairs.expected)
+
+
+def change_over_shots(by_set: pd.DataFrame, few: int, many: int) -> OverSets:
+    """Return by how much a difference grows from few to many shots, over the sets that have both.
+
+    by_set: of difference_by_set.
+    """
+    wide = by_set[by_set["n"] > 0].pivot(index="evaluated_on", columns="shots", values="mean")
+    change = (wide[many] - wide[few]).dropna() if {few, many} <= set(wide) else pd.Series([])
+    at = by_set[by_set["shots"].isin([few, many])]
+    pairs, expected = int(at["n"].sum()), int(at["expected"].sum())
+    return _over(change.tolist(), by_set["evaluated_on"].nunique(), pairs, expected)
+
+
+def _over(values: list[float], expected: int, pairs: int, pairs_expected: int) -> OverSets:
+    """Return mean, interval and test of differences, of `expected`; nan where there is none."""
+    nothing = PairedDifference(math.nan, math.nan, math.nan, 0)
+    d = paired_difference(values, [0.0] * len(values)) if values else nothing
     return OverSets(
         *(d.mean, d.low, d.high, d.n, d.p_value),
-        expected=len(sets),
-        pairs=int(rows["n"].sum()),
-        pairs_expected=int(rows["expected"].sum()),
+        expected=expected,
+        pairs=pairs,
+        pairs_expected=pairs_expected,
     )
 
 

@@ -32,19 +32,19 @@ def generalization_gaps(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def rank_correlation(
-    gaps: pd.DataFrame, within: str, resamples: int = 2000, seed: int = 1
+    gaps: pd.DataFrame, within: str, resamples: int = 2000, seed: int = 1, by: str = "bound"
 ) -> dict[str, float]:
-    """Return Spearman's correlation of bound and gap within `within`, averaged over data sets.
+    """Return Spearman's correlation of `by` and gap within `within`, averaged over data sets.
 
-    gaps: dataset, bound, gap and `within`, the column that is held fixed. low, high: the 95%
+    gaps: dataset, gap, `by` and `within`, the column that is held fixed. low, high: the 95%
     interval of a bootstrap over data sets, nan for fewer than two. values: the most that are ranked
     in one group; groups: those in which both vary; data_sets: those with such a group.
     """
     found: dict[str, list[float]] = {}
     groups = gaps.groupby(["dataset", within])
     for (name, *_), part in groups:
-        if part["bound"].nunique() > 1 and part["gap"].nunique() > 1:
-            found.setdefault(name, []).append(part["bound"].corr(part["gap"], method="spearman"))
+        if part[by].nunique() > 1 and part["gap"].nunique() > 1:
+            found.setdefault(name, []).append(part[by].corr(part["gap"], method="spearman"))
     means, low, high = np.array([np.mean(v) for v in found.values()]), math.nan, math.nan
     if len(means) > 1:
         again = np.random.default_rng(seed).choice(means, (resamples, len(means))).mean(axis=1)

@@ -133,8 +133,10 @@ def claims(
     ] = None,
 ) -> None:
     """Judge every public claim by a profile's results. Exit code 1 if records are damaged."""
-    from ..claims.claim import Evidence, judge, write_into
+    from ..claims.claim import judge
+    from ..claims.evidence import Evidence
     from ..claims.paper_claims import CLAIMS
+    from ..claims.scoreboard import caution, write_into
     from ..runs.profile_files import load_profile
 
     settings = load_profile(profile)
@@ -143,7 +145,9 @@ def claims(
     for line in evidence.remarks:
         typer.echo(f"note: {line}", err=True)
     for j in judged:
-        typer.echo(f"{j.claim.id:4}{j.verdict}: {j.claim.statement}\n    {j.finding.evidence}")
+        but = f", {j.finding.but}" if j.finding.but else ""
+        typer.echo(f"{j.claim.id:5}{j.verdict}{but}: {j.claim.statement}\n     {j.finding.told}")
+    typer.echo(caution(judged))
     if into and not evidence.damaged:
         write_into(into, judged)
     left = f"; {into} is left as it was" if into else ""

@@ -52,6 +52,7 @@ WAYS: Mapping[str, Way] = MappingProxyType(
         "low_rank": Way("lora", "sum_first", "LoRA"),
         "loop": Way("block_lora", "loop", "blocks in a loop"),
         "loop_once": Way("block_lora", "loop_once", "loop, $xA_s$ once"),
+        "sum_first_plain": Way("block_lora", "plain", "Block-LoRA, plain code"),
         "sum_first": Way("block_lora", "sum_first", "Block-LoRA"),
         "collapsed": Way("collapsed", "sum_first", "collapsed"),
         "frozen_a": Way("frozen_a", "sum_first", "w/o $A$"),

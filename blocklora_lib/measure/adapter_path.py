@@ -17,7 +17,7 @@ from .orders import set_order
 from .timing import paired_times, ratios
 
 FROZEN_LINEAR = "frozen_linear"  # the frozen product beside an adapter
-PATH_FORMS = (FROZEN_LINEAR, *(form for form in WAYS if form != "low_rank_plain"))
+PATH_FORMS = (FROZEN_LINEAR, *(form for form, way in WAYS.items() if way.order != "plain"))
 
 
 def adapter_path(

@@ -26,7 +26,7 @@ from .timing import conditions, verdict
 
 LEGEND = (
     "ratio: median over the rounds of time / the baseline's time in the same round, "
-    "with the 95% interval of that median.\n'not resolved' means that the interval holds 1: "
+    "with the 95% interval of that median.\n'open' means that the interval holds 1: "
     "neither faster nor slower was shown. More --rounds narrow it."
 )
 
@@ -119,8 +119,8 @@ def ratio_text(row: dict[str, Any]) -> str:
     if row["resolved"]:
         return verdict(row)
     if math.isnan(row["ratio_low"]):
-        return f"{row['ratio']:.2f}x, not resolved: {row['rounds']} rounds are too few"
-    return f"{row['ratio']:.2f}x [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}], not resolved"
+        return f"{row['ratio']:.2f}x, open: {row['rounds']} rounds are too few"
+    return f"{row['ratio']:.2f}x [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}], open"
 
 
 def write(

@@ -43,6 +43,14 @@ class PlainLoRA(LoRA):
         return F.linear(F.linear(x, self.A), self.B) * self.scale
 
 
+class PlainBlockLoRA(BlockLoRA):
+    """x ΔWᵀ = s · (dropout(x) A_s) (Σ B_i), in the same code as `PlainLoRA`."""
+
+    def _update(self, x: Tensor) -> Tensor:
+        x = F.dropout(x.to(self.B.dtype), self.dropout, self.training)
+        return F.linear(F.linear(x, self.A_s), self.B.sum(0)) * self.scale
+
+
 class LoopedBlockLoRA(BlockLoRA):
     """x ΔWᵀ = s Σ_i (x A_s) B_i, a term after the other, each with both its products."""
 
@@ -102,7 +110,7 @@ class SeparateAttention(AdaptedMultiheadAttention):
 
 _CLASSES: Mapping[str, tuple[type[Adapter], ...]] = MappingProxyType(
     {
-        "plain": (PlainLoRA,),
+        "plain": (PlainLoRA, PlainBlockLoRA),
         "loop": (LoopedBlockLoRA, LoopedInputBlockLoRA),
         "loop_once": (LoopedOnceBlockLoRA, LoopedOnceInputBlockLoRA),
         "dense": (DenseLoRA,),

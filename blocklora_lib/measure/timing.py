@@ -185,7 +185,7 @@ def equivalent(row: Mapping[str, Any], margin: float = 0.05) -> bool:
 def verdict(
     row: Mapping[str, Any], better_than: float | None = None, margin: float | None = None
 ) -> str:
-    """Put a row of `ratios` in words: '0.71x [0.69, 0.73]', or 'not resolved: ...'.
+    """Put a row of `ratios` in words: '0.71x [0.69, 0.73]', or 'open: ...'.
 
     better_than: a ratio that the paper names; added is whether the interval reaches it. margin:
     also say 'equal within 5%' where `equivalent` shows it.
@@ -194,7 +194,7 @@ def verdict(
     if margin is not None and equivalent(row, margin):
         return f"{found}, equal within {margin:.0%}"
     if not row["resolved"]:
-        return f"not resolved: {_spread(row)}"
+        return f"open: {_spread(row)}"
     if better_than is None:
         return found
     if row["ratio_high"] <= better_than:

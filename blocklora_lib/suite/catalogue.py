@@ -7,21 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..claims.verdict import stem
 from ..core.files import holds_none, remove
 from ..core.json_data import read_json, read_notebook, undamaged
 from ..core.paths import NOTEBOOKS, bundled
 from ..core.schema import near
 
-VERDICTS = {  # what a claim's `holds` means, in words; None: not checked in this run
-    "structural": {True: "holds", False: "fails", None: "not run"},
-    "empirical": {True: "reproduced", False: "not reproduced", None: "not run"},
-    "published": {True: "reproduced", False: "not reproduced", None: "not run"},
-}
 FIELDS = ("Question", "Reproduces", "Runtime", "Needs")  # what every notebook's title cell states
 
 
 def read_indexes(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the finished notebooks' exports and claims, by notebook."""
+    """Return the finished notebooks' exports, checks and verdicts, by notebook."""
     return {
         path.stem: _read_index(path) for path in sorted((folder / "notebooks").glob("[!.]*.json"))
     }
@@ -44,11 +40,10 @@ def _read_index(path: Path) -> dict[str, Any]:
                 and any(file.endswith(".png") for file in figure["files"])
             ):
                 raise ValueError(f"figure {figure['name']} has no size or no PNG")
-        known = {"not resolved", *(word for words in VERDICTS.values() for word in words.values())}
+        for check in index["checks"]:
+            check["id"], check["statement"], check["evidence"], stem(check["verdict"])
         for claim in index["claims"]:
-            claim["id"], claim["statement"], claim["evidence"], claim["kind"]
-            if claim["verdict"] not in known:
-                raise ValueError(f"claim {claim['id']} has the verdict {claim['verdict']!r}")
+            claim["id"], claim["claim"], claim["evidence"], stem(claim["verdict"])
     return index
 
 

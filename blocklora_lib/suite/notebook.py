@@ -1,8 +1,9 @@
-"""What a notebook needs besides its subject: profile, records, exports and claims.
+"""What a notebook needs besides its subject: profile, records, exports, checks and verdicts.
 
 nb = Notebook("08_few_shot", profile, results_dir, shots=shots)
 nb.figure(accuracy_by_shots(summary), "accuracy_by_shots", data=summary, caption="...")
-nb.claim("F2", "accuracy rises with shots", holds, "34.1 -> 58.2", kind="empirical")
+nb.check("08.E2", "accuracy rises with shots", holds, "34.1 -> 58.2", "measured")
+nb.judge("C11")
 nb.finish()
 """
 
@@ -11,13 +12,18 @@ from __future__ import annotations
 import html
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..claims.claim import Judged, judge
+from ..claims.evidence import Evidence
+from ..claims.paper_claims import BY_ID
+from ..claims.verdict import BASES, Basis, Finding, verdict
 from ..core.files import write_whole
 from ..core.paths import NOTEBOOKS
+from ..core.schema import UnknownName
 from ..display.style import save_figure
 from ..display.tables import Table, plain, to_html
 from ..runs.experiment import RATES
@@ -28,19 +34,18 @@ from ..runs.profile_files import load_profile, rates_file
 from ..runs.results import experiment_runs, results_folder
 from ..runs.spec import RunSpec
 from ..runs.store import DamagedRecord, RunStore
-from .catalogue import VERDICTS, notebook_needs
+from .catalogue import notebook_needs
+from .judged_cells import check_ids, number
 from .parameter_cell import check_parameters, injected_parameters
 from .variant import as_given, place, vary
 
 if TYPE_CHECKING:
     import torch
 
-Kind = Literal["structural", "empirical", "published"]
 
-
-class ClaimFailed(AssertionError):
-    """A structural claim (an equality, a count, arithmetic) does not hold. Raised after all outputs
-    are saved.
+class CheckFailed(AssertionError):
+    """What arithmetic decides (an equality, a count, a proof) does not hold. Raised after all
+    outputs are saved.
     """
 
 
@@ -69,6 +74,7 @@ class Notebook:
     def __init__(self, name: str, profile: str, results_dir: str = "", **varied: Any) -> None:
         self.name = name
         check_parameters(NOTEBOOKS / f"{name}.ipynb", injected_parameters(), typed=True)
+        check_ids(NOTEBOOKS)
         stated, needs = load_profile(profile), notebook_needs(name)
         self._stated, self._rates = stated, rates_file(profile)
         base = results_folder(stated, results_dir)
@@ -87,8 +93,10 @@ class Notebook:
             "note": self.note,
             "figures": [],
             "tables": [],
+            "checks": [],
             "claims": [],
         }
+        self._failed: list[str] = []
 
     @property
     def device(self) -> torch.device:
@@ -175,52 +183,62 @@ class Notebook:
         self._add("tables", name, caption, files, html=shown)
         _display_html(f"<div class='export'><b>Table.</b> {caption}{shown}</div>")
 
-    def claim(
+    def check(
         self,
         id: str,
         statement: str,
         holds: bool | None,
         evidence: str,
-        kind: Kind = "structural",
-        undecided: bool = False,
+        rests_on: Basis = "arithmetic",
     ) -> None:
-        """Note a claim with its verdict. holds None: not run, or, if `undecided`, run and not
-        resolved.
+        """Note what the notebook checks itself, under an id of its own such as '03.E1'.
 
-        kind 'structural': must hold, or `finish` raises. 'empirical': about what is seen on this
-        profile. 'published': a published number, which only a profile that says `published: true`
-        may confirm.
+        holds None: what was looked at allows both answers; with rests_on 'nothing': there was
+        nothing to look at. What rests on arithmetic must hold, or `finish` raises.
         """
-        if kind not in VERDICTS:
-            raise ValueError(f"kind={kind!r} of claim {id}; use one of {', '.join(VERDICTS)}")
-        if id in [c["id"] for c in self._index["claims"]]:
-            raise ValueError(f"claim {id} is made twice in {self.name}; give each its own id")
-        holds = None if holds is None or (kind == "published" and self.note) else bool(holds)
-        self._index["claims"].append(
-            {
-                "id": id,
-                "statement": statement,
-                "kind": kind,
-                "holds": holds,
-                "verdict": "not resolved" if holds is None and undecided else VERDICTS[kind][holds],
-                "evidence": str(evidence),
-            }
-        )
+        if not id.startswith(f"{number(self.name)}."):
+            raise ValueError(
+                f"check {id!r} of {self.name}; begin its id with {number(self.name)}., as in "
+                f"{number(self.name)}.E1"
+            )
+        if id in [check["id"] for check in self._index["checks"]]:
+            raise ValueError(f"check {id} is made twice in {self.name}; give each its own id")
+        finding = Finding(None if holds is None else bool(holds), str(evidence), rests_on)
+        word = verdict(finding, self.profile)
+        row = {"id": id, "statement": statement, "verdict": word, "evidence": finding.evidence}
+        self._index["checks"].append(row | {"rests_on": BASES[rests_on][1]})
+        if rests_on == "arithmetic" and finding.holds is False:
+            self._failed.append(f"{id}: {statement} ({evidence})")
+
+    def judge(self, *ids: str) -> list[Judged]:
+        """Show the verdict of the one judge of each of these public claims; none named: of all.
+
+        It looks at this profile's results, this notebook's own tables among them.
+        """
+        for id in ids:
+            if id not in BY_ID:
+                raise UnknownName("claim", id, BY_ID)
+        evidence = Evidence(self.profile, self.folder, store=self.store, own=self.name)
+        judged = judge([BY_ID[id] for id in ids or BY_ID], evidence)
+        rows = [j.row for j in judged]
+        shown = pd.DataFrame(rows)[["id", "claim", "verdict", "but", "evidence"]]
+        _display_html(f"<div class='export'><b>Verdict.</b> {to_html(shown)}</div>")
+        known = [row["id"] for row in self._index["claims"]]
+        self._index["claims"] += [row for row in rows if row["id"] not in known]
+        told = "is not what its proof says"
+        self._failed += [f"{j.claim.id} {told} ({j.finding.told})" for j in judged if j.surprising]
+        return judged
 
     def finish(self) -> None:
-        """Write the index of exports and claims, show the claims, and only then raise for a failed
-        structural one.
+        """Write the index of exports, checks and verdicts, show the checks, and only then raise for
+        what arithmetic denies.
         """
         path = self.folder / "notebooks" / f"{self.name}.json"
         write_whole(path, json.dumps(self._index, indent=1, ensure_ascii=False) + "\n")
-        claims = self._index["claims"]
-        if claims:
-            _display_html(to_html(pd.DataFrame(claims)[["id", "statement", "verdict", "evidence"]]))
-        failed = [c for c in claims if c["kind"] == "structural" and c["holds"] is False]
-        if failed:
-            raise ClaimFailed(
-                "; ".join(f"{c['id']} fails: {c['statement']} ({c['evidence']})" for c in failed)
-            )
+        if checks := self._index["checks"]:
+            _display_html(to_html(pd.DataFrame(checks).drop(columns="rests_on")))
+        if self._failed:
+            raise CheckFailed("; ".join(self._failed))
 
     def _csv(self, data: pd.DataFrame, stem: Path) -> Path:
         stem.parent.mkdir(parents=True, exist_ok=True)

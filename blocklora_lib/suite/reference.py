@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
 import os
 import shutil
 import tempfile
@@ -19,11 +20,14 @@ from typing import Any
 import nbformat
 from PIL import Image
 
-from ..claims.claim import Evidence, judge
-from ..claims.claim import write_into as write_claims
+from ..claims.claim import judge
+from ..claims.evidence import Evidence
 from ..claims.paper_claims import CLAIMS
+from ..claims.scoreboard import as_json
+from ..claims.scoreboard import write_into as write_claims
 from ..core.durations import clock
 from ..core.files import read_text, write_between, write_whole
+from ..core.json_data import read_json
 from ..core.machine import processor_name
 from ..core.paths import DOCS, RESULTS, ROOT
 from ..runs.grid import expand
@@ -51,7 +55,8 @@ def keep(profile: str, results: str | Path = "") -> Path:
     settings = load_profile(profile)
     folder, place = results_folder(settings, results), REFERENCE / settings.name
     executed = {name: folder / "notebooks" / f"{name}.ipynb" for name in notebook_names()}
-    for path in (folder / "figures", folder / "tables", *executed.values()):
+    indexes = [path.with_suffix(".json") for path in executed.values()]
+    for path in (folder / "figures", folder / "tables", *executed.values(), *indexes):
         if not path.exists():
             raise FileNotFoundError(
                 f"{path} is missing; say `make reproduce PROFILE={profile}` first"
@@ -63,15 +68,33 @@ def keep(profile: str, results: str | Path = "") -> Path:
         RunStore(folder / "runs").pack(Path(new, "runs.parquet"))
         for part in ("figures", "tables"):
             shutil.copytree(folder / part, Path(new, part))
+        Path(new, "notebooks").mkdir()
+        for name in executed:  # whose the tables are, and what was checked
+            index = read_json(folder / "notebooks" / f"{name}.json")
+            kept = {key: index[key] for key in ("notebook", "profile", "note", "checks", "claims")}
+            text = json.dumps(kept, indent=1, ensure_ascii=False) + "\n"
+            write_whole(Path(new, "notebooks", f"{name}.json"), text)
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(new, place)
     write_whole(TIMINGS, _merged(rows))
     if settings.name == SHOWN:
-        _show(settings, place, copies)
+        _show(place, copies)
+    write_scoreboard(settings)
     return place
 
 
-def _show(profile: Profile, place: Path, copies: Mapping[str, nbformat.NotebookNode]) -> None:
+def write_scoreboard(profile: Profile) -> None:
+    """Judge every claim by the reference run of a profile: claims.json, and README's summary of the
+    one shown.
+    """
+    place = REFERENCE / profile.name
+    judged = judge(CLAIMS, Evidence(profile, place))
+    write_whole(place / "claims.json", as_json(judged, profile))
+    if profile.name == SHOWN:
+        write_claims(ROOT / "README.md", judged)
+
+
+def _show(place: Path, copies: Mapping[str, nbformat.NotebookNode]) -> None:
     """Write what README.md and the site show of a reference run."""
     texts = {name: nbformat.writes(copy) + "\n" for name, copy in copies.items()}
     if (size := sum(len(text.encode()) for text in texts.values())) > LIMIT:
@@ -81,7 +104,6 @@ def _show(profile: Profile, place: Path, copies: Mapping[str, nbformat.NotebookN
     for name, text in texts.items():
         write_whole(COPIES / f"{name}.ipynb", text)
     shutil.copy(place / "figures" / "00_overview" / "key_figure.png", DOCS / "few_shot.png")
-    write_claims(ROOT / "README.md", judge(CLAIMS, Evidence(profile, place)))
     write_between(ROOT / "README.md", MARKERS, as_markdown(read_timings()))
 
 

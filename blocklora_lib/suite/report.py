@@ -21,6 +21,7 @@ import nbformat
 from markupsafe import Markup, escape
 
 from .. import __version__
+from ..claims.verdict import tone
 from ..core.files import package_version, read_bytes, read_text, write_whole
 from ..core.json_data import read_json, read_notebook, undamaged
 from ..core.paths import NOTEBOOKS, POCKET_MODEL, PROFILES
@@ -37,9 +38,6 @@ from .notebook import profile_note
 
 KEY_FIGURE = ("00_overview", "key_figure")
 SCOREBOARD = "16_claims"  # the notebook that writes claims.json
-BADGES = {"confirmed": "good", "confirmed on pocket only": "good", "contradicted": "bad"}
-BADGES |= {"holds": "good", "reproduced": "good", "fails": "bad", "not reproduced": "bad"}
-BADGES |= {"not resolved": "none", "not run": "none"}
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "papermill", "snakemake")
 
 
@@ -63,12 +61,11 @@ def render_report(
     notebooks = [
         _notebook(name, indexes[name], folder) for name in notebook_names() if name in indexes
     ]
-    scoreboard = _scoreboard(folder)
-    claims = [
-        claim | {"notebook": n["name"], "badge": BADGES[claim["verdict"]]}
+    scoreboard, caution = _scoreboard(folder)
+    checks = [
+        check | {"notebook": n["name"], "badge": tone(check["verdict"])}
         for n in notebooks
-        for claim in n["claims"]
-        if not (scoreboard and n["name"] == SCOREBOARD)  # its claims are the scoreboard itself
+        for check in n["checks"]
     ]
     keys = [f for n in notebooks for f in n["figures"] if (n["name"], f["name"]) == KEY_FIGURE]
     for n in notebooks:  # the key figure stands at the top, not twice
@@ -85,10 +82,11 @@ def render_report(
         profile=profile,
         note=profile_note(profile),
         key=keys[0] if keys else None,
-        claims=claims,
+        checks=checks,
         scoreboard=scoreboard,
+        caution=caution,
         notebooks=notebooks,
-        facts=_facts(records, scoreboard or claims),
+        facts=_facts(records, *((scoreboard, "claims") if scoreboard else (checks, "checks"))),
         failures=_failures(folder),
         remarks=[*map(str, damaged), *remarks(records, "the runs")],
         provenance=_provenance(profile, records, folder),
@@ -132,7 +130,7 @@ def _notebook(name: str, index: Mapping[str, Any], folder: Path) -> dict[str, An
         "heading": heading(source),
         "figures": figures,
         "tables": tables,
-        "claims": index["claims"],
+        "checks": index["checks"],
         "body": Markup(notebook_html(source)),
     }
 
@@ -160,22 +158,29 @@ def _links(files: list[str]) -> list[tuple[str, str]]:
     return [(Path(file).suffix[1:].upper().replace("TEX", "LaTeX"), file) for file in files]
 
 
-def _scoreboard(folder: Path) -> list[dict[str, str]]:
+def _scoreboard(folder: Path) -> tuple[list[dict[str, str]], str]:
+    """Return the claims' rows, and what their reader has to know; nothing without the file."""
     path = folder / "claims.json"
+    if not path.is_file():
+        return [], ""
     with undamaged(str(path), f"delete it and execute notebook {SCOREBOARD} again"):
-        rows = read_json(path)["claims"] if path.is_file() else []
-        return [
-            {name: row[name] for name in ("id", "claim", "verdict", "evidence")}
-            | {"badge": BADGES[row["verdict"]], "notebook": row["cell"].partition(".ipynb")[0]}
-            for row in rows
+        board = read_json(path)
+        shown = ("id", "claim", "verdict", "but", "evidence")
+        rows = [
+            {name: row[name] for name in shown}
+            | {"badge": tone(row["verdict"]), "notebook": row["cell"].partition(".ipynb")[0]}
+            for row in board["claims"]
         ]
+        return rows, str(board["caution"])
 
 
-def _facts(records: list[RunRecord], claims: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def _facts(
+    records: list[RunRecord], judged: list[dict[str, Any]], what: str
+) -> list[tuple[str, str]]:
     done = [r for r in records if r.status == "done"]
     seconds = sum(sum(r.cost.seconds.values()) for r in done if r.cost)
-    good = sum(claim["badge"] == "good" for claim in claims)
-    checked = sum(claim["badge"] != "none" for claim in claims)
+    good = sum(row["badge"] == "good" for row in judged)
+    decided = sum(row["badge"] != "none" for row in judged)
     facts = [
         (f"{len(done):,}", "finished runs"),
         (f"{len({r.spec.dataset for r in done})}", "datasets"),
@@ -183,7 +188,7 @@ def _facts(records: list[RunRecord], claims: list[dict[str, Any]]) -> list[tuple
             f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h",
             "of computing",
         ),
-        (f"{good} of {checked}", "judged claims hold"),
+        (f"{good} of {decided}", f"judged {what} hold"),
     ]
     failed = len(records) - len(done)
     return [*facts, (f"{failed:,}", "failed runs")] if failed else facts

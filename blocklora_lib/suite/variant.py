@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ..adapters.config import AdapterConfig
 from ..core.schema import UnknownName, explain
 from ..methods import get_method
 from ..runs.experiment import Experiment, MethodEntry
@@ -197,7 +198,7 @@ def _methods(profile: Profile, given: Mapping[str, Any]) -> list[MethodEntry]:
     ranks = {own.block_rank: block.block_rank, own.rank: block.rank}
     methods: list[MethodEntry] = []
     for entry in profile.methods:
-        entry = _at(entry, block.rank, block.n_blocks, ranks, own.block_rank)
+        entry = _at(entry, block, ranks, own.block_rank)
         # at n = 1 the LoRA of width r/n is the LoRA of rank r: one run, and one row of a table
         if all(_settings(entry, profile) != _settings(other, profile) for other in methods):
             methods.append(entry)
@@ -211,19 +212,23 @@ def _settings(entry: MethodEntry, profile: Profile) -> tuple[Any, ...]:
 
 
 def _at(
-    entry: MethodEntry, rank: int, n_blocks: int, ranks: Mapping[int, int], width: int
+    entry: MethodEntry, block: AdapterConfig, ranks: Mapping[int, int], width: int
 ) -> MethodEntry:
-    """A method at (r, n): both where it is cut, else the rank that stands for its own."""
+    """A method at Block-LoRA's (r, n): both where it is cut; else the rank that stands for its own.
+
+    One with an alpha of its own has it to keep Block-LoRA's scale, and keeps it.
+    """
     config = entry.adapter_config()
     if config is None:
         return entry
-    cut = config.kind != "lora"
-    now = (
-        {"rank": rank, "n_blocks": n_blocks}
-        if cut
-        else {"rank": ranks.get(config.rank, config.rank)}
-    )
+    settings = dict(entry.settings)
+    if config.kind != "lora":
+        settings |= {"rank": block.rank, "n_blocks": block.n_blocks}
+    else:
+        settings["rank"] = ranks.get(config.rank, config.rank)
+        if settings.pop("alpha", 1.0) != 1.0 and settings["rank"] != block.rank:
+            settings["alpha"] = block.scale * math.sqrt(settings["rank"])
     label = entry.label
     if label:  # 'LoRA r = 1' names the width
         label = re.sub(rf"\br = {width}\b", f"r = {ranks[width]}", label)
-    return entry.model_copy(update={"settings": entry.settings | now, "label": label})
+    return entry.model_copy(update={"settings": settings, "label": label})

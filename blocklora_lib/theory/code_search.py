@@ -45,6 +45,15 @@ class Choice:
         """Bits of k symbols of L levels: what choices are ordered by."""
         return self.dimension * math.log2(self.levels)
 
+    @property
+    def universal_header(self) -> int:
+        """Bits of a header for whatever could have been tried, and not for a declared space alone.
+
+        Elias's (1975) gamma code of rank, k, L and ten times Δ, and a bit for each of q, k, v, o.
+        """
+        numbers = (self.placement.rank, self.dimension, self.levels, round(10 * self.scale))
+        return 4 + sum(2 * number.bit_length() - 1 for number in numbers)
+
     def __str__(self) -> str:
         targets = "".join(self.placement.targets)
         return f"{targets} r={self.placement.rank}, k={self.dimension}, L={self.levels}"

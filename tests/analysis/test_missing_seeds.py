@@ -11,19 +11,19 @@ import pytest
 from figure_cases import collapse, number_of_blocks
 from given_evidence import Given, blocks, shared, source_runs
 from synthetic import synthetic_runs
+from synthetic_records import write_records
 
 from blocklora_lib.analysis.summaries import few_shot_summary, gains
 from blocklora_lib.analysis.transfer import domain_summary, robustness, set_differences
-from blocklora_lib.claims.claim import Claim, Evidence, judge
+from blocklora_lib.claims.claim import Claim, judge
+from blocklora_lib.claims.evidence import Evidence
 from blocklora_lib.claims.judges import ablations, accuracy, published_numbers
-from blocklora_lib.core.paths import RESULTS
 from blocklora_lib.display.figures import ablation, few_shot, transfer
 from blocklora_lib.display.tables import few_shot_table
 from blocklora_lib.runs.grid import expand
 from blocklora_lib.runs.profile_files import load_profile
 from blocklora_lib.runs.results import PLANNED, MissingResults
 from blocklora_lib.runs.sealed import seal
-from blocklora_lib.runs.store import RunStore
 
 
 def without(runs, **which):
@@ -181,51 +181,41 @@ def test_c12_and_c14_say_over_how_many_pairs_they_are():
     frame = blocks(falling, shared).frames["blocks"]
     few = without(frame, n_blocks=8, seed=3, dataset="fashion", reading="total_rank")
     assert (
-        "5 of 6 pairs of set and seed (those"
+        "8 of 9 pairs of set and seed (those"
         in ablations.number_of_blocks(Given(blocks=few)).evidence
     )
-    runs = source_runs(("fashion", "mnist", "flags"))
-    evidence = accuracy.competitive(
-        Given(cross_dataset=without(runs, method="lora", seed=1))
-    ).evidence
-    assert "On 3 other sets, at 16 shots, 6 of 9 pairs of runs" in evidence
+    runs, variants = (
+        source_runs(names) for names in (("fashion", "mnist", "flags"), ("emoji_v2", "emoji_a"))
+    )
+    few = Given(cross_dataset=without(runs, method="lora", seed=1), few_shot=variants)
+    evidence = accuracy.competitive(few).evidence.partition("On 2 shifted")[0]
+    assert "On 3 other sets, at 16 shots, 2 of 3 seeds, 6 of 9 pairs of runs" in evidence
     assert "against zero-shot" not in evidence  # it would be over other runs
-    assert "9 pairs of runs" in accuracy.competitive(Given(cross_dataset=runs)).evidence
+    whole = accuracy.competitive(Given(cross_dataset=runs, few_shot=variants)).evidence
+    assert "3 seeds, 9 pairs of runs" in whole
 
 
-def collapse_grid(lucky):
-    """Four settings of three seeds; of the best-looking one, two seeds diverged, the `lucky` one is
-    left.
-    """
+def test_a_setting_is_judged_by_the_seeds_it_has_and_says_how_many_lack():
+    """Of the best-looking setting one lucky seed is left: one seed has no interval."""
     rows = [
-        dict(lr=lr, init_scale=scale, seed=seed, accuracy=0.4 if lr < 0.1 else 0.05, shots=1)
+        dict(lr=lr, init_scale=scale, seed=seed, accuracy=0.4 if lr < 0.1 else 0.1, shots=1)
         for lr in (0.02, 0.2)
         for scale in (1.0, 10.0)
         for seed in (1, 2, 3)
     ]
     grid = pd.DataFrame(rows).assign(evaluated_on="fashion", dataset="fashion")
-    cell = (grid["lr"] == 0.2) & (grid["init_scale"] == 10.0)
-    return grid.assign(accuracy=grid["accuracy"].mask(cell, lucky))[~(cell & (grid["seed"] > 1))]
-
-
-def test_what_is_left_of_a_setting_is_neither_the_best_nor_the_worst():
-    zero = synthetic_runs(sets=("fashion",), methods=("zero_shot",))
+    grid["train_accuracy"] = grid["accuracy"]
+    cell = (grid["lr"] == 0.2) & (grid["init_scale"] == 1.0)
+    diverged = grid[cell & (grid["seed"] > 1)]
     for lucky in (0.9, 0.001):
-        found = ablations.collapse(Given(collapse=collapse_grid(lucky), few_shot=zero, diverged=2))
-        assert found.holds
-        assert "Best at lr = 0.02" in found.evidence
-        assert "Worst 5.0% at lr = 0.2, scale 1;" in found.evidence
-        assert "2 runs diverged; 3 of 4 settings have all 3 runs" in found.evidence
-    level = collapse_grid(0.9).assign(accuracy=0.4)  # all the same, but for what diverged
-    assert ablations.collapse(Given(collapse=level, few_shot=zero, diverged=2)).holds
-    # a setting that was refused is no collapse: without a diverged run, nothing collapsed
-    assert ablations.collapse(Given(collapse=level, few_shot=zero, diverged=0)).holds is False
-    alone = collapse_grid(0.9)
-    alone = alone[(alone["seed"] == 1) | (alone["init_scale"] == 1.0)]
-    alone = without(without(alone, init_scale=1.0, seed=1), init_scale=10.0, lr=0.02)
-    assert ablations.collapse(Given(collapse=alone, few_shot=zero, diverged=5)).holds is None
-    with pytest.raises(MissingResults, match="no zero-shot run of fashion"):
-        ablations.collapse(Given(collapse=level, few_shot=zero[zero["shots"] > 0]))
+        few = grid.assign(accuracy=grid["accuracy"].mask(cell, lucky)).drop(diverged.index)
+        found = ablations.too_high_a_rate(Given(collapse=few))
+        assert found.holds is None
+        assert "3 of 4 settings have all 3 seeds" in found.evidence
+    counted = ablations.too_high_a_rate(Given(diverged, collapse=grid.drop(diverged.index)))
+    assert counted.holds  # those that diverged are at chance, and no longer missing
+    assert "2 runs diverged" in counted.evidence
+    assert "4 settings have all 3 seeds" in counted.evidence
 
 
 @pytest.mark.parametrize(("seeds", "holds"), [((1, 2, 3), True), ((1,), None)])
@@ -237,38 +227,43 @@ def test_one_seed_does_not_contradict_a_published_number(seeds, holds):
     )
     values = values.assign(target_dataset="ImageNet", shots=16, backbone="ViT-B/16")
     given = Given(few_shot=runs, published=values)
-    given.profile, given.small_backbone = load_profile("paper"), False
+    given.profile = load_profile("paper")
     found = published_numbers.imagenet_at_16(given)
     assert found.holds is holds
     assert ("3 seeds" if holds else "1 of 3 seeds") in found.evidence
 
 
 def test_no_judge_passes_over_a_run_that_failed(tmp_path):
-    profile, reference = load_profile("pocket"), RESULTS / "reference" / "pocket"
-    RunStore(tmp_path / "runs").unpack(reference / "runs.parquet")
-    blind = Claim("X", "x", "us", "empirical", ("08_few_shot", "few_shot"), lambda e: _nothing(e))
+    profile = load_profile("smoke")
+    records = write_records(profile, tmp_path / "runs", ["few_shot", "twins"])
+    blind = Claim("X", "x", "us", ("08_few_shot", "few_shot"), (), lambda e: _nothing(e))
     assert judge([blind], Evidence(profile, tmp_path))[0].finding.evidence == "fine"
-    spec = next(s for s in expand(profile, dataset="fashion", method="lora_plus") if s.shots == 16)
-    path = tmp_path / "runs" / f"{spec.key}.json"
-    record = json.loads(path.read_text(encoding="utf-8"))
-    del record["checksum"]
-    error = dict(kind="refused", message="no such rank", retry="another rank")
-    path.write_text(
-        seal(record | dict(status="failed", result=None, error=error)), encoding="utf-8"
-    )
+    failed = {
+        experiment: next(
+            s for s in expand(profile, experiment) if s.method.name == "lora_plus" and s.shots == 1
+        )
+        for experiment in ("few_shot", "twins")
+    }
+    for spec in failed.values():
+        record = json.loads(records[spec.key].to_json())
+        record.pop("checksum", None)
+        error = dict(kind="refused", message="no such rank", retry="another rank")
+        path = tmp_path / "runs" / f"{spec.key}.json"
+        path.write_text(
+            seal(record | dict(status="failed", result=None, error=error)), encoding="utf-8"
+        )
     evidence = Evidence(profile, tmp_path)
     text = judge([blind], evidence)[0].finding.evidence
     assert text == "fine In no mean, for they failed: 1 run of few_shot."
     assert (evidence.failed("few_shot"), evidence.failed("few_shot", "diverged")) == (1, 0)
+    assert evidence.diverged("few_shot").empty
     control = evidence.found(accuracy.control_is_the_same).evidence
-    assert control.startswith(
-        "134 of 134 accuracies (of 135; the others lack one of the two runs) are the same"
-    )
-    assert "32 of 33 pairs of runs" in control
+    assert "over 1 sets, 1 of 2 pairs of runs (those that all have)" in control
+    assert control.endswith("In no mean, for they failed: 1 run of twins.")
 
 
 def _nothing(e):
-    from blocklora_lib.claims.claim import Finding
+    from blocklora_lib.claims.verdict import Finding
 
     e.runs("few_shot")
     return Finding(True, "fine")

@@ -208,12 +208,15 @@ def test_what_a_caption_says_of_seeds():
     assert told.startswith("1 of 3 seeds (hollow")
 
 
-def test_runs_of_a_profile_say_how_many_seeds_were_planned():
-    from blocklora_lib.core.paths import RESULTS
+def test_runs_of_a_profile_say_how_many_seeds_were_planned(tmp_path):
+    from synthetic_records import write_records
+
     from blocklora_lib.runs.profile_files import load_profile
     from blocklora_lib.runs.store import RunStore
 
-    profile, store = load_profile("pocket"), RunStore(RESULTS / "reference" / "pocket" / "runs")
-    runs = experiment_runs(profile, store, "cross_dataset")
-    found = runs.groupby("shots")[PLANNED].unique().map(list).to_dict()
-    assert found == {0: [1], 16: [len(profile.experiments["cross_dataset"].seeds)]}
+    profile, store = load_profile("smoke"), RunStore(tmp_path / "runs")
+    write_records(profile, store.folder, ["few_shot", "cross_dataset"])
+    for experiment, seeds in (("few_shot", 2), ("cross_dataset", 1)):
+        runs = experiment_runs(profile, store, experiment)
+        found = runs.groupby("shots")[PLANNED].unique().map(list).to_dict()
+        assert found == {shots: [seeds if shots else 1] for shots in set(runs["shots"])}

@@ -33,6 +33,8 @@ ATOL = 1e-12  # float64, sums of at most 64 terms of order 1
 CASES = [
     ("lora", "total_rank", "dense"),
     ("lora", "total_rank", "plain"),
+    ("block_lora", "total_rank", "plain"),
+    ("block_lora", "block_rank", "plain"),
     ("collapsed", "total_rank", "dense"),
     *[
         (kind, reading, order)
@@ -190,7 +192,6 @@ def test_an_order_stays_through_merging_and_the_values_too():
     [
         ("block_lora", "dense", "use kind='lora'"),
         ("lora", "loop", "use kind='block_lora' or 'frozen_a'"),
-        ("block_lora", "plain", "use kind='lora'"),
     ],
 )
 def test_an_order_that_does_not_fit_is_refused_with_the_way_out(kind, order, way_out):

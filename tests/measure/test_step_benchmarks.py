@@ -366,7 +366,7 @@ def test_growth_is_drawn_with_its_slope():
     assert list(y) == pytest.approx([1 + 0.02 * v for v in x])
     assert not right.get_title()
     (unsure,) = growth_lines(rows, pd.DataFrame([line | {"slope_low": -1e-3}])).axes
-    assert unsure.get_title() == "slope not resolved"
+    assert unsure.get_title() == "slope open"
 
 
 def test_roofline_writes_shares_and_products(quick_clip, tmp_path):

@@ -233,12 +233,12 @@ def test_an_effect_larger_than_its_spread_is_reported_with_it():
 
 def test_an_effect_within_its_spread_is_not_resolved():
     found = row(frame(a=np.ones(11), b=0.97 * (1 + 8 * (NOISE - 1))))
-    assert verdict(found).startswith("not resolved: 0.97x, an effect of 3.0%, within a spread of [")
+    assert verdict(found).startswith("open: 0.97x, an effect of 3.0%, within a spread of [")
 
 
 def test_too_few_rounds_resolve_nothing():
     found = verdict(row(frame(a=[1, 1, 1.0], b=[0.5, 0.5, 0.5])))
-    assert found.startswith("not resolved: 3 rounds give no interval")
+    assert found.startswith("open: 3 rounds give no interval")
 
 
 def test_equal_is_shown_only_by_an_interval_within_the_margin():
@@ -251,7 +251,7 @@ def test_equal_is_shown_only_by_an_interval_within_the_margin():
     assert not narrow["resolved"]
     assert not wide["resolved"]
     assert verdict(narrow, margin=0.05).endswith("equal within 5%")
-    assert "not resolved" in verdict(wide, margin=0.05)
+    assert "open" in verdict(wide, margin=0.05)
     small = row(frame(a=np.ones(11), b=1.03 + (NOISE - 1) / 10))
     assert small["resolved"]  # different, and yet equal within the margin: both can be shown
     assert equivalent(small, 0.05)

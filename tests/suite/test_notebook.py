@@ -1,7 +1,8 @@
-"""What notebooks export and claim, and how one is executed: with small notebooks made here."""
+"""What notebooks export, check and judge, and how one is executed: with small notebooks made here."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,12 +14,16 @@ import pandas as pd
 import pytest
 import yaml
 
+from blocklora_lib.claims.paper_claims import BY_ID
+from blocklora_lib.claims.verdict import Finding
 from blocklora_lib.core.paths import NOTEBOOKS
+from blocklora_lib.core.schema import UnknownName
 from blocklora_lib.runs.profile_files import load_profile
-from blocklora_lib.suite import execution
+from blocklora_lib.suite import execution, notebook
 from blocklora_lib.suite.catalogue import choose_notebooks, heading, notebook_needs, read_indexes
 from blocklora_lib.suite.execution import NotebookFailed, run_notebook
-from blocklora_lib.suite.notebook import ClaimFailed, Notebook, profile_note
+from blocklora_lib.suite.judged_cells import check_ids, ids_in
+from blocklora_lib.suite.notebook import CheckFailed, Notebook, profile_note
 
 FRAME = pd.DataFrame({"shots": [1, 2], "accuracy": [0.5, 0.6]})
 
@@ -67,54 +72,127 @@ def test_a_table_is_saved_as_csv_and_latex_that_say_what_they_are_not(nb, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("kind", "holds", "verdict"),
+    ("rests_on", "holds", "verdict"),
     [
-        ("structural", True, "holds"),
-        ("structural", None, "not run"),
-        ("empirical", True, "reproduced"),
-        ("empirical", False, "not reproduced"),
-        ("empirical", None, "not run"),
-        ("published", True, "not run"),  # a small profile cannot confirm a published number
-        ("published", False, "not run"),  # nor contradict it
+        ("arithmetic", True, "confirmed"),
+        ("arithmetic", None, "not resolved"),
+        ("nothing", None, "not run"),
+        ("measured", True, "confirmed on pocket only"),
+        ("measured", False, "contradicted on pocket only"),
+        ("measured", None, "not resolved"),
+        ("constructed", True, "confirmed on a constructed task"),
     ],
 )
-def test_verdicts(nb, tmp_path, kind, holds, verdict):
-    nb.claim("X1", "something", holds, "evidence", kind=kind)
+def test_verdicts(nb, tmp_path, rests_on, holds, verdict):
+    nb.check("08.X1", "something", holds, "evidence", rests_on)
     nb.finish()
-    assert read_indexes(tmp_path)["08_few_shot"]["claims"][0]["verdict"] == verdict
+    assert read_indexes(tmp_path)["08_few_shot"]["checks"][0]["verdict"] == verdict
 
 
 def test_a_profile_with_a_published_checkpoint_may_confirm_and_carries_no_note(tmp_path):
     nb = Notebook("08_few_shot", "paper", str(tmp_path))
     assert nb.note is None
-    nb.claim("X1", "a published number", True, "71.9", kind="published")
+    nb.check("08.X1", "a published number", True, "71.9", "measured")
     nb.finish()
-    assert read_indexes(tmp_path)["08_few_shot"]["claims"][0]["verdict"] == "reproduced"
+    assert read_indexes(tmp_path)["08_few_shot"]["checks"][0]["verdict"] == "confirmed"
 
 
-def test_a_failed_structural_claim_raises_after_everything_is_saved(nb, tmp_path):
+def test_a_failed_check_of_arithmetic_raises_after_everything_is_saved(nb, tmp_path):
     nb.figure(figure(), "curve", FRAME, "A curve.")
-    nb.claim("X1", "2 = 3", False, "2 is 2")
-    nb.claim("X2", "2 = 2", True, "2 is 2")
-    with pytest.raises(ClaimFailed, match=r"X1 fails: 2 = 3 \(2 is 2\)"):
+    nb.check("08.X1", "2 = 3", False, "2 is 2")
+    nb.check("08.X2", "2 = 2", True, "2 is 2")
+    nb.check("08.X3", "seen", False, "in these runs", "measured")  # says something, raises nothing
+    with pytest.raises(CheckFailed, match=r"^08.X1: 2 = 3 \(2 is 2\)$"):
         nb.finish()
     index = read_indexes(tmp_path)["08_few_shot"]
-    assert [claim["verdict"] for claim in index["claims"]] == ["fails", "holds"]
+    assert [check["verdict"].partition(" ")[0] for check in index["checks"]] == [
+        "contradicted",
+        "confirmed",
+        "contradicted",
+    ]
     assert len(index["figures"]) == 1
 
 
 def test_names_are_used_once(nb):
-    nb.claim("X1", "a", True, "e")
-    with pytest.raises(ValueError, match="X1 is made twice"):
-        nb.claim("X1", "b", True, "e")
+    nb.check("08.X1", "a", True, "e")
+    with pytest.raises(ValueError, match=r"08.X1 is made twice"):
+        nb.check("08.X1", "b", True, "e")
     nb.table(FRAME, "numbers", "")
     with pytest.raises(ValueError, match="two tables named 'numbers'"):
         nb.table(FRAME, "numbers", "")
 
 
-def test_unknown_kind_of_claim(nb):
-    with pytest.raises(ValueError, match=r"kind='guess'.*structural, empirical, published"):
-        nb.claim("X1", "a", True, "e", kind="guess")
+def test_a_check_belongs_to_its_notebook(nb):
+    with pytest.raises(ValueError, match=r"'X1' of 08_few_shot; begin its id with 08\., as in 08"):
+        nb.check("X1", "a", True, "e")
+    with pytest.raises(ValueError, match=r"begin its id with 08\."):
+        nb.check("09.X1", "a", True, "e")
+
+
+def test_unknown_basis_of_a_check(nb):
+    with pytest.raises(UnknownName, match=r"unknown basis of a finding 'guess'"):
+        nb.check("08.X1", "a", True, "e", "guess")
+
+
+def test_a_notebook_shows_the_one_judges_verdict(nb, tmp_path):
+    (judged,) = nb.judge("C9")
+    nb.finish()
+    (row,) = read_indexes(tmp_path)["08_few_shot"]["claims"]
+    assert row == judged.row
+    assert row["verdict"] == judged.verdict == "contradicted by a model"
+    with pytest.raises(UnknownName, match="unknown claim 'C99'; did you mean"):
+        nb.judge("C99")
+
+
+def test_a_claim_that_a_proof_decides_raises_where_it_is_found_otherwise(nb, tmp_path, monkeypatch):
+    wrong = dataclasses.replace(BY_ID["C1"], judge=lambda e: Finding(False, "off", "arithmetic"))
+    monkeypatch.setitem(BY_ID, "C1", wrong)
+    nb.judge("C1")
+    with pytest.raises(CheckFailed, match=r"C1 is not what its proof says \(off\)"):
+        nb.finish()
+    assert read_indexes(tmp_path)["08_few_shot"]["claims"][0]["verdict"] == "contradicted"
+
+
+@pytest.mark.parametrize(
+    ("cells", "says"),
+    [
+        (
+            ['nb.check("08.E1", "", True, "")', 'nb.check("08.E1", "", 1, "")'],
+            "check 08.E1 is made in",
+        ),
+        (['nb.check("E1", "", True, "")'], r"08_example.ipynb: check 'E1'; begin its id with 08\."),
+        (['nb.check(name, "", True, "")'], "the id of nb.check has to be written out"),
+        (["nb.judge(name)"], "the id of nb.judge has to be written out"),
+        (['nb.judge("C99")'], "unknown claim 'C99'.*08_example.ipynb judges it"),
+        (['nb.judge("C9", "C9")'], "08_example.ipynb judges C9 twice"),
+    ],
+)
+def test_ids_are_held_before_anything_runs(example, cells, says):
+    path = example(*cells)
+    with pytest.raises(ValueError, match=says):
+        check_ids(path.parent)
+
+
+def test_a_check_in_a_loop_is_known_by_what_its_id_begins_with(example):
+    path = example('for x in "ab":\n    nb.check(f"08.E1 {x}", "", True, "")', 'nb.judge("C9")')
+    assert ids_in(path) == (["08.E1 "], ["C9"])
+    check_ids(path.parent)
+
+
+def test_two_notebooks_share_no_check(example, tmp_path):
+    path = example('nb.check("08.E1", "", True, "")')
+    (path.parent / "08_other.ipynb").write_text(path.read_text())
+    with pytest.raises(ValueError, match=r"08\.E1 is made in 08_example and again in 08_other"):
+        check_ids(path.parent)
+
+
+def test_the_ids_of_the_suite_are_held_when_a_notebook_is_loaded(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise ValueError(f"a claim id used twice in {folder.name}")
+
+    monkeypatch.setattr(notebook, "check_ids", refuse)
+    with pytest.raises(ValueError, match="a claim id used twice in notebooks"):
+        Notebook("08_few_shot", "smoke", str(tmp_path))
 
 
 def test_only_profiles_with_a_small_backbone_carry_a_note():

@@ -227,12 +227,8 @@ def test_the_notebook_runs_on_it(results, name):
     assert not faults
     assert "random weights" in index["note"]
     assert index["figures"]
-    assert {claim["verdict"] for claim in index["claims"] if claim["kind"] == "structural"} == {
-        "holds"
-    }
-    assert {claim["verdict"] for claim in index["claims"] if claim["kind"] == "published"} <= {
-        "not run"
-    }
+    assert not [c for c in index["checks"] if c["verdict"] == "contradicted"]  # it would raise
+    assert {c["verdict"] for c in index["claims"] if c["id"] in ("C10", "C11")} <= {"not run"}
 
 
 def test_the_report_is_written_of_it(results):

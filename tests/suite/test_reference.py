@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 from types import SimpleNamespace
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 from synthetic_records import write_records
 from typer.testing import CliRunner
 
+from blocklora_lib.claims.claim import judge
+from blocklora_lib.claims.evidence import Evidence
+from blocklora_lib.claims.paper_claims import CLAIMS
+from blocklora_lib.claims.scoreboard import MARKERS, as_json, scoreboard
+from blocklora_lib.claims.scoreboard import as_markdown as summary
 from blocklora_lib.cli.app import app
-from blocklora_lib.core.paths import NOTEBOOKS, ROOT
+from blocklora_lib.core.paths import NOTEBOOKS, RESULTS, ROOT
+from blocklora_lib.display.tables import plain
 from blocklora_lib.runs.profile_files import load_profile
 from blocklora_lib.runs.store import RunStore
 from blocklora_lib.suite import reference
@@ -129,6 +137,9 @@ def kept(tmp_path, monkeypatch):
     (results / "figures/00_overview/key_figure.png").write_bytes(b"png")
     for name in notebook_names():
         nbformat.write(executed(), results / "notebooks" / f"{name}.ipynb")
+        index = dict(notebook=name, profile="smoke", note=None, checks=[], claims=[])
+        exports = dict(figures=[], tables=[{"html": "<table>"}])
+        (results / "notebooks" / f"{name}.json").write_text(json.dumps(index | exports))
     store = RunStore(results / "runs")
     write_records(load_profile("smoke"), store.folder, ["few_shot"])
     marks = reference.MARKERS
@@ -150,12 +161,14 @@ def test_a_run_is_kept_whole_and_shown(kept):
     copies = {f"docs/notebooks/{name}.ipynb" for name in notebook_names()}
     assert new == copies | {
         "README.md", "docs/few_shot.png", "reference/timings.csv", "reference/smoke/runs.parquet",
+        "reference/smoke/claims.json",
+        *(f"reference/smoke/notebooks/{name}.json" for name in notebook_names()),
         "reference/smoke/figures/00_overview/key_figure.png",
     }  # fmt: skip
     assert RunStore(kept.place / "reference/smoke/runs").records() == kept.store.records()
     text = (kept.place / "README.md").read_text()
     assert reference.as_markdown(reference.read_timings()) in text
-    assert "21 claims" in text
+    assert "23 claims" in text
     first = reference.TIMINGS.read_text()
     assert keep(kept)[0] == 0
     assert reference.TIMINGS.read_text() == first, "the same machine is no second one"
@@ -199,3 +212,22 @@ def test_notebooks_that_are_too_large_are_refused_by_their_size(kept, monkeypatc
     code, said = keep(kept)
     assert code == 2
     assert "bytes of 1,000; make figures smaller" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pocket", "pocket-full"])
+def test_the_committed_scoreboard_is_what_the_committed_records_say(name):
+    """To the last character: README, JSON, CSV and LaTeX say what the judges find in the records."""
+    profile, place = load_profile(name), RESULTS / "reference" / name
+    judged = judge(CLAIMS, Evidence(profile, place))
+    again = f"say `make reference` again, with PROFILE={name}"
+    assert (place / "claims.json").read_text(encoding="utf-8") == as_json(judged, profile), again
+    table = pd.read_csv(place / "tables" / "16_claims" / "scoreboard.csv", keep_default_na=False)
+    shown = scoreboard(judged).drop(columns=["kind", "cell"])
+    assert table.to_dict("records") == shown.to_dict("records"), again
+    latex = (place / "tables" / "16_claims" / "scoreboard.tex").read_text(encoding="utf-8")
+    assert latex.endswith(plain(shown).latex), again
+    if name == reference.SHOWN:
+        text = (ROOT / "README.md").read_text(encoding="utf-8")
+        assert f"{MARKERS[0]}\n{summary(judged)}{MARKERS[1]}" in text, again
+    assert not [j.claim.id for j in judged if j.surprising]

@@ -54,9 +54,9 @@ def folder(tmp_path_factory):
     plain.subplots()
     nb.figure(plain, "empty", runs, "With $B_i$ in it.")
     nb.table(few_shot_table(summary), "few_shot", "A table.")
-    nb.claim("F1", "x ≤ y & more", True, "1 < 2")
-    nb.claim("F2", "rises", False, "no", kind="empirical")
-    nb.claim("C9", "93.65%", None, "not here", kind="published")
+    nb.check("08.E1", "x ≤ y & more", True, "1 < 2")
+    nb.check("08.E2", "rises", False, "no", "measured")
+    nb.check("08.E3", "93.65%", None, "not here", "nothing")
     nb.finish()
     return folder
 
@@ -87,7 +87,11 @@ def test_it_shows_figures_tables_claims_and_notebooks(page):
     assert "The key &lt;figure&gt;." in page
     assert "smoke profile: a small CLIP" in page
     assert "16.0 ± " in page or re.search(r"\d\d\.\d ± \d", page)
-    for verdict, badge in (("holds", "good"), ("not reproduced", "bad"), ("not run", "none")):
+    for verdict, badge in (
+        ("confirmed", "good"),
+        ("contradicted on pocket only", "bad"),
+        ("not run", "none"),
+    ):
         assert f'<span class="badge {badge}">{verdict}</span>' in page
     assert "x ≤ y &amp; more" in page
     assert "What was and was not shown" in page  # the notebooks themselves
@@ -99,15 +103,19 @@ def test_the_scoreboard_stands_above_the_checks(folder):
         "id": "C3",
         "claim": "75% < 50%",
         "verdict": "contradicted",
+        "but": "where d_in = d_out",
         "evidence": "counted",
         "cell": "{}.ipynb#cell-id=a",
     }
     rows = [row | {"cell": row["cell"].format(name)} for name in ("00_overview", "03_counts")]
     path = folder / "claims.json"
-    path.write_text(json.dumps({"profile": "smoke", "claims": rows}), encoding="utf-8")
+    path.write_text(
+        json.dumps({"profile": "smoke", "caution": "Mind.", "claims": rows}), encoding="utf-8"
+    )
     page = write_report("smoke", folder)[0].read_text(encoding="utf-8")
     path.unlink()
-    assert page.count('<span class="badge bad">contradicted</span>') == 2
+    assert page.count('<span class="badge bad">contradicted</span> where d_in = d_out') == 2
+    assert "a verdict says on what it rests. Mind.</p>" in page
     assert "75% &lt; 50%" in page
     assert (
         page.count('href="#03_counts"') == 0
@@ -176,8 +184,9 @@ def test_progress_bars_stay_out_of_the_page():
 
 
 FIGURE = {"name": "f", "caption": "c", "files": ["f.png"], "width": 3.0}
-CHECK = {"id": "1", "statement": "s", "verdict": "holds", "evidence": "e", "kind": "structural"}
-WHOLE = {"figures": [FIGURE], "tables": [], "claims": [CHECK]}
+CHECK = {"id": "1", "statement": "s", "verdict": "confirmed", "evidence": "e"}
+CLAIM = {"id": "C1", "claim": "s", "verdict": "confirmed on pocket only", "evidence": "e"}
+WHOLE = {"figures": [FIGURE], "tables": [], "checks": [CHECK], "claims": [CLAIM]}
 
 
 @pytest.mark.parametrize(
@@ -185,15 +194,18 @@ WHOLE = {"figures": [FIGURE], "tables": [], "claims": [CHECK]}
     [
         [],
         {"figures": [FIGURE], "tables": []},
+        {key: value for key, value in WHOLE.items() if key != "checks"},
         WHOLE | {"figures": [{k: v for k, v in FIGURE.items() if k != "width"}]},
         WHOLE | {"figures": [FIGURE | {"width": "wide"}]},
         WHOLE | {"figures": [FIGURE | {"width": -1}]},
         WHOLE | {"figures": [FIGURE | {"files": ["f.pdf"]}]},
         WHOLE | {"figures": [FIGURE | {"files": [3]}]},
         WHOLE | {"tables": [{"name": "t", "caption": "c", "files": []}]},
-        WHOLE | {"claims": [CHECK | {"verdict": "maybe"}]},
-        WHOLE | {"claims": [CHECK | {"verdict": []}]},
-        WHOLE | {"claims": ["1"]},
+        WHOLE | {"checks": [CHECK | {"verdict": "maybe"}]},
+        WHOLE | {"checks": [CHECK | {"verdict": []}]},
+        WHOLE | {"checks": ["1"]},
+        WHOLE | {"claims": [CLAIM | {"verdict": "reproduced"}]},
+        WHOLE | {"claims": [CHECK]},
     ],
     ids=str,
 )
@@ -213,6 +225,7 @@ ROW = {
     "id": "C1",
     "claim": "c",
     "verdict": "confirmed",
+    "but": "",
     "evidence": "e",
     "cell": "01_method.ipynb#f",
 }
@@ -229,9 +242,9 @@ ROW = {
 )
 def test_a_damaged_scoreboard_is_a_sentence(tmp_path, rows):
     path = tmp_path / "claims.json"
-    path.write_text(json.dumps({"claims": [ROW]}))
-    assert _scoreboard(tmp_path)[0]["notebook"] == "01_method"
-    path.write_text(json.dumps({"claims": rows}))
+    path.write_text(json.dumps({"caution": "c", "claims": [ROW]}))
+    assert _scoreboard(tmp_path)[0][0]["notebook"] == "01_method"
+    path.write_text(json.dumps({"caution": "c", "claims": rows}))
     with pytest.raises(ValueError, match=r"claims\.json is damaged \([^(]*\); delete it") as error:
         _scoreboard(tmp_path)
     assert "Error(" not in str(error.value)

@@ -94,6 +94,19 @@ def test_a_variant_trains_at_the_profiles_rates():
     assert len({m.training["lr"] for m in POCKET.trained}) > 1
 
 
+def test_a_control_that_keeps_the_scale_keeps_it():
+    level = {"settings": {"rank": 1, "alpha": 0.5**0.5}}
+    methods = tuple(
+        m.model_copy(update=level if m.name == "lora_r1" else {}) for m in POCKET.methods
+    )
+    profile = POCKET.model_copy(update={"methods": methods})
+    needs = notebook_needs("08_few_shot")
+    for asked in (dict(rank=4), dict(rank=8, n_blocks=4)):
+        found = {m.name: m for m in vary(profile, needs, asked).methods}
+        scales = {found[m].adapter_config().scale for m in ("lora_r1", "lora_plus", "block_lora")}
+        assert max(scales) == pytest.approx(min(scales), rel=1e-15)
+
+
 def test_transfer_evaluates_on_the_targets_asked_for():
     found = specs("09_cross_dataset", datasets=["fashion"]).values()
     assert {spec.dataset for spec in found} == {POCKET.source}

@@ -71,4 +71,7 @@ def test_rows_are_of_zero_shot_of_each_code_and_of_the_half(bench):
 def test_a_choice_says_its_payload_and_its_name():
     choice = Choice(PLACES[1], 5, 3, 0.5)
     assert choice.payload == pytest.approx(5 * math.log2(3))
+    parts = (choice.placement.rank, 5, 3, round(10 * choice.scale))
+    gamma = [len(f"{number:b}") * 2 - 1 for number in parts]  # as many zeros as digits follow
+    assert choice.universal_header == 4 + sum(gamma)
     assert str(choice) == "vo r=2, k=5, L=3"

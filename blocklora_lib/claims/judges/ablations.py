@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from ...analysis.comparisons import matched
-from ...analysis.intervals import paired_difference
-from ...analysis.summaries import counted, own_images, summarise
+from ...analysis.excess import above_chance, planned_seeds, sharing_beyond_width
+from ...analysis.intervals import Interval, every, mean_interval, paired_difference
+from ...analysis.summaries import counted, own_images
+from ...data.manifest_files import load_manifest
 from ...display.tables import shots_of
-from ...runs.results import MissingResults
-from ..claim import Evidence, Finding
-from .accuracy import points
+from ..evidence import Evidence
+from ..verdict import Finding
+from .accuracy import points, smallest
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+COLLAPSED = 10.0  # points: training that gets no further above chance has collapsed
+USUAL, LARGE = 1.0, 10.0  # initial scales of A_s: the method's own, and a bad start
 
 
 def number_of_blocks(e: Evidence) -> Finding:
+    """C12: n = 1 against the most blocks where r is cut, so that n changes no rate; units: sets."""
     runs, told, saves, hurts = own_images(e.runs("blocks")), [], True, {}
     runs = runs.assign(n_blocks=runs["n_blocks"].astype(int), accuracy=100 * runs["accuracy"])
     for reading, part in runs.groupby("reading"):
         found = matched(part, ["dataset", "seed"], column="n_blocks")
-        table = found.values
+        table = found.values.groupby("dataset").mean()
         size = part.groupby("n_blocks")["trainable_parameters"].first()
         one, most = table.columns.min(), table.columns.max()
         cut = (
@@ -27,86 +37,130 @@ def number_of_blocks(e: Evidence) -> Finding:
         saves &= bool((size[1:] < cut[1:]).all())
         hurts[reading] = paired_difference(table[one], table[most])
         means = ", ".join(f"{value:.1f}% (n = {n})" for n, value in table.mean().items())
+        rate = f", where B also learns {most} times as fast" if reading == "block_rank" else ""
         told.append(
             f"{reading}, r = {part['rank'].iloc[0]:.0f}: {means}; n = {one} minus n = {most} "
-            f"{points(hurts[reading])} over {found.told('pairs of set and seed')}"
+            f"{points(hurts[reading])} over {len(table)} sets, {found.told('pairs of set and seed')}"
+            f"{rate}"
         )
     sets = " and ".join(sorted(runs["dataset"].unique()))
     total = hurts.get("total_rank")
-    seen = total is not None and not math.isnan(total.low)
-    undecided = seen and saves and total.low <= 0 < total.high
+    costs = total.above() if total is not None else None
+    seen = smallest(total) if total is not None else "none, for r was not cut"
     return Finding(
-        saves and total.low > 0 if seen and not undecided else None,
-        f"{'. '.join(told)}. {sets}, {shots_of(runs['shots'].iloc[0])}.",
-        undecided=undecided,
+        costs if saves else False,
+        f"{'. '.join(told)}. {sets}, {shots_of(runs['shots'].iloc[0])}; total_rank decides.",
+        smallest=seen,
     )
 
 
-def sharing(e: Evidence) -> Finding:
+def sharing_fails(e: Evidence) -> Finding:
+    """C16a: more orthogonal directions than r/n, against the floor that no update of r/n passes."""
     task = e.table("15_shared_subspace", "shared_task")
-    block = task[task["form"] == "block_lora"]
-    fails, helps = (block[block["task"] == name] for name in ("fails", "helps"))
-    by_blocks = fails.groupby("n_blocks")[["error", "floor"]].mean()
+    block = task[(task["form"] == "block_lora") & (task["task"] == "fails")]
+    by_blocks = block.groupby("n_blocks")[["error", "floor"]].mean()
     one, many = by_blocks.index.min(), by_blocks.index.max()
-    few = helps["samples"].min()
-    shared = matched(helps[helps["samples"] == few], ["seed"], column="n_blocks", value="error")
-    seeds = shared.values
-    gain = paired_difference(seeds[one], seeds[many])
-    lora = task[(task["task"] == "helps") & (task["form"] == "lora") & (task["samples"] == few)]
-    lora = lora.groupby("n_blocks")["error"].mean()
-    at_floor = (by_blocks["error"] - by_blocks["floor"]).abs().max() < 0.01
+    at_floor = (block["error"] - block["floor"]).abs().max() < 0.01
+    binds = by_blocks.loc[one, "error"] < 0.01 < by_blocks.loc[many, "floor"]
     return Finding(
-        bool(
-            at_floor
-            and by_blocks.loc[one, "error"] < 0.01 < by_blocks.loc[many, "floor"]
-            and gain.low > 0
-        ),
-        f"{task['directions'].max()} orthogonal directions wanted: error "
+        bool(at_floor and binds),
+        f"{task['directions'].max()} orthogonal directions of equal strength wanted: error "
         f"{by_blocks.loc[one, 'error']:.3f} at n = {one}, {by_blocks.loc[many, 'error']:.3f} at n "
-        f"= {many}, the floor of rank r/n. One direction, {few} noisy samples: "
-        f"{seeds[one].mean():.2f} at n = {one}, {seeds[many].mean():.2f} at n = {many}, over "
-        f"{shared.told('seeds')}; plain LoRA of rank r/n reaches {lora[many]:.2f}, so the width "
-        "regularises, not the sharing.",
+        f"= {many}; the floor of rank r/n is {by_blocks.loc[many, 'floor']:.3f}.",
         "constructed",
     )
 
 
-def collapse(e: Evidence) -> Finding:
-    """A mean over the seeds that did not diverge is neither best nor worst: those that did are
-    counted.
-    """
-    runs, zero = own_images(e.runs("collapse")), e.runs()
-    sets = sorted(runs["dataset"].unique())
-    zero = own_images(zero[(zero["shots"] == 0) & zero["dataset"].isin(sets)])
-    if lacking := set(sets) - set(zero["dataset"]):
-        raise MissingResults(
-            f"no zero-shot run of {', '.join(sorted(lacking))} to compare with; make it with "
-            "`blocklora grid`"
-        )
-    zero = 100 * zero["accuracy"].mean()
-    runs = runs.assign(accuracy=100 * runs["accuracy"])
-    cells = summarise(runs, ["lr", "init_scale"], over=["dataset", "seed"])
-    whole, diverged = cells[cells["complete"]], e.failed("collapse", "diverged")
-    lost = f"{diverged} runs diverged; {counted(int(cells['complete'].sum()), len(cells))} settings have all "
-    lost += f"{cells['expected'].max()} runs."
-    if whole.empty:
-        return Finding(None, f"Zero-shot {zero:.1f}%. {lost}", undecided=True)
-    best, worst = whole.loc[whole["mean"].idxmax()], whole.loc[whole["mean"].idxmin()]
-    by_scale = ", ".join(
-        f"{cell.mean:.1f}% ({cell.init_scale:g}"
-        + ("" if cell.complete else f"; {counted(cell.n, cell.expected)} runs")
-        + ")"
-        for cell in cells[cells["lr"] == best["lr"]].itertuples()
-    )
-    highest = whole[whole["lr"] == cells["lr"].max()]["mean"].max()
-    at_highest = (
-        "no setting at the highest rate has all its runs"
-        if math.isnan(highest)
-        else (f"at the highest rate at most {highest:.1f}%")
+def sharing_regularises(e: Evidence) -> Finding:
+    """C16b: on the fewest samples, Block-LoRA against LoRA of its width; units: seeds."""
+    task = e.table("15_shared_subspace", "shared_task")
+    beyond = sharing_beyond_width(task)
+    few = beyond[beyond["samples"] == beyond["samples"].min()]
+    each = {n: mean_interval(part["excess"]) for n, part in few.groupby("n_blocks")}
+    whole = mean_interval(few.groupby("seed")["excess"].mean())
+    told = ", ".join(
+        f"{d.mean:+.3f} [{d.low:.3f}, {d.high:.3f}] at n = {n}" for n, d in each.items()
     )
     return Finding(
-        bool((worst["mean"] < zero or diverged) and best["mean"] > zero),
-        f"Zero-shot {zero:.1f}%. Best at lr = {best['lr']:g}, by initial scale: {by_scale}. Worst "
-        f"{worst['mean']:.1f}% at lr = {worst['lr']:g}, scale {worst['init_scale']:g}; "
-        f"{at_highest}. {lost}",
+        whole.below(),
+        f"One direction, {few['samples'].min()} noisy samples: error of Block-LoRA minus that of "
+        f"LoRA of its width r/n {told}; {whole.mean:+.3f} [{whole.low:.3f}, {whole.high:.3f}] over "
+        f"all n, over {whole.n} seeds. Below 0, sharing would regularise beyond the width.",
+        "constructed",
+        smallest=f"an error of {whole.half_width:.3f}",
     )
+
+
+def too_high_a_rate(e: Evidence) -> Finding:
+    """C17a: at the usual start, collapsed at the highest rate, and not at the profile's own."""
+    cells, told = _above_chance(e)
+    rates = sorted(rate for rate, scale in cells if scale == USUAL)
+    if not rates:
+        return Finding(None, f"No setting at scale {USUAL:g} has a seed with all its sets.")
+    own = e.profile.training_of(e.profile.entry("block_lora")).lr
+    usual = min(rates, key=lambda rate: abs(math.log(rate / own)))
+    top, normal = cells[rates[-1], USUAL], cells[usual, USUAL]
+    trains = _collapsed(normal) is False
+    holds = every(_collapsed(top), trains or None) if usual < rates[-1] else None
+    return Finding(
+        holds,
+        f"At the usual start of A_s, {_excess(top)} at the highest rate, lr = {rates[-1]:g}; "
+        f"{_excess(normal)} at lr = {usual:g}. {told}",
+        smallest=smallest(*_both(top)),
+    )
+
+
+def bad_start(e: Evidence) -> Finding:
+    """C17b: a start ten times as large against the usual one, at each rate by itself."""
+    cells, told = _above_chance(e)
+    rates = sorted({rate for rate, _ in cells if {(rate, USUAL), (rate, LARGE)} <= set(cells)})
+    if not rates:
+        return Finding(None, f"No rate was run at both scales, {USUAL:g} and {LARGE:g}.")
+    caused, level, rows = [], [], []
+    for rate in rates:
+        usual, large = cells[rate, USUAL], cells[rate, LARGE]
+        each = 1 - 0.05 / len(rates)  # it is enough to find one such rate
+        caused.append(_collapsed(large, each) and _collapsed(usual, each) is False)
+        if (trains := _collapsed(usual, 0.975)) is not True:  # else there is nothing to lose
+            level.append(every(trains is False or None, _collapsed(large, 0.975) is False or None))
+        d = paired_difference(
+            *zip(
+                *usual.join(large, rsuffix="_large")[["test_large", "test"]].dropna().values,
+                strict=True,
+            )
+        )
+        rows.append(f"lr = {rate:g}: {_excess(large)}; {points(d)} on test images")
+    return Finding(
+        True if any(caused) else False if level and all(level) else None,
+        f"Scale {LARGE:g}, and its difference to scale {USUAL:g}: {'. '.join(rows)}. {told}",
+        smallest=smallest(*(d for rate in rates for d in _both(cells[rate, LARGE]))),
+    )
+
+
+def _above_chance(e: Evidence) -> tuple[dict[tuple[float, float], DataFrame], str]:
+    """Return the points above chance of each (rate, scale), by seed, and what they rest on."""
+    runs, diverged = own_images(e.runs("collapse")), e.diverged("collapse")
+    names = sorted({*runs["dataset"], *diverged.get("dataset", ())})
+    classes = {name: load_manifest(name).num_classes for name in names}
+    excess = above_chance(runs, diverged, classes).set_index("seed")
+    cells = {key: part[["test", "train"]] for key, part in excess.groupby(["lr", "init_scale"])}
+    whole = sum(len(cell) == planned_seeds(runs) for cell in cells.values())
+    return cells, (
+        f"Collapsed: at most {COLLAPSED:.0f} points above chance, on test and on training images. "
+        f"{' and '.join(names)}; {len(diverged)} runs diverged, which count as at chance; "
+        f"{counted(whole, len(cells))} settings have all {planned_seeds(runs)} seeds."
+    )
+
+
+def _both(cell: DataFrame, confidence: float = 0.95) -> list[Interval]:
+    return [mean_interval(cell[images], confidence) for images in ("test", "train")]
+
+
+def _collapsed(cell: DataFrame, confidence: float = 0.95) -> bool | None:
+    """Whether a setting is at chance on both kinds of images; False where it is above on either."""
+    return every(*(d.below(COLLAPSED) for d in _both(cell, confidence)))
+
+
+def _excess(cell: DataFrame) -> str:
+    test, train = (f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]" for d in _both(cell))
+    return f"{test} points above chance on test and {train} on training images"

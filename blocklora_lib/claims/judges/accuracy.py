@@ -1,19 +1,34 @@
-"""Judges of accuracies of runs. Vague words get their meaning here."""
+"""Judges of accuracies of runs. Vague words get their meaning here.
+
+Units are what is independent: sets where every set is trained on, seeds where one training is
+evaluated on many sets.
+"""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
-from ...analysis.comparisons import Matched, OverSets, difference_by_set, matched, over_sets
-from ...analysis.intervals import PairedDifference, paired_difference
+from ...analysis.comparisons import (
+    Matched,
+    OverSets,
+    change_over_shots,
+    difference_by_seed,
+    difference_by_set,
+    matched,
+    over_sets,
+)
+from ...analysis.intervals import PairedDifference, every, paired_difference
 from ...analysis.summaries import counted, own_images
 from ...display.tables import shots_of
+from ...runs.profile import Profile
 from ...runs.results import MissingResults
-from ..claim import Evidence, Finding
+from ..evidence import Evidence
+from ..verdict import Finding
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+MARGIN = 1.0  # points of accuracy: a difference within it is called none
 
 
 def by_method(
@@ -50,6 +65,13 @@ def points(d: PairedDifference) -> str:
     return f"{d.mean:+.1f} points [{d.low:+.1f}, {d.high:+.1f}]"
 
 
+def smallest(*compared: PairedDifference) -> str:
+    """Write the smallest effect that the least certain of these differences could have shown."""
+    widths = [d.half_width for d in compared]
+    unknown = any(width != width for width in widths)
+    return "none, for one unit gives no interval" if unknown else f"{max(widths):.1f} points"
+
+
 def rests_on(*compared: OverSets) -> str:
     """Write over how many sets and pairs of runs each difference is a mean, once if all are over as
     many.
@@ -62,24 +84,40 @@ def trained_shots(runs: DataFrame) -> list[int]:
     return sorted(int(k) for k in runs["shots"].unique() if k > 0)
 
 
+def own_rates(profile: Profile, *methods: str) -> bool:
+    """Whether the rate of each of these methods was chosen for it."""
+    entries = {entry.name: entry for entry in profile.methods}
+    rates = [entries[name].training.get("lr") for name in methods if name in entries]
+    waiting = profile.rates is not None and set(rates) == {profile.rates.until_chosen}
+    return len(rates) == len(methods) and None not in rates and not waiting
+
+
 def without_a(e: Evidence) -> Finding:
+    """C11: a gap at the fewest shots, and a change of that gap which is itself resolved."""
     runs = e.runs()
     few, many = trained_shots(runs)[0], trained_shots(runs)[-1]
-    first, last = (differences(runs, "block_lora", "frozen_a", k) for k in (few, many))
+    part = own_images(runs[runs["shots"].isin([few, many])])
+    by_method(part, ["dataset", "shots", "seed"], ["block_lora", "frozen_a"])  # or refuse
+    by_set = difference_by_set(part, "block_lora", "frozen_a")
+    first, last = (over_sets(by_set[by_set["shots"] == k]) for k in (few, many))
+    change = change_over_shots(by_set, few, many)
+    fair = own_rates(e.profile, "block_lora", "frozen_a")
+    holds = every(first.above(), change.below()) if fair and few != many else None
+    rates = "each at a rate of its own" if fair else "at one rate for both, chosen for neither"
     return Finding(
-        None
-        if math.isnan(first.low) or few == many
-        else bool(first.low > 0 and last.mean < first.mean),
-        f"Trained minus frozen: {points(first)} at {shots_of(few)}, {points(last)} at {many}, over "
-        f"{rests_on(first, last)}; one learning rate for both.",
+        holds,
+        f"Trained minus frozen, {rates}: {points(first)} at {shots_of(few)}, {points(last)} at "
+        f"{many}; the gap changes by {points(change)}; over {rests_on(first, last)}.",
+        smallest=smallest(first, change),
     )
 
 
 def competitive(e: Evidence) -> Finding:
-    """Judge both halves: transfer over the targets, domain generalization over the variants of the
-    source.
+    """C14: non-inferior in both halves, transfer to other sets and shifted variants of the source.
+
+    Every set is judged by the same few trainings, so the units are seeds.
     """
-    margin, halves, told, missing = 1.0, [], [], []
+    halves, told, missing, seen = [], [], [], []
     for experiment, where in (
         ("cross_dataset", "other sets"),
         ("few_shot", "shifted variants of the source"),
@@ -92,26 +130,26 @@ def competitive(e: Evidence) -> Finding:
             most = trained_shots(other)[-1]
             at_most = other[other["shots"] == most]
             by_method(at_most, ["evaluated_on", "seed"], ["block_lora", "lora"])
-            by_set = difference_by_set(at_most, "block_lora", "lora")
         except MissingResults as lacking:
             missing.append(lacking)
-            told.append(f"Not run on {where}: {str(lacking).rstrip('.')}.")
+            told.append(f"Not there for {where}: {str(lacking).rstrip('.')}.")
             continue
-        d = over_sets(by_set)
+        d = difference_by_seed(at_most, "block_lora", "lora")
         above = [_above_zero_shot(other, at_most, m) for m in ("block_lora", "lora")]
         gains = "" if None in above else f"; against zero-shot {above[0]:+.1f} and {above[1]:+.1f}"
-        halves.append(None if math.isnan(d.low) else d.mean >= -margin)
+        halves.append(d.above(-MARGIN))
+        seen.append(d)
         told.append(
-            f"On {counted(d.n, d.expected)} {where}, at {shots_of(most)}, {d.pairs_told}: "
-            f"Block-LoRA minus LoRA {points(d)}{gains}."
+            f"On {at_most['evaluated_on'].nunique()} {where}, at {shots_of(most)}, "
+            f"{d.told('seeds')}: Block-LoRA minus LoRA {points(d)}{gains}."
         )
-    if len(missing) == 2:
+    holds = every(*halves)
+    if missing and holds is not False:  # what is there does not settle it
         raise missing[0]
-    fails, undecided = False in halves, len(halves) < 2 or None in halves
     return Finding(
-        False if fails else None if undecided else True,
-        f"'Competitive': on average at most {margin:.0f} point below LoRA, in both. "
-        f"{' '.join(told)}",
+        holds,
+        f"'Competitive': at most {MARGIN:.0f} point below LoRA, in both. {' '.join(told)}",
+        smallest=smallest(*seen),
     )
 
 
@@ -129,51 +167,65 @@ def _above_zero_shot(runs: DataFrame, at_most: DataFrame, method: str) -> float 
 
 
 def beyond_clip(e: Evidence) -> Finding:
-    return Finding(
-        None, "No model but CLIP and no task but few-shot classification was run here.", "nothing"
+    """C15: nothing of the suite touches it."""
+    raise MissingResults(
+        "no model but CLIP and no task but few-shot classification was run here; no command of "
+        "`blocklora` makes such runs"
     )
 
 
 def control_is_the_same(e: Evidence) -> Finding:
-    runs = e.runs()
-    found = by_method(
-        runs, ["dataset", "evaluated_on", "shots", "seed"], ["block_lora", "lora_plus"], "correct"
-    )
-    apart = (found.values["block_lora"] - found.values["lora_plus"]).abs()
-    totals = runs[runs["method"] == "block_lora"].set_index(found.values.index.names)["total"]
-    few = (
-        ""
-        if found.n == found.expected
-        else f" (of {found.expected}; the others lack one of the two runs)"
-    )
-    answers = int(totals.loc[found.values.index].sum())
-    k = trained_shots(runs)[-1]
-    d = differences(runs, "block_lora", "lora_plus", k)
+    """O2: equivalence where rounding can tell the two apart.
+
+    Where n is a power of two both compute the same bits, so the experiment `twins` has other n.
+    """
+    runs = own_images(e.runs("twins"))
+    runs = runs.assign(method=runs["method"].str.partition(",")[0])  # without what is varied
+    over = ["reading", "rank", "n_blocks", "dataset", "shots", "seed"]
+    found = by_method(runs, over, ["block_lora", "lora_plus"], "correct")
+    pairs, accuracy = found.values, by_method(runs, over, ["block_lora", "lora_plus"]).values
+    totals = runs[runs["method"] == "block_lora"].set_index(over)["total"]
+    apart = (pairs["block_lora"] - pairs["lora_plus"]).abs()
+    means = 100 * accuracy.groupby("dataset").mean()  # the units
+    d = paired_difference(means["block_lora"], means["lora_plus"])
+    forms = sorted({(n, reading) for reading, _, n, *_ in pairs.index})
     return Finding(
-        bool(apart.sum() <= 0.01 * answers),
-        f"{int((apart == 0).sum())} of {found.n} accuracies{few} are the same to the last answer; "
-        f"{int(apart.sum())} of {answers:,} answers apart (float32 rounding); {points(d)} at "
-        f"{shots_of(k)}, over {d.told()}.",
+        d.within(MARGIN),
+        f"Where the two round differently, {', '.join(f'n = {n} ({r})' for n, r in forms)}: "
+        f"{points(d)} over {len(means)} sets, {found.told('pairs of runs')}; equal: within "
+        f"{MARGIN:.0f} point. {int(apart.sum()):,} of {int(totals.loc[pairs.index].sum()):,} answers "
+        f"apart, {int((apart == 0).sum())} accuracies the same to the last answer.",
+        smallest=smallest(d),
     )
 
 
 def width_is_what_counts(e: Evidence) -> Finding:
+    """O3: a loss against LoRA of rank r, and none against LoRA of rank r/n at the same scale."""
     runs = e.runs()
     k = trained_shots(runs)[-1]
     part = own_images(runs[runs["shots"] == k])
     methods = ["block_lora", "lora_r1", "lora"]
     shared = by_method(part, ["dataset", "seed"], methods)  # three differences of the same runs
+    scales = _scales(e.profile, *methods[:2])
     means = 100 * shared.values.groupby("dataset").mean()
     block, half, between = (
         paired_difference(means[a], means[b])
         for a, b in (("block_lora", "lora"), ("lora_r1", "lora"), ("block_lora", "lora_r1"))
     )
+    level = abs(scales[0] / scales[1] - 1) < 0.01
+    lost = block.below()
+    holds = between.within(MARGIN) if lost and level else None  # of no loss nothing can be said
+    scale = "" if level else f", whose scale is another ({scales[1]:.3f}, not {scales[0]:.3f})"
     return Finding(
-        None
-        if math.isnan(between.low)
-        else bool(block.mean < 0 and half.mean < 0 and between.low <= 0 <= between.high),
+        holds,
         f"At {shots_of(k)} against LoRA of rank r: Block-LoRA {points(block)}, LoRA of rank r/n "
-        f"{points(half)}; Block-LoRA minus LoRA of rank r/n {points(between)}; over "
-        f"{counted(len(means), part['dataset'].nunique())} sets, "
-        f"{shared.told('pairs of set and seed')}.",
+        f"{points(half)}{scale}; Block-LoRA minus LoRA of rank r/n {points(between)}, equal: within "
+        f"{MARGIN:.0f} point; over {counted(len(means), part['dataset'].nunique())} sets, "
+        f"{shared.told('pairs of set and seed')}."
+        + ("" if lost else " A loss of Block-LoRA is not shown."),
+        smallest=smallest(block, between),
     )
+
+
+def _scales(profile: Profile, *methods: str) -> list[float]:
+    return [profile.entry(name).method_spec.load().settings.scale for name in methods]

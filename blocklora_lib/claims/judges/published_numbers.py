@@ -5,27 +5,34 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ...analysis.intervals import mean_interval
+from ...analysis.intervals import Interval, every, mean_interval
 from ...analysis.summaries import counted, summarise
-from ..claim import Evidence, Finding
+from ...runs.results import MissingResults
+from ..evidence import Evidence
+from ..verdict import Finding
 
 if TYPE_CHECKING:
     from pandas import Series
 
+MARGIN = 1.0  # points: own runs this near to a published number reach it
+UNKNOWN = "a number of a summary, not known to be the paper's"
 
-def published(e: Evidence, dataset: str, shots: int, method: str | None = None) -> list[float]:
-    """Return the published few-shot accuracies (%) on ViT-B/16, of all methods or of one."""
+
+def published(e: Evidence, dataset: str, shots: int, method: str | None = None) -> Series:
+    """Return the published few-shot accuracies (%) on ViT-B/16 by method: all, or one.
+
+    Of a method that several sources report, the mean: it is one method, and counts once.
+    """
     known = e.published
     known = known[(known["setting"] == "few_shot") & (known["backbone"] == "ViT-B/16")]
     known = known[(known["target_dataset"] == dataset) & (known["shots"] == shots)]
-    return known.loc[
-        known["method"].isin([method] if method else known["method"]), "accuracy"
-    ].tolist()
+    known = known if method is None else known[known["method"] == method]
+    return known.groupby("method")["accuracy"].mean()
 
 
 def reached(e: Evidence, dataset: str, shots: int) -> Series | None:
     """Return Block-LoRA's MEANS (%) over seeds, of a published profile; None without such runs."""
-    if e.small_backbone or dataset not in e.profile.datasets:
+    if not e.profile.published or dataset not in e.profile.datasets:
         return None
     runs = e.runs()
     part = runs[(runs["evaluated_on"] == dataset) & (runs["shots"] == shots)]
@@ -34,38 +41,48 @@ def reached(e: Evidence, dataset: str, shots: int) -> Series | None:
     return rows.iloc[0] if len(rows) else None
 
 
-def covers(own: Series, claimed: float) -> bool | None:
-    """Whether the interval of `own` allows the claimed number; None where one seed gives no
-    interval.
-    """
-    return None if math.isnan(own["low"]) else bool(own["low"] <= claimed <= own["high"])
+def near(own: Series, claimed: float) -> bool | None:
+    """Whether own runs are within MARGIN of the claimed number: shown, excluded, or open."""
+    apart = own[["mean", "low", "high"]] - claimed
+    return Interval(apart["mean"], apart["low"], apart["high"], own["n"]).within(MARGIN)
+
+
+def half_width(*own: Series) -> str:
+    """Write the smallest difference that could have been seen."""
+    width = max((row["high"] - row["low"]) / 2 for row in own)
+    return "none, for one seed gives no interval" if math.isnan(width) else f"{width:.1f} points"
 
 
 def imagenet_at_16(e: Evidence) -> Finding:
+    """C9: whether one more published value could be that high, and whether own runs are near it."""
     claimed, values = 93.65, published(e, "ImageNet", 16)
     about = mean_interval(values, 0.999)
     half = about.half_width * math.sqrt(len(values) + 1)  # for one more value, not for the mean
     low, high = about.mean - half, about.mean + half
     text = (
-        f"{len(values)} published 16-shot values on ViT-B/16 lie in {min(values):.1f} to "
-        f"{max(values):.1f}; one more is expected in {low:.1f} to {high:.1f} (99.9%)."
+        f"16-shot values of {len(values)} methods published on ViT-B/16 lie in {values.min():.1f} to "
+        f"{values.max():.1f}; one more is expected in {low:.1f} to {high:.1f} (99.9%, if it is drawn "
+        "as they were)."
     )
     own = reached(e, "imagenet", 16)
     if own is None:
-        return Finding(low <= claimed <= high, f"{text} No such run here.", "published")
+        holds = None if low <= claimed <= high else False  # what could be so need not be so
+        told, seen = f"{text} No such run here.", f"{half:.1f} points"
+        return Finding(holds, told, "published", seen, UNKNOWN)
     told = f"{text} Own runs: {own['mean']:.2f}, {counted(own['n'], own['expected'])} seeds."
-    return Finding(covers(own, claimed), told, undecided=True)
+    return Finding(near(own, claimed), told, smallest=half_width(own), but=UNKNOWN)
 
 
 def leads(e: Evidence) -> Finding:
-    told, holds = [], []
+    """C10: whether own runs are near both numbers; how its percentages count is arithmetic."""
+    told, holds, seen = [], [], []
     cases = (("EuroSAT", 4, 88.08, 3.7, "CLIP-LoRA"), ("ImageNet", 1, 70.43, 3.4, "PromptSRC"))
     for dataset, at, claimed, gain, rival in cases:
-        known = published(e, dataset, at, rival)[0]
+        known = published(e, dataset, at, rival).iloc[0]
         relative, absolute = 100 * (claimed / known - 1), claimed - known
         kind = "relative" if abs(relative - gain) < abs(absolute - gain) else "points"
         own = reached(e, dataset.lower(), at)
-        holds += [] if own is None else [covers(own, claimed)]
+        seen += [] if own is None else [own]
         told.append(
             f"{dataset}: {rival} published {known:.2f}, so +{relative:.1f}% relative, "
             f"+{absolute:.1f} points: the claim counts {kind}"
@@ -75,10 +92,10 @@ def leads(e: Evidence) -> Finding:
                 else f"; own runs {own['mean']:.2f}, {counted(own['n'], own['expected'])} seeds"
             )
         )
-    if len(holds) < len(cases):
-        return Finding(None, f"Needs runs of profile paper. {'; '.join(told)}.", "published")
-    return Finding(
-        False if False in holds else None if None in holds else True,
-        f"{'; '.join(told)}.",
-        undecided=True,
-    )
+        holds += [] if own is None else [near(own, claimed)]
+    if len(seen) < len(cases):
+        raise MissingResults(
+            f"needs runs of a published profile on eurosat and imagenet: `blocklora grid --profile "
+            f"paper`. {'; '.join(told)}"
+        )
+    return Finding(every(*holds), f"{'; '.join(told)}.", smallest=half_width(*seen))

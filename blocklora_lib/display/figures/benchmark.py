@@ -121,7 +121,7 @@ def growth_lines(rows: pd.DataFrame, lines: pd.DataFrame) -> Figure:
 
     rows: axis, value, seconds_median, seconds_q1, seconds_q3; lines: axis, quantity, slope (seconds
     a unit), slope_low, slope_high, intercept; both of one variant, as benchmarks/scaling.py writes
-    them. A slope whose interval holds 0 is not resolved; threads get no line.
+    them. A slope whose interval holds 0 is open; threads get no line.
     """
     axes, fitted = (
         list(dict.fromkeys(rows["axis"])),
@@ -163,7 +163,7 @@ def _growth(panel: Axes, rows: pd.DataFrame) -> None:
 def _slope(line: pd.Series, axis: str) -> str:
     if line["slope_low"] > 0 or line["slope_high"] < 0:
         return f"{float(f'{1e3 * line.slope:.2g}'):g} ms {ONE[axis]}"
-    return "slope not resolved"
+    return "slope open"
 
 
 def growth_table(lines: pd.DataFrame) -> pd.DataFrame:

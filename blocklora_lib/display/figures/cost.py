@@ -193,7 +193,7 @@ def paired_ratios(frame: pd.DataFrame, labels: Mapping[str, str], against: str) 
     """Draw ratios of paired times, one panel a setting.
 
     frame: setting, form, columns of `timing.ratios`. Thick: quartiles over the rounds. Thin: the
-    95% interval of the median. Hollow: not resolved.
+    95% interval of the median. Hollow: it holds 1.
     """
     settings = list(dict.fromkeys(frame["setting"]))
     forms = [form for form in labels if form in set(frame["form"])]

@@ -34,7 +34,7 @@ def latency(frame: pd.DataFrame, margin: float) -> Figure:
     """Draw milliseconds an image, and the ratio to the base, over the batch size.
 
     frame: columns batch, form and those of `timing.ratios`. Thick: quartiles over the rounds. Thin:
-    the 95% interval of the median. A hollow marker is not resolved. The band is what counts as
+    the 95% interval of the median. A hollow marker: it holds 1. The band is what counts as
     equal, 1 ± margin.
     """
     figure = new_figure(TEXT_WIDTH, 2.75)
