@@ -26,7 +26,8 @@ def ids_in(path: Path) -> tuple[list[str], list[str]]:
 
     A check in a loop has an f-string, of which what stands before the first brace is the id.
     """
-    checked, judged = [], []
+    checked: list[str] = []
+    judged: list[str] = []
     for cell in read_notebook(path)["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] != "code" or "nb." not in source:
