@@ -64,7 +64,7 @@ def matched(
 
 @dataclass(frozen=True)
 class OverSets(PairedDifference):
-    """A mean of differences over n of `expected` sets (or seeds), and over `pairs` of all expected."""
+    """A mean of differences over n of `expected` sets or seeds, over `pairs` of all expected."""
 
     expected: int = 0
     pairs: int = 0

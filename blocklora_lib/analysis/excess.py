@@ -38,7 +38,7 @@ def planned_seeds(runs: pd.DataFrame) -> int:
 
 
 def sharing_beyond_width(task: pd.DataFrame) -> pd.DataFrame:
-    """Return samples, n_blocks, seed, excess: the error of Block-LoRA minus that of LoRA of its width.
+    """Return samples, n_blocks, seed, excess: Block-LoRA's error minus that of LoRA of its width.
 
     task: the trainings on few noisy samples of one direction, a row each, with form, samples,
     n_blocks, seed, error; n = 1 is LoRA itself and is left out.

@@ -254,7 +254,7 @@ def test_c5_asks_for_a_saving_that_the_noise_does_not_explain(own, low, high, ho
 
 
 def test_c5_credits_sharing_with_no_more_than_sharing_saves():
-    """Against a dense baseline all that is right saves 30%; within one code sharing saves nothing."""
+    """Against a dense baseline all that is right saves 30%; in one code sharing saves nothing."""
     found = costs.a_third_less_time(steps(1.0, 0.98, 1.02))
     assert found.holds is False
     assert "Baseline: LoRA with nothing changed but the sharing" in found.evidence
@@ -657,7 +657,7 @@ def test_c14_decides_nothing_without_other_sets_or_from_one_seed():
 
 
 def test_c14_needs_the_interval_within_the_margin_not_the_mean():
-    """Above -1 on average, but seeds disagree: with a true loss of 1 a mean would pass half the time."""
+    """Above -1 on average, but seeds disagree: at a true loss of 1 a mean passes half the time."""
     noisy = source_runs(("fashion", "mnist", "flags"), 0.005)
     off = (noisy["method"] == "block_lora") & (noisy["evaluated_on"] != "emoji_source")
     noisy["accuracy"] += 0.03 * (noisy["seed"] - 2) * off

@@ -286,7 +286,8 @@ def o1(rng, apart):
     return Given(trajectories=pd.DataFrame([row]))
 
 
-CASES = {  # claim -> (its evidence, {effect: what is true of the claim, or that it is on the margin})
+# claim -> (its evidence, {effect: what is true of the claim, or that it is on the margin})
+CASES = {
     "C1": (c1, {1e-13: True, 1e-6: False}),
     "C3": (c3, {0.25: False, 0.8: True}),
     "C4": (c4, {0: True, 4: False}),

@@ -14,7 +14,8 @@ from blocklora_lib.core.paths import NOTEBOOKS, ROOT
 PACKAGE = ROOT / "blocklora_lib"
 # 'not run' is plain English of things that do not run; as a verdict it stands alone
 WORDS = re.compile(
-    rf"\b({'|'.join(word for word in STEMS if word != 'not run')}|(not )?reproduced|on pocket only)\b"
+    rf"\b({'|'.join(word for word in STEMS if word != 'not run')}|"
+    r"(not )?reproduced|on pocket only)\b"
     r"|^not run$",
     re.IGNORECASE,
 )

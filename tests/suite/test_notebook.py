@@ -1,4 +1,4 @@
-"""What notebooks export, check and judge, and how one is executed: with small notebooks made here."""
+"""What notebooks export, check and judge, and how one is executed: with small ones made here."""
 
 from __future__ import annotations
 

@@ -217,7 +217,7 @@ def test_notebooks_that_are_too_large_are_refused_by_their_size(kept, monkeypatc
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["pocket", "pocket-full"])
 def test_the_committed_scoreboard_is_what_the_committed_records_say(name):
-    """To the last character: README, JSON, CSV and LaTeX say what the judges find in the records."""
+    """To the last character: README, JSON, CSV and LaTeX say what judges find in the records."""
     profile, place = load_profile(name), RESULTS / "reference" / name
     judged = judge(CLAIMS, Evidence(profile, place))
     again = f"say `make reference` again, with PROFILE={name}"
