@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -55,6 +56,8 @@ class Backbone(nn.Module):
 
         self.model: Any = model.requires_grad_(False).eval()  # of any of open_clip's classes
         self.spec, self.weights = spec, dict(weights or {})
+        # images and prompts that went through each tower, for budgets: who asks takes differences
+        self.passes: Counter[str] = Counter()
         self._tokenizer = tokenizer
         config = merge_preprocess_dict(PreprocessCfg(), get_model_preprocess_cfg(model))
         self.view = View.from_config(config)
@@ -120,6 +123,7 @@ class Backbone(nn.Module):
         """Normalised images (B, 3, H, W) -> unit rows (B, d), float32. checkpoint: see `towers`."""
         from .towers import encode_images
 
+        self.passes["image"] += len(images)
         return F.normalize(
             encode_images(self.model, images.to(self.device, self.dtype), checkpoint).float(),
             dim=-1,
@@ -160,14 +164,20 @@ class Backbone(nn.Module):
 
         checkpoint: as `towers` has it.
         """
+        return F.normalize(self.embed_prompts(prompts, checkpoint=checkpoint), dim=-1)
+
+    def embed_prompts(self, prompts: Tensor | Prompts, *, checkpoint: bool = False) -> Tensor:
+        """As `encode_prompts`, rows of the length that the tower gives them."""
         from .towers import TextTower
 
         if isinstance(prompts, Tensor):
             prompts = self.pack(prompts)
+        given = (part if isinstance(part, Tensor) else part.tokens for part in prompts)
+        self.passes["text"] += sum(map(len, given))
         encode = partial(TextTower(self.model).encode, checkpointing=checkpoint)
         if len(prompts) > 1:
             encode = partial(recomputed, encode, device=self.device)
-        return F.normalize(torch.cat([encode(part) for part in prompts]).float(), dim=-1)
+        return torch.cat([encode(part) for part in prompts]).float()
 
 
 def _per_channel(what: Literal["mean", "std"], config: Mapping[str, Any]) -> Tensor:

@@ -26,27 +26,33 @@ from .recomputation import recomputed
 from .untouched import has_own_encoders, untouched
 
 
-def encode_images(model: Any, images: Tensor, checkpointing: bool = False) -> Tensor:
+def encode_images(
+    model: Any, images: Tensor, checkpointing: bool = False, projected: bool = True
+) -> Tensor:
     """model.encode_image: (B, 3, H, W) -> (B, d).
 
     checkpointing: keep only the input of each block for the backward pass, and compute the block
-    again there.
+    again there. projected False: what `image_projection` takes, (B, p); where that is None, as
+    projected.
     """
     # open_clip's own forward takes one at least; of none there is a gradient too, zero
     if len(images) == 0:
-        return encode_images(model, images.new_zeros(1, *images.shape[1:]), checkpointing)[:0]
+        one = images.new_zeros(1, *images.shape[1:])
+        return encode_images(model, one, checkpointing, projected)[:0]
     visual: Any = model.visual
-    plain = (
-        is_eager() and has_own_encoders(model) and _reads_class_token(visual) and untouched(visual)
-    )
-    if not (plain and _blocks_are_plain(visual.transformer)):
+    if not _images_are_plain(model):
         return model.encode_image(images)
     x = visual._embeds(images)
     n, length, _ = x.shape
     first = torch.arange(n, device=x.device) * length
     x = _run(visual.transformer, x.flatten(0, 1), first, Layout(((n, length),)), checkpointing)
     pooled = visual.ln_post(x)
-    return pooled if visual.proj is None else pooled @ visual.proj
+    return pooled @ visual.proj if projected and visual.proj is not None else pooled
+
+
+def image_projection(model: Any) -> Tensor | None:
+    """The matrix (p, d) by which the image tower multiplies last; None if it has no such one."""
+    return model.visual.proj if _images_are_plain(model) else None
 
 
 class TextTower:
@@ -148,6 +154,18 @@ def _last_block(block: ResidualAttentionBlock, x: Tensor, pooled: Tensor, layout
 def _mlp(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     return frozen_mlp(
         block.mlp, block.ln_2(x), quick=any(type(part) is QuickGELU for part in block.mlp)
+    )
+
+
+def _images_are_plain(model: Any) -> bool:
+    """Whether encode_image is nothing but what `encode_images` stands in for."""
+    visual = model.visual
+    return (
+        is_eager()
+        and has_own_encoders(model)
+        and _reads_class_token(visual)
+        and untouched(visual)
+        and _blocks_are_plain(visual.transformer)
     )
 
 

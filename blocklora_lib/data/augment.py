@@ -11,7 +11,8 @@ from torch import Tensor
 
 # Least share of the image's area that a crop keeps, and whether to mirror.
 # CLIP-LoRA: RandomResizedCrop(scale=(0.08, 1)) and a horizontal flip.
-RECIPES = {"clip_lora": (0.08, True), "light": (0.6, False)}
+# Tip-Adapter and its kin: RandomResizedCrop(scale=(0.5, 1)) and a horizontal flip.
+RECIPES = {"clip_lora": (0.08, True), "light": (0.6, False), "half": (0.5, True)}
 RATIO = (3 / 4, 4 / 3)
 
 
@@ -23,7 +24,9 @@ class Files(Protocol):
 
 
 def augment(
-    images: Tensor | Files, how: Literal["clip_lora", "light", "none"], generator: torch.Generator
+    images: Tensor | Files,
+    how: Literal["clip_lora", "light", "half", "none"],
+    generator: torch.Generator,
 ) -> Tensor:
     """Return randomly cropped (and mirrored) views. images: (B, 3, H, W), 0..255 -> same, float32.
 

@@ -121,6 +121,39 @@ def make_draw(
     )
 
 
+def validation_rows(
+    drawn: Draw, split: Mapping[str, Sequence[Item]], seed: int
+) -> tuple[str, list[int]]:
+    """Return where the validation images beside a draw stand: a split and indices into its items.
+
+    They are min(shots, 4) a class: those that the draw names, else `sampling.draw_validation` of
+    the val split, or, of a set without one, of the training images that were not drawn. ValueError
+    if there are less than half as many.
+    """
+    from .sampling import VAL_SHOTS, draw_validation
+
+    name = "val" if split.get("val") else "train"
+    items = list(split[name])
+    if drawn.val:
+        places = {tuple(item): i for i, item in enumerate(items)}
+        found = [places[row] for row in drawn.val]
+    else:
+        taken = set(drawn.train) if name == "train" else set()
+        left = [i for i, item in enumerate(items) if tuple(item) not in taken]
+        chosen = draw_validation([items[i].label for i in left], drawn.shots, seed)
+        found = [left[i] for i in chosen]
+    few = min(drawn.shots, VAL_SHOTS)
+    wanted = few * len({label for _, label, _ in drawn.train})
+    if 2 * len(found) < wanted:
+        where = "its val split has" if name == "val" else "it has no val split, and train has left"
+        raise ValueError(
+            f"{drawn.dataset} has too few validation images to choose settings by: of {wanted} "
+            f"({few} a class) {where} {len(found)}; use fewer shots, give it more, or give the "
+            "method one value of each setting"
+        )
+    return name, found
+
+
 def bundle_items(
     labels: Mapping[str, Sequence[int]], classes: Sequence[str]
 ) -> dict[str, list[Item]]:

@@ -144,6 +144,23 @@ def draw_clip_lora_imagenet(train: Sequence[int], shots: int, seed: int) -> Indi
     return chosen
 
 
+def draw_validation(labels: Sequence[int], shots: int, seed: int) -> list[int]:
+    """Return the indices of min(shots, 4) images a class, or of all that a class has: our own draw.
+
+    For draws that name no validation images. A seeded permutation of each class, of which the first
+    are taken, so those at 1 shot are among those at 4.
+    """
+    import torch
+
+    from ..core.seeding import generator
+
+    chosen: list[int] = []
+    for label, indices in sorted(_by_class(labels).items()):
+        order = torch.randperm(len(indices), generator=generator(seed, f"validation/{label}"))
+        chosen += [indices[i] for i in order[: min(shots, VAL_SHOTS)]]
+    return chosen
+
+
 def _coop(labels: Sequence[int], shots: int, stream: random.Random) -> list[int]:
     """`generate_fewshot_dataset` of one split; CoOp's (Dassl) and CLIP-LoRA's are the same."""
     if shots < 1:

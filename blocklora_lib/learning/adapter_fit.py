@@ -14,8 +14,8 @@ from ..adapters.config import AdapterConfig
 from ..core.seeding import generator
 from ..data.image_files import ImageFiles
 from .contract import Context
-from .evaluation import BATCH
-from .loop import train
+from .feature_cache import BATCH
+from .loop import images_seen, train
 
 
 def fit_adapters(context: Context, config: AdapterConfig) -> AdapterPredictor:
@@ -50,10 +50,12 @@ class AdapterPredictor:
 
     loss: tuple[float, ...] = ()
     overflows: tuple[int, ...] = ()
+    choice = None
 
     def __init__(self, context: Context, adapters: AdapterSet) -> None:
         self.backbone, self.tokens, self.adapters = context.backbone, context.tokens, adapters
-        _, _, self.training = context.to_train()
+        images, _, self.training = context.to_train()
+        self.few = len(images)
         self.trainable_parameters = adapters.num_parameters()
 
     def encoded(self, images: Tensor | ImageFiles) -> Tensor:
@@ -91,6 +93,16 @@ class AdapterPredictor:
             return backbone.logit_scale * rows(images) @ (classes() if fixed is None else fixed).T
 
         return logits
+
+    @property
+    def updates(self) -> int:
+        """One a step."""
+        return len(self.loss)
+
+    @property
+    def images_seen(self) -> int:
+        """In all updates, each time anew."""
+        return images_seen(self.few, self.training.batch_size, len(self.loss))
 
     @contextmanager
     def inference(self) -> Iterator[None]:

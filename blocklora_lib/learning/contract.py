@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from ..clip.backbone import Backbone
 from ..data.image_files import ImageFiles
+from .count import Choice
+from .feature_cache import FeatureCache, Features, Source
 from .spec import TrainingSpec
 
 
@@ -21,6 +23,10 @@ class Context:
     images: (N, 3, H, W), pixels 0..255 at the backbone's resolution, or files; labels: (N,), on
     any device; tokens: (C, context length). A method without training has no images, no labels
     and no training settings. on_step(step, of, loss) is called after every step.
+
+    A method on features asks `features()` for the images, through the cache, in place of `images`;
+    source: where it finds them. validation: images and labels to choose settings by, of a method
+    with a grid alone.
     """
 
     backbone: Backbone
@@ -31,6 +37,25 @@ class Context:
     shots: int
     seed: int
     on_step: Callable[[int, int, float], None] | None = None
+    source: Source | None = None
+    validation: tuple[Source, Tensor] | None = None
+    cache: FeatureCache = field(default_factory=FeatureCache)
+
+    def features(self, views: int = 0) -> Features:
+        """The few images as the frozen tower sees them, or so many random views of each.
+
+        Of views, row v N + i is view v of image i.
+        """
+        images, source = self.images, self.source
+        if source is None:
+            assert images is not None
+            given = images
+            source = Source(lambda: given)
+        return self.cache.features(self.backbone, source, views, self.seed)
+
+    def prompts(self, tokens: Tensor) -> Tensor:
+        """Rows of prompts as long as the frozen text tower gives them: (C, d)."""
+        return self.cache.prompts(self.backbone, tokens)
 
     def to_train(self) -> tuple[Tensor | ImageFiles, Tensor, TrainingSpec]:
         """Return images, labels and settings; ValueError for a method that is given none."""
@@ -43,11 +68,18 @@ class Context:
 
 
 class Predictor(Protocol):
-    """What a method's `fit` returns: how to classify, in whatever way the method does it."""
+    """What a method's `fit` returns: how to classify, in whatever way the method does it.
+
+    One that reads images through the frozen tower alone has `scores` besides, as `logits` but of
+    `Features`: then kept ones are evaluated, and no image is encoded again.
+    """
 
     loss: tuple[float, ...]  # of every step
     overflows: tuple[int, ...]  # steps, from 1, whose float16 gradients overflowed
     trainable_parameters: int
+    updates: int  # of all that was trained, settings that were not chosen among them
+    images_seen: int  # in all updates, each time anew
+    choice: Choice | None  # of settings, on validation images
 
     def inference(self) -> AbstractContextManager[None]:
         """Merge what can be merged, for the time of the evaluation."""

@@ -1,8 +1,8 @@
-"""What an evaluation counts. No torch."""
+"""What an evaluation counts, and what was chosen by it. No torch."""
 
 from __future__ import annotations
 
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import FiniteFloat, NonNegativeInt, PositiveInt, model_validator
 
 from ..core.schema import Recorded
 
@@ -25,3 +25,10 @@ class Count(Recorded):
     def accuracy(self) -> float:
         """Top-1 accuracy, 0 to 1."""
         return self.correct / self.total
+
+
+class Choice(Recorded):
+    """Settings that were chosen from a grid, and the count of validation images by which."""
+
+    settings: dict[str, FiniteFloat]
+    validation: Count

@@ -4,7 +4,8 @@ counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +15,7 @@ from ..data.dataset import Dataset
 from ..data.image_files import ImageFiles, ahead
 from .contract import Predictor
 from .count import Count
-
-BATCH = 100  # images a forward pass; larger ones fall out of a CPU's cache
+from .feature_cache import BATCH, Features
 
 
 class NotFinite(ValueError):
@@ -23,12 +23,22 @@ class NotFinite(ValueError):
 
 
 def evaluate(
-    predictor: Predictor, backbone: Backbone, datasets: Iterable[Dataset], split: str
+    predictor: Predictor,
+    backbone: Backbone,
+    datasets: Iterable[Dataset],
+    split: str,
+    features: Callable[[Dataset], Features] | None = None,
 ) -> dict[str, Count]:
-    """Count correct answers on a split of each set, with the set's own classes and template."""
+    """Count correct answers on a split of each set, with the set's own classes and template.
+
+    features: of a set's split, as kept; taken in place of the images where a predictor can.
+    """
+    kept = features if features is not None and hasattr(predictor, "scores") else None
     with torch.inference_mode(), predictor.inference():
         return {
-            d.name: _count(predictor, backbone, d, d.images(split), d.labels(split))
+            d.name: _count(
+                predictor, backbone, d, kept(d) if kept else d.images(split), d.labels(split)
+            )
             for d in datasets
         }
 
@@ -37,7 +47,7 @@ def evaluate_images(
     predictor: Predictor,
     backbone: Backbone,
     dataset: Dataset,
-    images: Tensor | ImageFiles,
+    images: Tensor | ImageFiles | Features,
     labels: Tensor,
 ) -> Count:
     """Count correct answers on these images, by the same rule."""
@@ -63,16 +73,21 @@ def _count(
     predictor: Predictor,
     backbone: Backbone,
     dataset: Dataset,
-    images: Tensor | ImageFiles,
+    images: Tensor | ImageFiles | Features,
     labels: Tensor,
 ) -> Count:
     classifier = predictor.classifier(backbone.tokenize(dataset.prompts))
     correct = seen = 0
-    inputs: Iterator[Tensor] = map(backbone.preprocess, images.split(BATCH))
+    score: Callable[[Any, Any], Tensor] = predictor.logits
+    inputs: Iterator[Any]
+    if isinstance(images, Features):
+        score, inputs = predictor.scores, images.split(BATCH)  # type: ignore[attr-defined]
+    else:
+        inputs = map(backbone.preprocess, images.split(BATCH))
     if isinstance(images, ImageFiles):
         inputs = ahead(inputs)  # the next files are read while a batch is classified
-    for pixels, truth in zip(inputs, labels.split(BATCH), strict=True):
-        scores = predictor.logits(pixels, classifier)
+    for part, truth in zip(inputs, labels.split(BATCH), strict=True):
+        scores = score(part, classifier)
         if not scores.isfinite().all():  # argmax would take any of them for an answer
             raise NotFinite(
                 f"scores of {dataset.name} are not finite (images {seen} to "

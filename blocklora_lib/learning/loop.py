@@ -101,6 +101,12 @@ def batches(n: int, batch_size: int, shuffle: torch.Generator) -> Iterator[Tenso
         yield from torch.randperm(n, generator=shuffle).split(batch_size)
 
 
+def images_seen(n: int, batch_size: int, steps: int) -> int:
+    """How many images so many of the batches of n show, each time anew."""
+    epochs, rest = divmod(steps, -(-n // batch_size))
+    return epochs * n + rest * batch_size
+
+
 def _shown(context: Context, steps: int) -> Generator[tuple[Tensor, Tensor]]:
     """Yield each step's views (B, 3, H, W), pixels 0..255, float32, and labels (B,)."""
     images, labels, spec = context.to_train()

@@ -1,8 +1,14 @@
 """The registry of methods: every module of this folder is one, or a table of a family.
 
 A module defines `Method`, a class, or `METHODS`, several. A method has `name`, `label` (for
-figures), `trains` (whether shots and seeds mean anything), `Settings` (frozen, unknown keys
-refused) and `fit(context) -> Predictor`. Knows learning and all below; a listing needs no torch.
+figures), `trains` (whether shots and seeds mean anything), `on_features` (whether it reads images
+through the frozen tower alone, and has a schedule of its own in place of the profile's),
+`own_classes` (whether it can tell only the classes that it was trained on), `Settings` (frozen,
+unknown keys refused) and `fit(context) -> Predictor`. Knows learning and all below; a listing needs
+no torch.
+
+Settings that are a tuple are a grid, from which `learning.selection` chooses on validation images;
+with one value each a method reads none.
 """
 
 from __future__ import annotations
@@ -27,6 +33,12 @@ def get_method(name: str) -> Any:
     if name not in _registry():
         raise UnknownName("method", name, _registry())
     return _registry()[name]
+
+
+def scheduled(name: str) -> bool:
+    """Whether a profile's training settings, its rate among them, say how this method learns."""
+    method = get_method(name)
+    return method.trains and not method.on_features
 
 
 @cache  # a grid of a thousand runs asks three thousand times
@@ -68,6 +80,12 @@ class MethodSpec(Strict):
             return given
         settings = get_method(info.data["name"]).Settings.model_validate(dict(given), strict=True)
         return FrozenDict(settings.model_dump(mode="json"))
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it chooses settings on validation images."""
+        grid = getattr(get_method(self.name).Settings, "grid", ())
+        return any(len(self.settings[name]) > 1 for name in grid)
 
     def load(self) -> Any:
         """The method with its settings, ready to fit."""

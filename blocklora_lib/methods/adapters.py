@@ -48,6 +48,8 @@ class AdapterMethod:
     label: ClassVar[str]
     Settings: ClassVar[type[AdapterSettings]]
     trains: ClassVar[bool] = True
+    on_features: ClassVar[bool] = False
+    own_classes: ClassVar[bool] = False
 
     def __init__(self, settings: AdapterSettings) -> None:
         self.settings = settings

@@ -1,55 +1,31 @@
-"""Zero-shot CLIP: the nearest class embedding, nothing trained."""
+"""Zero-shot CLIP: the nearest class embedding, nothing trained.
+
+    logits = τ f tᵀ            f: (N, d) unit rows of images, t: (K, d) unit rows of prompts
+
+τ: the model's own exp(logit_scale), 100 in OpenAI's models (Radford et al. 2021, arXiv 2103.00020).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from ..core.schema import Strict
+from ..learning.feature_method import FeatureMethod
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..learning.contract import Context
+    from ..learning.feature_fit import FeaturePredictor
 
 
-class Settings(Strict):
-    """Nothing to set."""
-
-
-class Method:
-    name = "zero_shot"
-    label = "Zero-shot CLIP"
-    Settings: ClassVar[type[Strict]] = Settings
-    trains = False
-
-    def __init__(self, settings: Strict) -> None:
-        self.settings = settings
-
-    def fit(self, context: Context) -> ZeroShotPredictor:
-        return ZeroShotPredictor(context)
-
-
-class ZeroShotPredictor:
+class Method(FeatureMethod):
     """Cosine logits of the frozen towers."""
 
-    loss: tuple[float, ...] = ()
-    overflows: tuple[int, ...] = ()
-    trainable_parameters = 0
+    name = "zero_shot"
+    label = "Zero-shot CLIP"
+    trains = False
+    own_classes = False
 
-    def __init__(self, context: Context) -> None:
-        self.backbone = context.backbone
+    def fit(self, context: Context) -> FeaturePredictor:
+        """Return the predictor; there is nothing to fit."""
+        from ..learning.feature_fit import FeaturePredictor, zero_shot
 
-    @contextmanager
-    def inference(self) -> Iterator[None]:
-        yield
-
-    def classifier(self, tokens: Tensor) -> Tensor:
-        return self.backbone.encode_prompts(tokens)
-
-    def logits(self, images: Tensor, classifier: Tensor) -> Tensor:
-        return self.backbone.logit_scale * self.backbone.encode_images(images) @ classifier.T
-
-    def close(self) -> None:
-        """Nothing was attached."""
+        return FeaturePredictor(context, zero_shot(context))

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
 from ..core.devices import check_repeatable, repeatable
 from ..core.schema import AdapterError
-from ..learning.contract import Context
+from ..data.dataset import Dataset
+from ..learning.contract import Context, Predictor
 from ..learning.evaluation import NotFinite, evaluate, evaluate_images
+from ..learning.feature_cache import Features
 from ..learning.loop import TrainingDiverged
+from ..methods import get_method
 from .code_digest import code_digest
 from .provenance import PeakMemory, provenance
-from .record import Cost, Failure, MachineFailure, Result, RunRecord
+from .record import Budget, Cost, Failure, MachineFailure, Result, RunRecord
 from .spec import RunSpec
 from .standing import stored
 from .store import RunStore
@@ -50,31 +55,42 @@ def execute(
         inputs = inputs or bench.check(spec)
         images = bench.images(spec)
         context = run_context(spec, bench, inputs, on_step)
-        for other in inputs.evaluated:
-            other.images(spec.split)
-    backbone = context.backbone
+        backbone = context.backbone
+        features = None
+        if get_method(spec.method.name).on_features:
+            features = partial(_features, spec, bench)
+            with repeatable(backbone.device, spec.deterministic):
+                if context.source:
+                    context.features()
+                list(map(features, inputs.evaluated))
+        else:
+            for other in inputs.evaluated:
+                other.images(spec.split)
     about = provenance(spec, backbone, bench.dataset(spec.dataset), inputs.evaluated)
     if one_prompt := {name: found for name in spec.sets if (found := bench.one_prompt(spec, name))}:
         about["one_prompt"] = one_prompt
-    result, error, predictor = None, None, None
+    result, error, predictor, budget = None, None, None, None
     try:
         with _machine(spec, Exception), repeatable(backbone.device, spec.deterministic):
             with _timed(seconds, "train"):
+                before = backbone.passes.copy()
                 predictor = spec.method.load().fit(context)
+                budget = _budget(predictor, backbone.passes - before)
             with _timed(seconds, "evaluate"):
                 train = None
-                if context.images is not None and context.labels is not None:
+                few = context.features() if features and context.source else context.images
+                if few is not None and context.labels is not None:
                     data = bench.dataset(spec.dataset)
-                    seen = context.images, context.labels
-                    train = evaluate_images(predictor, backbone, data, *seen)
+                    train = evaluate_images(predictor, backbone, data, few, context.labels)
                 result = Result(
-                    accuracy=evaluate(predictor, backbone, inputs.evaluated, spec.split),
+                    accuracy=evaluate(predictor, backbone, inputs.evaluated, spec.split, features),
                     train=train,
                     loss=predictor.loss,
                     trainable_parameters=predictor.trainable_parameters,
                     draw_checksum=inputs.draw_checksum,
                     unreadable=inputs.unreadable,
                     overflows=predictor.overflows,
+                    choice=predictor.choice,
                 )
     except OF_THE_SPEC as failure:
         error = _failure(failure)
@@ -88,7 +104,7 @@ def execute(
         status="failed" if error else "done",
         result=result,
         error=error,
-        cost=Cost(seconds=seconds, peak_memory_bytes=memory.bytes()),
+        cost=Cost(seconds=seconds, peak_memory_bytes=memory.bytes(), budget=budget),
         provenance=about,
         code=code_digest(),
         images=images or "",
@@ -100,10 +116,17 @@ def run_context(
 ) -> Context:
     """Return what the spec's method is given."""
     backbone, dataset = bench.backbone(spec.backbone), bench.dataset(spec.dataset)
-    images = labels = None
+    images = labels = source = validation = None
     if inputs.index is not None:
-        images = backbone.resize(dataset.images("train")[inputs.index])
         labels = dataset.labels("train")[inputs.index].to(backbone.device)
+        if get_method(spec.method.name).on_features:
+            source = bench.source(dataset, "train", inputs.index)
+        else:
+            images = backbone.resize(dataset.images("train")[inputs.index])
+    if inputs.validation is not None:
+        split, rows = inputs.validation
+        truth = dataset.labels(split)[rows].to(backbone.device)
+        validation = bench.source(dataset, split, rows), truth
     return Context(
         backbone=backbone,
         tokens=backbone.tokenize(dataset.prompts),
@@ -113,6 +136,24 @@ def run_context(
         shots=spec.shots,
         seed=spec.seed,
         on_step=on_step,
+        source=source,
+        validation=validation,
+        cache=bench.features,
+    )
+
+
+def _features(spec: RunSpec, bench: Workbench, dataset: Dataset) -> Features:
+    """A set's evaluated images, as kept."""
+    backbone = bench.backbone(spec.backbone)
+    return bench.features.features(backbone, bench.source(dataset, spec.split))
+
+
+def _budget(predictor: Predictor, passes: Counter[str]) -> Budget:
+    return Budget(
+        updates=predictor.updates,
+        images_seen=predictor.images_seen,
+        image_passes=passes["image"],
+        text_passes=passes["text"],
     )
 
 

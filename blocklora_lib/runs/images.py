@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..core.paths import MANIFESTS
 from ..data.content import file_digests
-from ..data.draw import Draw, make_draw, split_items
+from ..data.draw import Draw, make_draw, split_items, validation_rows
 from ..data.draw_files import find_draw
 from ..data.layouts import Item, items
 from ..data.local import local_manifest
@@ -60,6 +60,8 @@ class RunImages:
             seen = [[name, self._split_digest(name, spec.split)] for name in spec.evaluate_on]
             if spec.shots and self._in_files(spec.dataset):
                 seen.append(["few-shot", self._digest(spec.dataset, self._few_shot(spec))])
+                if spec.method.chooses:
+                    seen.append(["validation", self._digest(spec.dataset, self._validation(spec))])
         except MissingData:
             return None
         return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
@@ -68,13 +70,16 @@ class RunImages:
         """Return the first file of a run that holds now what it did not hold when it was first
         looked at.
         """
-        for name, wanted in self._read(spec):
-            folder = self._folder(name)
-            paths = list(dict.fromkeys(item.path for item in wanted))
-            before = self._contents(folder, paths)
-            for path, digest in zip(paths, file_digests(folder, paths), strict=True):
-                if digest != before[path]:
-                    return folder / path
+        read = ((name, [item.path for item in wanted]) for name, wanted in self._read(spec))
+        return next(filter(None, (self.other(name, paths) for name, paths in read)), None)
+
+    def other(self, name: str, paths: Sequence[str]) -> Path | None:
+        """Return the first of a set's files that holds now what it did not hold at first."""
+        folder, paths = self._folder(name), list(dict.fromkeys(paths))
+        before = self._contents(folder, paths)
+        for path, digest in zip(paths, file_digests(folder, paths), strict=True):
+            if digest != before[path]:
+                return folder / path
         return None
 
     def _in_files(self, name: str) -> bool:
@@ -86,6 +91,15 @@ class RunImages:
             yield name, self._items(name, spec.split)
         if spec.shots and self._in_files(spec.dataset):
             yield spec.dataset, self._few_shot(spec)
+            if spec.method.chooses:
+                yield spec.dataset, self._validation(spec)
+
+    def contents(self, name: str, paths: Sequence[str]) -> list[str]:
+        """Digests of image files by their paths in a set's folder, of when they were first looked
+        at.
+        """
+        held = self._contents(self._folder(name), paths)
+        return [held[path] for path in paths]
 
     def _read_items(self, name: str, split: Split) -> list[Item]:
         manifest: Manifest = self._manifest(name)
@@ -95,11 +109,22 @@ class RunImages:
         """The images that a spec trains on, in the order drawn, by the paths where they lie."""
         key = (spec.dataset, spec.shots, spec.seed, spec.draw, spec.draw_checksum)
         if key not in self._drawn:
-            classes = self._manifest(spec.dataset).classes
-            drawn = draw_of(spec, self._listing(spec.dataset), classes, self.draws)
             lying = self._lying(spec.dataset)
-            self._drawn[key] = [lying[Item(*row)] for row in drawn.train]
+            self._drawn[key] = [lying[Item(*row)] for row in self._draw(spec).train]
         return self._drawn[key]
+
+    def _validation(self, spec: RunSpec) -> list[Item]:
+        """The validation images beside them."""
+        key = (spec.dataset, spec.shots, spec.seed, spec.draw, spec.draw_checksum, "validation")
+        if key not in self._drawn:
+            split, rows = validation_rows(self._draw(spec), self._listing(spec.dataset), spec.seed)
+            items = self._items(spec.dataset, split)
+            self._drawn[key] = [items[row] for row in rows]
+        return self._drawn[key]
+
+    def _draw(self, spec: RunSpec) -> Draw:
+        classes = self._manifest(spec.dataset).classes
+        return draw_of(spec, self._listing(spec.dataset), classes, self.draws)
 
     def _where_they_lie(self, name: str) -> dict[Item, Item]:
         """Training images as draws name them, by a manifest's first folder, and as they lie on this

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ..core.paths import RESULTS
 from ..core.schema import Strict, UnknownName, explain, near
 from ..learning.spec import TrainingSpec
-from ..methods import get_method
+from ..methods import scheduled
 from ..weights.spec import BackboneSpec
 from .experiment import RATES, Experiment, MethodEntry, Rates, Seed, Shots
 
@@ -181,8 +181,8 @@ class Profile(Strict):
 
     @property
     def trained(self) -> tuple[MethodEntry, ...]:
-        """The methods that train, each of which has a learning rate."""
-        return tuple(m for m in self.methods if get_method(m.registry_name).trains)
+        """The methods that learn by these training settings, each at a rate of its own."""
+        return tuple(m for m in self.methods if scheduled(m.registry_name))
 
     def experiment(self, name: str) -> Experiment:
         """The experiment of this name; 'rates' are the runs by which rates are chosen."""

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from ..core.schema import Recorded
-from ..learning.count import Count
+from ..learning.count import Choice, Count
 from ..learning.spec import TrainingSpec
 from ..methods import MethodSpec
 from ..weights.spec import BackboneSpec
@@ -42,6 +42,10 @@ _COLUMNS = [
     "train_accuracy",
     "trainable_parameters",
     "unreadable",
+    "updates",
+    "images_seen",
+    "image_passes",
+    "text_passes",
     "seconds_train",
     "seconds_total",
     "peak_memory_bytes",
@@ -59,7 +63,7 @@ class Result(Recorded):
     draw_checksum: of the images drawn, as `blocklora data draw` prints it; '' without training.
     unreadable: the images of each set that the run left out, by path in the set's folder (see
     RunSpec.skip_unreadable); they are in no count. overflows: steps (from 1) whose update was left
-    out because a scaled float16 gradient overflowed.
+    out because a scaled float16 gradient overflowed. choice: of settings, of a method with a grid.
     """
 
     accuracy: dict[str, Count]
@@ -69,13 +73,31 @@ class Result(Recorded):
     draw_checksum: str = ""
     unreadable: dict[str, Annotated[tuple[str, ...], Listed]] = Field({})
     overflows: Annotated[tuple[PositiveInt, ...], Listed] = ()
+    choice: Choice | None = None
+
+
+class Budget(Recorded):
+    """What fitting took, whatever the machine; evaluation is in none of it.
+
+    images_seen: in all updates, each time anew. image_passes, text_passes: images and prompts that
+    go through each tower; features that were kept from another run count as if they were not.
+    """
+
+    updates: NonNegativeInt
+    images_seen: NonNegativeInt
+    image_passes: NonNegativeInt
+    text_passes: NonNegativeInt
 
 
 class Cost(Recorded):
-    """What was measured: seconds by phase (load, train, evaluate) and the peak of memory."""
+    """What was measured: seconds by phase (load, train, evaluate), the peak of memory, the budget.
+
+    budget: None where none was kept.
+    """
 
     seconds: dict[str, Annotated[FiniteFloat, Field(ge=0)]]
     peak_memory_bytes: NonNegativeInt
+    budget: Budget | None = None
 
 
 class MachineFailure(RuntimeError):
@@ -167,6 +189,8 @@ class RunRecord(Recorded):
             "status": self.status,
             "miniature": self.provenance.get("miniature", False),
         }
+        budget = cost.budget if cost else None
+        row |= {name: getattr(budget, name, None) for name in Budget.model_fields}
         row = _settings(spec.method, spec.training) | row
         if self.result is None:
             return [
@@ -220,6 +244,8 @@ def _settings(method: MethodSpec, training: TrainingSpec | None) -> dict[str, An
 def _check_result(result: Result, spec: RunSpec) -> None:
     """ValueError where a result cannot be this spec's."""
     steps = spec.training.steps(spec.shots) if spec.training else 0
+    if spec.shots and spec.training is None:
+        steps = len(result.loss)  # a method on features has a schedule of its own
     if set(result.accuracy) != set(spec.evaluate_on):
         raise ValueError(
             f"it counts {', '.join(result.accuracy)}, its spec asks for "

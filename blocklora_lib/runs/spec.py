@@ -15,7 +15,7 @@ from pydantic import Field, ValidationInfo, model_serializer, model_validator
 
 from ..core.schema import Strict
 from ..learning.spec import TrainingSpec
-from ..methods import MethodSpec, get_method
+from ..methods import MethodSpec, get_method, scheduled
 from ..weights.spec import BackboneSpec
 
 
@@ -24,7 +24,8 @@ class RunSpec(Strict):
 
     `data_checksum` covers the images, class names and templates of the dataset and of every
     evaluated set. `shots`: images a class. A method that needs no training has shots = 0, seed = 0
-    and neither draw nor training settings. draw 'imported': the images that a file names (see
+    and neither draw nor training settings; one on features trains in a way of its own, and has none
+    of the latter. draw 'imported': the images that a file names (see
     data.draw_files); the spec holds the checksum of what is drawn, not the file's place.
     skip_unreadable: leave out images that are missing or do not decode.
     deterministic False: a GPU may use kernels that do not repeat bit for bit; written and hashed
@@ -60,17 +61,13 @@ class RunSpec(Strict):
                 f"shots=0 means no training, but seed={self.seed}, draw={self.draw!r} and training "
                 "settings were given; use shots >= 1, or seed=0, draw=None, training=None"
             )
-        if self.shots > 0 and (self.draw is None or self.training is None):
+        if self.shots > 0 and self.draw is None:
             raise ValueError(
-                f"shots={self.shots} needs draw ('nested', 'coop', 'clip_lora' or 'imported') and "
-                "training settings"
+                f"shots={self.shots} needs draw ('nested', 'coop', 'clip_lora' or 'imported')"
             )
         # a record's method, which a validation context tells of, may be one that is no more
-        if not info.context and get_method(self.method.name).trains != (self.shots > 0):
-            needs = "at least 1 shot" if self.shots == 0 else "shots=0: it does not train"
-            raise ValueError(
-                f"shots={self.shots} with method {self.method.name}, which needs {needs}"
-            )
+        if not info.context:
+            self._check_method(get_method(self.method.name))
         if (self.draw == "imported") != bool(self.draw_checksum):
             raise ValueError(
                 f"draw={self.draw!r} with draw_checksum={self.draw_checksum!r}: an imported draw, "
@@ -79,6 +76,20 @@ class RunSpec(Strict):
         if len(set(self.evaluate_on)) != len(self.evaluate_on):
             raise ValueError(f"evaluate_on={self.evaluate_on} names a set twice; name each once")
         return self
+
+    def _check_method(self, method: Any) -> None:
+        if method.trains != (self.shots > 0):
+            needs = "at least 1 shot" if self.shots == 0 else "shots=0: it does not train"
+            raise ValueError(
+                f"shots={self.shots} with method {self.method.name}, which needs {needs}"
+            )
+        if scheduled(self.method.name) and self.training is None:
+            raise ValueError(f"method {self.method.name} needs training settings")
+        if self.training is not None and not scheduled(self.method.name):
+            raise ValueError(
+                f"training settings are given, but method {self.method.name} has a way of its own; "
+                "use training=None"
+            )
 
     @property
     def sets(self) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,12 +15,17 @@ import torch
 from ..clip.backbone import Backbone, load_backbone
 from ..core.devices import resolve_device
 from ..core.paths import MANIFESTS
+from ..core.user_cache import cache_folder
 from ..data.dataset import Dataset, load_dataset
-from ..data.draw import Draw
+from ..data.draw import Draw, validation_rows
 from ..data.draw_files import import_draw
+from ..data.image_files import ImageFiles
 from ..data.roots import checksum as data_checksum
 from ..learning.evaluation import same_prompts
+from ..learning.feature_cache import FeatureCache, Source
+from ..methods import get_method
 from ..weights.spec import BackboneSpec
+from .code_digest import code_digest
 from .images import RunImages, check_shots, draw_of
 from .record import MachineFailure
 from .spec import RunSpec
@@ -26,15 +33,19 @@ from .spec import RunSpec
 
 @dataclass
 class Workbench:
-    """What runs of one process share: the device, and backbones and datasets that are loaded once.
+    """What runs of one process share: the device, and backbones, datasets and features, made once.
 
-    device: as `resolve_device` reads it, once; a profile says its own.
+    device: as `resolve_device` reads it, once; a profile says its own. features: the cache of all
+    runs, by default kept in the user's cache folder.
     """
 
     device: str | torch.device = "auto"
     manifests: Path = MANIFESTS
     root: Path | None = None  # where external datasets lie; None: $BLOCKLORA_DATA, or data/
     draws: Sequence[Path] = ()  # files of draws that specs may name by their checksum
+    features: FeatureCache = field(
+        default_factory=lambda: FeatureCache(cache_folder() / "features", code_digest())
+    )
     _backbones: dict[BackboneSpec, Backbone] = field(default_factory=dict)
     _datasets: dict[str, Dataset] = field(default_factory=dict)
     _drawn: dict[tuple[object, ...], Draw] = field(default_factory=dict)
@@ -74,6 +85,7 @@ class Workbench:
                 f"the spec ({spec.data_checksum[:12]}); make the spec again from its profile, or "
                 "restore the data"
             )
+        self._refuse_other_classes(spec)
         self.images(spec)  # before any is read: from here on a change is noticed
         for name in spec.sets:
             self._tell_apart(spec, self.dataset(name))
@@ -133,6 +145,51 @@ class Workbench:
             self._drawn[key] = draw_of(spec, dataset.listing, dataset.classes, self.draws)
         return self._drawn[key]
 
+    def source(self, dataset: Dataset, split: str, index: torch.Tensor | None = None) -> Source:
+        """Return a split's images, or those at `index`, as the feature cache takes them.
+
+        A bundle's split is encoded whole, since it is decoded whole; of files, what is asked for.
+        """
+        manifest = dataset.manifest
+        if manifest.kind == "bundle":
+            return Source(lambda: dataset.images(split), f"{manifest.sha256}/{split}", index)
+        wanted = range(len(dataset.labels(split))) if index is None else index.tolist()
+        paths = [dataset.path(split, i) for i in wanted]
+        digests = self._files.contents(dataset.name, paths)
+
+        def images() -> torch.Tensor | ImageFiles:
+            files = dataset.images(split)
+            return files if index is None else files[index]
+
+        def unchanged() -> None:
+            if path := self._files.other(dataset.name, paths):
+                raise MachineFailure(
+                    f"{path} changed while it was encoded: no features are kept of it; once it "
+                    "stays as it is, the same command goes on from there"
+                )
+
+        held = json.dumps([manifest.image_loading, digests])
+        return Source(images, hashlib.sha256(held.encode()).hexdigest(), None, unchanged)
+
+    def _refuse_other_classes(self, spec: RunSpec) -> None:
+        """Of a method that tells its own classes alone, refuse sets of other ones."""
+        own = self.dataset(spec.dataset).classes
+        for other in map(self.dataset, spec.evaluate_on):
+            if get_method(spec.method.name).own_classes and other.classes != own:
+                raise ValueError(
+                    f"method {spec.method.name} learns a classifier of the classes of "
+                    f"{spec.dataset} and cannot tell those of {other.name}; leave it out of "
+                    "experiments with evaluate_on: targets"
+                )
+
+    def _validation(self, spec: RunSpec) -> tuple[str, torch.Tensor] | None:
+        """Split and rows of the images by which the spec's method chooses settings."""
+        if not spec.method.chooses:
+            return None
+        dataset = self.dataset(spec.dataset)
+        split, rows = validation_rows(self.drawn(spec), dataset.listing, spec.seed)
+        return split, torch.tensor(rows)
+
     def _index(self, spec: RunSpec) -> torch.Tensor:
         """Where the few-shot images stand in the train split, in the order drawn."""
         rows: tuple[Any, ...] = self.drawn(spec).train
@@ -142,7 +199,7 @@ class Workbench:
         return torch.tensor([number[row] for row in rows])
 
     def _inputs(self, spec: RunSpec) -> Inputs:
-        drawn, index, gone = None, None, {}
+        drawn, index, gone, validation = None, None, {}, None
         dataset = self.dataset(spec.dataset)
         if spec.shots:
             drawn, index = self.drawn(spec), self._index(spec)
@@ -151,14 +208,20 @@ class Workbench:
             kept = index[[i not in faults for i in index.tolist()]]
             labels = dataset.labels("train")
             dataset.refuse_empty("train", labels[index], labels[kept])
-            index = kept
+            index, validation = kept, self._validation(spec)
+            if validation is not None:
+                split, rows = validation
+                faults = self._unreadable(spec, dataset, split, rows)
+                gone[dataset.name] += [dataset.path(split, i) for i in faults]
+                validation = split, rows[[i not in faults for i in rows.tolist()]]
         evaluated = []
         for other in map(self.dataset, spec.evaluate_on):
             faults = self._unreadable(spec, other, spec.split, None)
             gone.setdefault(other.name, []).extend(other.path(spec.split, i) for i in faults)
             evaluated.append(other.without(spec.split, faults))
-        unreadable = {name: tuple(sorted(paths)) for name, paths in gone.items() if paths}
-        return Inputs(index, drawn.checksum if drawn else "", tuple(evaluated), unreadable)
+        unreadable = {name: tuple(sorted({*paths})) for name, paths in gone.items() if paths}
+        checksum = drawn.checksum if drawn else ""
+        return Inputs(index, checksum, tuple(evaluated), unreadable, validation)
 
     def _unreadable(
         self, spec: RunSpec, dataset: Dataset, split: str, index: torch.Tensor | None
@@ -174,13 +237,15 @@ class Inputs:
     """What a run reads: `index` of the few-shot images in the train split, and the sets as
     evaluated.
 
-    unreadable: images left out of either, by set, as paths in its folder.
+    unreadable: images left out of either, by set, as paths in its folder. validation: split and
+    rows of the images by which settings are chosen, None for a method without a grid.
     """
 
     index: torch.Tensor | None
     draw_checksum: str
     evaluated: tuple[Dataset, ...]
     unreadable: dict[str, tuple[str, ...]]
+    validation: tuple[str, torch.Tensor] | None = None
 
 
 def with_draw(spec: RunSpec, file: Path, bench: Workbench) -> RunSpec:

@@ -19,6 +19,7 @@ from blocklora_lib.clip.backbone import BackboneSpec, load_backbone
 from blocklora_lib.core.seeding import generator
 from blocklora_lib.data.image_files import ImageFiles
 from blocklora_lib.learning.contract import Context
+from blocklora_lib.learning.feature_cache import Source
 from blocklora_lib.learning.spec import TrainingSpec
 from blocklora_lib.methods import get_method, method_names
 
@@ -49,8 +50,17 @@ def test_it_fits_and_scores(name, files, tiny_clip):
         tokens, labels = backbone.tokenize(PROMPTS), torch.tensor([0, 1, 0, 1])
         seen = (backbone.resize(files), labels, training) if method.trains else (None, None, None)
         # what is drawn for dropout is another thing on a GPU
-        settings = method.Settings.model_validate({"dropout": 0.0} if method.trains else {})
-        predictor = method(settings).fit(Context(backbone, tokens, *seen, 2, 1))
+        few = {"dropout": 0.0, "epochs": 2, "steps": 2, "iterations": 3}
+        known = method.Settings.model_fields
+        given = {key: value for key, value in few.items() if key in known}
+        for key in given:  # as many as there are for other numbers of shots
+            if isinstance(known[key].default, tuple):
+                given[key] = (given[key],) * len(known[key].default)
+        settings = method.Settings.model_validate(given)
+        chosen_by = Source(lambda: files), labels
+        predictor = method(settings).fit(
+            Context(backbone, tokens, *seen, 2, 1, validation=chosen_by)
+        )
         with torch.inference_mode(), predictor.inference():
             found = predictor.logits(backbone.preprocess(files), predictor.classifier(tokens))
         predictor.close()

@@ -1,0 +1,227 @@
+"""The feature cache: a frozen image tower reads each list of images once, whoever asks for it.
+
+Kept are the tower's pooled rows, before its projection, in memory and in files: by what the images
+hold, the backbone, its view, and all else that moves a bit of them. A list is always encoded whole
+and in the same batches, so that a row never depends on what was asked for before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ..clip.backbone import Backbone
+from ..clip.towers import encode_images, image_projection
+from ..core.devices import numerics
+from ..core.files import holds_none, read_bytes, write_whole
+from ..core.seeding import generator
+from ..data.augment import augment
+from ..data.image_files import ImageFiles
+
+BATCH = 100  # images a forward pass; larger ones fall out of a CPU's cache
+LIMIT = 2**36  # bytes of a file of features
+RECIPE: Literal["half"] = "half"  # of random views
+_PACKAGES = ("torch", "torchvision", "open_clip_torch", "pillow")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images to be encoded.
+
+    images: returns pixels (N, 3, H, W) or files. digest: of what they hold and how they are read;
+    '' if they are not to be kept. index: the rows that are meant, None for all. unchanged: raises
+    where the images are no more what the digest says.
+    """
+
+    images: Callable[[], Tensor | ImageFiles]
+    digest: str = ""
+    index: Tensor | None = None
+    unchanged: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Features:
+    """Images as a frozen tower gives them, float32: pooled (N, p), and rows (N, d), projected."""
+
+    pooled: Tensor
+    rows: Tensor
+
+    @cached_property
+    def unit(self) -> Tensor:
+        """Rows of length one: (N, d)."""
+        return F.normalize(self.rows, dim=-1)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Tensor | slice) -> Features:
+        return Features(self.pooled[index], self.rows[index])
+
+    def split(self, n: int) -> Iterator[Features]:
+        """Yield parts of n images; the last may be shorter."""
+        return (self[i : i + n] for i in range(0, len(self), n))
+
+
+class FeatureCache:
+    """Features of images and rows of prompts, each encoded once.
+
+    folder: where they are kept for other processes; None: in memory alone. code: what else names
+    them, such as a digest of the code. encoded: how many images went through a tower here.
+    """
+
+    def __init__(self, folder: Path | None = None, code: str = "") -> None:
+        self.folder, self.code, self.encoded = folder, code, 0
+        self._features: dict[str, Features] = {}
+        self._prompts: dict[tuple[str, bytes], Tensor] = {}
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def features(
+        self, backbone: Backbone, source: Source, views: int = 0, seed: int = 0
+    ) -> Features:
+        """Features of the images that are meant, or of so many random views of each.
+
+        Of views, row v N + i is view v of image i: a crop of at least half of the image's area,
+        mirrored half of the time, which the seed determines.
+        """
+        facts = _facts(backbone, self.code) | {"images": source.digest}
+        if views:
+            which = None if source.index is None else source.index.tolist()
+            facts |= {"views": [RECIPE, views, seed], "index": which}
+        name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        found = self._features.get(name) if source.digest else None
+        if found is None:
+            make = partial(self._encode, backbone, source, views, seed)
+            found = _projected(backbone, self._kept(name, make, source).to(backbone.device))
+            if source.digest:
+                self._features[name] = found
+        if source.index is not None and not views:
+            found = found[source.index.to(backbone.device)]
+        backbone.passes["image"] += len(found)  # what it takes, whether or not it was kept
+        return found
+
+    @torch.no_grad()
+    def encode(self, backbone: Backbone, pixels: Tensor) -> Features:
+        """Features of normalised images (B, 3, H, W) that no one keeps."""
+        backbone.passes["image"] += len(pixels)
+        self.encoded += len(pixels)
+        return _projected(backbone, _pooled(backbone, pixels))
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def prompts(self, backbone: Backbone, tokens: Tensor) -> Tensor:
+        """Rows of prompts, as long as the tower gives them: (C, d). tokens: (C, context length)."""
+        name = json.dumps(_facts(backbone)), tokens.cpu().numpy().tobytes()
+        if name not in self._prompts:
+            backbone.passes["text"] -= len(tokens)
+            self._prompts[name] = backbone.embed_prompts(tokens)
+        backbone.passes["text"] += len(tokens)
+        return self._prompts[name]
+
+    def _kept(self, name: str, make: Callable[[], Tensor], source: Source) -> Tensor:
+        if self.folder is None or not source.digest:
+            return make()
+        path = self.folder / f"{name}.safetensors"
+        try:
+            return read_features(path, name)
+        except ValueError as error:
+            warnings.warn(f"{error}; its images are encoded again", stacklevel=4)
+        except OSError as error:
+            if not holds_none(error):
+                warnings.warn(f"{error}; its images are encoded again", stacklevel=4)
+        made = make()
+        source.unchanged()  # else rows of other images would stand under this name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_features(path, name, made)
+        except OSError as error:  # nothing depends on it
+            warnings.warn(f"{error}; other processes encode these images again", stacklevel=4)
+        return made
+
+    def _encode(self, backbone: Backbone, source: Source, views: int, seed: int) -> Tensor:
+        images, randomness = source.images(), generator(seed, "views")
+        if views and source.index is not None:
+            images = images[source.index]
+        rows = []
+        for _ in range(max(views, 1)):
+            for part in images.split(BATCH):
+                sized = backbone.resize(part)
+                pixels = (
+                    backbone.normalise(augment(sized, RECIPE, randomness))
+                    if views
+                    else backbone.preprocess(sized)
+                )
+                rows.append(_pooled(backbone, pixels))
+                self.encoded += len(part)
+        return torch.cat(rows)
+
+
+def _pooled(backbone: Backbone, pixels: Tensor) -> Tensor:
+    pixels = pixels.to(backbone.device, backbone.dtype)
+    return encode_images(backbone.model, pixels, projected=False).float()
+
+
+def _projected(backbone: Backbone, pooled: Tensor) -> Features:
+    projection = image_projection(backbone.model)
+    rows = pooled if projection is None else pooled @ projection.detach().float()
+    return Features(pooled, rows)
+
+
+def write_features(path: Path, name: str, pooled: Tensor) -> None:
+    """Write pooled rows under a name, whole or not at all."""
+    pooled = pooled.cpu().contiguous()
+    write_whole(path, save({"pooled": pooled}, {"name": name, "sha256": _digest(pooled)}))
+
+
+def read_features(path: Path, name: str) -> Tensor:
+    """Read pooled rows (N, p); ValueError if the file is damaged or of other images."""
+    content = read_bytes(path, LIMIT)
+    try:
+        pooled = load(content)["pooled"]
+        length = int.from_bytes(content[:8], "little")
+        said: Any = json.loads(content[8 : 8 + length])["__metadata__"]
+        whole = said["sha256"] == _digest(pooled)
+    except (SafetensorError, KeyError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{path} is damaged: it does not hold the features that were written")
+    if said["name"] != name:
+        raise ValueError(f"{path} holds features of other images, or of another backbone or view")
+    return pooled
+
+
+def _digest(pooled: Tensor) -> str:
+    return hashlib.sha256(pooled.numpy().tobytes()).hexdigest()
+
+
+def _facts(backbone: Backbone, code: str = "") -> dict[str, Any]:
+    """All but images that determines features, bit for bit."""
+    strict, device = torch.are_deterministic_algorithms_enabled(), backbone.device
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return {
+        "backbone": backbone.spec.model_dump(mode="json"),
+        "weights": backbone.weights.get("tensors", ""),
+        "view": str(backbone.view),
+        "mean, std": [
+            backbone.image_mean.flatten().tolist(),
+            backbone.image_std.flatten().tolist(),
+        ],
+        "device": [device.type, gpu, torch.backends.cpu.get_cpu_capability()],
+        "numerics": numerics(device, strict),
+        "threads": torch.get_num_threads(),
+        "versions": [version(package) for package in _PACKAGES],
+        "code": code,
+    }

@@ -1,0 +1,96 @@
+"""ProLIP: the image tower's projection is trained, and held near where it was.
+
+    logits = τ unit(h W) tᵀ,   loss = cross-entropy + λ ‖W - W₀‖²
+
+h: (B, p) the image tower's pooled rows before its projection W: (p, d), p d numbers that are
+trained; t: (K, d) unit rows of prompts. Without a class's own numbers, so that it can tell classes
+that it was not trained on. Needs a tower that ends in such a projection.
+
+Source: Fahes et al., arXiv 2410.05270; astra-vision/ProLIP@b43e795 methods/ProLIP.py, configs/.
+
+| | code | here |
+|---|---|---|
+| λ | 1/shots; 1/shots² and a grid on validation images are options | 1/shots |
+| training | Adam 1e-5, eps 1e-4, 300 steps on all images at once, a cosine to 0 | the same |
+| images | a random view of each, another one of 300 at each step, kept | of `views`, in turn; \
+0: the \
+images as evaluated |
+| numbers | the float16 weights as loaded | float32 |
+| τ | 100 | the model's own, which OpenAI's models have at 100 |
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from ..learning.feature_method import FeatureMethod, FeatureSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..learning.contract import Context
+    from ..learning.feature_cache import Features
+    from ..learning.feature_fit import FeaturePredictor
+
+
+class Settings(FeatureSettings):
+    """strength: λ times shots."""
+
+    strength: float = Field(1.0, ge=0, allow_inf_nan=False)
+    lr: float = Field(1e-5, gt=0)
+    eps: float = Field(1e-4, gt=0)
+    steps: int = Field(300, ge=1)
+    views: int = Field(0, ge=0)
+
+
+class Method(FeatureMethod):
+    """One matrix."""
+
+    name = "prolip"
+    label = "ProLIP"
+    Settings = Settings
+    own_classes = False
+
+    def fit(self, context: Context) -> FeaturePredictor:
+        """Train the projection."""
+        import torch
+        import torch.nn.functional as F
+
+        from ..clip.towers import image_projection
+        from ..learning.feature_fit import (
+            FeaturePredictor,
+            all_views,
+            cosine,
+            descend,
+            parameter,
+        )
+
+        s = self.settings
+        first = image_projection(context.backbone.model)
+        if first is None:
+            raise ValueError(
+                "method prolip trains the last projection of the image tower, and that of "
+                f"{context.backbone.spec.name} has none of its own; use a CLIP whose image tower "
+                "is a vision transformer, such as ViT-B-16, or method clip_adapter"
+            )
+        shown, labels = all_views(context, s.views)
+        n = len(labels) // max(s.views, 1)
+        first = first.detach().float()
+        weight, scale = parameter(first), context.backbone.logit_scale
+        text = context.prompts(context.tokens)
+
+        def score(features: Features, prompts: Tensor) -> Tensor:
+            rows = F.normalize(features.pooled @ weight, dim=-1)
+            return scale * rows @ F.normalize(prompts, dim=-1).T
+
+        def loss(index: Tensor) -> Tensor:
+            entropy = F.cross_entropy(score(shown[index], text), labels[index])
+            return entropy + s.strength / context.shots * (weight - first).square().sum()
+
+        few = torch.arange(n, device=first.device)
+        order = [few + n * (step % max(s.views, 1)) for step in range(s.steps)]
+        optimizer = torch.optim.Adam([weight], lr=s.lr, eps=s.eps)
+        losses = descend(context, optimizer, loss, order, cosine(s.steps))
+        return FeaturePredictor(context, score, [weight], losses, n * s.steps)
