@@ -60,7 +60,7 @@ def test_what_computes_nothing_moves_nothing(package):
         ("learning/loop.py", "_WINDOW = 20", "_WINDOW = 21"),
         ("learning/loop.py", "betas=spec.betas", "betas=(0.9, 0.98)"),
         ("learning/evaluation.py", "argmax(-1)", "argmin(-1)"),
-        ("learning/evaluation.py", "BATCH = 100", "BATCH = 100.0"),
+        ("learning/feature_cache.py", "BATCH = 100", "BATCH = 100.0"),
         ("methods/zero_shot.py", "trains = False", "trains = True"),
         ("methods/adapters.py", '"LoRA+", "collapsed"', '"LoRA+", "lora"'),
         ("data/sampling.py", "shots, seed", "seed, shots"),
