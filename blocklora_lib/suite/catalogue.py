@@ -94,11 +94,12 @@ def notebook_needs(name: str, folder: Path = NOTEBOOKS) -> dict[str, Any]:
     'experiments': grids of runs that it waits for; 'notebooks': notebooks that it reads; 'last': it
     waits for all others; 'alone': it measures time, so nothing else may run beside it; 'varies': it
     takes the parameters of `variant`, of which `datasets` chooses from 'datasets' ('trained',
-    'targets' or 'variants'); 'baselines' stand beside the methods that it is given.
+    'targets' or 'variants'); 'baselines' stand beside the methods that it is given; 'rests_on': on
+    what its figures and tables rest (a `Basis`), where they do not say so themselves.
     """
     about = read_notebook(folder / f"{name}.ipynb")["metadata"].get("blocklora", {})
     known = {"experiments": [], "notebooks": [], "last": False, "alone": False}
-    known |= {"varies": False, "datasets": "trained", "baselines": []}
+    known |= {"varies": False, "datasets": "trained", "baselines": [], "rests_on": "measured"}
     for key in about:
         if key not in known:
             raise ValueError(

@@ -63,6 +63,13 @@ def profile_note(profile: Profile) -> str | None:
     return f"{profile.name} profile: {known.get(pretrained, name)}; not the paper's numbers"
 
 
+def footer(basis: Basis, profile: Profile) -> str | None:
+    """Return the line below a figure that rests on `basis`: what its numbers are, and are not."""
+    if basis not in BASES:
+        raise UnknownName("basis of a figure", basis, BASES)
+    return profile_note(profile) if basis == "measured" else f"rests on {BASES[basis][1]}"
+
+
 class Notebook:
     """One notebook's exports: {figures,tables}/<notebook>/ and notebooks/<notebook>.json.
 
@@ -81,6 +88,8 @@ class Notebook:
         self.profile = vary(stated, needs, varied) if varied else stated
         self.folder = place(base, stated, needs, varied) if varied else base
         self.note = profile_note(self.profile)
+        self.rests_on: Basis = needs["rests_on"]
+        footer(self.rests_on, self.profile)  # a word that is none is refused before anything runs
         self.store = RunStore(base / "runs")
         RunStore(self.folder / "notebooks").check_writable()
         if self.folder != base:
@@ -157,28 +166,45 @@ class Notebook:
         return runs.assign(chosen=runs["lr"] == runs["method"].map(own))
 
     def figure(
-        self, figure: Figure, name: str, data: pd.DataFrame, caption: str, note: str | None = None
+        self,
+        figure: Figure,
+        name: str,
+        data: pd.DataFrame,
+        caption: str,
+        rests_on: Basis | None = None,
+        note: str | None = None,
     ) -> None:
         """Save the figure as PDF, PNG and the CSV that it plots, and show it with its caption.
 
-        note: the line below it, where it shows something else than this profile's results.
+        The line below it says what it rests on: rests_on, or what the notebook's metadata say;
+        note: that line itself, of what was recorded or timed elsewhere than in the profile's model.
         """
         stem = self.folder / "figures" / self.name / name
-        files = save_figure(figure, stem, note or self.note)
+        files = save_figure(figure, stem, note or footer(rests_on or self.rests_on, self.profile))
         files.append(self._csv(data, stem))
         self._add(
             "figures", name, caption, files, width=round(float(figure.get_size_inches()[0]), 3)
         )
         _display_figure(files[1], figure.get_size_inches()[0], caption)
 
-    def table(self, table: Table | pd.DataFrame, name: str, caption: str) -> None:
+    def table(
+        self,
+        table: Table | pd.DataFrame,
+        name: str,
+        caption: str,
+        rests_on: Basis | None = None,
+        note: str | None = None,
+    ) -> None:
         """Save the table as tidy CSV and as a LaTeX tabular (booktabs), and show it with its
         caption.
+
+        Its LaTeX begins with the line that `figure` writes below a figure.
         """
         table = table if isinstance(table, Table) else plain(table)
         stem = self.folder / "tables" / self.name / name
         files = [self._csv(table.tidy, stem), stem.with_suffix(".tex")]
-        write_whole(files[1], (f"% {self.note}\n" if self.note else "") + table.latex)
+        line = note or footer(rests_on or self.rests_on, self.profile)
+        write_whole(files[1], (f"% {line}\n" if line else "") + table.latex)
         shown = to_html(table.shown)
         self._add("tables", name, caption, files, html=shown)
         _display_html(f"<div class='export'><b>Table.</b> {caption}{shown}</div>")

@@ -15,15 +15,21 @@ import pytest
 import yaml
 
 from blocklora_lib.claims.paper_claims import BY_ID
-from blocklora_lib.claims.verdict import Finding
+from blocklora_lib.claims.verdict import BASES, Finding
 from blocklora_lib.core.paths import NOTEBOOKS
 from blocklora_lib.core.schema import UnknownName
 from blocklora_lib.runs.profile_files import load_profile
 from blocklora_lib.suite import execution, notebook
-from blocklora_lib.suite.catalogue import choose_notebooks, heading, notebook_needs, read_indexes
+from blocklora_lib.suite.catalogue import (
+    choose_notebooks,
+    heading,
+    notebook_names,
+    notebook_needs,
+    read_indexes,
+)
 from blocklora_lib.suite.execution import NotebookFailed, run_notebook
 from blocklora_lib.suite.judged_cells import check_ids, ids_in
-from blocklora_lib.suite.notebook import CheckFailed, Notebook, profile_note
+from blocklora_lib.suite.notebook import CheckFailed, Notebook, footer, profile_note
 
 FRAME = pd.DataFrame({"shots": [1, 2], "accuracy": [0.5, 0.6]})
 
@@ -209,6 +215,32 @@ def test_a_results_folder_that_cannot_be_written_is_one_sentence(tmp_path):
         Notebook("08_few_shot", "smoke", str(blocked))
 
 
+def test_what_lies_below_a_figure_is_what_it_rests_on(nb, tmp_path):
+    pocket, paper = load_profile("pocket"), load_profile("paper")
+    assert footer("arithmetic", pocket) == footer("arithmetic", paper)
+    assert footer("arithmetic", pocket) == "rests on arithmetic and counts"
+    assert "a small CLIP" in footer("measured", pocket)
+    assert footer("measured", paper) is None
+    with pytest.raises(ValueError, match=r"unknown basis of a figure 'arithmetics'"):
+        footer("arithmetics", pocket)
+    frame = pd.DataFrame({"x": [1]})
+    nb.table(frame, "counted", "c", rests_on="arithmetic")
+    nb.table(frame, "recorded", "c", note="recorded: elsewhere")
+    nb.table(frame, "run", "c")
+    tex = {p.stem: p.read_text().splitlines()[0] for p in tmp_path.rglob("*.tex")}
+    assert tex["counted"] == "% rests on arithmetic and counts"
+    assert tex["recorded"] == "% recorded: elsewhere"
+    assert tex["run"] == f"% {nb.note}"
+
+
+def test_no_notebook_says_a_small_clip_of_what_is_counted():
+    """Pure algebra carried 'a small CLIP ..., not the paper's numbers'."""
+    stated = {name: notebook_needs(name)["rests_on"] for name in notebook_names()}
+    assert {name[:2] for name in stated if stated[name] == "arithmetic"} == {"01", "02", "03", "06"}
+    assert {name[:2] for name in stated if stated[name] == "constructed"} == {"13", "14", "15"}
+    assert set(stated.values()) <= set(BASES)
+
+
 def test_choose_notebooks():
     assert choose_notebooks("08_few_shot, 00_overview") == (
         "00_overview",
@@ -248,6 +280,7 @@ def test_needs_are_read_from_the_metadata_and_typos_refused(example):
         "varies": True,
         "datasets": "trained",
         "baselines": ["zero_shot"],
+        "rests_on": "measured",
     }
     path = example("x = 1", metadata={"blocklora": {"notebooks": ["03_countss"]}})
     with pytest.raises(ValueError, match="no notebook '03_countss' to wait for"):
