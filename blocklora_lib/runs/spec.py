@@ -84,7 +84,10 @@ class RunSpec(Strict):
                 f"shots={self.shots} with method {self.method.name}, which needs {needs}"
             )
         if scheduled(self.method.name) and self.training is None:
-            raise ValueError(f"method {self.method.name} needs training settings")
+            raise ValueError(
+                f"method {self.method.name} needs draw and training settings; training=None was "
+                "given"
+            )
         if self.training is not None and not scheduled(self.method.name):
             raise ValueError(
                 f"training settings are given, but method {self.method.name} has a way of its own; "

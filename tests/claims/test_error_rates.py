@@ -88,7 +88,10 @@ def c9(rng, away):
 
 
 def c10(rng, away):
-    """Own runs of three seeds whose mean is so far from both numbers."""
+    """Own runs of three seeds whose mean is so far from both numbers.
+
+    0.2 points between seeds: at 0.4, three of them rarely tell that both are within the margin.
+    """
     rows = [
         dict(
             dataset=name,
@@ -96,7 +99,7 @@ def c10(rng, away):
             shots=shots,
             seed=seed,
             method="block_lora",
-            accuracy=(claimed + away + 0.4 * rng.standard_normal()) / 100,
+            accuracy=(claimed + away + 0.2 * rng.standard_normal()) / 100,
         )
         for name, shots, claimed in (("eurosat", 4, 88.08), ("imagenet", 1, 70.43))
         for seed in (1, 2, 3)

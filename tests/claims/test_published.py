@@ -204,12 +204,13 @@ def paper(tmp_path_factory):
 
 
 def outputs(folder, name):
-    """Return what an executed notebook printed and showed, as text."""
+    """Return what an executed notebook printed and showed, as text; verdicts, which quote the
+    claims, aside.
+    """
     cells = nbformat.read(folder / "notebooks" / f"{name}.ipynb", as_version=4).cells
     shown = [out for cell in cells if cell.cell_type == "code" for out in cell.outputs]
-    return "\n".join(
-        out.get("text", "") + out.get("data", {}).get("text/html", "") for out in shown
-    )
+    texts = [out.get("text", "") + out.get("data", {}).get("text/html", "") for out in shown]
+    return "\n".join(text for text in texts if "<b>Verdict.</b>" not in text)
 
 
 def seeds(records, method, shots, evaluated, dataset, **settings):

@@ -7,7 +7,6 @@ import math
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator
 
 from ..style import TEXT_WIDTH, in_style, legend_outside, method_style, new_figure
 
@@ -21,6 +20,7 @@ def accuracy_by_rate(curves: pd.DataFrame) -> Figure:
     The chosen rate has a ring; bars are the 95% intervals of `rate_curves`.
     """
     methods = curves[["method", "method_label"]].drop_duplicates().values.tolist()
+    rates = sorted(curves["lr"].unique())
     columns = min(5, len(methods))
     lines = math.ceil(len(methods) / columns)
     figure = new_figure(TEXT_WIDTH * max(0.6, 0.3 + 0.14 * columns), 1.5 * lines + 0.35)
@@ -39,7 +39,9 @@ def accuracy_by_rate(curves: pd.DataFrame) -> Figure:
         axes.plot(best["lr"], best["mean"], markeredgecolor="#333333", **CHOSEN)
         axes.set_xscale("log")
         axes.margins(0.12, 0.14)
-        axes.xaxis.set_major_locator(LogLocator(numticks=4))
+        axes.set_xticks([rates[0], rates[(len(rates) - 1) // 2], rates[-1]])
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
         axes.set_title(label)
         if i % columns == 0:
             axes.set_ylabel("Accuracy (%)")
