@@ -39,7 +39,7 @@ def accuracy_by_rate(curves: pd.DataFrame) -> Figure:
         axes.plot(best["lr"], best["mean"], markeredgecolor="#333333", **CHOSEN)
         axes.set_xscale("log")
         axes.margins(0.12, 0.14)
-        axes.set_xticks([rates[0], rates[(len(rates) - 1) // 2], rates[-1]])
+        axes.set_xticks(sorted({rates[0], rates[(len(rates) - 1) // 2], rates[-1]}))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.set_title(label)
