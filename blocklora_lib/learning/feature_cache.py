@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +25,7 @@ from torch import Tensor
 from ..clip.backbone import Backbone
 from ..clip.towers import encode_images, image_projection
 from ..core.devices import numerics
-from ..core.files import holds_none, read_bytes, write_whole
+from ..core.files import holds_none, package_version, read_bytes, write_whole
 from ..core.seeding import generator
 from ..data.augment import augment
 from ..data.image_files import ImageFiles
@@ -222,6 +221,6 @@ def _facts(backbone: Backbone, code: str = "") -> dict[str, Any]:
         "device": [device.type, gpu, torch.backends.cpu.get_cpu_capability()],
         "numerics": numerics(device, strict),
         "threads": torch.get_num_threads(),
-        "versions": [version(package) for package in _PACKAGES],
+        "versions": [package_version(package) for package in _PACKAGES],
         "code": code,
     }

@@ -15,7 +15,7 @@ from ..core.seeding import generator
 from .contract import Context
 from .count import Choice
 from .feature_cache import Features
-from .loop import TrainingDiverged, batches
+from .loop import TrainingDiverged, batches, cosine_lr
 from .selection import choose
 
 Score = Callable[[Features, Tensor], Tensor]
@@ -197,7 +197,7 @@ def pooled_epochs(context: Context, size: int, epochs: int, views: int = 0) -> l
 
 def cosine(steps: int) -> Callable[[int], float]:
     """The factor (1 + cos(π step/steps))/2: a cosine to 0, as CosineAnnealingLR has it."""
-    return lambda step: (1 + math.cos(math.pi * step / steps)) / 2
+    return lambda step: cosine_lr(step, steps, 1.0, 0.0)
 
 
 def dassl_cosine(epochs: int, steps: int, lr: float, warm: float = 1e-5) -> Callable[[int], float]:
@@ -209,7 +209,7 @@ def dassl_cosine(epochs: int, steps: int, lr: float, warm: float = 1e-5) -> Call
 
     def rate(step: int) -> float:
         epoch = step * epochs // steps
-        return warm / lr if epoch == 0 else (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2
+        return warm / lr if epoch == 0 else cosine_lr(epoch - 1, epochs, 1.0, 0.0)
 
     return rate
 

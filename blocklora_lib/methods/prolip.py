@@ -65,6 +65,7 @@ class Method(FeatureMethod):
             cosine,
             descend,
             parameter,
+            scaled_cosines,
         )
 
         s = self.settings
@@ -78,12 +79,11 @@ class Method(FeatureMethod):
         shown, labels = all_views(context, s.views)
         n = len(labels) // max(s.views, 1)
         first = first.detach().float()
-        weight, scale = parameter(first), context.backbone.logit_scale
+        weight, cosines = parameter(first), scaled_cosines(context)
         text = context.prompts(context.tokens)
 
         def score(features: Features, prompts: Tensor) -> Tensor:
-            rows = F.normalize(features.pooled @ weight, dim=-1)
-            return scale * rows @ F.normalize(prompts, dim=-1).T
+            return cosines(F.normalize(features.pooled @ weight, dim=-1), prompts)
 
         def loss(index: Tensor) -> Tensor:
             entropy = F.cross_entropy(score(shown[index], text), labels[index])

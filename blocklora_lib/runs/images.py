@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ..core.paths import MANIFESTS
 from ..data.content import file_digests
@@ -43,7 +44,7 @@ class RunImages:
         self._listing = cache(lambda name: split_items(self._manifest(name), self._folder(name)))
         self._split_digest = cache(lambda name, split: self._digest(name, self._items(name, split)))
         self._lying = cache(self._where_they_lie)
-        self._drawn: dict[tuple[object, ...], list[Item]] = {}  # methods share them
+        self._drawn: dict[tuple[object, ...], Any] = {}  # methods share them
 
     def digest(self, spec: RunSpec) -> str | None:
         """Return a digest of the files that a run reads, with their labels; '' where all are in
@@ -107,24 +108,32 @@ class RunImages:
 
     def _few_shot(self, spec: RunSpec) -> list[Item]:
         """The images that a spec trains on, in the order drawn, by the paths where they lie."""
-        key = (spec.dataset, spec.shots, spec.seed, spec.draw, spec.draw_checksum)
-        if key not in self._drawn:
-            lying = self._lying(spec.dataset)
-            self._drawn[key] = [lying[Item(*row)] for row in self._draw(spec).train]
-        return self._drawn[key]
+        lying = self._lying(spec.dataset)
+        drawn: list[Item] = self._once(
+            "few-shot", spec, lambda: [lying[Item(*row)] for row in self._draw(spec).train]
+        )
+        return drawn
 
     def _validation(self, spec: RunSpec) -> list[Item]:
         """The validation images beside them."""
-        key = (spec.dataset, spec.shots, spec.seed, spec.draw, spec.draw_checksum, "validation")
-        if key not in self._drawn:
+
+        def items() -> list[Item]:
             split, rows = validation_rows(self._draw(spec), self._listing(spec.dataset), spec.seed)
-            items = self._items(spec.dataset, split)
-            self._drawn[key] = [items[row] for row in rows]
-        return self._drawn[key]
+            return [self._items(spec.dataset, split)[row] for row in rows]
+
+        drawn: list[Item] = self._once("validation", spec, items)
+        return drawn
 
     def _draw(self, spec: RunSpec) -> Draw:
-        classes = self._manifest(spec.dataset).classes
-        return draw_of(spec, self._listing(spec.dataset), classes, self.draws)
+        classes, listing = self._manifest(spec.dataset).classes, self._listing(spec.dataset)
+        drawn: Draw = self._once("draw", spec, lambda: draw_of(spec, listing, classes, self.draws))
+        return drawn
+
+    def _once(self, what: str, spec: RunSpec, make: Callable[[], Any]) -> Any:
+        key = (what, spec.dataset, spec.shots, spec.seed, spec.draw, spec.draw_checksum)
+        if key not in self._drawn:
+            self._drawn[key] = make()
+        return self._drawn[key]
 
     def _where_they_lie(self, name: str) -> dict[Item, Item]:
         """Training images as draws name them, by a manifest's first folder, and as they lie on this

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..claims.verdict import stem
+from ..claims.verdict import BASES, stem
 from ..core.files import holds_none, remove
 from ..core.json_data import read_json, read_notebook, undamaged
 from ..core.paths import NOTEBOOKS, bundled
-from ..core.schema import near
+from ..core.schema import UnknownName, near
 
 FIELDS = ("Question", "Reproduces", "Runtime", "Needs")  # what every notebook's title cell states
 
@@ -110,6 +110,8 @@ def notebook_needs(name: str, folder: Path = NOTEBOOKS) -> dict[str, Any]:
             raise ValueError(
                 f"metadata of notebook {name}: no notebook {other!r} to wait for in {folder}"
             )
+    if (basis := about.get("rests_on", "measured")) not in BASES:
+        raise UnknownName("basis", basis, BASES, f"metadata of notebook {name}")
     return known | about
 
 

@@ -89,7 +89,6 @@ class Notebook:
         self.folder = place(base, stated, needs, varied) if varied else base
         self.note = profile_note(self.profile)
         self.rests_on: Basis = needs["rests_on"]
-        footer(self.rests_on, self.profile)  # a word that is none is refused before anything runs
         self.store = RunStore(base / "runs")
         RunStore(self.folder / "notebooks").check_writable()
         if self.folder != base:
@@ -180,7 +179,7 @@ class Notebook:
         note: that line itself, of what was recorded or timed elsewhere than in the profile's model.
         """
         stem = self.folder / "figures" / self.name / name
-        files = save_figure(figure, stem, note or footer(rests_on or self.rests_on, self.profile))
+        files = save_figure(figure, stem, note or self._footer(rests_on))
         files.append(self._csv(data, stem))
         self._add(
             "figures", name, caption, files, width=round(float(figure.get_size_inches()[0]), 3)
@@ -203,7 +202,7 @@ class Notebook:
         table = table if isinstance(table, Table) else plain(table)
         stem = self.folder / "tables" / self.name / name
         files = [self._csv(table.tidy, stem), stem.with_suffix(".tex")]
-        line = note or footer(rests_on or self.rests_on, self.profile)
+        line = note or self._footer(rests_on)
         write_whole(files[1], (f"% {line}\n" if line else "") + table.latex)
         shown = to_html(table.shown)
         self._add("tables", name, caption, files, html=shown)
@@ -265,6 +264,9 @@ class Notebook:
             _display_html(to_html(pd.DataFrame(checks).drop(columns="rests_on")))
         if self._failed:
             raise CheckFailed("; ".join(self._failed))
+
+    def _footer(self, rests_on: Basis | None) -> str | None:
+        return footer(rests_on or self.rests_on, self.profile)
 
     def _csv(self, data: pd.DataFrame, stem: Path) -> Path:
         stem.parent.mkdir(parents=True, exist_ok=True)

@@ -288,6 +288,9 @@ def test_needs_are_read_from_the_metadata_and_typos_refused(example):
     path = example("x = 1", metadata={"blocklora": {"experiment": ["few_shot"]}})
     with pytest.raises(ValueError, match=r"blocklora.experiment; did you mean 'experiments'"):
         notebook_needs(path.stem, path.parent)
+    path = example("x = 1", metadata={"blocklora": {"rests_on": "arithmetics"}})
+    with pytest.raises(ValueError, match=r"unknown basis 'arithmetics'; did you mean 'arithmetic'"):
+        notebook_needs(path.stem, path.parent)
 
 
 @pytest.fixture
