@@ -8,7 +8,7 @@ import sys
 from typing import NamedTuple
 
 from blocklora_lib.core.paths import ROOT
-from blocklora_lib.runs.code_digest import code_digest
+from blocklora_lib.runs.code_digest import code_of
 from blocklora_lib.runs.sealed import seal
 
 PROFILE = "smoke"
@@ -27,9 +27,10 @@ def snakemake(folder, *arguments, **config):
 
 
 def record(key, code=None):
-    """As much of a record as the engine looks at: its key, its code and its checksum."""
-    code = code_digest() if code is None else code
-    return seal({"schema": 2, "key": key, "code": code, "images": "", "end": 0})
+    """As much of a record as the engine looks at: key, method, code and checksum."""
+    code = code_of("lora") if code is None else code
+    spec = {"method": {"name": "lora"}}
+    return seal({"schema": 2, "key": key, "spec": spec, "code": code, "images": "", "end": 0})
 
 
 class Run(NamedTuple):

@@ -1,9 +1,8 @@
-"""A digest of the part of the library that computes results. No torch; nothing is imported, files
-are read.
+"""A digest of the part of the library that computes a method's results. No torch; files are read.
 
-It covers what a run (`runs.execute`) and the methods import, directly or not, as syntax trees:
-comments, docstrings and layout do not count, every other edit does. A record keeps it, so that a
-record of other code is known.
+It covers what a run (`runs.execute`) and the method's module import, directly or not, as syntax
+trees: comments, docstrings and layout do not count, every other edit does. A record keeps it, so
+that a record of other code is known; a new method leaves the records of all others as they are.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from ..core.user_cache import recall, remember
+from ..methods import get_method, method_names
 
 PACKAGE = Path(__file__).parents[1]
-# A run, and the methods, which are imported by name: all modules of their folder count.
-ROOTS = ("runs.execute", "methods")
+ROOT = "runs.execute"  # it imports all but the method's module, which it loads by name
 # What stores, describes or words results and computes none; all else that the roots import counts.
 SILENT = frozenset(
     """core.files core.json_data core.machine core.paths core.schema core.user_cache core.yaml_data
@@ -28,20 +27,30 @@ SILENT = frozenset(
 ) | {""}  # the face of the package
 
 
+def code_of(method: str) -> str:
+    """Return the digest of what computes a method of the registry, 'none' for one not in it."""
+    if method not in method_names():
+        return "none"
+    return code_digest(get_method(method).__module__.rpartition(".")[2])
+
+
 @cache
-def code_digest(package: Path = PACKAGE) -> str:
-    """Return 64 hexadecimal digits that change when code changes that determines results."""
+def code_digest(method: str = "", package: Path = PACKAGE) -> str:
+    """Return 64 hexadecimal digits that change when code changes that determines results.
+
+    method: a module of `methods`; '' for what the results of all have in common.
+    """
     files = {_name(path, package): path.read_bytes() for path in sources(package)}
     raw = hashlib.sha256(
         b"\0".join(b"%s\0%s" % (n.encode(), files[n]) for n in sorted(files))
     ).hexdigest()
-    known = recall(f"code/{raw}")  # parsing takes half a second
+    known = recall(f"code/{raw}{method}")  # parsing takes half a second
     if re.fullmatch("[0-9a-f]{64}", known):
         return known
     found = hashlib.sha256()
-    for name, said in sorted(computing_modules(package).items()):
+    for name, said in sorted(computing_modules(method, package).items()):
         found.update(f"{name}\n{said}\n".encode())
-    remember(f"code/{raw}", found.hexdigest())
+    remember(f"code/{raw}{method}", found.hexdigest())
     return found.hexdigest()
 
 
@@ -57,12 +66,12 @@ def sources(package: Path = PACKAGE, ending: str = "py") -> list[Path]:
     ]
 
 
-def computing_modules(package: Path = PACKAGE) -> dict[str, str]:
+def computing_modules(method: str = "", package: Path = PACKAGE) -> dict[str, str]:
     """Return the modules that the digest covers, by name within the package ('data.draws'), by
     `meaning`.
     """
     files = {_name(path, package): path for path in sources(package)}
-    todo = {name for name in files if f"{name}.".startswith(tuple(f"{root}." for root in ROOTS))}
+    todo = {ROOT, f"methods.{method}".rstrip(".")}
     found: dict[str, str] = {}
     while todo:
         name = todo.pop()

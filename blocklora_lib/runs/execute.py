@@ -18,7 +18,7 @@ from ..learning.evaluation import NotFinite, evaluate, evaluate_images
 from ..learning.feature_cache import Features
 from ..learning.loop import TrainingDiverged
 from ..methods import get_method
-from .code_digest import code_digest
+from .code_digest import code_of
 from .provenance import PeakMemory, provenance
 from .record import Budget, Cost, Failure, MachineFailure, Result, RunRecord
 from .spec import RunSpec
@@ -106,7 +106,7 @@ def execute(
         error=error,
         cost=Cost(seconds=seconds, peak_memory_bytes=memory.bytes(), budget=budget),
         provenance=about,
-        code=code_digest(),
+        code=code_of(spec.method.name),
         images=images or "",
     )
 

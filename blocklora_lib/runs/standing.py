@@ -4,18 +4,21 @@ images. No torch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ..core.files import holds_none, package_version, read_text
-from .code_digest import code_digest
+from .code_digest import code_of
 from .record import RunRecord
 from .sealed import is_whole
 from .spec import RunSpec
 from .store import DamagedRecord, EarlierRecord, RunStore
 
+# Where a record, as it is written, has its method's name.
+_METHOD = re.compile(r'\n  "method": \{\n   "name": "([^"]+)"')
 COMPARED = ("torch", "torchvision", "open_clip_torch")
 Standing = Literal["done", "failed", "missing", "old", "moved", "damaged"]
 AGAIN: dict[Standing, str] = {  # why a run that has a file is computed again, of one and of several
@@ -62,7 +65,7 @@ def stored(
         return Stored(spec, "damaged", None, str(error))
     if record is None:
         return Stored(spec, "missing")
-    if record.code != code_digest() and not keep_old:
+    if record.code != code_of(spec.method.name) and not keep_old:
         return Stored(spec, "old", record, "made by an earlier state of the library")
     if images and images(spec) not in (None, record.images):
         return Stored(spec, "moved", record, "made of images that have changed since")
@@ -90,7 +93,7 @@ def remarks(records: Iterable[RunRecord], where: str = "these runs") -> list[str
     result, or more; records that differ in them are counted all the same.
     """
     records, lines = list(records), []
-    if earlier := sum(record.code != code_digest() for record in records):
+    if earlier := sum(r.code != code_of(r.spec.method.name) for r in records):
         lines.append(
             f"{earlier} of {len(records)} of {where} were made by another state of the library"
         )
@@ -124,8 +127,10 @@ def stands(
         if not holds_none(error):
             raise
         return False
-    named = f'\n "key": "{path.stem}",\n' in text
-    if not (named and is_whole(text) and (keep_old or f'\n "code": "{code_digest()}",\n' in text)):
+    if not (f'\n "key": "{path.stem}",\n' in text and is_whole(text)):
+        return False
+    method = _METHOD.search(text)
+    if not (keep_old or (method and f'\n "code": "{code_of(method[1])}",\n' in text)):
         return False
     try:
         found = images()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from blocklora_lib.runs.code_digest import PACKAGE, SILENT, code_digest, computing_modules
+from blocklora_lib.methods import get_method, method_names
+from blocklora_lib.runs.code_digest import PACKAGE, SILENT, code_digest, code_of, computing_modules
 
 
 @pytest.fixture
@@ -26,9 +27,9 @@ def package(tmp_path, monkeypatch):
     return folder
 
 
-def fresh(package: Path) -> str:
+def fresh(package: Path, method: str = "adapters") -> str:
     code_digest.cache_clear()
-    return code_digest(package)
+    return code_digest(method, package)
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +62,6 @@ def test_what_computes_nothing_moves_nothing(package):
         ("learning/loop.py", "betas=spec.betas", "betas=(0.9, 0.98)"),
         ("learning/evaluation.py", "argmax(-1)", "argmin(-1)"),
         ("learning/feature_cache.py", "BATCH = 100", "BATCH = 100.0"),
-        ("methods/zero_shot.py", "trains = False", "trains = True"),
         ("methods/adapters.py", '"LoRA+", "collapsed"', '"LoRA+", "lora"'),
         ("data/sampling.py", "shots, seed", "seed, shots"),
         ("data/layouts.py", "VAL, TEST = 0.2, 0.3", "VAL, TEST = 0.3, 0.2"),
@@ -74,15 +74,22 @@ def test_an_edit_of_what_computes_moves_the_digest(package, file, old, new):
     assert fresh(package) != before
 
 
-def test_a_new_method_and_what_only_it_imports_are_covered(package):
-    before = fresh(package)
+def test_a_new_method_and_what_only_it_imports_move_its_own_digest_and_no_other(package):
+    shared, adapters = fresh(package, ""), fresh(package)
+    assert shared != adapters
     (package / "helpers_of_mine.py").write_text("FACTOR = 2\n")
-    assert fresh(package) == before
     (package / "methods" / "mine.py").write_text("from ..helpers_of_mine import FACTOR\n")
-    after = fresh(package)
-    assert after != before
+    mine = fresh(package, "mine")
     (package / "helpers_of_mine.py").write_text("FACTOR = 3\n")
-    assert fresh(package) not in (before, after)
+    assert fresh(package, "mine") not in (mine, shared, adapters)
+    edit(package / "methods/zero_shot.py", "trains = False", "trains = True")
+    assert (fresh(package, ""), fresh(package)) == (shared, adapters)
+
+
+def test_a_method_has_the_digest_of_the_module_it_stands_in():
+    assert code_of("lora") == code_of("block_lora") == code_digest("adapters")
+    assert code_of("zero_shot") == code_digest("zero_shot") != code_of("lora")
+    assert code_of("no_such_method") == "none"
 
 
 def test_every_module_that_a_run_loads_is_covered_or_named_as_silent_and_the_digest_needs_no_torch(
@@ -105,10 +112,12 @@ print(*[m for m in sys.modules if m.startswith("blocklora_lib")])
     )
     loaded = {name.removeprefix("blocklora_lib").lstrip(".") for name in done.stdout.split()}
     assert {"learning.loop", "learning.evaluation", "methods.zero_shot", "data.draw"} <= loaded
-    assert loaded <= set(computing_modules()) | SILENT
+    modules = {get_method(n).__module__.rpartition(".")[2] for n in method_names()}
+    covered = set.union(*(set(computing_modules(module)) for module in modules))
+    assert loaded <= covered | SILENT
     others = "cli.app display.tables suite.report suite.notebook runs.profile runs.grid".split()
     assert all((PACKAGE / f"{name.replace('.', '/')}.py").exists() for name in others)
-    assert not set(others) & set(computing_modules())
+    assert not set(others) & covered
 
 
 def test_the_digest_is_remembered_and_a_damaged_memory_is_ignored(package, tmp_path):

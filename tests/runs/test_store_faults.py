@@ -332,12 +332,12 @@ def test_what_editors_and_killed_writers_leave_is_neither_code_nor_a_set(tmp_pat
     package = shutil.copytree(
         PACKAGE, tmp_path / "package", ignore=shutil.ignore_patterns("__pycache__")
     )
-    before = code_digest(package)
+    before = code_digest("adapters", package)
     (package / "methods" / ".ipynb_checkpoints").mkdir()
     (package / "methods" / ".ipynb_checkpoints" / "lora-checkpoint.py").write_text("SCALE = 2\n")
     (package / ".#experiment.py").symlink_to("someone@somewhere.1234")
     code_digest.cache_clear()
-    assert code_digest(package) == before
+    assert code_digest("adapters", package) == before
     for name in ("chess.yaml", ".chess.yaml.x1.tmp.yaml"):
         (tmp_path / name).write_bytes((MANIFESTS / "chess.yaml").read_bytes())
     assert manifest_names(tmp_path) == ("chess",)
