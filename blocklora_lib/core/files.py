@@ -11,8 +11,9 @@ import os
 import re
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import BinaryIO
@@ -138,6 +139,17 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, older: float = 86_400) -> None:
+    """Remove what killed writers left below a folder: temporary files at rest for so many seconds.
+
+    A younger one may be another process's; what cannot be removed stays.
+    """
+    for path in folder.rglob(".*.????????.tmp*"):
+        with suppress(OSError):
+            if stat.S_ISREG((now := path.lstat()).st_mode) and time.time() - now.st_mtime > older:
+                path.unlink()
 
 
 _ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from ..core.files import holds_none, read_text, remove, same_error, user_path, write_whole
+from ..core.files import holds_none, read_text, remove, same_error, sweep, user_path, write_whole
 from ..core.json_data import read_json
 from ..core.paths import NOTEBOOKS
 from ..core.yaml_data import parse_yaml
@@ -31,10 +31,11 @@ ALL = "all"  # the group of all methods of a dataset
 
 
 def only_one(folder: Path) -> IO[str]:
-    """Return an open lock on the results folder; OSError if another reproduction works in it.
+    """Return an open lock on the results folder.
 
-    The operating system drops the lock with the process, however that ends: nothing is unlocked by
-    hand.
+    Raises RuntimeError if another reproduction has it, OSError where it cannot be written. The
+    operating system drops the lock with the process, however that ends: nothing is unlocked by
+    hand. What writers that were killed left in the folder is swept.
     """
     import fcntl
 
@@ -70,6 +71,7 @@ def only_one(folder: Path) -> IO[str]:
         raise same_error(
             error, f"{folder / '.lock'} cannot be written ({error.strerror})"
         ) from None
+    sweep(folder)
     return lock
 
 

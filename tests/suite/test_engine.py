@@ -380,6 +380,27 @@ def test_a_second_reproduction_of_the_same_results_is_refused(tmp_path):
     only_one(tmp_path).close()
 
 
+def test_what_killed_writers_left_is_swept_once_it_is_a_day_old(tmp_path):
+    code = f"""
+import os, signal
+from blocklora_lib.core.files import whole_file
+with whole_file({str(tmp_path / "runs" / "a.json")!r}) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    (tmp_path / "runs").mkdir()
+    subprocess.run([sys.executable, "-c", code], check=False)
+    (left,) = (tmp_path / "runs").iterdir()
+    only_one(tmp_path).close()
+    assert left.exists()  # it may be another process's
+    own = tmp_path / "runs" / ".notes.tmp"
+    own.write_text("a user's")
+    for path in (left, own):
+        os.utime(path, (0, 0))
+    only_one(tmp_path).close()
+    assert [*(tmp_path / "runs").iterdir()] == [own]
+
+
 def test_a_killed_reproduction_leaves_no_lock(tmp_path):
     code = f"from blocklora_lib.suite.engine import *; held = only_one(Path({str(tmp_path)!r}))"
     code += "; print('held', flush=True); time.sleep(60)"
