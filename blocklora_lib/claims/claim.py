@@ -17,7 +17,7 @@ from ..core.paths import NOTEBOOKS, ROOT
 from ..core.schema import UnknownName
 from ..runs.results import MissingResults
 from .evidence import Evidence
-from .verdict import BASES, Finding, Verdict, verdict
+from .verdict import BASES, Finding, Verdict, verdict, weighed
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def judge(claims: Iterable[Claim], evidence: Evidence, notebooks: Path = NOTEBOO
     found = []
     for claim in claims:
         try:
-            finding = evidence.found(claim.judge)
+            finding = weighed(evidence.found(claim.judge), evidence.profile)
         except MissingResults as lacking:
             told = dict.fromkeys([*evidence.missing(claim.needs), str(lacking).rstrip(".")])
             text = "; ".join(told).replace(f"{ROOT}{os.sep}", "")  # as seen from the repository

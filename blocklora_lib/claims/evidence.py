@@ -6,7 +6,7 @@ where its notebook's index names this profile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class Evidence:
     """The evidence of one profile in a results folder.
 
-    store: where its records lie (None: in the folder's `runs`). own: the notebook that asks, whose
-    tables are those that it has just made.
+    store: where its records lie (None: in the folder's `runs`). made: the 'NOTEBOOK/TABLE' that the
+    notebook which asks has just made, before its index tells of them.
     """
 
     def __init__(
@@ -38,9 +38,9 @@ class Evidence:
         folder: Path,
         published: Path = PUBLISHED,
         store: RunStore | None = None,
-        own: str = "",
+        made: Collection[str] = (),
     ) -> None:
-        self.profile, self.folder, self.own = profile, folder, own
+        self.profile, self.folder, self.made = profile, folder, made
         self.store = store or RunStore(folder / "runs")
         self._published = published
         self.remarks: list[str] = []  # what sets the records apart, see standing.remarks
@@ -77,7 +77,7 @@ class Evidence:
     def table(self, notebook: str, name: str) -> DataFrame:
         """What a notebook exported under this name for this profile, or MissingResults."""
         table = notebook_table(self.profile, self.folder, notebook, name)
-        if notebook != self.own:
+        if f"{notebook}/{name}" not in self.made:
             path = self.folder / "notebooks" / f"{notebook}.json"
             with undamaged(str(path), f"delete it, and execute notebook {notebook} again"):
                 made_by = read_json(path)["profile"] if path.is_file() else None

@@ -13,13 +13,17 @@ from typing import Literal
 from ..core.schema import UnknownName
 from ..runs.profile import Profile
 
-Basis = Literal["arithmetic", "measured", "modelled", "published", "constructed", "nothing"]
+Basis = Literal[
+    "arithmetic", "measured", "bundled", "modelled", "published", "constructed", "nothing"
+]
 Verdict = str
 
-# how a verdict names what it rests on, and that in full; 'measured' depends on the profile
+# how a verdict names what it rests on, and that in full; 'measured' depends on the profile, and
+# 'bundled' is PocketCLIP, whatever the profile
 BASES: dict[Basis, tuple[str, str]] = {
     "arithmetic": ("", "arithmetic and counts"),
     "measured": (" on {place} only", "runs and measurements of this profile"),
+    "bundled": (" on pocket only", "the small CLIP that the suite ships, in every profile"),
     "modelled": (" by a model", "a model, held against a measurement"),
     "published": (" by a model", "a model of published numbers"),
     "constructed": (" on a constructed task", "a constructed task, without a backbone"),
@@ -62,18 +66,31 @@ class Finding:
         return f"{self.evidence}{seen}"
 
 
+def weighed(finding: Finding, profile: Profile) -> Finding:
+    """Return the finding, or that there is none where it rests on a model of random weights."""
+    if finding.rests_on != "measured" or profile.backbone.pretrained != "none":
+        return finding
+    told = (
+        f"The weights of profile {profile.name} are random (backbone.pretrained: none), so that "
+        "its runs and timings decide nothing; make them with a trained model, as by `blocklora "
+        "reproduce --profile pocket`."
+    )
+    return Finding(None, told, "nothing")
+
+
 def verdict(finding: Finding, profile: Profile) -> Verdict:
     """Return what the finding amounts to in a profile's results."""
     if finding.rests_on not in BASES:
         raise UnknownName("basis of a finding", finding.rests_on, BASES)
+    finding, bundled = weighed(finding, profile), profile.backbone.pretrained == "bundled"
     if finding.rests_on == "nothing":
         return NOT_RUN
     if finding.holds is None:
         return OPEN
     stem = CONFIRMED if finding.holds else CONTRADICTED
-    if finding.rests_on == "measured" and profile.published:
+    if finding.rests_on == "measured" and profile.published and not bundled:
         return stem
-    place = "pocket" if profile.backbone.pretrained == "bundled" else profile.name
+    place = "pocket" if bundled else profile.name
     return stem + BASES[finding.rests_on][0].format(place=place)
 
 

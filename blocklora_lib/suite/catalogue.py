@@ -47,6 +47,18 @@ def _read_index(path: Path) -> dict[str, Any]:
     return index
 
 
+def drop_index_of_another(folder: Path, notebook: str, profile: str) -> None:
+    """Delete the index of another profile's tables, over which this notebook is about to write."""
+    path = folder / "notebooks" / f"{notebook}.json"
+    try:
+        with undamaged(str(path), "delete it"):
+            others = path.is_file() and read_json(path)["profile"] != profile
+    except ValueError:  # nobody's
+        others = True
+    if others:
+        remove(path)
+
+
 def drop_damaged_indexes(folder: Path) -> list[Path]:
     """Delete the indexes of notebooks that cannot be read, and return them.
 

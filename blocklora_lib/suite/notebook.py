@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from ..claims.claim import Judged, judge
 from ..claims.evidence import Evidence
 from ..claims.paper_claims import BY_ID
-from ..claims.verdict import BASES, Basis, Finding, verdict
+from ..claims.verdict import BASES, Basis, Finding, verdict, weighed
 from ..core.files import write_whole
 from ..core.paths import NOTEBOOKS
 from ..core.schema import UnknownName
@@ -34,7 +34,7 @@ from ..runs.profile_files import load_profile, rates_file
 from ..runs.results import experiment_runs, results_folder
 from ..runs.spec import RunSpec
 from ..runs.store import DamagedRecord, RunStore
-from .catalogue import notebook_needs
+from .catalogue import drop_index_of_another, notebook_needs
 from .judged_cells import check_ids, number
 from .parameter_cell import check_parameters, injected_parameters
 from .variant import as_given, place, vary
@@ -91,6 +91,7 @@ class Notebook:
         self.rests_on: Basis = needs["rests_on"]
         self.store = RunStore(base / "runs")
         RunStore(self.folder / "notebooks").check_writable()
+        drop_index_of_another(self.folder, name, self.profile.name)
         if self.folder != base:
             given = {"profile": stated.name, **as_given(stated, needs, varied)}
             write_whole(self.folder / "parameters.json", json.dumps(given, indent=1) + "\n")
@@ -229,9 +230,9 @@ class Notebook:
         if id in [check["id"] for check in self._index["checks"]]:
             raise ValueError(f"check {id} is made twice in {self.name}; give each its own id")
         finding = Finding(None if holds is None else bool(holds), str(evidence), rests_on)
-        word = verdict(finding, self.profile)
+        word, finding = verdict(finding, self.profile), weighed(finding, self.profile)
         row = {"id": id, "statement": statement, "verdict": word, "evidence": finding.evidence}
-        self._index["checks"].append(row | {"rests_on": BASES[rests_on][1]})
+        self._index["checks"].append(row | {"rests_on": BASES[finding.rests_on][1]})
         if rests_on == "arithmetic" and finding.holds is False:
             self._failed.append(f"{id}: {statement} ({evidence})")
 
@@ -243,7 +244,9 @@ class Notebook:
         for id in ids:
             if id not in BY_ID:
                 raise UnknownName("claim", id, BY_ID)
-        evidence = Evidence(self.profile, self.folder, store=self.store, own=self.name)
+        exports = [entry["name"] for what in ("figures", "tables") for entry in self._index[what]]
+        made = {f"{self.name}/{export}" for export in exports}
+        evidence = Evidence(self.profile, self.folder, store=self.store, made=made)
         judged = judge([BY_ID[id] for id in ids or BY_ID], evidence)
         rows = [j.row for j in judged]
         shown = pd.DataFrame(rows)[["id", "claim", "verdict", "but", "evidence"]]

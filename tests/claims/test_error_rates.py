@@ -240,7 +240,9 @@ def o4(rng, errors):
         bound, lower = occam_bound(wrong, 0, 400, level), 1 - occam_bound(1 - other, 0, 400, level)
         row = dict(dataset=name, prior="fixed beforehand", setting="code", bits=1, samples=400)
         seen = dict(delta=level, universal=1.0, test_error=adapter, chance=0.9)
-        rows.append(row | seen | dict(bound=bound, zero_shot_at_least=lower))
+        ends = dict(zero_shot_at_least=lower, zero_shot_at_least_paid=lower)
+        rows.append(row | seen | ends | dict(bound=bound))
+        rows.append(rows[-1] | dict(setting="zero-shot"))
     return Given(occam=pd.DataFrame(rows))
 
 

@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from blocklora_lib.claims.claim import judge
+from blocklora_lib.claims.evidence import Evidence
 from blocklora_lib.claims.paper_claims import BY_ID
 from blocklora_lib.claims.verdict import BASES, Finding
 from blocklora_lib.core.paths import NOTEBOOKS
@@ -233,11 +235,48 @@ def test_what_lies_below_a_figure_is_what_it_rests_on(nb, tmp_path):
     assert tex["run"] == f"% {nb.note}"
 
 
+def test_a_check_with_random_weights_decides_nothing(tmp_path):
+    nb = Notebook("08_few_shot", "paper-smoke", str(tmp_path))
+    nb.check("08.E1", "it rises", True, "1 -> 2", "measured")
+    nb.check("08.E2", "1 + 1 = 2", True, "2")
+    nb.finish()
+    measured, counted = read_indexes(tmp_path)["08_few_shot"]["checks"]
+    assert (measured["verdict"], counted["verdict"]) == ("not run", "confirmed")
+    assert "paper-smoke are random" in measured["evidence"]
+    assert measured["rests_on"] == BASES["nothing"][1]
+
+
+def test_the_tables_of_another_profile_in_the_same_folder_are_never_judged(tmp_path):
+    """pocket's notebook made them; paper's writes over some, and stops before its end."""
+    ratios = pd.DataFrame(
+        [dict(form="merged", batch=8, ratio=1.0, ratio_low=0.99, ratio_high=1.01, rounds=66)]
+    )
+    memory = pd.DataFrame(
+        [dict(batch=8, form=f, weights_bytes=1, peak_bytes=1) for f in ("base", "merged")]
+    )
+    first = Notebook("12_inference", "pocket", str(tmp_path))
+    first.table(ratios, "latency", "c")
+    first.table(memory, "memory", "c")
+    assert first.judge("C7")[0].verdict == "confirmed on pocket only"
+    first.finish()
+    second = Notebook("12_inference", "paper", str(tmp_path))
+    (found,) = second.judge("C7")
+    assert found.verdict == "not run"
+    second.table(ratios.assign(ratio_high=1.2), "latency", "c")
+    (found,) = second.judge("C7")
+    assert found.verdict == "not run"  # the other one is still pocket's
+    for name in ("pocket", "paper"):
+        (found,) = judge([BY_ID["C7"]], Evidence(load_profile(name), tmp_path))
+        assert found.verdict == "not run"
+        assert "have no index that names theirs" in found.finding.evidence
+
+
 def test_no_notebook_says_a_small_clip_of_what_is_counted():
     """Pure algebra carried 'a small CLIP ..., not the paper's numbers'."""
     stated = {name: notebook_needs(name)["rests_on"] for name in notebook_names()}
     assert {name[:2] for name in stated if stated[name] == "arithmetic"} == {"01", "02", "03", "06"}
     assert {name[:2] for name in stated if stated[name] == "constructed"} == {"13", "14", "15"}
+    assert {name[:2] for name in stated if stated[name] == "bundled"} == {"07"}
     assert set(stated.values()) <= set(BASES)
 
 
