@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torchvision import transforms
 
-from blocklora_lib.adapters.updates import Adapter
+from blocklora_lib.adapters.adapter import Adapter
 from blocklora_lib.clip.backbone import load_backbone
 from blocklora_lib.core.seeding import generator
 from blocklora_lib.learning.contract import Context

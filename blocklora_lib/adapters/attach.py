@@ -34,10 +34,10 @@ from ..layers.names import join
 from ..layers.surroundings import bar_nested_tensors, freeze, unfreeze, unwatch, watch
 from ..layers.used_weight import stored
 from . import files as adapter_files
+from .adapter import Adapter
 from .config import AdapterConfig
-from .fitting import Plan, fit, plan
+from .fitting import Plan, begin, fit, plan
 from .sites import Pattern, attention_sites, linear_sites
-from .updates import Adapter
 
 
 def attach(
@@ -51,7 +51,7 @@ def attach(
 
     What cannot be adapted rightly is refused (AdapterError) before the model changes.
     """
-    return put_on(model, plan(model, attention_sites(model, config), config, generator))
+    return put_on(model, begin(plan(model, attention_sites(model, config), config, generator)))
 
 
 def attach_linear(
@@ -64,7 +64,7 @@ def attach_linear(
 
     `config`'s targets, towers and layers say nothing here: the names do.
     """
-    return put_on(model, plan(model, linear_sites(model, names), config, generator))
+    return put_on(model, begin(plan(model, linear_sites(model, names), config, generator)))
 
 
 def find_adapters(model: nn.Module) -> list[AdapterSet]:

@@ -26,8 +26,8 @@ from ..layers.used_weight import (
     refuse_symbolic_tracing,
     stored,
 )
+from .adapter import Adapter
 from .dropout import dropped_projection, sum_blocks
-from .updates import Adapter
 
 MERGED_IN_TRAINING = (
     "the adapters are merged, so training would reach neither them nor the frozen weights; "
@@ -130,6 +130,8 @@ class AdaptedMultiheadAttention(Adapted, nn.MultiheadAttention):
     def project_qkv(self, x: Tensor, targets: str = "qkv") -> Tensor:
         """As `qkv_projection`: one product for all, and the adapters' updates added in place."""
         base, adapters = frozen_qkv(self, x, targets), self.active(targets)
+        if any(adapter is not None and adapter.alone for adapter in adapters):
+            return add_each(base, x, adapters, rows_of(self, targets)[0])
         return add_updates(base, x, adapters) if any(adapters) else base
 
     def _in_projection(
@@ -181,10 +183,15 @@ def qkv_projection(attention: nn.MultiheadAttention, x: Tensor, targets: str = "
 
 def frozen_qkv(attention: nn.MultiheadAttention, x: Tensor, targets: str) -> Tensor:
     """Return the projections named as one product with the frozen weights."""
+    return frozen_linear(x, *rows_of(attention, targets))
+
+
+def rows_of(attention: nn.MultiheadAttention, targets: str) -> tuple[Tensor, Tensor | None]:
+    """Return the frozen weight (m E, E) and bias of the m projections named."""
     first, e = "qkv".index(targets), attention.embed_dim
     rows = slice(first * e, (first + len(targets)) * e)
     bias = None if attention.in_proj_bias is None else attention.in_proj_bias[rows]
-    return frozen_linear(x, stored(attention, "in_proj_weight")[rows], bias)
+    return stored(attention, "in_proj_weight")[rows], bias
 
 
 def output_projection(attention: nn.MultiheadAttention, context: Tensor) -> Tensor:
@@ -225,6 +232,14 @@ def _add_updates(base: Tensor, x: Tensor, adapters: list[Adapter | None]) -> Ten
     add = total.addmm_ if plain_eager(total) else total.addmm
     total = add(hidden.to(total.dtype), up.to(total.dtype), alpha=first.scale)
     return total.view_as(base).to(base.dtype)
+
+
+def add_each(base: Tensor, x: Tensor, adapters: list[Adapter | None], weight: Tensor) -> Tensor:
+    """The same for adapters that are computed one by one, on their rows of W. weight: (m E, E)."""
+    m = len(adapters)
+    parts = zip(base.chunk(m, -1), weight.chunk(m), adapters, strict=True)
+    added = (b if a is None else (b + a.update_on(w, x)).to(b.dtype) for b, w, a in parts)
+    return torch.cat(list(added), -1)
 
 
 def as_batch(x: Tensor, batch_first: bool) -> Tensor:

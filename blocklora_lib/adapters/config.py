@@ -16,6 +16,11 @@ from pydantic import (
 
 TARGETS = ("q", "k", "v", "o")
 TOWERS = ("vision", "text")
+CUT = ("block_lora", "frozen_a")  # kinds that keep n blocks
+UNUSED = {  # settings that say nothing to a kind, and why
+    "pissa": (("init", "init_scale"), "it starts from W's singular vectors"),
+    "vera": (("alpha", "scaling", "init", "init_scale"), "its random matrices are fixed"),
+}
 # of rank and of blocks: wider than any layer, and small enough to list what divides it
 MOST = 2**16
 
@@ -27,6 +32,7 @@ class AdapterConfig(BaseModel):
               "block_lora"  ΔWᵀ = s A_s Σ B_i.
               "frozen_a"    the ablation 'w/o A': Block-LoRA whose A_s stays at its random start.
               "collapsed"   ΔWᵀ = s A_s B, one B = Σ B_i: Block-LoRA without the copies.
+              "dora", "pissa", "vera": LoRA's relatives, without blocks (`relatives/`).
     reading   "total_rank"  the default: r is the total rank, which is cut; A_s has width r/n.
               "block_rank"  r is the width of every block; the LoRA that is cut has rank n r.
               "input"       d_in is cut: x = [x_1 .. x_n], A_s: (d_in/n) x r, x A = (Σ x_i) A_s.
@@ -46,7 +52,9 @@ class AdapterConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["lora", "block_lora", "frozen_a", "collapsed"] = "block_lora"
+    kind: Literal["lora", "block_lora", "frozen_a", "collapsed", "dora", "pissa", "vera"] = (
+        "block_lora"
+    )
     rank: int = Field(default=2, ge=1, le=MOST)
     n_blocks: int = Field(default=1, ge=1, le=MOST)
     reading: Literal["total_rank", "block_rank", "input"] = "total_rank"
@@ -64,7 +72,8 @@ class AdapterConfig(BaseModel):
     def _fill_n_blocks(cls, values: Any) -> Any:
         """The paper's default is n = 2; LoRA is the case n = 1."""
         if isinstance(values, dict) and values.get("n_blocks") is None:
-            values = {**values, "n_blocks": 1 if values.get("kind", "block_lora") == "lora" else 2}
+            cut = values.get("kind", "block_lora") in (*CUT, "collapsed")
+            values = {**values, "n_blocks": 2 if cut else 1}
         return values
 
     @field_validator("targets", "towers")
@@ -90,10 +99,17 @@ class AdapterConfig(BaseModel):
     @model_validator(mode="after")
     def _rank_can_be_cut(self) -> AdapterConfig:
         r, n = self.rank, self.n_blocks
-        if self.kind == "lora" and n != 1:
+        if self.kind not in (*CUT, "collapsed") and n != 1:
             raise ValueError(
-                f"kind='lora' has one block, not n_blocks={n}; use kind='block_lora', or n_blocks=1"
+                f"kind={self.kind!r} has one block, not n_blocks={n}; "
+                "use kind='block_lora', or n_blocks=1"
             )
+        unused, why = UNUSED.get(self.kind, ((), ""))
+        for name in unused:
+            if (given := getattr(self, name)) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name}={given!r} says nothing to kind={self.kind!r}: {why}; leave it out"
+                )
         if self.kind == "collapsed" and self.reading == "input" and n != 1:
             raise ValueError(
                 f"reading='input' has one B already, so kind='collapsed' with n_blocks={n} says "
@@ -122,5 +138,7 @@ class AdapterConfig(BaseModel):
     @property
     def scale(self) -> float:
         """s of the update."""
+        if self.kind == "vera":
+            return 1.0
         # CLIP-LoRA's released code divides by sqrt(r); LoRA's paper by r
         return self.alpha / (math.sqrt(self.rank) if self.scaling == "sqrt_rank" else self.rank)

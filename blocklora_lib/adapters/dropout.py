@@ -7,6 +7,7 @@ each.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,19 +18,29 @@ from ..layers.eager import plain_eager
 
 
 def dropped_projection(x: Tensor, downs: Tensor, p: float, input_blocks: int = 1) -> Tensor:
-    """Return dropout_j(x) A_j for m adapters, each with a mask of its own.
+    """Return the one product of `dropped_projections`."""
+    return dropped_projections(x, (downs,), p, input_blocks)[0]
 
-    x: (T, d_in), downs: (m, b, d_in/n) -> (m, T, b). With n = input_blocks > 1 the masked x = [x_1
+
+def dropped_projections(
+    x: Tensor, groups: Sequence[Tensor], p: float, input_blocks: int = 1
+) -> list[Tensor]:
+    """Return dropout_j(x) A_j for m adapters, each with a mask of its own, for each group of A.
+
+    x: (T, d_in), a group: (m, b, d_in/n) -> (m, T, b), with the same masks for all. With n = input_blocks > 1 the masked x = [x_1
     .. x_n] is summed over its blocks first. p is rounded to a multiple of 1/256, or 1/65536 where
     that is not exact; the scale 1/(1 - p) uses the rounded p, so the expectation stays exact. The
     draw uses torch's global generator, which training seeds. Where `plain_eager` says no, the masks
     are `F.dropout`'s.
     """
     if not plain_eager(x):
-        masked = F.dropout(x.expand(len(downs), *x.shape), p)
-        return torch.bmm(sum_blocks(masked, input_blocks), downs.mT)
-    noise, threshold, p = draw_noise((len(downs), *x.shape), p, x.device)
-    return DroppedProjection.apply(x, downs, noise, threshold, input_blocks) / (1 - p)
+        masked = sum_blocks(F.dropout(x.expand(len(groups[0]), *x.shape), p), input_blocks)
+        return [torch.bmm(masked, downs.mT) for downs in groups]
+    noise, threshold, p = draw_noise((len(groups[0]), *x.shape), p, x.device)
+    return [
+        DroppedProjection.apply(x, downs, noise, threshold, input_blocks) / (1 - p)
+        for downs in groups
+    ]
 
 
 def draw_noise(shape: tuple[int, ...], p: float, device: torch.device) -> tuple[Tensor, int, float]:

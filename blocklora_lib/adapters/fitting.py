@@ -47,7 +47,7 @@ def plan(
             check_attention(name, module)
         else:
             check_linear(name, module)
-        adapters = nn.ModuleDict()
+        adapters: Any = nn.ModuleDict()
         for target, (d_in, d_out) in projection_shapes(module, config.targets).items():
             try:
                 adapters[target] = make_adapter(config, d_in, d_out, generator)
@@ -56,6 +56,22 @@ def plan(
         device = next(module.parameters()).device
         planned += plan_site(name, module, adapters.to(device).train(module.training), attachment)
     refuse_shared_weights(model, [(step.attached.name, step.module) for step in planned])
+    return planned
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def begin(planned: list[Plan]) -> list[Plan]:
+    """Let new adapters start from the weights that they fall on; what they refuse, they name."""
+    for step in planned:
+        for key, weight in step.attached.weights.items():
+            for target, rows in weight.parts:
+                w = step.module._parameters[key][rows]
+                try:
+                    if not w.is_meta:
+                        step.adapters[target].begin(w)
+                except AdapterError as error:
+                    raise AdapterError(f"{join(step.attached.name, target)}: {error}") from error
     return planned
 
 

@@ -19,82 +19,17 @@ reading is LoRA of rank r, bit for bit from the same generator.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from ..core.schema import AdapterError
-from ..layers.eager import without_autocast
-from ..layers.update import Update
+from .adapter import Adapter, draw_a
 from .config import AdapterConfig
-from .dropout import dropped_projection, sum_blocks
-
-
-class Adapter(Update):
-    """A low-rank update x ↦ x ΔWᵀ, without the frozen product x Wᵀ. x: (..., d_in) -> (..., d_out).
-
-    A subclass says what it stores, `factors` (what the fast path multiplies) and `delta_weight`
-    (the definition). Parameters are float32 whatever the backbone's dtype; `.double()` moves them,
-    and the arithmetic, to float64.
-    """
-
-    # learning rate of B over that of A; only the collapsed form differs, see there
-    up_lr_ratio: int = 1
-    input_blocks: int = 1  # n where the cut runs along the input
-    B: nn.Parameter  # (d_out, width), or (n, d_out, width)
-
-    def __init__(self, config: AdapterConfig, d_in: int, d_out: int):
-        super().__init__()
-        self.d_in, self.d_out = d_in, d_out
-        self.scale, self.dropout = config.scale, config.dropout
-
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """Return A (width, d_in or d_in/n) and Σ B_i (d_out, width), added before any product."""
-        raise NotImplementedError
-
-    def delta_weight(self) -> Tensor:
-        """Return ΔW: (d_out, d_in), scale included, by its definition."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x ΔWᵀ. x: (..., d_in) -> (..., d_out), in x's dtype."""
-        return self.update(x).to(x.dtype)
-
-    def update(self, x: Tensor) -> Tensor:
-        """Return x ΔWᵀ = s · (x A_s)(Σ B_i), in the adapter's dtype; dropout falls on x."""
-        return without_autocast(self._update, x)
-
-    def _update(self, x: Tensor) -> Tensor:
-        down, up = self.factors()
-        x = x.to(down.dtype)
-        if self.training and self.dropout > 0:
-            rows = x.reshape(-1, self.d_in)
-            hidden = dropped_projection(rows, down[None], self.dropout, self.input_blocks)
-            hidden = hidden.view(*x.shape[:-1], len(down))
-        else:
-            hidden = nn.functional.linear(sum_blocks(x, self.input_blocks), down)
-        return nn.functional.linear(hidden * self.scale, up)
-
-    def num_parameters(self) -> int:
-        """Trainable numbers."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
-
-    def extra_repr(self) -> str:
-        return (
-            f"d_in={self.d_in}, d_out={self.d_out}, "
-            f"scale={self.scale:.4g}, dropout={self.dropout:g}"
-        )
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapter:
-        # model.half() and model.to(bfloat16) move the backbone; adapters follow the device and stay
-        # in float32
-        def keep_precision(t: Tensor) -> Tensor:
-            moved = fn(t)
-            return t.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
-
-        return super()._apply(keep_precision, recurse)
+from .relatives.dora import DoRA
+from .relatives.pissa import PiSSA
+from .relatives.vera import VeRA
 
 
 class LoRA(Adapter):
@@ -209,22 +144,6 @@ def freeze_a(adapter: BlockLoRA | InputBlockLoRA) -> None:
     adapter.register_buffer("A_s", start)
 
 
-def draw_a(
-    config: AdapterConfig, rows: int, columns: int, fan_in: int, generator: torch.Generator | None
-) -> Tensor:
-    """Draw the start of A: (rows, columns) in float32, on the generator's device, or the CPU."""
-    a = torch.empty(
-        rows, columns, dtype=torch.float32, device=generator.device if generator else "cpu"
-    )
-    if config.init == "normal":
-        return a.normal_(0.0, config.init_scale / math.sqrt(fan_in), generator=generator)
-    # nn.init.kaiming_uniform_(a=sqrt 5) written out, the same bits: there fan_in is read off the
-    # shape, which the reading "input" would turn into d_in/n
-    gain = nn.init.calculate_gain("leaky_relu", math.sqrt(5))
-    bound = config.init_scale * math.sqrt(3.0) * (gain / math.sqrt(fan_in))
-    return a.uniform_(-bound, bound, generator=generator)
-
-
 def make_adapter(
     config: AdapterConfig, d_in: int, d_out: int, generator: torch.Generator | None = None
 ) -> Adapter:
@@ -236,6 +155,9 @@ def make_adapter(
         "block_lora": InputBlockLoRA if along_input else BlockLoRA,
         "frozen_a": FrozenAInputBlockLoRA if along_input else FrozenABlockLoRA,
         "collapsed": CollapsedBlockLoRA,
+        "dora": DoRA,
+        "pissa": PiSSA,
+        "vera": VeRA,
     }
     return classes[config.kind](config, d_in, d_out, generator)
 

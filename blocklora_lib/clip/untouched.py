@@ -27,7 +27,7 @@ from torch.nn.modules import module as of_all_modules
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.utils.module_tracker import ModuleTracker
 
-from ..adapters.updates import Adapter
+from ..adapters.adapter import Adapter
 from ..layers.adapted import Adapted
 from ..layers.surroundings import is_guard
 

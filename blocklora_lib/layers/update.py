@@ -19,3 +19,11 @@ class Update(nn.Module):
     @abstractmethod
     def update(self, x: Tensor) -> Tensor:
         """Return x ΔWᵀ, by the fast path, dropout included. x: (..., d_in) -> (..., d_out)."""
+
+    def delta_on(self, weight: Tensor) -> Tensor:
+        """Return ΔW on this W; most updates are the same on each."""
+        return self.delta_weight()
+
+    def update_on(self, weight: Tensor, x: Tensor) -> Tensor:
+        """Return x ΔWᵀ on this W, as `update`."""
+        return self.update(x)

@@ -57,7 +57,7 @@ def used(module: AdaptedModule, key: str) -> Tensor:
     def add(w: Tensor) -> Tensor:
         total = w
         for target, rows in module.attached.weights[key].parts:
-            delta = module.adapters[target].delta_weight()
+            delta = module.adapters[target].delta_on(w[rows])
             first, last, _ = rows.indices(len(w))
             # rows of zeros around it rather than a sum in place: autograd and functorch follow both
             # orders
@@ -161,7 +161,7 @@ class UsedWeight(Tensor):
 def project(x: Tensor, weight: Tensor, bias: Tensor | None, adapter: Update | None) -> Tensor:
     """Return x Wᵀ + b + x ΔWᵀ, in the adapter's precision: (..., d_in) -> (..., d_out)."""
     base = frozen_linear(x, weight, bias)
-    return base if adapter is None else (base + adapter.update(x)).to(base.dtype)
+    return base if adapter is None else (base + adapter.update_on(weight, x)).to(base.dtype)
 
 
 def adapted_product(module: AdaptedModule, x: Tensor, bias: Tensor | None) -> Tensor:

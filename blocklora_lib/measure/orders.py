@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..adapters.adapter import Adapter
 from ..adapters.attach import AdapterSet
 from ..adapters.attention import AdaptedMultiheadAttention
-from ..adapters.updates import Adapter, BlockLoRA, InputBlockLoRA, LoRA, make_adapter
+from ..adapters.updates import BlockLoRA, InputBlockLoRA, LoRA, make_adapter
 from ..core.schema import AdapterError, UnknownName
 from ..costs.ways import ORDERS
 from ..layers.adapted import adapted_class
@@ -108,6 +109,7 @@ class SeparateAttention(AdaptedMultiheadAttention):
         return super()._in_projection(query, key, value, self_attention=False)
 
 
+ADAPTERS = Adapter.__module__.rpartition(".")[0]  # the room of the kinds themselves
 _CLASSES: Mapping[str, tuple[type[Adapter], ...]] = MappingProxyType(
     {
         "plain": (PlainLoRA, PlainBlockLoRA),
@@ -129,7 +131,7 @@ def _class_of(adapter: Adapter, order: str) -> type[Adapter]:
     if order not in ORDERS:
         raise UnknownName("order", order, ORDERS)
     if order == "sum_first":
-        return next(c for c in type(adapter).__mro__ if c.__module__ == Adapter.__module__)
+        return next(c for c in type(adapter).__mro__ if c.__module__.startswith(ADAPTERS))
     for found in _CLASSES[order]:
         own = next(c for c in (InputBlockLoRA, BlockLoRA, LoRA) if issubclass(found, c))
         if isinstance(adapter, own):

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters.attach import AdapterSet
-from ..adapters.updates import Adapter, BlockLoRA
+from ..adapters.adapter import Adapter
+from ..adapters.updates import BlockLoRA
 from ..core.seeding import generator
 from .trajectories import Hook, Task, split_parameters
 

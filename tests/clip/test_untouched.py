@@ -14,7 +14,7 @@ from torch.func import grad
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrize, prune
 
-from blocklora_lib.adapters.updates import Adapter
+from blocklora_lib.adapters.adapter import Adapter
 from blocklora_lib.clip import towers
 from blocklora_lib.clip.packing import PackedPrompts
 from blocklora_lib.clip.towers import TextTower, encode_images

@@ -1,0 +1,50 @@
+"""VeRA: random matrices that all layers share stay fixed, and two vectors of each layer are trained.
+
+    ΔW = diag(b) B diag(d) A
+
+A: (r, d_in), B: (d_out, r), frozen, of one draw for all layers of a shape; d: (r,), trained from
+0.1; b: (d_out,), trained from 0. r + d_out numbers, so that r may be large. There is no scale s.
+
+Source: Kopiczko et al. 2024, arXiv 2310.11454 (ICLR); huggingface/peft 0.21.2 tuners/vera.
+
+| | paper and code | here |
+|---|---|---|
+| A, B | one draw of the largest shape, of which smaller layers take a part | one draw of each shape |
+| draw | kaiming-uniform, from a fixed seed (0) or saved | the same, always from seed 0: a file \
+holds b and d |
+| rate | larger than LoRA's, for b and d alike | the schedule's |
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..adapter import Adapter
+from ..config import AdapterConfig
+
+
+class VeRA(Adapter):
+    """ΔW = diag(b) B diag(d) A: two thin products, as LoRA's, with b and d multiplied in."""
+
+    A: Tensor
+
+    def __init__(
+        self, config: AdapterConfig, d_in: int, d_out: int, generator: torch.Generator | None = None
+    ):
+        super().__init__(config, d_in, d_out)
+        fixed = torch.Generator().manual_seed(0)
+        for name, shape in (("A", (config.rank, d_in)), ("B", (d_out, config.rank))):
+            bound = math.sqrt(6 / shape[1])  # kaiming-uniform, gain √2
+            drawn = torch.empty(shape, device="cpu").uniform_(-bound, bound, generator=fixed)
+            self.register_buffer(name, drawn, persistent=False)
+        self.d = nn.Parameter(torch.full((config.rank,), 0.1, device="cpu"))
+        self.b = nn.Parameter(torch.zeros(d_out, device="cpu"))
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        return self.d[:, None] * self.A, self.b[:, None] * self.B
+
+    def delta_weight(self) -> Tensor:
+        return self.b[:, None] * (self.B @ (self.d[:, None] * self.A))
