@@ -8,23 +8,29 @@ Notation: a projection d_in -> d_out sees x of T tokens. A_s is c x b and Σ B_i
 A product of p x q with q x s is p q s multiply-adds; torch's FLOP counter counts each as 2. Only
 products are counted, here as there: additions, masks, norms, activations and softmax are left out.
 
-The orders of computing s x A_s Σ B_i are those of `ways.py`.
+The orders of computing s x A_s Σ B_i are those of `ways.py`. LoRA's relatives (`adapters.relatives`)
+have one, and multiply more:
+
+    dora     besides, x Wᵀ again, and B A for the length of the rows of W + s B A
+    pissa    besides, the two products of the start, x A₀ B₀, which have no gradient of their own
+    vera     as LoRA; B and A are formed anew, by multiplying b and d in
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..adapters.config import AdapterConfig
+from ..adapters.config import CUT, AdapterConfig
 from ..core.schema import AdapterError
 from .ways import ORDERS, Order
 
+ALONE = ("dora", "pissa")  # kinds of which each adapter is computed by itself in attention
 FORMING: tuple[Order, ...] = ("sum_first", "loop")  # the orders in which ΔW itself is formed
 
 
 def shared_width(config: AdapterConfig, d_in: int) -> int:
     """Return c, the rows of A_s: d_in, or d_in/n where the cut runs along the input."""
-    if config.reading != "input" or config.kind in ("lora", "collapsed"):
+    if config.reading != "input" or config.kind not in CUT:
         return d_in
     if d_in % config.n_blocks:
         raise AdapterError(
@@ -40,8 +46,8 @@ def up_matrices(config: AdapterConfig) -> int:
 
 
 def blocks(config: AdapterConfig) -> int:
-    """Return n, how many terms a loop has: one for LoRA and the collapsed form, without blocks."""
-    return 1 if config.kind in ("lora", "collapsed") else config.n_blocks
+    """Return n, how many terms a loop has: one for kinds without blocks, such as LoRA."""
+    return config.n_blocks if config.kind in CUT else 1
 
 
 def products(config: AdapterConfig, order: Order) -> tuple[int, int]:
@@ -66,10 +72,14 @@ def parameters(config: AdapterConfig, d_in: int, d_out: int) -> int:
                       d_in r/n + r d_out    (input)
     w/o A             the second term alone
     collapsed         (d_in + d_out) r/n    (total_rank),  (d_in + d_out) r  (block_rank)
+    PiSSA, DoRA       LoRA's;  d_out more
+    VeRA              r + d_out
     """
     b = config.block_rank
+    if config.kind == "vera":
+        return b + d_out
     down = shared_width(config, d_in) * b if trains_a(config) else 0
-    return down + up_matrices(config) * b * d_out
+    return down + up_matrices(config) * b * d_out + d_out * (config.kind == "dora")
 
 
 def parameter_saving(n_blocks: int) -> float:
@@ -90,13 +100,16 @@ def forward_multiply_adds(
     loop        n (T c b + T b d_out)       the same two products for each of the n blocks
     loop_once   T c b + n T b d_out         (input: n T c b + T b d_out)
     dense       b d_in d_out + T d_in d_out forming ΔW, then x ΔWᵀ
+    DoRA        T d_in d_out + b d_in d_out more;  PiSSA: twice as many
     """
-    _check(order, ORDERS)
+    _check(order, _orders(config))
     b, c = config.block_rank, shared_width(config, d_in)
     if order == "dense":
         return b * d_in * d_out + tokens * d_in * d_out
     downs, ups = products(config, order)
-    return downs * tokens * c * b + ups * tokens * b * d_out
+    thin = downs * tokens * c * b + ups * tokens * b * d_out
+    more = {"dora": (tokens + b) * d_in * d_out, "pissa": thin}
+    return thin + more.get(config.kind, 0)
 
 
 def backward_multiply_adds(
@@ -120,19 +133,21 @@ def backward_multiply_adds(
         ∂L/∂B   = A_sᵀ ∂L/∂D  b d_in d_out
         ∂L/∂A_s = ∂L/∂D Bᵀ    b d_in d_out    if A is trained
         ∂L/∂x   = g Dᵀ        T d_in d_out    if x needs its gradient
+    DoRA, and only if x needs its gradient: T d_in d_out more;  PiSSA: T c b + T b d_out more
     """
-    _check(order, ORDERS)
+    _check(order, _orders(config))
     b, c, a = config.block_rank, shared_width(config, d_in), trains_a(config)
     if order == "dense":
         return tokens * d_in * d_out * (1 + x_needs_grad) + b * d_in * d_out * (1 + a)
     downs, ups = products(config, order)
     up, down = ups * tokens * b * d_out, downs * tokens * c * b
-    return up * (1 + (a or x_needs_grad)) + down * (a + x_needs_grad)
+    more = {"dora": tokens * d_in * d_out, "pissa": up + down}.get(config.kind, 0)
+    return up * (1 + (a or x_needs_grad)) + down * (a + x_needs_grad) + more * x_needs_grad
 
 
 def is_summed(config: AdapterConfig) -> bool:
     """Whether Σ B_i is a tensor of its own: where the B_i lie side by side, even a single one."""
-    return config.kind in ("block_lora", "frozen_a") and config.reading != "input"
+    return config.kind == "vera" or (config.kind in CUT and config.reading != "input")
 
 
 def forming_multiply_adds(
@@ -149,7 +164,7 @@ def forming_multiply_adds(
         input       r d² against r d²/n: A_s has d/n rows, and ΔW is n copies of A_s B
     """
     _check(order, FORMING)
-    once = shared_width(config, d_in) * config.block_rank * d_out
+    once = shared_width(config, d_in) * config.block_rank * d_out * (1 + (config.kind == "pissa"))
     return once * (blocks(config) if order == "loop" else 1)
 
 
@@ -177,6 +192,10 @@ def amdahl(share: float, ratio: float) -> float:
             f"share={share}, ratio={ratio}: use a share from 0 to 1 and a ratio of at least 0"
         )
     return share * (1 - ratio)
+
+
+def _orders(config: AdapterConfig) -> Sequence[str]:
+    return ("sum_first", "plain") if config.kind in (*ALONE, "vera") else ORDERS
 
 
 def _check(order: str, known: Sequence[str]) -> None:

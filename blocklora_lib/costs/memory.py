@@ -25,7 +25,7 @@ from typing import Any
 
 from ..adapters.config import AdapterConfig
 from ..clip.architectures import ClipArchitecture, Tower
-from .adapter import is_summed, parameters, shared_width, trains_a
+from .adapter import ALONE, is_summed, parameters, shared_width, trains_a
 from .step import projected_together
 from .ways import OUR_STEPS, StepWay
 
@@ -76,12 +76,12 @@ def _block_bytes(
     kept = FLOAT * (t * e + 2 * t) if deeper else 0
     kept += INDEX * n if deeper and last else 0  # which tokens are pooled
     for group, queries in projected_together(last):
-        kept += _together_bytes(config, e, rows if queries else t, targets, group, deeper)
+        kept += _together_bytes(config, e, rows if queries else t, targets, group, deeper, size)
     inner = deeper or bool({"q", "k", "v"} & set(targets))
     if inner:
         kept += size * 2 * (rows + t) * e + FLOAT * rows * tower.heads
     if "o" in targets:
-        kept += _path_bytes(config, e, rows, inner, x_kept=inner and size == FLOAT)
+        kept += _path_bytes(config, e, rows, inner, inner and size == FLOAT, size)
     return kept + FLOAT * (rows * e + 2 * rows) + size * rows * tower.mlp_width
 
 
@@ -92,11 +92,15 @@ def _together_bytes(
     targets: tuple[str, ...],
     group: str,
     x_needs_grad: bool,
+    size: int,
 ) -> float:
     """The m adapters among a group of projections as one path (`attention.add_updates`)."""
     m = len(set(group) & set(targets))
     if not m:
         return 0
+    if config.kind in ALONE:
+        copies = 1 if size == FLOAT else m  # of x in float32
+        return FLOAT * t * e * copies + m * _alone_bytes(config, e, t, x_needs_grad, size)
     b, c, a = config.block_rank, shared_width(config, e), trains_a(config)
     hidden = a or x_needs_grad
     kept = FLOAT * t * m * b + FLOAT * m * b * len(group) * e * hidden
@@ -106,16 +110,32 @@ def _together_bytes(
 
 
 def _path_bytes(
-    config: AdapterConfig, e: int, t: float, x_needs_grad: bool, x_kept: bool = False
+    config: AdapterConfig, e: int, t: float, x_needs_grad: bool, x_kept: bool, size: int
 ) -> float:
     """One adapter by itself (`Adapter.update`). x_kept: somebody else keeps the same x."""
+    if config.kind in ALONE:
+        return FLOAT * t * e * (not x_kept) + _alone_bytes(config, e, t, x_needs_grad, size)
     b, c, a = config.block_rank, shared_width(config, e), trains_a(config)
     hidden = a or x_needs_grad
     kept = FLOAT * t * b + FLOAT * b * e * (is_summed(config) and hidden)
+    if config.kind == "vera":
+        kept += FLOAT * b * e * (x_needs_grad or config.dropout > 0)
     if config.dropout:
         return kept + (FLOAT * t * e * (not x_kept) + noise_bytes(config, t * e)) * hidden
     own = c != e or not x_kept  # a sum of the blocks of x is a tensor of its own
     return kept + FLOAT * t * c * (a and own)
+
+
+def _alone_bytes(
+    config: AdapterConfig, e: int, t: float, x_needs_grad: bool, size: int
+) -> float:
+    """What one adapter of a kind in ALONE keeps beside x: h; and DoRA x Wᵀ, B h, g and ‖V‖.
+
+    In half precision DoRA's W is a copy in float32.
+    """
+    kept = FLOAT * t * config.rank + (noise_bytes(config, t * e) if config.dropout else 0)
+    copy = e * e * (size != FLOAT) * x_needs_grad
+    return kept + FLOAT * (2 * t * e + e * (2 + x_needs_grad) + copy) * (config.kind == "dora")
 
 
 def noise_bytes(config: AdapterConfig, numbers: float) -> float:

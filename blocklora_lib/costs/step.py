@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from ..adapters.config import AdapterConfig
 from ..clip.architectures import ClipArchitecture, Tower
-from .adapter import backward_multiply_adds, forward_multiply_adds, shared_width, trains_a
+from .adapter import ALONE, backward_multiply_adds, forward_multiply_adds, shared_width, trains_a
 from .ways import Order
 
 
@@ -90,11 +90,12 @@ def adapter_work(
 ) -> Work:
     """Multiply-adds of all adapters of a tower: what an adapted step costs more than a frozen one.
 
-    "sum_first" is as the library executes it, neighbours among q, k, v together; in any other order
-    each adapter is by itself.
+    "sum_first" is as the library executes it, neighbours among q, k, v together; in any other order,
+    and of a kind in ALONE, each adapter is by itself.
     """
     n, length = sequences, _length(tower, tokens)
-    adapted, fused = tower.adapted_layers(config), order == "sum_first"
+    adapted = tower.adapted_layers(config)
+    fused = order == "sum_first" and config.kind not in ALONE
     work = Work()
     for layer in adapted:
         deeper, last = layer > adapted[0], layer == tower.layers - 1

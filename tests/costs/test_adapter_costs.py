@@ -49,6 +49,7 @@ FORMS = [
     dict(kind="collapsed", rank=4, n_blocks=2),
     dict(kind="collapsed", rank=2, n_blocks=4, reading="block_rank"),
 ]
+RELATIVES = [dict(kind="dora"), dict(kind="pissa", rank=3), dict(kind="vera", rank=8)]
 IDS = ["-".join(str(v) for v in form.values()) for form in FORMS]
 
 
@@ -226,7 +227,7 @@ def test_weights_of_presets(name):
     assert clip_architecture(name).weights == counted
 
 
-@pytest.mark.parametrize("form", FORMS, ids=IDS)
+@pytest.mark.parametrize("form", [*FORMS, *RELATIVES], ids=[*IDS, "dora", "pissa", "vera"])
 @pytest.mark.parametrize("name", PRESETS)
 def test_adapted_towers_cost_what_torch_counts(name, form):
     config = AdapterConfig(
@@ -275,6 +276,30 @@ def test_any_targets_and_layers(targets, layers, dropout):
     for tower, tokens in ((architecture.vision, None), (architecture.text, 5)):
         work = frozen_work(tower, config, 2, tokens) + adapter_work(tower, config, 2, tokens)
         assert Work(*count_multiply_adds(tower_call(model, tower.kind, 2, tokens))) == work
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+@pytest.mark.parametrize("targets", [("o",), ("k", "o")])
+@pytest.mark.parametrize("layers", ["all", (1, -1)])
+@pytest.mark.parametrize("form", RELATIVES, ids=["dora", "pissa", "vera"])
+def test_loras_relatives_cost_what_torch_counts(form, targets, layers, dropout):
+    config = AdapterConfig(**form, targets=targets, layers=layers, dropout=dropout)
+    architecture, model = clip_architecture("PocketCLIP"), build_clip("PocketCLIP")
+    attach_in_training(model, config)
+    for tower, tokens in ((architecture.vision, None), (architecture.text, 5)):
+        work = frozen_work(tower, config, 2, tokens) + adapter_work(tower, config, 2, tokens)
+        assert Work(*count_multiply_adds(tower_call(model, tower.kind, 2, tokens))) == work
+    with pytest.raises(ValueError, match="order='loop' is unknown; use one of sum_first, plain"):
+        adapter_costs.forward_multiply_adds(config, 8, 8, 3, "loop")
+
+
+@pytest.mark.parametrize("form", RELATIVES, ids=["dora", "pissa", "vera"])
+def test_relatives_form_their_update_at_the_stated_cost(form):
+    config = AdapterConfig(**form)
+    adapter, weight = built(config, 16, 24), torch.randn(24, 16)
+    counted, _ = count_multiply_adds(lambda: adapter.delta_on(weight).detach())
+    norm = 16 * 24 * config.rank if config.kind == "dora" else 0  # of the rows of W + s B A
+    assert counted == adapter_costs.forming_multiply_adds(config, 16, 24) + norm
 
 
 @pytest.mark.parametrize("towers", [("vision",), ("text",), ("vision", "text")])

@@ -20,6 +20,7 @@ SIZES = [
     dict(vision_cfg=dict(width=64, layers=2), text_cfg=dict(width=96, heads=4, layers=5)),
     dict(vision_cfg=dict(patch_size=32, layers=1), text_cfg=dict(layers=1)),  # first is last
 ]
+RELATIVES = [dict(kind="dora"), dict(kind="pissa", rank=3), dict(kind="vera", rank=8)]
 FORMS = [
     dict(kind="lora"),
     dict(kind="block_lora", rank=4, n_blocks=2),
@@ -28,6 +29,7 @@ FORMS = [
     dict(kind="frozen_a", rank=4, n_blocks=2),
     dict(kind="frozen_a", rank=2, n_blocks=2, reading="input"),
     dict(kind="collapsed", rank=4, n_blocks=2),
+    *RELATIVES,
 ]
 
 
@@ -62,6 +64,18 @@ def test_kept_bytes_of_other_targets_and_layers(targets, layers, dropout):
         assert kept == memory_costs.kept_bytes(tower, config, sequences, tokens), tower.kind
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+@pytest.mark.parametrize("layers", ["all", (1, -1)])
+@pytest.mark.parametrize("targets", [("o",), ("v", "o")])
+@pytest.mark.parametrize("form", RELATIVES, ids=["dora", "pissa", "vera"])
+def test_kept_bytes_of_loras_relatives(form, targets, layers, dropout):
+    config = AdapterConfig(**form, targets=targets, layers=layers, dropout=dropout)
+    architecture, model = setting(config, {})
+    for tower, sequences, tokens in ((architecture.vision, 2, None), (architecture.text, 3, 7)):
+        kept = counted_bytes(tower_call(model, tower.kind, sequences, tokens), model)
+        assert kept == memory_costs.kept_bytes(tower, config, sequences, tokens), tower.kind
+
+
 def test_kept_bytes_of_a_step():
     config = AdapterConfig()
     architecture, model = setting(config, {})
@@ -81,7 +95,11 @@ def test_kept_bytes_of_a_step():
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
-@pytest.mark.parametrize("form", [FORMS[1], FORMS[3], FORMS[4]], ids=["block", "input", "frozen"])
+@pytest.mark.parametrize(
+    "form",
+    [FORMS[1], FORMS[3], FORMS[4], *RELATIVES],
+    ids=["block", "input", "frozen", "dora", "pissa", "vera"],
+)
 @pytest.mark.parametrize("targets", [("q", "k", "v"), ("k", "o")])
 def test_kept_bytes_in_half_precision(form, targets, dropout):
     config = AdapterConfig(**form, targets=targets, dropout=dropout)
