@@ -19,6 +19,9 @@ KINDS = {
     "input": dict(kind="block_lora", rank=2, n_blocks=2, reading="input"),
     "frozen_a": dict(kind="frozen_a", rank=4, n_blocks=2),
     "collapsed": dict(kind="collapsed", rank=4, n_blocks=2),
+    "dora": dict(kind="dora", rank=2),
+    "pissa": dict(kind="pissa", rank=2),
+    "vera": dict(kind="vera", rank=4),
 }
 E, L, S, N = 8, 3, 4, 2
 
@@ -68,7 +71,8 @@ def adapt(
         else attach(model, AdapterConfig(**settings), generator)
     )
     for i, adapter in enumerate(adapters.adapters.values()):
-        adapter.B.data.normal_(std=0.3, generator=torch.Generator().manual_seed(i))
+        up = adapter.b if kind == "vera" else adapter.B
+        up.data.normal_(std=0.3, generator=torch.Generator().manual_seed(i))
     if dtype is not None:
         for adapter in adapters.adapters.values():
             adapter.to(dtype)
@@ -129,5 +133,5 @@ def restated(model: nn.Module, x: Tensor) -> Tensor:
 def _linear(x: Tensor, weight: Tensor, bias: Tensor, adapter: nn.Module) -> Tensor:
     base = F.linear(x, weight, bias)
     with torch.autocast("cpu", enabled=False):  # an adapter keeps its number format
-        delta = adapter.delta_weight()
+        delta = adapter.delta_on(weight)
         return (base + F.linear(x.to(delta.dtype), delta)).to(base.dtype)

@@ -24,6 +24,11 @@ TABLE = (
     # scale and start of the Block-LoRA that it controls: by theory both train alike (notebook 13),
     # so a gap between the two would be an error.
     ("lora_plus", "LoRA+", "collapsed", "the control of Block-LoRA: LoRA of its width r/n"),
+    # Relatives of LoRA under its schedule, so that a gain of the blocks is told from one of the
+    # family. (LoRA at alpha/r is `lora` with scaling: rank; CLIP-LoRA's code is rank-stabilised.)
+    ("dora", "DoRA", "dora", "the length of each row of W apart from its direction"),
+    ("pissa", "PiSSA", "pissa", "A and B start as the principal part of W"),
+    ("vera", "VeRA", "vera", "fixed random A and B, and two vectors of each layer"),
 )
 
 

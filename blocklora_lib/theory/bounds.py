@@ -35,7 +35,7 @@ from collections.abc import Iterable
 from scipy.optimize import brentq
 from scipy.special import betainccinv
 
-from ..adapters.config import AdapterConfig
+from ..adapters.config import CUT, AdapterConfig
 from ..costs import adapter as adapter_costs
 
 SIGMA_UNIT_LOSS = 0.5  # of any loss in [0, 1]: Hoeffding's lemma
@@ -86,7 +86,7 @@ def collapsed(config: AdapterConfig) -> AdapterConfig:
     Block-LoRA (and its 'w/o A') too. Σ B_i is held, as by the library, in the number format of the
     B_i: q bits again. Under reading 'input' there is one B already, and the form is its own.
     """
-    if config.reading == "input" or config.kind in ("lora", "collapsed"):
+    if config.reading == "input" or config.kind not in CUT:
         return config
     kind = "frozen_a" if config.kind == "frozen_a" else "collapsed"
     return AdapterConfig(

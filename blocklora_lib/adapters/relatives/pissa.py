@@ -47,8 +47,9 @@ class PiSSA(Adapter):
                 f"kind='pissa' with rank={config.rank}: a weight of {d_out} x {d_in} has "
                 f"{min(d_in, d_out)} singular values; use a rank of at most as many"
             )
-        self.A = nn.Parameter(torch.zeros(config.rank, d_in, device="cpu"))
-        self.B = nn.Parameter(torch.zeros(d_out, config.rank, device="cpu"))
+        nothing = torch.zeros(0, dtype=torch.float32, device="cpu")
+        self.A = nn.Parameter(nothing.new_zeros(config.rank, d_in))
+        self.B = nn.Parameter(nothing.new_zeros(d_out, config.rank))
         self.register_buffer("A_0", self.A.detach().clone())
         self.register_buffer("B_0", self.B.detach().clone())
 

@@ -38,10 +38,11 @@ class VeRA(Adapter):
         fixed = torch.Generator().manual_seed(0)
         for name, shape in (("A", (config.rank, d_in)), ("B", (d_out, config.rank))):
             bound = math.sqrt(6 / shape[1])  # kaiming-uniform, gain √2
-            drawn = torch.empty(shape, device="cpu").uniform_(-bound, bound, generator=fixed)
+            drawn = torch.empty(shape, dtype=torch.float32, device="cpu")
+            drawn.uniform_(-bound, bound, generator=fixed)
             self.register_buffer(name, drawn, persistent=False)
-        self.d = nn.Parameter(torch.full((config.rank,), 0.1, device="cpu"))
-        self.b = nn.Parameter(torch.zeros(d_out, device="cpu"))
+        self.d = nn.Parameter(self.A.new_full((config.rank,), 0.1))
+        self.b = nn.Parameter(self.A.new_zeros(d_out))
 
     def factors(self) -> tuple[Tensor, Tensor]:
         return self.d[:, None] * self.A, self.b[:, None] * self.B
