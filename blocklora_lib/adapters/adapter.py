@@ -34,7 +34,7 @@ class Adapter(Update):
         self.scale, self.dropout = config.scale, config.dropout
 
     def begin(self, weight: Tensor) -> None:
-        """Start what depends on the frozen W: (d_out, d_in). A file holds it, so loading does not."""
+        """Start what depends on the frozen W, (d_out, d_in), when attached; files hold it."""
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return A (width, d_in or d_in/n) and Σ B_i (d_out, width), added before any product."""

@@ -27,11 +27,11 @@ def dropped_projections(
 ) -> list[Tensor]:
     """Return dropout_j(x) A_j for m adapters, each with a mask of its own, for each group of A.
 
-    x: (T, d_in), a group: (m, b, d_in/n) -> (m, T, b), with the same masks for all. With n = input_blocks > 1 the masked x = [x_1
-    .. x_n] is summed over its blocks first. p is rounded to a multiple of 1/256, or 1/65536 where
-    that is not exact; the scale 1/(1 - p) uses the rounded p, so the expectation stays exact. The
-    draw uses torch's global generator, which training seeds. Where `plain_eager` says no, the masks
-    are `F.dropout`'s.
+    x: (T, d_in), a group: (m, b, d_in/n) -> (m, T, b); all groups have the same masks. With n =
+    input_blocks > 1 the masked x = [x_1 .. x_n] is summed over its blocks first. p is rounded to a
+    multiple of 1/256, or 1/65536 where that is not exact; the scale 1/(1 - p) uses the rounded p,
+    so the expectation stays exact. The draw uses torch's global generator, which training seeds.
+    Where `plain_eager` says no, the masks are `F.dropout`'s.
     """
     if not plain_eager(x):
         masked = sum_blocks(F.dropout(x.expand(len(groups[0]), *x.shape), p), input_blocks)

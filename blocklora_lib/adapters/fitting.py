@@ -47,7 +47,7 @@ def plan(
             check_attention(name, module)
         else:
             check_linear(name, module)
-        adapters: Any = nn.ModuleDict()
+        adapters = nn.ModuleDict()
         for target, (d_in, d_out) in projection_shapes(module, config.targets).items():
             try:
                 adapters[target] = make_adapter(config, d_in, d_out, generator)
@@ -67,9 +67,10 @@ def begin(planned: list[Plan]) -> list[Plan]:
         for key, weight in step.attached.weights.items():
             for target, rows in weight.parts:
                 w = step.module._parameters[key][rows]
+                adapter: Any = step.adapters[target]
                 try:
                     if not w.is_meta:
-                        step.adapters[target].begin(w)
+                        adapter.begin(w)
                 except AdapterError as error:
                     raise AdapterError(f"{join(step.attached.name, target)}: {error}") from error
     return planned

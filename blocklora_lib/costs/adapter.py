@@ -8,10 +8,9 @@ Notation: a projection d_in -> d_out sees x of T tokens. A_s is c x b and Σ B_i
 A product of p x q with q x s is p q s multiply-adds; torch's FLOP counter counts each as 2. Only
 products are counted, here as there: additions, masks, norms, activations and softmax are left out.
 
-The orders of computing s x A_s Σ B_i are those of `ways.py`. LoRA's relatives (`adapters.relatives`)
-have one, and multiply more:
+The orders of computing s x A_s Σ B_i are those of `ways.py`. LoRA's relatives have one:
 
-    dora     besides, x Wᵀ again, and B A for the length of the rows of W + s B A
+    dora     x Wᵀ again besides, and B A for the length of the rows of W + s B A
     pissa    besides, the two products of the start, x A₀ B₀, which have no gradient of their own
     vera     as LoRA; B and A are formed anew, by multiplying b and d in
 """

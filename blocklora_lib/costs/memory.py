@@ -126,9 +126,7 @@ def _path_bytes(
     return kept + FLOAT * t * c * (a and own)
 
 
-def _alone_bytes(
-    config: AdapterConfig, e: int, t: float, x_needs_grad: bool, size: int
-) -> float:
+def _alone_bytes(config: AdapterConfig, e: int, t: float, x_needs_grad: bool, size: int) -> float:
     """What one adapter of a kind in ALONE keeps beside x: h; and DoRA x Wᵀ, B h, g and ‖V‖.
 
     In half precision DoRA's W is a copy in float32.

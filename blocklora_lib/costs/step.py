@@ -90,8 +90,8 @@ def adapter_work(
 ) -> Work:
     """Multiply-adds of all adapters of a tower: what an adapted step costs more than a frozen one.
 
-    "sum_first" is as the library executes it, neighbours among q, k, v together; in any other order,
-    and of a kind in ALONE, each adapter is by itself.
+    "sum_first" is as the library executes it, neighbours among q, k, v together; in any other
+    order, and of a kind in ALONE, each adapter is by itself.
     """
     n, length = sequences, _length(tower, tokens)
     adapted = tower.adapted_layers(config)

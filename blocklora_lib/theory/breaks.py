@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..adapters.attach import AdapterSet
 from ..adapters.adapter import Adapter
+from ..adapters.attach import AdapterSet
 from ..adapters.updates import BlockLoRA
 from ..core.seeding import generator
 from .trajectories import Hook, Task, split_parameters

@@ -17,9 +17,12 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import VisionTransformer
 
+from blocklora_lib.adapters.adapter import Adapter
 from blocklora_lib.adapters.attach import AdapterSet, attach, attach_linear
 from blocklora_lib.adapters.attention import AdaptedMultiheadAttention
-from blocklora_lib.adapters.updates import Adapter, AdapterConfig, AdapterError
+from blocklora_lib.adapters.config import AdapterConfig
+from blocklora_lib.adapters.relatives.vera import VeRA
+from blocklora_lib.core.schema import AdapterError
 
 VISION = dict(image_size=32, patch_size=16, width=32, layers=3, head_width=8)
 TEXT = dict(context_length=8, vocab_size=50, width=24, heads=3, layers=2)
@@ -59,7 +62,8 @@ def randomize(adapters: AdapterSet, seed: int = 3, size: float = 0.3) -> Adapter
     generator = seeded(seed)
     with torch.no_grad():
         for adapter in adapters.adapters.values():
-            adapter.B.normal_(0, size, generator=generator)
+            up = adapter.b if isinstance(adapter, VeRA) else adapter.B
+            up.normal_(0, size, generator=generator)
     return adapters
 
 
@@ -98,6 +102,9 @@ KINDS = [
     dict(kind="block_lora", rank=2, n_blocks=4, reading="input"),
     dict(kind="frozen_a", rank=2, n_blocks=2),
     dict(kind="collapsed", rank=4, n_blocks=2),
+    dict(kind="dora", rank=2),
+    dict(kind="pissa", rank=2),
+    dict(kind="vera", rank=8),
 ]
 
 
@@ -119,7 +126,8 @@ def test_the_life_of_adapters(which, kind, tmp_path):
     model.train()
     output(model).square().sum().backward()
     for name, adapter in adapters.adapters.items():
-        assert adapter.B.grad.abs().max() > 0, name  # at every depth of every tower
+        up = adapter.b if isinstance(adapter, VeRA) else adapter.B
+        assert up.grad.abs().max() > 0, name  # at every depth of every tower
     randomize(adapters).model.zero_grad()
     output(model).square().sum().backward()
     for name, adapter in adapters.adapters.items():
@@ -221,7 +229,12 @@ def test_attention_is_pytorchs_on_the_summed_weights(
     randomize(adapters.double())
     shapes = dict(q=(8, 8), k=(8, dims[0] or 8), v=(8, dims[1] or 8), o=(8, 8))
     deltas = {t: torch.zeros(shape, dtype=torch.float64) for t, shape in shapes.items()}
-    deltas |= {name: adapter.delta_weight() for name, adapter in adapters.adapters.items()}
+    e, weights = mha.embed_dim, dict(o=mha.out_proj.weight)
+    if mha.in_proj_weight is not None:
+        weights |= zip("qkv", mha.in_proj_weight.split(e), strict=True)
+    else:
+        weights |= {t: getattr(mha, f"{t}_proj_weight") for t in "qkv"}
+    deltas |= {t: adapter.delta_on(weights[t]) for t, adapter in adapters.adapters.items()}
     expected, expected_weights = independent_attention(mha, deltas, q, k, v, **options)
     turn = batch_first and batched
     if turn:

@@ -15,7 +15,7 @@ Source: Meng et al. 2024, arXiv 2404.02948 (NeurIPS); huggingface/peft 0.21.2 tu
 | | paper and code | here |
 |---|---|---|
 | frozen | the residual W - s B₀ A₀, written over W | W, and A₀ and B₀ beside it |
-| files | A and B, to be loaded on that residual; or converted to a LoRA of rank 2 r | A, B, A₀, B₀ |
+| files | A and B, for that residual; or a LoRA of rank 2 r made of them | A, B, A₀, B₀ |
 | SVD | exact, or by a few random iterations | exact, float32 |
 | dropout | on the trained part's input; 0 in the paper | on the trained part's input |
 """

@@ -1,4 +1,4 @@
-"""VeRA: random matrices that all layers share stay fixed, and two vectors of each layer are trained.
+"""VeRA: random matrices of all layers stay fixed, and two vectors of each layer are trained.
 
     ΔW = diag(b) B diag(d) A
 
@@ -9,7 +9,7 @@ Source: Kopiczko et al. 2024, arXiv 2310.11454 (ICLR); huggingface/peft 0.21.2 t
 
 | | paper and code | here |
 |---|---|---|
-| A, B | one draw of the largest shape, of which smaller layers take a part | one draw of each shape |
+| A, B | one draw of the largest shape; smaller layers take a part of it | one draw of each shape |
 | draw | kaiming-uniform, from a fixed seed (0) or saved | the same, always from seed 0: a file \
 holds b and d |
 | rate | larger than LoRA's, for b and d alike | the schedule's |
