@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..layers.dropped import dropped_projection, sum_blocks
 from ..layers.eager import without_autocast
 from ..layers.update import Update
 from .config import AdapterConfig
-from .dropout import dropped_projection, sum_blocks
 
 
 class Adapter(Update):

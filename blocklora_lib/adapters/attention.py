@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ..core.schema import AdapterError
 from ..layers.adapted import Adapted, is_merged
+from ..layers.dropped import dropped_projection, sum_blocks
 from ..layers.eager import plain_eager, without_autocast
 from ..layers.frozen import frozen_linear
 from ..layers.used_weight import (
@@ -27,7 +28,6 @@ from ..layers.used_weight import (
     stored,
 )
 from .adapter import Adapter
-from .dropout import dropped_projection, sum_blocks
 
 MERGED_IN_TRAINING = (
     "the adapters are merged, so training would reach neither them nor the frozen weights; "

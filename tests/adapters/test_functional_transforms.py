@@ -13,7 +13,7 @@ from torch.autograd.graph import save_on_cpu
 from torch.func import grad, jacfwd, jacrev, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from blocklora_lib.adapters.dropout import dropped_projection
+from blocklora_lib.layers.dropped import dropped_projection
 from blocklora_lib.layers.frozen import frozen_linear, frozen_mlp
 
 EXACT = 1e-11  # float64, sums of at most a hundred terms

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from blocklora_lib.adapters import dropout as dropping
 from blocklora_lib.adapters.attach import AdapterSet, attach, attach_linear
 from blocklora_lib.adapters.config import AdapterConfig
 from blocklora_lib.core.schema import AdapterError
+from blocklora_lib.layers import dropped as dropping
 
 D_IN, D_OUT, T = 8, 6, 5
 SCALE = 1 / math.sqrt(2)  # of rank 2

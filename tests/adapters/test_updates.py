@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
-from blocklora_lib.adapters.dropout import draw_noise, dropped_projection, mask
 from blocklora_lib.adapters.updates import Adapter, AdapterConfig, AdapterError, make_adapter
+from blocklora_lib.layers.dropped import draw_noise, dropped_projection, mask
 
 CASES = [
     dict(kind="lora", rank=4),  # the base line

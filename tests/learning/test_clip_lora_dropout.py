@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from clip_lora_case import SEED, Case, gradients, large_updates, normalise, put, tiny_case
 from torch import Tensor
 
-from blocklora_lib.adapters import dropout
 from blocklora_lib.adapters.attach import attach
 from blocklora_lib.adapters.config import AdapterConfig
 from blocklora_lib.core.seeding import generator
+from blocklora_lib.layers import dropped as dropout
 from blocklora_lib.learning.adapter_fit import AdapterPredictor
 
 pytestmark = pytest.mark.slow

@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core.schema import AdapterError
+from ...layers.dropped import dropped_projections
 from ...layers.eager import without_autocast
 from ...layers.frozen import frozen_linear
 from ..adapter import Adapter, draw_a
 from ..config import AdapterConfig
-from ..dropout import dropped_projections
 
 
 class DoRA(Adapter):

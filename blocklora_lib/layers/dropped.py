@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..layers.eager import plain_eager
+from .eager import plain_eager
 
 
 def dropped_projection(x: Tensor, downs: Tensor, p: float, input_blocks: int = 1) -> Tensor:
