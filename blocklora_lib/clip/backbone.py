@@ -25,6 +25,7 @@ from ..weights.obtain import obtain, quiet
 from ..weights.spec import BackboneSpec
 from ..weights.stated import preprocessing, refuse_other_activation
 from ..weights.tags import open_clip_name
+from .learnt import Learnt
 from .packing import PackedPrompts
 from .recomputation import recomputed
 from .tokenizers import load_tokenizer, prompt_length, unavailable
@@ -119,15 +120,19 @@ class Backbone(nn.Module):
         scale = 1 / (255 * self.image_std)
         return torch.addcmul(-self.image_mean / self.image_std, pixels.to(self.device), scale)
 
-    def encode_images(self, images: Tensor, *, checkpoint: bool = False) -> Tensor:
-        """Normalised images (B, 3, H, W) -> unit rows (B, d), float32. checkpoint: see `towers`."""
+    def encode_images(
+        self, images: Tensor, *, checkpoint: bool = False, learnt: Learnt | None = None
+    ) -> Tensor:
+        """Normalised images (B, 3, H, W) -> unit rows (B, d), float32.
+
+        checkpoint, learnt: see `towers`.
+        """
         from .towers import encode_images
 
         self.passes["image"] += len(images)
-        return F.normalize(
-            encode_images(self.model, images.to(self.device, self.dtype), checkpoint).float(),
-            dim=-1,
-        )
+        images = images.to(self.device, self.dtype)
+        rows = encode_images(self.model, images, checkpoint, learnt=learnt)
+        return F.normalize(rows.float(), dim=-1)
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Prompts -> token ids (C, context length), int64. Too long a one is an error, not cut."""
@@ -159,14 +164,27 @@ class Backbone(nn.Module):
             tower.pack(part, share_prefix) for part in tokens.split(class_chunk or len(tokens))
         )
 
-    def encode_prompts(self, prompts: Tensor | Prompts, *, checkpoint: bool = False) -> Tensor:
+    def encode_prompts(
+        self,
+        prompts: Tensor | Prompts,
+        *,
+        checkpoint: bool = False,
+        learnt: Learnt | None = None,
+    ) -> Tensor:
         """Token ids (C, context length), or what `pack` made of them -> unit rows (C, d), float32.
 
-        checkpoint: as `towers` has it.
+        checkpoint, learnt: as `towers` has them.
         """
-        return F.normalize(self.embed_prompts(prompts, checkpoint=checkpoint), dim=-1)
+        rows = self.embed_prompts(prompts, checkpoint=checkpoint, learnt=learnt)
+        return F.normalize(rows, dim=-1)
 
-    def embed_prompts(self, prompts: Tensor | Prompts, *, checkpoint: bool = False) -> Tensor:
+    def embed_prompts(
+        self,
+        prompts: Tensor | Prompts,
+        *,
+        checkpoint: bool = False,
+        learnt: Learnt | None = None,
+    ) -> Tensor:
         """As `encode_prompts`, rows of the length that the tower gives them."""
         from .towers import TextTower
 
@@ -174,7 +192,7 @@ class Backbone(nn.Module):
             prompts = self.pack(prompts)
         given = (part if isinstance(part, Tensor) else part.tokens for part in prompts)
         self.passes["text"] += sum(map(len, given))
-        encode = partial(TextTower(self.model).encode, checkpointing=checkpoint)
+        encode = partial(TextTower(self.model).encode, checkpointing=checkpoint, learnt=learnt)
         if len(prompts) > 1:
             encode = partial(recomputed, encode, device=self.device)
         return torch.cat([encode(part) for part in prompts]).float()

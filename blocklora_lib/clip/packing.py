@@ -51,6 +51,13 @@ class PackedPrompts:
     places: Tensor
     layout: Layout
 
+    def after_start(self, m: int) -> Tensor:
+        """Rows of tokens 1 to m of every prompt, or of the prefix that all share: (C or 1, m)."""
+        first = self.pooled.new_zeros(1)
+        if not self.layout.prefix:
+            first = torch.cat([first, self.pooled[:-1] + 1])
+        return first[:, None] + torch.arange(1, m + 1, device=first.device)
+
 
 def pack(tokens: Tensor, end: Tensor, share_prefix: bool = False) -> PackedPrompts:
     """Pack token ids (C, context length) up to `end` (C,), the position of each end-of-text token.

@@ -11,6 +11,7 @@ forward is taken.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,38 +22,50 @@ from torch import Tensor, nn
 from ..adapters.attention import can_project, output_projection, qkv_projection
 from ..layers.eager import is_eager
 from ..layers.frozen import frozen_mlp
+from .learnt import Learnt
 from .packing import Layout, PackedPrompts, attend, pack
 from .recomputation import recomputed
 from .untouched import has_own_encoders, untouched
 
 
 def encode_images(
-    model: Any, images: Tensor, checkpointing: bool = False, projected: bool = True
+    model: Any,
+    images: Tensor,
+    checkpointing: bool = False,
+    projected: bool = True,
+    learnt: Learnt | None = None,
 ) -> Tensor:
     """model.encode_image: (B, 3, H, W) -> (B, d).
 
     checkpointing: keep only the input of each block for the backward pass, and compute the block
     again there. projected False: what `image_projection` takes, (B, p); where that is None, as
-    projected.
+    projected. learnt: tokens after all others; ValueError where the tower has no place for them.
     """
     # open_clip's own forward takes one at least; of none there is a gradient too, zero
     if len(images) == 0:
         one = images.new_zeros(1, *images.shape[1:])
-        return encode_images(model, one, checkpointing, projected)[:0]
+        return encode_images(model, one, checkpointing, projected, learnt)[:0]
     visual: Any = model.visual
-    if not _images_are_plain(model):
+    if not images_are_plain(model):
+        _refuse("image", learnt)
         return model.encode_image(images)
-    x = visual._embeds(images)
+    x, put = visual._embeds(images), _as_they_are
+    if learnt:
+        prompts = visual.ln_pre(learnt.blocks[0].to(x.dtype))
+        x = torch.cat([x, prompts.expand(len(x), -1, -1)], dim=1)
     n, length, _ = x.shape
     first = torch.arange(n, device=x.device) * length
-    x = _run(visual.transformer, x.flatten(0, 1), first, Layout(((n, length),)), checkpointing)
+    if learnt:
+        last = torch.arange(length - learnt.tokens, length, device=x.device)
+        put = partial(learnt.put, rows=first[:, None] + last)
+    x = _run(visual.transformer, x.flatten(0, 1), first, Layout(((n, length),)), checkpointing, put)
     pooled = visual.ln_post(x)
     return pooled @ visual.proj if projected and visual.proj is not None else pooled
 
 
 def image_projection(model: Any) -> Tensor | None:
     """The matrix (p, d) by which the image tower multiplies last; None if it has no such one."""
-    return model.visual.proj if _images_are_plain(model) else None
+    return model.visual.proj if images_are_plain(model) else None
 
 
 class TextTower:
@@ -104,18 +117,29 @@ class TextTower:
             return tokens
         return pack(tokens, self.end_of_text(tokens), share_prefix)
 
-    def encode(self, prompts: Tensor | PackedPrompts, checkpointing: bool = False) -> Tensor:
-        """model.encode_text: token ids (C, context length), or packed prompts -> (C, d)."""
+    def encode(
+        self,
+        prompts: Tensor | PackedPrompts,
+        checkpointing: bool = False,
+        learnt: Learnt | None = None,
+    ) -> Tensor:
+        """model.encode_text: token ids (C, context length), or packed prompts -> (C, d).
+
+        learnt: in place of the tokens after the start; ValueError where they have no place.
+        """
         if isinstance(prompts, Tensor):
             prompts = self.pack(prompts)
         if isinstance(prompts, Tensor) or not self._is_plain:  # no more, it may be
+            _refuse("text", learnt)
             return self.model.encode_text(
                 prompts if isinstance(prompts, Tensor) else prompts.tokens
             )
         parts, dtype = self.parts, self.parts.transformer.get_cast_dtype()
-        x = parts.token_embedding(prompts.ids).to(dtype)
-        x = x + parts.positional_embedding[prompts.positions].to(dtype)
-        x = _run(parts.transformer, x, prompts.pooled, prompts.layout, checkpointing)
+        x, put = parts.token_embedding(prompts.ids).to(dtype), _as_they_are
+        if learnt:
+            put = partial(learnt.put, rows=prompts.after_start(learnt.tokens))
+        x = put(x, block=0) + parts.positional_embedding[prompts.positions].to(dtype)
+        x = _run(parts.transformer, x, prompts.pooled, prompts.layout, checkpointing, put)
         pooled = parts.ln_final(x)[prompts.places]
         projection = parts.text_projection
         if projection is None:
@@ -123,15 +147,36 @@ class TextTower:
         return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
 
 
+def _as_they_are(x: Tensor, block: int) -> Tensor:
+    """A tower's tokens without learnt ones among them."""
+    return x
+
+
+def _refuse(tower: str, learnt: Learnt | None) -> None:
+    if learnt:
+        raise ValueError(
+            f"learnt tokens have no place in this {tower} tower, which is not a plain transformer "
+            "of open_clip's own code; use one that is, such as ViT-B-16's, without hooks"
+        )
+
+
 def _run(
-    transformer: Transformer, x: Tensor, pooled: Tensor, layout: Layout, checkpointing: bool
+    transformer: Transformer,
+    x: Tensor,
+    pooled: Tensor,
+    layout: Layout,
+    checkpointing: bool,
+    put: Callable[..., Tensor],
 ) -> Tensor:
-    """All blocks, the last at the pooled tokens only. x: (T, E), pooled: (N,) rows -> (N, E)."""
+    """All blocks, the last at the pooled tokens only. x: (T, E), pooled: (N,) rows -> (N, E).
+
+    put(x, block=i): x with what is learnt at the input of block i, from 1 on.
+    """
     *blocks, last = transformer.resblocks
-    for block in blocks:
-        run = partial(_block, block, layout=layout)
+    for i, block in enumerate(blocks):
+        x, run = put(x, block=i) if i else x, partial(_block, block, layout=layout)
         x = recomputed(run, x, device=x.device) if checkpointing else run(x)
-    return _last_block(last, x, pooled, layout)
+    return _last_block(last, put(x, block=len(blocks)) if blocks else x, pooled, layout)
 
 
 def _block(block: ResidualAttentionBlock, x: Tensor, layout: Layout) -> Tensor:
@@ -157,7 +202,7 @@ def _mlp(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     )
 
 
-def _images_are_plain(model: Any) -> bool:
+def images_are_plain(model: Any) -> bool:
     """Whether encode_image is nothing but what `encode_images` stands in for."""
     visual = model.visual
     return (
