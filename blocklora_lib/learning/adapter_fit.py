@@ -15,7 +15,7 @@ from ..core.seeding import generator
 from ..data.image_files import ImageFiles
 from .contract import Context
 from .feature_cache import BATCH
-from .loop import images_seen, train
+from .loop import settings_plan, train
 
 
 def fit_adapters(context: Context, config: AdapterConfig) -> AdapterPredictor:
@@ -30,12 +30,15 @@ def fit_adapters(context: Context, config: AdapterConfig) -> AdapterPredictor:
             adapter.train()  # dropout on its input; the frozen model stays in eval mode
         if encoded:
             context = replace(context, images=predictor.encoded(images))
+        plan = settings_plan(context)
+        predictor.images_seen = plan.images_seen
         with backbone.training_kernels():
             predictor.loss, predictor.overflows = train(
                 context,
                 adapters.parameter_groups(lr=training.lr, weight_decay=training.weight_decay),
                 predictor.training_logits(encoded),
                 scaled=backbone.dtype == torch.float16,
+                plan=plan,
             )
     except BaseException:
         predictor.close()
@@ -50,12 +53,12 @@ class AdapterPredictor:
 
     loss: tuple[float, ...] = ()
     overflows: tuple[int, ...] = ()
+    images_seen = 0
     choice = None
 
     def __init__(self, context: Context, adapters: AdapterSet) -> None:
         self.backbone, self.tokens, self.adapters = context.backbone, context.tokens, adapters
-        images, _, self.training = context.to_train()
-        self.few = len(images)
+        _, _, self.training = context.to_train()
         self.trainable_parameters = adapters.num_parameters()
 
     def encoded(self, images: Tensor | ImageFiles) -> Tensor:
@@ -98,11 +101,6 @@ class AdapterPredictor:
     def updates(self) -> int:
         """One a step."""
         return len(self.loss)
-
-    @property
-    def images_seen(self) -> int:
-        """In all updates, each time anew."""
-        return images_seen(self.few, self.training.batch_size, len(self.loss))
 
     @contextmanager
     def inference(self) -> Iterator[None]:

@@ -57,14 +57,24 @@ class Context:
         """Rows of prompts as long as the frozen text tower gives them: (C, d)."""
         return self.cache.prompts(self.backbone, tokens)
 
+    def few(self) -> tuple[Tensor | ImageFiles, Tensor]:
+        """Return images and labels; ValueError for a method that is given none."""
+        if self.images is None or self.labels is None:
+            raise ValueError(self._nothing)
+        return self.images, self.labels
+
     def to_train(self) -> tuple[Tensor | ImageFiles, Tensor, TrainingSpec]:
         """Return images, labels and settings; ValueError for a method that is given none."""
-        if self.images is None or self.labels is None or self.training is None:
-            raise ValueError(
-                f"shots={self.shots} gives nothing to train on; a method that fits needs images, "
-                "labels and training settings (trains = True)"
-            )
-        return self.images, self.labels, self.training
+        if self.training is None:
+            raise ValueError(self._nothing)
+        return *self.few(), self.training
+
+    @property
+    def _nothing(self) -> str:
+        return (
+            f"shots={self.shots} gives nothing to train on; a method that fits needs images, "
+            "labels and training settings (trains = True)"
+        )
 
 
 class Predictor(Protocol):

@@ -4,9 +4,32 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from ..core.schema import Strict
+
+
+class DasslSchedule(Strict):
+    """A way of CoOp and its kin of their own, by epochs and SGD, in place of a profile's settings.
+
+    Source: KaiyangZhou/Dassl.pytorch@c61a1b5. After an epoch at 1e-5 the rate falls along a cosine,
+    once an epoch; an epoch leaves out a last batch that is short.
+    epochs: at 1, at 2 to 4, at more shots; from 1000 classes on the first of them, always.
+    class_chunk, checkpointing: as `TrainingSpec` has them.
+    """
+
+    lr: float = Field(2e-3, gt=0, allow_inf_nan=False)
+    epochs: tuple[PositiveInt, PositiveInt, PositiveInt] = (50, 100, 200)
+    batch_size: int = Field(32, ge=1)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0, allow_inf_nan=False)
+    augment: Literal["clip_lora", "light", "none"] = "clip_lora"
+    class_chunk: int | None = Field(None, ge=1)
+    checkpointing: bool = False
+
+    def of(self, shots: int, classes: int) -> int:
+        """How many epochs."""
+        return self.epochs[0 if classes >= 1000 else (shots > 1) + (shots > 4)]
 
 
 class TrainingSpec(Strict):

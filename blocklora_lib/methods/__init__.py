@@ -35,12 +35,6 @@ def get_method(name: str) -> Any:
     return _registry()[name]
 
 
-def scheduled(name: str) -> bool:
-    """Whether a profile's training settings, its rate among them, say how this method learns."""
-    method = get_method(name)
-    return method.trains and not method.on_features
-
-
 @cache  # a grid of a thousand runs asks three thousand times
 def _registry() -> dict[str, Any]:
     names = sorted(m.name for m in pkgutil.iter_modules(__path__))
@@ -86,6 +80,16 @@ class MethodSpec(Strict):
         """Whether it chooses settings on validation images."""
         grid = getattr(get_method(self.name).Settings, "grid", ())
         return any(len(self.settings[name]) > 1 for name in grid)
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether a profile's training settings, its rate among them, say how it learns.
+
+        They do not where its own settings have a schedule, as those of a method on features always
+        do.
+        """
+        method = get_method(self.name)
+        return method.trains and not method.on_features and not self.settings.get("schedule")
 
     def load(self) -> Any:
         """The method with its settings, ready to fit."""

@@ -18,7 +18,7 @@ from ..data.local import local_manifest
 from ..data.manifest import Manifest
 from ..data.manifest_files import manifest_names
 from ..data.roots import checksum as data_checksum
-from ..methods import get_method, scheduled
+from ..methods import get_method
 from ..weights.files import with_checksum
 from .experiment import RATES, MethodEntry
 from .profile import Profile
@@ -134,7 +134,7 @@ def _make_specs(
         checksum = data_checksum(manifests)
         for entry in methods:
             trains, method = get_method(entry.registry_name).trains, entry.method_spec
-            training = profile.training_of(entry) if scheduled(entry.registry_name) else None
+            training = profile.training_of(entry) if method.scheduled else None
             for k in shots if trains else (0,):
                 for seed in seeds if trains else (0,):
                     spec = RunSpec(

@@ -15,7 +15,6 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ..core.paths import RESULTS
 from ..core.schema import Strict, UnknownName, explain, near
 from ..learning.spec import TrainingSpec
-from ..methods import scheduled
 from ..weights.spec import BackboneSpec
 from .experiment import RATES, Experiment, MethodEntry, Rates, Seed, Shots
 
@@ -182,7 +181,7 @@ class Profile(Strict):
     @property
     def trained(self) -> tuple[MethodEntry, ...]:
         """The methods that learn by these training settings, each at a rate of its own."""
-        return tuple(m for m in self.methods if scheduled(m.registry_name))
+        return tuple(entry for entry in self.methods if entry.method_spec.scheduled)
 
     def experiment(self, name: str) -> Experiment:
         """The experiment of this name; 'rates' are the runs by which rates are chosen."""

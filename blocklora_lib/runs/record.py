@@ -238,6 +238,7 @@ def _part(name: str, written: str) -> BackboneSpec | MethodSpec | TrainingSpec:
 def _settings(method: MethodSpec, training: TrainingSpec | None) -> dict[str, Any]:
     """The columns of a frame that settings make."""
     settings = {**method.settings, **(training.model_dump() if training else {})}
+    settings |= settings.pop("schedule", None) or {}
     return {k: ",".join(map(str, v)) if isinstance(v, tuple) else v for k, v in settings.items()}
 
 
@@ -245,7 +246,7 @@ def _check_result(result: Result, spec: RunSpec) -> None:
     """ValueError where a result cannot be this spec's."""
     steps = spec.training.steps(spec.shots) if spec.training else 0
     if spec.shots and spec.training is None:
-        steps = len(result.loss)  # a method on features has a schedule of its own
+        steps = len(result.loss)  # of a schedule of its own
     if set(result.accuracy) != set(spec.evaluate_on):
         raise ValueError(
             f"it counts {', '.join(result.accuracy)}, its spec asks for "

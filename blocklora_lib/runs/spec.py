@@ -15,7 +15,7 @@ from pydantic import Field, ValidationInfo, model_serializer, model_validator
 
 from ..core.schema import Strict
 from ..learning.spec import TrainingSpec
-from ..methods import MethodSpec, get_method, scheduled
+from ..methods import MethodSpec, get_method
 from ..weights.spec import BackboneSpec
 
 
@@ -24,8 +24,8 @@ class RunSpec(Strict):
 
     `data_checksum` covers the images, class names and templates of the dataset and of every
     evaluated set. `shots`: images a class. A method that needs no training has shots = 0, seed = 0
-    and neither draw nor training settings; one on features trains in a way of its own, and has none
-    of the latter. draw 'imported': the images that a file names (see
+    and neither draw nor training settings; one with a schedule of its own, as all on features have,
+    has none of the latter. draw 'imported': the images that a file names (see
     data.draw_files); the spec holds the checksum of what is drawn, not the file's place.
     skip_unreadable: leave out images that are missing or do not decode.
     deterministic False: a GPU may use kernels that do not repeat bit for bit; written and hashed
@@ -83,12 +83,12 @@ class RunSpec(Strict):
             raise ValueError(
                 f"shots={self.shots} with method {self.method.name}, which needs {needs}"
             )
-        if scheduled(self.method.name) and self.training is None:
+        if self.method.scheduled and self.training is None:
             raise ValueError(
                 f"method {self.method.name} needs draw and training settings; training=None was "
                 "given"
             )
-        if self.training is not None and not scheduled(self.method.name):
+        if self.training is not None and not self.method.scheduled:
             raise ValueError(
                 f"training settings are given, but method {self.method.name} has a way of its own; "
                 "use training=None"
