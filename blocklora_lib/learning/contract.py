@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -21,8 +21,9 @@ class Context:
     """What a run gives its method: the model, the classes, the few images, and how to train.
 
     images: (N, 3, H, W), pixels 0..255 at the backbone's resolution, or files; labels: (N,), on
-    any device; tokens: (C, context length). A method without training has no images, no labels
-    and no training settings. on_step(step, of, loss) is called after every step.
+    any device; names: of the classes; tokens: of their prompts, (C, context length). A method
+    without training has no images, no labels and no training settings. on_step(step, of, loss) is
+    called after every step.
 
     A method on features asks `features()` for the images, through the cache, in place of `images`;
     source: where it finds them. validation: images and labels to choose settings by, of a method
@@ -40,6 +41,7 @@ class Context:
     source: Source | None = None
     validation: tuple[Source, Tensor] | None = None
     cache: FeatureCache = field(default_factory=FeatureCache)
+    names: Sequence[str] = ()
 
     def features(self, views: int = 0) -> Features:
         """The few images as the frozen tower sees them, or so many random views of each.
@@ -81,7 +83,8 @@ class Predictor(Protocol):
     """What a method's `fit` returns: how to classify, in whatever way the method does it.
 
     One that reads images through the frozen tower alone has `scores` besides, as `logits` but of
-    `Features`: then kept ones are evaluated, and no image is encoded again.
+    `Features`: then kept ones are evaluated, and no image is encoded again. One whose prompts are
+    not the template's has `prompts(names)`, the texts of classes, in their place.
     """
 
     loss: tuple[float, ...]  # of every step

@@ -76,7 +76,9 @@ def _count(
     images: Tensor | ImageFiles | Features,
     labels: Tensor,
 ) -> Count:
-    classifier = predictor.classifier(backbone.tokenize(dataset.prompts))
+    own = getattr(predictor, "prompts", None)
+    texts = own(dataset.classes) if own else dataset.prompts
+    classifier = predictor.classifier(backbone.tokenize(texts))
     correct = seen = 0
     score: Callable[[Any, Any], Tensor] = predictor.logits
     inputs: Iterator[Any]

@@ -51,7 +51,7 @@ class Plan:
     rate: Callable[[int], float]
     optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
     augment: Literal["clip_lora", "light", "none"]
-    divergence_factor: float
+    divergence_factor: float = 4.0
 
     @property
     def images_seen(self) -> int:

@@ -4,8 +4,9 @@ A module defines `Method`, a class, or `METHODS`, several. A method has `name`, 
 figures), `trains` (whether shots and seeds mean anything), `on_features` (whether it reads images
 through the frozen tower alone, and has a schedule of its own in place of the profile's),
 `own_classes` (whether it can tell only the classes that it was trained on), `Settings` (frozen,
-unknown keys refused) and `fit(context) -> Predictor`. Knows learning and all below; a listing needs
-no torch.
+unknown keys refused) and `fit(context) -> Predictor`; one that asks more of a backbone has
+`check(backbone, names)`, which refuses it before any training. Settings with a `schedule` take the
+place of a profile's training settings. Knows learning and all below; a listing needs no torch.
 
 Settings that are a tuple are a grid, from which `learning.selection` chooses on validation images;
 with one value each a method reads none.

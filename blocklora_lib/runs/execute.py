@@ -139,6 +139,7 @@ def run_context(
         source=source,
         validation=validation,
         cache=bench.features,
+        names=dataset.classes,
     )
 
 

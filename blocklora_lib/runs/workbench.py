@@ -86,6 +86,9 @@ class Workbench:
                 "restore the data"
             )
         self._refuse_other_classes(spec)
+        if check := getattr(spec.method.load(), "check", None):
+            for name in spec.sets:
+                check(self.backbone(spec.backbone), self.dataset(name).classes)
         self.images(spec)  # before any is read: from here on a change is noticed
         for name in spec.sets:
             self._tell_apart(spec, self.dataset(name))

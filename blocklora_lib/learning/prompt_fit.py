@@ -1,0 +1,239 @@
+"""Learn tokens that stand among those of frozen towers, by cosine logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..clip.backbone import Backbone, Prompts
+from ..clip.learnt import Learnt
+from ..clip.towers import TextTower, images_are_plain
+from ..core.seeding import generator
+from .contract import Context
+from .feature_fit import dassl_cosine, epochs_of
+from .loop import Plan, settings_plan, train
+from .prompt_method import PromptMethod
+from .spec import DasslSchedule
+
+STD = 0.02  # of what starts at random
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What a method learns, and where it stands.
+
+    text(f): the text tower's tokens; of a method that reads the images, their unit rows f: (B, d),
+    those of each, (B, M, E). image(): the image tower's tokens, None for none.
+    """
+
+    parameters: Sequence[Tensor]
+    text: Callable[[Tensor | None], Learnt]
+    image: Callable[[], Learnt | None] = lambda: None
+    reads_images: bool = False
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a step sees.
+
+    pixels: normalised images (B, 3, H, W); images: their unit rows (B, d); classes: unit rows
+    (K, d), or (B, K, d) of each image's own; logits: (B, K).
+    """
+
+    pixels: Tensor
+    images: Tensor
+    classes: Tensor
+    logits: Tensor
+
+
+def entropy(seen: Seen, labels: Tensor) -> Tensor:
+    """Cross-entropy, the loss of most."""
+    return F.cross_entropy(seen.logits, labels)
+
+
+def fit_prompts(
+    context: Context,
+    method: PromptMethod,
+    learner: Learner,
+    loss: Callable[[Seen, Tensor], Tensor] = entropy,
+    backward: Callable[[Tensor], Any] = Tensor.backward,
+    after: Callable[[int], None] = lambda step: None,
+) -> PromptPredictor:
+    """Train what a method learns, by its own schedule or the context's training settings.
+
+    loss(seen, labels), backward, after: as `loop.train` takes them.
+    """
+    backbone, plan = context.backbone, plan_of(context, method)
+    predictor = PromptPredictor(context, method, learner, plan)
+    prompts = predictor.packed(backbone.tokenize(method.texts(context.names)))
+    seen: list[Seen] = []
+
+    def logits(images: Tensor) -> Tensor:
+        seen[:] = [predictor.see(backbone.normalise(images), prompts)]
+        return seen[0].logits
+
+    how = predictor.how
+    groups = [{"params": learner.parameters, "lr": how.lr, "weight_decay": how.weight_decay}]
+    with torch.enable_grad(), backbone.training_kernels():
+        predictor.loss, predictor.overflows = train(
+            context,
+            groups,
+            logits,
+            scaled=backbone.dtype == torch.float16,
+            plan=plan,
+            objective=lambda scores, labels: loss(seen[0], labels),
+            backward=backward,
+            after=after,
+        )
+    return predictor
+
+
+def plan_of(context: Context, method: PromptMethod) -> Plan:
+    """The steps of a method's own schedule, or of the context's training settings."""
+    schedule: DasslSchedule | None = method.settings.schedule
+    if schedule is None:
+        return settings_plan(context)
+    epochs = schedule.of(context.shots, len(context.tokens))
+    order = epochs_of(context, schedule.batch_size, epochs, drop_last=True)
+    factor = dassl_cosine(epochs, len(order), schedule.lr)
+
+    def sgd(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(groups, lr=schedule.lr, momentum=schedule.momentum)
+
+    return Plan(order, schedule.lr, lambda step: schedule.lr * factor(step), sgd, schedule.augment)
+
+
+class PromptPredictor:
+    """Cosine logits of frozen towers with learnt tokens among their own."""
+
+    loss: tuple[float, ...] = ()
+    overflows: tuple[int, ...] = ()
+    choice = None
+
+    def __init__(
+        self, context: Context, method: PromptMethod, learner: Learner, plan: Plan
+    ) -> None:
+        self.backbone, self.learner = context.backbone, learner
+        self.how = method.settings.schedule or context.to_train()[2]
+        self.prompts = method.texts  # what to tokenize of classes
+        self.trainable_parameters = sum(part.numel() for part in learner.parameters)
+        self.images_seen = plan.images_seen
+
+    @property
+    def updates(self) -> int:
+        """One a step."""
+        return len(self.loss)
+
+    def packed(self, tokens: Tensor) -> Prompts:
+        """Prompts whose common beginning is encoded once: exact, since nothing is dropped here."""
+        return self.backbone.pack(tokens, share_prefix=True, class_chunk=self.how.class_chunk)
+
+    def see(self, pixels: Tensor, classes: Tensor | Prompts) -> Seen:
+        """Logits of normalised images (B, 3, H, W) by rows of classes, or by prompts to encode."""
+        images = self.backbone.encode_images(
+            pixels, checkpoint=self.how.checkpointing, learnt=self.learner.image()
+        )
+        if not isinstance(classes, Tensor):
+            classes = self._rows(classes, images)
+        cosines = (
+            (classes @ images[..., None])[..., 0] if classes.dim() == 3 else images @ classes.T
+        )
+        return Seen(pixels, images, classes, self.backbone.logit_scale * cosines)
+
+    def _rows(self, prompts: Prompts, images: Tensor | None) -> Tensor:
+        """Unit rows (K, d) of the classes, or (B, K, d), as each image sees them."""
+        text = self.learner.text(images)
+        each = [text]
+        if self.learner.reads_images:
+            each = [Learnt(blocks) for blocks in zip(*text.blocks, strict=True)]
+        rows = [
+            self.backbone.encode_prompts(prompts, checkpoint=self.how.checkpointing, learnt=one)
+            for one in each
+        ]
+        return torch.stack(rows) if self.learner.reads_images else rows[0]
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Nothing to merge."""
+        yield
+
+    def classifier(self, tokens: Tensor) -> Tensor | Prompts:
+        """Unit rows of the classes, or their prompts where each image has rows of its own."""
+        prompts = self.packed(tokens)
+        return prompts if self.learner.reads_images else self._rows(prompts, None)
+
+    def logits(self, images: Tensor, classifier: Tensor | Prompts) -> Tensor:
+        """Normalised images (B, 3, H, W) -> (B, C)."""
+        return self.see(images, classifier).logits
+
+    def close(self) -> None:
+        """Nothing was attached."""
+
+
+def start(context: Context, method: PromptMethod) -> Tensor:
+    """The learnt tokens' first values, (M, E): embeddings of the method's words, or at random."""
+    tower, backbone = TextTower(context.backbone.model), context.backbone
+    given = method.settings.context
+    if isinstance(given, int):
+        return random_tokens(context, "prompts", given, text_width(backbone))
+    tokens = backbone.tokenize([given])
+    words = tokens[0, 1 : int(tower.end_of_text(tokens))]
+    return tower.parts.token_embedding(words).detach().float()
+
+
+def random_tokens(context: Context, purpose: str, *shape: int) -> Tensor:
+    """N(0, 0.02²) of this shape, float32, on the backbone's device."""
+    drawn = torch.randn(shape, generator=generator(context.seed, purpose))
+    return STD * drawn.to(context.backbone.device)
+
+
+def text_width(backbone: Backbone) -> int:
+    """E of the text tower."""
+    return TextTower(backbone.model).parts.positional_embedding.shape[1]
+
+
+def classes_of(context: Context) -> Tensor:
+    """Unit rows (K, d) of the classes by the frozen text tower, as zero-shot has them."""
+    return F.normalize(context.prompts(context.tokens), dim=-1)
+
+
+def refuse(method: PromptMethod, backbone: Backbone, names: Sequence[str]) -> None:
+    """ValueError where the method's tokens have no place: another tower, or too long a prompt."""
+    name, plain = backbone.spec.name, "a transformer tower of open_clip, as ViT-B-16 has"
+    tower = TextTower(backbone.model)
+    if not tower.can_pack:
+        raise ValueError(
+            f"method {method.name} puts learnt tokens into the text tower, and that of {name} is "
+            f"not {plain} for prompts; use such a backbone, or a method on features"
+        )
+    if "image" in method.towers and not images_are_plain(backbone.model):
+        raise ValueError(
+            f"method {method.name} puts learnt tokens into the image tower, and that of {name} is "
+            f"not {plain}; use such a backbone, or a method of the text tower alone, such as coop"
+        )
+    if (depth := getattr(method.settings, "depth", 1)) > 1:
+        towers = {"text": tower.parts, "image": backbone.model.visual}
+        for which in method.towers:
+            if depth > (blocks := len(towers[which].transformer.resblocks)):
+                raise ValueError(
+                    f"method {method.name} with depth={depth}: the {which} tower of {name} has "
+                    f"{blocks} blocks; use depth {blocks} or less"
+                )
+    try:
+        *rows, nothing = backbone.tokenize(method.texts([*names, ""])).tolist()
+    except ValueError as error:
+        raise ValueError(
+            f"method {method.name} with context={method.settings.context!r}: {error}, or learn "
+            "fewer tokens (context)"
+        ) from None
+    if nothing in rows:
+        raise ValueError(
+            f"method {method.name}: class {names[rows.index(nothing)]!r} is no word to {name}'s "
+            "tokenizer; give the class another name"
+        )
