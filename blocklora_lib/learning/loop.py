@@ -43,10 +43,12 @@ class Plan:
     """The steps of a run: which images each shows, at which rate, by which optimizer.
 
     order: the indices of each step's images, (B,). rate(step): its learning rate, steps counted
-    from 0; a group whose own is not `lr` keeps its ratio to it.
+    from 0; a group whose own is not `lr` keeps its ratio to it. epochs: as many passes over the
+    images as come nearest to it.
     """
 
     order: Sequence[Tensor]
+    epochs: int
     lr: float
     rate: Callable[[int], float]
     optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
@@ -72,6 +74,7 @@ def settings_plan(context: Context) -> Plan:
 
     return Plan(
         order=list(itertools.islice(order, steps)),
+        epochs=max(1, round(steps / -(-len(images) // spec.batch_size))),
         lr=spec.lr,
         rate=lambda step: cosine_lr(step, steps, spec.lr, spec.lr_min),
         optimizer=adamw,

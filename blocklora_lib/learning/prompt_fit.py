@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..clip.backbone import Backbone, Prompts
 from ..clip.learnt import Learnt
-from ..clip.towers import TextTower, images_are_plain
+from ..clip.towers import TextTower
 from ..core.seeding import generator
 from .contract import Context
-from .feature_fit import dassl_cosine, epochs_of
+from .feature_fit import dassl_cosine, epochs_of, parameter
 from .loop import Plan, settings_plan, train
 from .prompt_method import PromptMethod
 from .spec import DasslSchedule
@@ -106,7 +106,14 @@ def plan_of(context: Context, method: PromptMethod) -> Plan:
     def sgd(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         return torch.optim.SGD(groups, lr=schedule.lr, momentum=schedule.momentum)
 
-    return Plan(order, schedule.lr, lambda step: schedule.lr * factor(step), sgd, schedule.augment)
+    return Plan(
+        order=order,
+        epochs=epochs,
+        lr=schedule.lr,
+        rate=lambda step: schedule.lr * factor(step),
+        optimizer=sgd,
+        augment=schedule.augment,
+    )
 
 
 class PromptPredictor:
@@ -177,14 +184,33 @@ class PromptPredictor:
 
 
 def start(context: Context, method: PromptMethod) -> Tensor:
-    """The learnt tokens' first values, (M, E): embeddings of the method's words, or at random."""
+    """The text tokens' first values, (M, E): embeddings of the method's words, or at random."""
     tower, backbone = TextTower(context.backbone.model), context.backbone
     given = method.settings.context
     if isinstance(given, int):
         return random_tokens(context, "prompts", given, text_width(backbone))
     tokens = backbone.tokenize([given])
     words = tokens[0, 1 : int(tower.end_of_text(tokens))]
-    return tower.parts.token_embedding(words).detach().float()
+    first: Tensor = tower.parts.token_embedding(words).detach().float()
+    return first[: getattr(method.settings, "tokens", None)]
+
+
+def shallow(context: Context, method: PromptMethod) -> Learner:
+    """Tokens at the text tower's input, the same for all classes, as CoOp has them."""
+    v = parameter(start(context, method))
+    return Learner([v], lambda images: Learnt((v,)))
+
+
+def deep(context: Context, method: PromptMethod) -> list[Tensor]:
+    """What is trained in the text tower, (M, E) of each block: all but the first at random."""
+    first = start(context, method)
+    later = random_tokens(context, "deep prompts", method.settings.depth - 1, *first.shape)
+    return [parameter(part) for part in (first, *later)]
+
+
+def uniform(context: Context, purpose: str, bound: float, *shape: int) -> Tensor:
+    """Evenly from -bound to bound, float32: a linear layer's default of bound 1/√(d_in)."""
+    return bound * (2 * torch.rand(shape, generator=generator(context.seed, purpose)) - 1)
 
 
 def random_tokens(context: Context, purpose: str, *shape: int) -> Tensor:
@@ -198,42 +224,19 @@ def text_width(backbone: Backbone) -> int:
     return TextTower(backbone.model).parts.positional_embedding.shape[1]
 
 
+def output_width(backbone: Backbone) -> int:
+    """d, of the rows of both towers."""
+    projection = TextTower(backbone.model).parts.text_projection
+    if projection is None:
+        return text_width(backbone)
+    return len(projection.weight) if isinstance(projection, nn.Linear) else projection.shape[1]
+
+
+def image_width(backbone: Backbone) -> int:
+    """E of the image tower."""
+    return backbone.model.visual.positional_embedding.shape[1]
+
+
 def classes_of(context: Context) -> Tensor:
     """Unit rows (K, d) of the classes by the frozen text tower, as zero-shot has them."""
     return F.normalize(context.prompts(context.tokens), dim=-1)
-
-
-def refuse(method: PromptMethod, backbone: Backbone, names: Sequence[str]) -> None:
-    """ValueError where the method's tokens have no place: another tower, or too long a prompt."""
-    name, plain = backbone.spec.name, "a transformer tower of open_clip, as ViT-B-16 has"
-    tower = TextTower(backbone.model)
-    if not tower.can_pack:
-        raise ValueError(
-            f"method {method.name} puts learnt tokens into the text tower, and that of {name} is "
-            f"not {plain} for prompts; use such a backbone, or a method on features"
-        )
-    if "image" in method.towers and not images_are_plain(backbone.model):
-        raise ValueError(
-            f"method {method.name} puts learnt tokens into the image tower, and that of {name} is "
-            f"not {plain}; use such a backbone, or a method of the text tower alone, such as coop"
-        )
-    if (depth := getattr(method.settings, "depth", 1)) > 1:
-        towers = {"text": tower.parts, "image": backbone.model.visual}
-        for which in method.towers:
-            if depth > (blocks := len(towers[which].transformer.resblocks)):
-                raise ValueError(
-                    f"method {method.name} with depth={depth}: the {which} tower of {name} has "
-                    f"{blocks} blocks; use depth {blocks} or less"
-                )
-    try:
-        *rows, nothing = backbone.tokenize(method.texts([*names, ""])).tolist()
-    except ValueError as error:
-        raise ValueError(
-            f"method {method.name} with context={method.settings.context!r}: {error}, or learn "
-            "fewer tokens (context)"
-        ) from None
-    if nothing in rows:
-        raise ValueError(
-            f"method {method.name}: class {names[rows.index(nothing)]!r} is no word to {name}'s "
-            "tokenizer; give the class another name"
-        )

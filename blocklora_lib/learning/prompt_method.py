@@ -49,7 +49,47 @@ class PromptMethod:
         return [f"{words} {name}." for name in names]
 
     def check(self, backbone: Backbone, names: Sequence[str]) -> None:
-        """ValueError, before any training, where the backbone has no place for the tokens."""
-        from .prompt_fit import refuse
+        """ValueError, before any training, where the tokens have no place in the backbone."""
+        from ..clip.towers import TextTower, images_are_plain
 
-        refuse(self, backbone, names)
+        of, plain = backbone.spec.name, "a transformer of open_clip, as ViT-B-16 has"
+        puts = f"method {self.name} puts learnt tokens into the"
+        tower = TextTower(backbone.model)
+        if not tower.can_pack:
+            raise ValueError(
+                f"{puts} text tower, and that of {of} is not {plain}; use a backbone with one, or "
+                "a method on features, such as task_res"
+            )
+        if "image" in self.towers and not images_are_plain(backbone.model):
+            raise ValueError(
+                f"{puts} image tower, and that of {of} is not {plain}; use a backbone with one, or "
+                "a method of the text tower alone, such as coop"
+            )
+        depth, parts = getattr(self.settings, "depth", 1), {"text": tower.parts}
+        for which in self.towers:
+            part: Any = parts.get(which, backbone.model.visual)
+            if depth > 1 and depth > (blocks := len(part.transformer.resblocks)):
+                raise ValueError(
+                    f"method {self.name} with depth={depth}: the {which} tower of {of} has "
+                    f"{blocks} blocks; use depth={blocks} or less"
+                )
+        words, wanted = self.settings.context, getattr(self.settings, "tokens", 1)
+        if isinstance(words, str):
+            given = int(tower.end_of_text(backbone.tokenize([words]))) - 1
+            if wanted > given:
+                raise ValueError(
+                    f"method {self.name} with tokens={wanted}: context={words!r} has {given} "
+                    f"tokens; use tokens={given} or less, or a longer context"
+                )
+        try:
+            *rows, nothing = backbone.tokenize(self.texts([*names, ""])).tolist()
+        except ValueError as error:
+            raise ValueError(
+                f"method {self.name} with context={self.settings.context!r}: {error}, or learn "
+                "fewer tokens (context)"
+            ) from None
+        if nothing in rows:
+            raise ValueError(
+                f"method {self.name}: class {names[rows.index(nothing)]!r} is no word to {of}'s "
+                "tokenizer; give the class another name"
+            )

@@ -39,9 +39,6 @@ class Method(PromptMethod):
 
     def fit(self, context: Context) -> PromptPredictor:
         """Train the context."""
-        from ..clip.learnt import Learnt
-        from ..learning.feature_fit import parameter
-        from ..learning.prompt_fit import Learner, fit_prompts, start
+        from ..learning.prompt_fit import fit_prompts, shallow
 
-        v = parameter(start(context, self))
-        return fit_prompts(context, self, Learner([v], lambda images: Learnt((v,))))
+        return fit_prompts(context, self, shallow(context, self))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 from plain_towers import cosines
-from prompt_case import SHOTS, STEPS, Case, adamw_steps, entropy, slopes_of
+from prompt_case import STEPS, Case, adamw_steps, entropy, slopes_of
 
 from blocklora_lib.core.seeding import generator
 from blocklora_lib.learning.spec import DasslSchedule

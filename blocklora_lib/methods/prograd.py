@@ -1,0 +1,78 @@
+"""ProGrad: CoOp that never steps against what the hand-written prompt knows.
+
+    G_d = ∇ CE(τ f wᵀ),   G_g = ∇ mean_i -Σ_k p⁰_ik log p_ik
+    G = G_d where G_d·G_g ≥ 0, else G_d - λ (G_d·Ĝ) Ĝ,   Ĝ = G_g/‖G_g‖
+
+f: (B, d) unit rows of images; w: (K, d) unit rows of the classes by learnt tokens, as in `coop`; p:
+softmax of their logits, p⁰: of those of the set's own template. M E numbers are trained.
+
+Source: Zhu et al. 2023, arXiv 2205.14865; BeierZhu/Prompt-align@1b76203 trainers/prograd.py and its
+Dassl.ProGrad, whose gradient is by parameter: of one tensor that is the same.
+
+| | paper and code | here |
+|---|---|---|
+| v | M = 16: zeros, and last of all the embeddings of a template's words | from N(0, 0.02²), as \
+CoOp |
+| λ | 1; 0.8 for Flowers102, DTD and EuroSAT from 8 shots on | 1 everywhere |
+| p⁰ | templates in reversed order, as 'a type of pet, a photo of a {}.' | the set's own |
+| training | as CoOp, on ResNet-50 alone | `schedule: {}` is CoOp's; without it the profile's \
+training settings |
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from ..learning.prompt_method import PromptMethod, PromptSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..learning.contract import Context
+    from ..learning.prompt_fit import PromptPredictor, Seen
+
+
+class Settings(PromptSettings):
+    """strength: λ."""
+
+    strength: float = Field(1.0, ge=0, allow_inf_nan=False)
+
+
+class Method(PromptMethod):
+    """One context, whose gradient loses the part that conflicts."""
+
+    name = "prograd"
+    label = "ProGrad"
+    Settings = Settings
+
+    def fit(self, context: Context) -> PromptPredictor:
+        """Train the context; two backward passes a step."""
+        import torch
+        import torch.nn.functional as F
+
+        from ..learning.prompt_fit import classes_of, entropy, fit_prompts, shallow
+
+        learner, known = shallow(context, self), classes_of(context)
+        scale = context.backbone.logit_scale
+        (v,) = learner.parameters
+
+        def losses(seen: Seen, labels: Tensor) -> Tensor:
+            taught = (scale * seen.images @ known.T).softmax(-1)
+            return torch.stack([entropy(seen, labels), F.cross_entropy(seen.logits, taught)])
+
+        def backward(losses: Tensor) -> None:
+            (own,) = torch.autograd.grad(losses[0], [v], retain_graph=True)
+            (general,) = torch.autograd.grad(losses[1], [v])
+            v.grad = without_conflict(own, general, self.settings.strength)
+
+        return fit_prompts(context, self, learner, losses, backward)
+
+
+def without_conflict(own: Tensor, general: Tensor, strength: float) -> Tensor:
+    """G of G_d and G_g, of one shape."""
+    along = (own * general).sum()
+    if along >= 0:
+        return own
+    return own - strength * along / general.square().sum() * general

@@ -1,0 +1,144 @@
+"""PromptSRC: tokens in both towers that regulate themselves by the frozen model.
+
+    loss = CE(τ f wᵀ) + 25 mean|w - w⁰| + 10 mean|f - f⁰| + mean_ik p⁰_ik (log p⁰_ik - log p_ik)
+
+f: (B, d) unit rows of images, w: (K, d) of classes, both by towers with learnt tokens, M of each
+width at the input of each of the first J blocks, independent of one another: J M (E + E') numbers
+are trained. f⁰: of the frozen tower, of the same views; w⁰: of the frozen tower, the mean of many
+generic templates; p, p⁰: softmax of τ f wᵀ and τ f⁰ w⁰ᵀ; means are over all entries.
+At the end the tokens are Σ_e g_e of what they were after epoch e, g ∝ exp(-(e - μ)²/2σ²), Σ g = 1.
+
+Source: Khattak et al. 2023, arXiv 2307.06948; muzairkhattak/PromptSRC@bb95c77
+trainers/promptsrc.py, trainers/imagenet_templates.py, clip/model.py.
+
+| | paper and code | here |
+|---|---|---|
+| M, J | 4, 9 | the same; J at most as many as the towers have blocks |
+| start | the first text tokens: embeddings of 'a photo of a'; all others N(0, 0.02²) | the same |
+| w⁰ | of 60 templates, the first 60 of OpenAI's 80 for ImageNet, for every set | the same |
+| μ, σ | 30, 30 of 50 epochs; 45, 5 for StanfordCars, Flowers102, FGVCAircraft, DTD, EuroSAT | \
+0.6, 0.6 of the training, for all |
+| averaged | the whole state, in half precision | the tokens |
+| training | SGD 2.5e-3, batches of 4, 50 epochs | `schedule: {}` is the same; without it the \
+profile's training settings |
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from ..learning.prompt_method import WORDS, PromptMethod, PromptSettings, Tokens
+from ..learning.spec import DasslSchedule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..learning.contract import Context
+    from ..learning.prompt_fit import PromptPredictor, Seen
+
+TEMPLATES = 60
+
+
+class Schedule(DasslSchedule):
+    """The published one for few shots."""
+
+    lr: float = Field(2.5e-3, gt=0, allow_inf_nan=False)
+    epochs: tuple[int, int, int] = (50, 50, 50)
+    batch_size: int = Field(4, ge=1)
+
+
+class Settings(PromptSettings):
+    """depth: J; image_tokens: M of the image tower; text, image, logits: weights of the losses.
+
+    mean, deviation: μ and σ of the average, as shares of the training.
+    """
+
+    context: Tokens = WORDS
+    image_tokens: int = Field(4, ge=1)
+    depth: int = Field(9, ge=1)
+    text: float = Field(25.0, ge=0, allow_inf_nan=False)
+    image: float = Field(10.0, ge=0, allow_inf_nan=False)
+    logits: float = Field(1.0, ge=0, allow_inf_nan=False)
+    mean: float = Field(0.6, ge=0, allow_inf_nan=False)
+    deviation: float = Field(0.6, gt=0, allow_inf_nan=False)
+    schedule: Schedule | None = None
+
+
+class Method(PromptMethod):
+    """Independent tokens in both towers, held near the frozen model and averaged over epochs."""
+
+    name = "promptsrc"
+    label = "PromptSRC"
+    Settings = Settings
+    towers = ("text", "image")
+
+    def fit(self, context: Context) -> PromptPredictor:
+        """Train the tokens and average them."""
+        import torch
+        import torch.nn.functional as F
+
+        from ..clip.learnt import Learnt
+        from ..learning.feature_fit import parameter
+        from ..learning.prompt_fit import (
+            Learner,
+            deep,
+            entropy,
+            fit_prompts,
+            image_width,
+            plan_of,
+            random_tokens,
+        )
+
+        s, backbone, text = self.settings, context.backbone, deep(context, self)
+        shape = s.depth, s.image_tokens, image_width(backbone)
+        image = [parameter(part) for part in random_tokens(context, "image prompts", *shape)]
+        learner = Learner(
+            [*text, *image], lambda images: Learnt(tuple(text)), lambda: Learnt(tuple(image))
+        )
+        known, scale = generic_rows(context), backbone.logit_scale
+
+        def loss(seen: Seen, labels: Tensor) -> Tensor:
+            with torch.no_grad():
+                plain = backbone.encode_images(seen.pixels)
+                taught = (scale * plain @ known.T).log_softmax(-1)
+            apart = F.kl_div(seen.logits.log_softmax(-1), taught, reduction="mean", log_target=True)
+            held = s.text * F.l1_loss(seen.classes, known) + s.image * F.l1_loss(seen.images, plain)
+            return entropy(seen, labels) + held + s.logits * apart
+
+        plan = plan_of(context, self)
+        weights = gaussian(plan.epochs, s.mean * plan.epochs, s.deviation * plan.epochs)
+        average = [torch.zeros_like(part) for part in learner.parameters]
+        ends = {round(len(plan.order) * e / plan.epochs): e - 1 for e in range(1, plan.epochs + 1)}
+
+        def after(step: int) -> None:
+            if step in ends:
+                for total, part in zip(average, learner.parameters, strict=True):
+                    total += weights[ends[step]] * part.detach()
+
+        predictor = fit_prompts(context, self, learner, loss, after=after)
+        with torch.no_grad():
+            for total, part in zip(average, learner.parameters, strict=True):
+                part.copy_(total)
+        return predictor
+
+
+def gaussian(epochs: int, mean: float, deviation: float) -> list[float]:
+    """g_1 .. g_E, whose sum is 1."""
+    raw = [math.exp(-0.5 * ((e - mean) / deviation) ** 2) for e in range(1, epochs + 1)]
+    return [weight / sum(raw) for weight in raw]
+
+
+def generic_rows(context: Context) -> Tensor:
+    """w⁰: unit rows (K, d) of the mean over generic templates, of rows as the tower gives them."""
+    import torch
+    import torch.nn.functional as F
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    rows = [
+        context.prompts(context.backbone.tokenize([template(name) for name in context.names]))
+        for template in OPENAI_IMAGENET_TEMPLATES[:TEMPLATES]
+    ]
+    return F.normalize(torch.stack(rows).mean(0), dim=-1)
