@@ -14,8 +14,8 @@ Source: Zhou et al. 2022, arXiv 2203.05557; KaiyangZhou/CoOp@ff61507 trainers/co
 | v | M = 4 from the embeddings of 'a photo of a' | the same |
 | W, b | a linear layer's default | the same |
 | training | SGD 2e-3, batches of one image, 10 epochs, at 16 shots of half of the classes; few \
-shots of all classes: none released | `schedule: {}` is the same; without it the profile's training \
-settings |
+shots of all classes: none released | `schedule: {}` is the same; without it the profile's \
+training settings |
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ biases and adapter that its class also makes are never trained.
 | λ | 8 (the script's; the program's default is 1) | 8 |
 | w⁰ | CoOp's template of each set, 'a photo of a {}, a type of texture.' for DTD | the set's own |
 | training | as CoOp, 100 epochs; batches of 128 in the configuration for base-to-new, of 32 as \
-the author says for few shots (issue 4) | `schedule: {}`: batches of 32, 100 epochs; without it the \
-profile's training settings |
+the author says for few shots (issue 4) | `schedule: {}`: batches of 32, 100 epochs; without it \
+the profile's training settings |
 """
 
 from __future__ import annotations

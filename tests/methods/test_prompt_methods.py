@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from plain_towers import cosines
-from prompt_case import STEPS, Case, adamw_steps, entropy, slopes_of
+from plain_towers import cosines, image_rows, text_rows
+from prompt_case import STEPS, Case, adamw_steps, entropy, slopes_of, unit
 
+from blocklora_lib.clip.backbone import Backbone
+from blocklora_lib.clip.towers import TextTower
 from blocklora_lib.core.seeding import generator
+from blocklora_lib.learning import prompt_fit
 from blocklora_lib.learning.spec import DasslSchedule
 from blocklora_lib.methods import MethodSpec
 
@@ -94,7 +97,267 @@ def test_published_epochs(shots, classes, epochs):
     assert DasslSchedule().of(shots, classes) == epochs
 
 
+# KgCoOp, ProGrad: CoOp's prompt, held by what the frozen model knows
+
+WORDS = "a photo of a"
+
+
+def test_kgcoop_takes_the_steps_of_its_equation(case):
+    v, tokens = words(case, WORDS).requires_grad_(), case.tokens(WORDS)
+    known = case.unit_rows(WORDS)
+
+    def loss():
+        w = unit(text_rows(case.model, tokens, [v]))
+        logits = case.scale * unit(image_rows(case.model, case.pixels)) @ w.T
+        apart = sum(1 - w[k] @ known[k] for k in range(len(w))) / len(w)
+        return entropy(logits, case.labels) + 8 * apart
+
+    losses = adamw_steps([v], slopes_of(loss, [v]))
+    predictor, found, passes = case.fit("kgcoop")
+    assert predictor.loss == pytest.approx(losses, rel=1e-4)
+    expected = cosines(case.model, case.test, tokens, [v]).detach()
+    torch.testing.assert_close(found, expected, **CLOSE)
+    free = case.fit("kgcoop", strength=0.0)[1]
+    assert (found - free).abs().max() > 0.01
+    torch.testing.assert_close(free, case.fit("coop", context=WORDS)[1])
+    # all that CoOp takes, and the classes' own prompts once
+    assert passes["text"] == (STEPS + 1) * len(case.names)
+
+
+def test_at_its_start_kgcoop_is_not_held(case):
+    """Where w is w⁰ its slope is zero: the first step is CoOp's."""
+    once = {"training": case.training.model_copy(update={"max_steps": 1, "steps_per_shot": 1})}
+    held, plain = case.fit("kgcoop", once), case.fit("coop", once, context=WORDS)
+    assert held[0].loss == pytest.approx(plain[0].loss, rel=1e-5)
+    torch.testing.assert_close(held[1], plain[1], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.8])
+def test_prograd_takes_the_steps_of_its_equation(case, strength):
+    v, tokens, conflicts = drawn("prompts", 3, 16).requires_grad_(), case.tokens("x x x"), []
+    taught = case.zero_shot(case.pixels).double().softmax(-1)
+
+    def gradients():
+        logits = cosines(case.model, case.pixels, tokens, [v])
+        loss = entropy(logits, case.labels)
+        p = logits.double().exp() / logits.double().exp().sum(-1, keepdim=True)
+        general = -(taught * p.log()).sum() / len(p)
+        (g_d,) = torch.autograd.grad(loss, [v], retain_graph=True)
+        (g_g,) = torch.autograd.grad(general, [v])
+        along = float((g_d * g_g).sum())
+        conflicts.append(along < 0)
+        if along < 0:
+            direction = g_g / g_g.norm()
+            g_d = g_d - strength * (g_d * direction).sum() * direction
+        return loss.detach(), [g_d]
+
+    training = case.training.model_copy(update={"steps_per_shot": 8})
+    losses = adamw_steps([v], gradients, steps=16)
+    assert len(set(conflicts)) == 2
+    predictor, found, passes = case.fit(
+        "prograd", {"training": training}, context=3, strength=strength
+    )
+    assert predictor.loss == pytest.approx(losses, rel=1e-3)
+    expected = cosines(case.model, case.test, tokens, [v]).detach()
+    torch.testing.assert_close(found, expected, rtol=5e-3, atol=5e-3)
+    assert passes["text"] == 17 * len(case.names)
+
+
+def test_prograd_never_steps_against_what_is_known():
+    from blocklora_lib.methods.prograd import without_conflict
+
+    random = torch.Generator().manual_seed(0)
+    signs = set()
+    for _ in range(20):
+        own, general = torch.randn(2, 3, 4, generator=random, dtype=torch.float64)
+        kept = without_conflict(own, general, 1.0)
+        agrees = bool((own * general).sum() >= 0)
+        signs.add(agrees)
+        assert (kept * general).sum() >= -1e-12
+        assert torch.equal(kept, own) == agrees
+        # the scale by which losses are multiplied goes through
+        scaled = without_conflict(8 * own, 8 * general, 1.0)
+        torch.testing.assert_close(scaled, 8 * kept)
+    assert signs == {True, False}
+
+
+# CoCoOp
+
+
+def test_cocoop_takes_the_steps_of_its_equation(case):
+    v, tokens = words(case, WORDS).requires_grad_(), case.tokens(WORDS)
+    shapes = [(16, (1, 16)), (16, (1,)), (1, (16, 1)), (1, (16,))]  # d = E = 16, inner width 1
+    net = [
+        ((2 * torch.rand(shape, generator=generator(1, f"network/{i}")) - 1) / came**0.5)
+        .requires_grad_()
+        for i, (came, shape) in enumerate(shapes)
+    ]  # fmt: skip
+
+    def logits(pixels):
+        rows = []
+        for f in unit(image_rows(case.model, pixels)):
+            moved = (net[2] * (net[0] @ f + net[1]).clamp(min=0)).sum(1) + net[3]
+            rows.append(case.scale * unit(text_rows(case.model, tokens, [v + moved])) @ f)
+        return torch.stack(rows)
+
+    trained = [v, *net]
+    loss = slopes_of(lambda: entropy(logits(case.pixels), case.labels), trained)
+    losses = adamw_steps(trained, loss)
+    predictor, found, passes = case.fit("cocoop")
+    assert predictor.loss == pytest.approx(losses, rel=1e-4)
+    torch.testing.assert_close(found, logits(case.test).detach(), **CLOSE)
+    assert predictor.trainable_parameters == sum(part.numel() for part in trained)
+    # B K prompts a step
+    assert passes["text"] == STEPS * len(case.labels) * len(case.names)
+
+
+def test_cocoop_without_its_network_is_coop(case, monkeypatch):
+    still = {"training": case.training.model_copy(update={"lr": 1e-30, "lr_min": 0.0})}
+    moved = case.fit("cocoop", still)[1]
+    monkeypatch.setattr(prompt_fit, "uniform", lambda context, name, b, *shape: torch.zeros(shape))
+    predictor, found, _ = case.fit("cocoop", still)
+    torch.testing.assert_close(found, case.zero_shot(), rtol=1e-5, atol=1e-5)
+    assert (moved - found).abs().max() > 0.01
+    other = case.scores(predictor, ("red fox", "ox"))
+    torch.testing.assert_close(other[:, 1], found[:, 2], rtol=1e-5, atol=1e-5)
+
+
+# MaPLe, PromptSRC: tokens in both towers
+
+
+def linear(which, d_in, d_out):
+    shapes = (d_out, d_in), (d_out,)
+    return [
+        (2 * torch.rand(shape, generator=generator(1, f"coupling/{which}/{len(shape)}")) - 1)
+        / d_in**0.5
+        for shape in shapes
+    ]
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_maple_takes_the_steps_of_its_equation(case, depth):
+    text = [words(case, WORDS)[:2], *drawn("deep prompts", depth - 1, 2, 16)]
+    pairs = [linear("first", 16, 32), *[linear("later", 16, 32) for _ in range(depth - 1)]]
+    trained = [
+        part.requires_grad_() for part in (*text, *(part for pair in pairs for part in pair))
+    ]
+    tokens = case.tokens(WORDS)
+
+    def logits(pixels):
+        image = [p @ w.T + b for p, (w, b) in zip(text, pairs, strict=True)]
+        return cosines(case.model, pixels, tokens, text, image)
+
+    loss = slopes_of(lambda: entropy(logits(case.pixels), case.labels), trained)
+    losses = adamw_steps(trained, loss)
+    predictor, found, passes = case.fit("maple", depth=depth)
+    assert predictor.loss == pytest.approx(losses, rel=1e-4)
+    torch.testing.assert_close(found, logits(case.test).detach(), **CLOSE)
+    assert predictor.trainable_parameters == depth * (2 * 16 + 32 * 16 + 32)
+    assert passes == {"image": STEPS * len(case.labels), "text": STEPS * len(case.names)}
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_promptsrc_takes_the_steps_of_its_equation(case, depth):
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    text = [words(case, WORDS), *drawn("deep prompts", depth - 1, 4, 16)]
+    image = list(drawn("image prompts", depth, 3, 32))
+    trained = [part.requires_grad_() for part in (*text, *image)]
+    tokens = case.tokens(WORDS)
+    templates = [t("@").replace("@", "{}") for t in OPENAI_IMAGENET_TEMPLATES[:60]]
+    assert templates[0] == "a bad photo of a {}."
+    assert len({*templates}) == 60
+    with torch.no_grad():
+        rows = [
+            case.model.encode_text(case.backbone.tokenize([t.format(n) for n in case.names]))
+            for t in templates
+        ]
+        known = unit(torch.stack(rows).mean(0))
+        plain = case.model.encode_image(case.pixels, normalize=True)
+    p0 = (case.scale * plain @ known.T).double().softmax(-1)
+
+    def loss():
+        f = unit(image_rows(case.model, case.pixels, image))
+        w = unit(text_rows(case.model, tokens, text))
+        logits = case.scale * f @ w.T
+        p = logits.double().exp() / logits.double().exp().sum(-1, keepdim=True)
+        held = 25 * (w - known).abs().mean() + 10 * (f - plain).abs().mean()
+        return entropy(logits, case.labels) + held + (p0 * (p0.log() - p.log())).mean()
+
+    # an epoch is one step: μ = σ = 0.6 of 4
+    g = torch.tensor([-0.5 * ((e - 2.4) / 2.4) ** 2 for e in (1, 2, 3, 4)]).double().exp()
+    g, average = g / g.sum(), [0.0 for _ in trained]
+
+    def after(step):
+        average[:] = [a + g[step - 1] * p.detach() for a, p in zip(average, trained, strict=True)]
+
+    losses = adamw_steps(trained, slopes_of(loss, trained), after=after)
+    predictor, found, passes = case.fit("promptsrc", depth=depth, image_tokens=3)
+    assert predictor.loss == pytest.approx(losses, rel=1e-4)
+    text, image = ([x.float() for x in part] for part in (average[:depth], average[depth:]))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            found, cosines(case.model, case.test, tokens, text, image), **CLOSE
+        )
+    assert predictor.trainable_parameters == depth * (4 * 16 + 3 * 32)
+    # images by the learnt and by the frozen tower; prompts of each step, and of 60 templates once
+    n, k = len(case.labels), len(case.names)
+    assert passes == {"image": 2 * STEPS * n, "text": (STEPS + 60) * k}
+
+
+@pytest.mark.parametrize(
+    ("epochs", "mean", "deviation"), [(50, 30, 30), (50, 45, 5), (1, 0.6, 0.6)]
+)
+def test_averaging_weights_sum_to_one(epochs, mean, deviation):
+    from blocklora_lib.methods.promptsrc import gaussian
+
+    weights = gaussian(epochs, mean, deviation)
+    assert sum(weights) == pytest.approx(1, rel=1e-12)
+    assert weights.index(max(weights)) + 1 == min(mean, epochs) or epochs == 1
+
+
 # what all have in common
+
+NUMBERS = {
+    ("coop", "16"): 8_192,
+    ("coop", "4"): 2_048,
+    ("kgcoop", ""): 2_048,
+    ("prograd", ""): 8_192,
+    ("cocoop", ""): 35_360,
+    ("maple", ""): 3_555_072,
+    ("promptsrc", ""): 46_080,
+}
+
+
+@pytest.mark.parametrize(("name", "context"), NUMBERS)
+def test_vit_b_16_has_as_many_numbers_to_train(name, context, monkeypatch):
+    """Shapes alone: neither is the model given weights nor anything trained."""
+    import open_clip
+
+    from blocklora_lib.clip.tokenizers import load_tokenizer
+    from blocklora_lib.learning.contract import Context
+    from blocklora_lib.weights.spec import BackboneSpec
+
+    model = open_clip.create_model("ViT-B-16", device="meta")
+    spec = BackboneSpec(name="ViT-B-16", pretrained="none")
+    backbone = Backbone(model, load_tokenizer("ViT-B-16"), spec).to("meta")
+    monkeypatch.setattr(TextTower, "end_of_text", lambda self, tokens: 5)  # of 'a photo of a'
+    monkeypatch.setattr(Backbone, "pack", lambda *given, **how: ())
+    monkeypatch.setattr(Context, "prompts", lambda self, tokens: torch.zeros(2, 512))
+    monkeypatch.setattr(prompt_fit, "train", lambda *given, **how: ((), ()))
+    settings = {"context": {"16": 16, "4": WORDS}[context]} if context else {}
+    given = Context(
+        backbone=backbone,
+        tokens=torch.zeros(2, 77),
+        images=torch.zeros(2, 3, 224, 224),
+        labels=torch.arange(2),
+        training=Case.__init__.__defaults__[-1],
+        shots=1,
+        seed=1,
+        names=("cat", "dog"),
+    )
+    predictor = MethodSpec(name=name, settings=settings).load().fit(given)
+    assert predictor.trainable_parameters == NUMBERS[name, context]
 
 
 def test_classes_at_a_time_and_blocks_computed_again_change_nothing(case):
@@ -131,6 +394,10 @@ def test_the_seed_draws_the_start(case):
         ("coop", dict(context=""), "at least 1 character"),
         ("coop", dict(depth=3), "unknown key 'depth'"),
         ("coop", dict(schedule=dict(epoch=3)), "unknown key 'epoch'; did you mean 'epochs'"),
+        ("maple", dict(context=4), "valid string"),
+        ("maple", dict(depth=0), "greater than or equal to 1"),
+        ("promptsrc", dict(deviation=0.0), "greater than 0"),
+        ("kgcoop", dict(strength=-1.0), "greater than or equal to 0"),
     ],
 )
 def test_bad_settings_are_refused(name, settings, says):
@@ -155,3 +422,33 @@ def test_prompts_longer_than_the_context_are_refused(case):
         r"reads 16; shorten the class name .*, or learn fewer tokens",
     ):
         method.check(case.backbone, ("ox", "yellow submarine"))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "says"),
+    [
+        ("maple", {}, "with depth=9: the text tower of TinyCLIP-test has 2 blocks; use depth=2"),
+        ("promptsrc", dict(depth=3), "with depth=3: the text tower of TinyCLIP-test has 2 blocks"),
+        ("maple", dict(depth=2, tokens=5), "context='a photo of a' has 4 tokens; use tokens=4"),
+    ],
+)
+def test_what_the_towers_do_not_have_is_refused(case, name, settings, says):
+    with pytest.raises(ValueError, match=says):
+        MethodSpec(name=name, settings=settings).load().check(case.backbone, case.names)
+
+
+PUBLISHED = {  # lr, epochs, batch
+    "coop": (2e-3, (50, 100, 200), 32),
+    "kgcoop": (2e-3, (100, 100, 100), 32),
+    "prograd": (2e-3, (50, 100, 200), 32),
+    "cocoop": (2e-3, (10, 10, 10), 1),
+    "maple": (3.5e-3, (50, 50, 50), 4),
+    "promptsrc": (2.5e-3, (50, 50, 50), 4),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_schedules(name):
+    s = MethodSpec(name=name, settings={"schedule": {}}).load().settings.schedule
+    assert (s.lr, s.epochs, s.batch_size) == PUBLISHED[name]
+    assert (s.momentum, s.weight_decay, s.augment) == (0.9, 5e-4, "clip_lora")

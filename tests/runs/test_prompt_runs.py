@@ -18,7 +18,12 @@ from blocklora_lib.runs.store import RunStore
 from blocklora_lib.runs.workbench import Workbench
 
 PROMPTED = [name for name in method_names() if issubclass(get_method(name), PromptMethod)]
-SHORT = {name: {} for name in PROMPTED} | {"coop": {"context": 4}}
+SHORT = {name: {} for name in PROMPTED} | {
+    "coop": {"context": 4},
+    "prograd": {"context": 4},
+    "maple": {"depth": 2},
+    "promptsrc": {"depth": 2},
+}
 OWN = {"schedule": {"epochs": [1, 2, 3], "batch_size": 4}}
 CLASSES, STEPS = 3, 4
 
@@ -36,7 +41,7 @@ def run(backbone, manifests, name, **settings) -> RunRecord:
 
 
 def test_all_are_known():
-    assert {"coop"} <= set(PROMPTED)
+    assert set(PROMPTED) == {"coop", "kgcoop", "prograd", "cocoop", "maple", "promptsrc"}
 
 
 @pytest.mark.parametrize("name", PROMPTED)
