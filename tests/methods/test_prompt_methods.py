@@ -8,12 +8,13 @@ from __future__ import annotations
 import pytest
 import torch
 from plain_towers import cosines, image_rows, text_rows
-from prompt_case import STEPS, Case, adamw_steps, entropy, slopes_of, unit
+from prompt_case import STEPS, TRAINING, Case, adamw_steps, entropy, slopes_of, unit
 
 from blocklora_lib.clip.backbone import Backbone
 from blocklora_lib.clip.towers import TextTower
 from blocklora_lib.core.seeding import generator
 from blocklora_lib.learning import prompt_fit
+from blocklora_lib.learning.contract import Context
 from blocklora_lib.learning.spec import DasslSchedule
 from blocklora_lib.methods import MethodSpec
 
@@ -329,29 +330,33 @@ NUMBERS = {
 }
 
 
-@pytest.mark.parametrize(("name", "context"), NUMBERS)
-def test_vit_b_16_has_as_many_numbers_to_train(name, context, monkeypatch):
-    """Shapes alone: neither is the model given weights nor anything trained."""
+@pytest.fixture(scope="module")
+def vit_b_16():
+    """Shapes alone: a model without weights."""
     import open_clip
 
     from blocklora_lib.clip.tokenizers import load_tokenizer
-    from blocklora_lib.learning.contract import Context
     from blocklora_lib.weights.spec import BackboneSpec
 
     model = open_clip.create_model("ViT-B-16", device="meta")
     spec = BackboneSpec(name="ViT-B-16", pretrained="none")
-    backbone = Backbone(model, load_tokenizer("ViT-B-16"), spec).to("meta")
+    return Backbone(model, load_tokenizer("ViT-B-16"), spec).to("meta")
+
+
+@pytest.mark.parametrize(("name", "context"), NUMBERS)
+def test_vit_b_16_has_as_many_numbers_to_train(name, context, vit_b_16, monkeypatch):
+    """What would be trained is made, and nothing is trained."""
     monkeypatch.setattr(TextTower, "end_of_text", lambda self, tokens: 5)  # of 'a photo of a'
     monkeypatch.setattr(Backbone, "pack", lambda *given, **how: ())
     monkeypatch.setattr(Context, "prompts", lambda self, tokens: torch.zeros(2, 512))
     monkeypatch.setattr(prompt_fit, "train", lambda *given, **how: ((), ()))
     settings = {"context": {"16": 16, "4": WORDS}[context]} if context else {}
     given = Context(
-        backbone=backbone,
+        backbone=vit_b_16,
         tokens=torch.zeros(2, 77),
         images=torch.zeros(2, 3, 224, 224),
         labels=torch.arange(2),
-        training=Case.__init__.__defaults__[-1],
+        training=TRAINING,
         shots=1,
         seed=1,
         names=("cat", "dog"),

@@ -84,6 +84,7 @@ def test_rates_are_chosen_for_those_without_a_schedule(tiny_clip, manifests):
     assert {s.training is None for s in specs if s.method.settings["schedule"]} == {True}
 
 
+@pytest.mark.slow
 def test_a_grid_is_evaluated_on_other_classes(tiny_clip, manifests, tmp_path):
     across = {"experiments": {"few_shot": {}, "across": {"evaluate_on": "targets", "shots": [1]}}}
     specs = expand(profile(tiny_clip, **across), "across", manifests=manifests)
