@@ -7,11 +7,11 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from plain_towers import image_rows, text_rows
 
 from blocklora_lib.clip.backbone import BackboneSpec, load_backbone
 from blocklora_lib.clip.learnt import Learnt
 from blocklora_lib.measure.counted import kept_bytes
+from blocklora_lib.measure.other_code.plain_prompts import image_rows, text_rows
 
 PROMPTS = {
     "very different lengths": ("x x cat.", "x x very small yellow submarine.", "x x ox."),

@@ -17,7 +17,8 @@ from blocklora_lib.data.image_files import ImageFiles, ahead, crop_box
 from blocklora_lib.data.manifest_files import load_manifest
 from blocklora_lib.data.roots import checksum
 from blocklora_lib.learning.contract import Context
-from blocklora_lib.learning.loop import TrainingSpec, train
+from blocklora_lib.learning.loop import train
+from blocklora_lib.learning.spec import TrainingSpec
 from blocklora_lib.runs.execute import run_or_load
 from blocklora_lib.runs.grid import make_spec
 from blocklora_lib.runs.store import RunStore

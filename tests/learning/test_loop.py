@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from blocklora_lib.core.seeding import derive_seed, generator, seeded_torch
 from blocklora_lib.data.augment import augment, random_boxes
 from blocklora_lib.learning.contract import Context
-from blocklora_lib.learning.loop import TrainingDiverged, TrainingSpec, batches, cosine_lr, train
+from blocklora_lib.learning.loop import TrainingDiverged, batches, cosine_lr, train
+from blocklora_lib.learning.spec import TrainingSpec
 
 
 def test_cosine_is_pytorchs():

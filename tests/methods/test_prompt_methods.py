@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from plain_towers import cosines, image_rows, text_rows
 from prompt_case import STEPS, TRAINING, Case, adamw_steps, entropy, slopes_of, unit
 
 from blocklora_lib.clip.backbone import Backbone
@@ -16,6 +15,7 @@ from blocklora_lib.core.seeding import generator
 from blocklora_lib.learning import prompt_fit
 from blocklora_lib.learning.contract import Context
 from blocklora_lib.learning.spec import DasslSchedule
+from blocklora_lib.measure.other_code.plain_prompts import cosines, image_rows, text_rows
 from blocklora_lib.methods import MethodSpec
 
 CLOSE = dict(rtol=1e-3, atol=1e-3)  # float32, logits up to 14, after a few steps

@@ -1,0 +1,58 @@
+"""Time a training step of learnt tokens (CoOp, deep prompts) against one over all positions."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from blocklora_lib.measure.benchmark_output import (
+    load,
+    options,
+    progress,
+    run,
+    show_ratios,
+    start,
+    write,
+)
+from blocklora_lib.measure.prompt_steps import PLAIN, counted_flops, prompt_steps
+from blocklora_lib.measure.timing import paired_times, ratios
+
+CASES = {  # what is learnt, and of how many images by default
+    "coop": (dict(tokens=16), 8),  # CoOp, M = 16
+    "deep": (dict(tokens=4, depth=9, image=4), 4),  # PromptSRC's tokens
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = options(__doc__, "ViT-B-16-quickgelu", rounds=7)
+    parser.add_argument("--classes", type=int, default=100, help="ImageNet's first so many")
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES, help="prompts")
+    parser.add_argument("--depth", type=int, default=9, help="blocks of deep prompts")
+    given = parser.parse_args(arguments)
+    device, frames = start(given), []
+    backbone = load(given, device)
+    for case in given.cases:
+        learnt, batch = CASES[case]
+        learnt = learnt | ({"depth": given.depth} if "depth" in learnt else {})
+        steps = prompt_steps(backbone, given.classes, batch, **learnt)
+        flops = {name: counted_flops(step) for name, step in steps.items()}
+        bar = progress(given.rounds, f"{case}, {given.classes} classes")
+        times = paired_times(steps, given.rounds, warmup=1, device=device, on_round=bar)
+        frame = ratios(times, PLAIN).rename(columns={"name": "form"})
+        frame.insert(0, "case", case)
+        frames.append(frame.assign(gflop=[flops[form] / 1e9 for form in frame["form"]],
+                                   flop_ratio=[flops[form] / flops[PLAIN]
+                                               for form in frame["form"]]))  # fmt: skip
+    found = pd.concat(frames, ignore_index=True).assign(model=given.model, classes=given.classes)
+    shown = found.assign(
+        GFLOP=found["gflop"].map("{:.4g}".format),
+        floor=found["flop_ratio"].map("{:.2f}".format),
+    )
+    show_ratios(shown, ["case", "form", "GFLOP", "floor"])
+    print(
+        "floor: FLOPs of the step's products by those of the plain one: the ratio at equal rates."
+    )
+    write("prompts", found, given, device)
+
+
+if __name__ == "__main__":
+    run(main)

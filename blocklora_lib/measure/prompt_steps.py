@@ -1,0 +1,70 @@
+"""One training step of learnt tokens: ours, and the same written plainly over all positions.
+
+Both encode images and prompts, take cross-entropy, backward to the tokens, and SGD. Values cost
+nothing: weights are random, images noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..clip.backbone import Backbone
+from ..clip.learnt import Learnt
+from ..core.seeding import generator
+from .counted import count_multiply_adds
+from .other_code import plain_prompts
+from .prompts import class_prompts
+from .steps import Step, random_images, twin
+
+OURS, PLAIN = "ours", "plain"
+
+
+def prompt_steps(
+    backbone: Backbone, classes: int, batch: int, tokens: int = 16, depth: int = 1, image: int = 0
+) -> dict[str, Step]:
+    """Return both steps, of the same numbers, by name.
+
+    tokens, image: learnt ones of the text tower and of the image tower; depth: in so many blocks.
+    """
+    words = " ".join("X" * tokens)
+    prompts = [text.replace("a photo of a", words) for text in class_prompts(classes)]
+    ids, pixels = backbone.tokenize(prompts), random_images(backbone, batch)
+    model = backbone.model
+    widths = model.positional_embedding.shape[1], model.visual.positional_embedding.shape[1]
+
+    def trained() -> tuple[list[Tensor], list[Tensor]]:
+        random = generator(1, "prompts")
+        shapes = ((tokens, widths[0], depth), (image, widths[1], depth if image else 0))
+        drawn = (
+            [0.02 * torch.randn(m, e, generator=random) for _ in range(n)] for m, e, n in shapes
+        )
+        text, images = ([p.to(pixels.device).requires_grad_() for p in part] for part in drawn)
+        return text, images
+
+    def step(make: Callable[..., Callable[[], Tensor]]) -> Step:
+        own, (text, images) = twin(backbone), trained()
+        optimizer = torch.optim.SGD([*text, *images], lr=2e-3, momentum=0.9)
+        return Step(own, ids, pixels, make(own, text, images), optimizer)
+
+    def ours(own: Backbone, text: list[Tensor], images: list[Tensor]) -> Callable[[], Tensor]:
+        packed = own.pack(ids, share_prefix=True)
+        there = Learnt(tuple(images)) if images else None
+
+        def logits() -> Tensor:
+            t = own.encode_prompts(packed, learnt=Learnt(tuple(text)))
+            return own.logit_scale * own.encode_images(pixels, learnt=there) @ t.T
+
+        return logits
+
+    def plain(own: Backbone, text: list[Tensor], images: list[Tensor]) -> Callable[[], Tensor]:
+        return lambda: plain_prompts.cosines(own.model, pixels, ids, text, images)
+
+    return {OURS: step(ours), PLAIN: step(plain)}
+
+
+def counted_flops(step: Step) -> float:
+    """FLOPs of a step's products, forward and backward, as torch counts them."""
+    return 2.0 * sum(count_multiply_adds(step.loss))
