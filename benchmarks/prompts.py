@@ -26,6 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = options(__doc__, "ViT-B-16-quickgelu", rounds=7)
     parser.add_argument("--classes", type=int, default=100, help="ImageNet's first so many")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES, help="prompts")
+    parser.add_argument("--tokens", type=int, default=None, help="learnt, other than the cases'")
     parser.add_argument("--depth", type=int, default=9, help="blocks of deep prompts")
     given = parser.parse_args(arguments)
     device, frames = start(given), []
@@ -33,6 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     for case in given.cases:
         learnt, batch = CASES[case]
         learnt = learnt | ({"depth": given.depth} if "depth" in learnt else {})
+        learnt = learnt | ({"tokens": given.tokens} if given.tokens else {})
         steps = prompt_steps(backbone, given.classes, batch, **learnt)
         flops = {name: counted_flops(step) for name, step in steps.items()}
         bar = progress(given.rounds, f"{case}, {given.classes} classes")

@@ -30,6 +30,7 @@ class FeaturePredictor:
     """
 
     overflows: tuple[int, ...] = ()
+    prompts: Callable[[Sequence[str]], list[str]] | None = None  # of classes, if their own
 
     def __init__(
         self,

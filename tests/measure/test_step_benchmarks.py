@@ -34,8 +34,9 @@ from blocklora_lib.display.figures.benchmark import (
     steps_table,
 )
 from blocklora_lib.measure import growth, step_costs
-from blocklora_lib.measure.other_code import clip_lora
+from blocklora_lib.measure.other_code import clip_lora, plain_prompts
 from blocklora_lib.measure.products import GROUPS, Product, roofline, squares, step_products
+from blocklora_lib.measure.prompt_steps import OURS, PLAIN, counted_flops, prompt_steps
 from blocklora_lib.measure.prompts import class_prompts
 from blocklora_lib.measure.records import FIELDS, read_records
 from blocklora_lib.measure.steps import Size, load, make_step, precision, random_images
@@ -52,7 +53,12 @@ def backbones(quick_clip):
 
 
 @pytest.mark.parametrize(
-    "file", [clip_lora.__file__, str(Path(clip_lora.__file__).with_name("peft_lora.py"))]
+    "file",
+    [
+        clip_lora.__file__,
+        plain_prompts.__file__,
+        str(Path(clip_lora.__file__).with_name("peft_lora.py")),
+    ],
 )
 def test_what_we_compare_with_uses_nothing_of_the_library(file):
     tree = ast.parse(Path(file).read_text(encoding="utf-8"))
@@ -258,6 +264,25 @@ def script(name, arguments, model, folder):
     assert set(FIELDS) <= set(facts)
     assert len(facts["rows"]) == len(pd.read_csv(folder / f"{name}.csv"))
     return facts
+
+
+@pytest.mark.parametrize("learnt", [dict(tokens=4), dict(tokens=2, depth=2, image=3)])
+def test_both_steps_of_learnt_tokens_are_the_same(backbones, learnt):
+    steps = prompt_steps(backbones["fp32"], classes=3, batch=2, **learnt)
+    losses = {name: [step().item() for _ in range(3)] for name, step in steps.items()}
+    assert losses[OURS] == pytest.approx(losses[PLAIN], rel=1e-5)
+    assert losses[OURS][0] != losses[OURS][-1]
+    assert counted_flops(steps[OURS]) < counted_flops(steps[PLAIN])
+
+
+@pytest.mark.slow
+def test_prompts_are_timed_against_all_positions(quick_clip, tmp_path, capsys):
+    chosen = "--model {tiny} --classes 3 --rounds 3 --tokens 4 --depth 2"
+    rows = pd.DataFrame(script("prompts", chosen, quick_clip, tmp_path)["rows"])
+    assert set(rows["case"]) == {"coop", "deep"}
+    ours = rows[rows["form"] == "ours"]
+    assert (ours["flop_ratio"] < 1).all()
+    assert "floor" in capsys.readouterr().out
 
 
 @pytest.mark.slow
