@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ..learning.contract import Context
 
 
-class Settings(Strict):
+class StageSettings(Strict):
     """share: of the steps, how many train the norms."""
 
     share: float = Field(0.6, ge=0, le=1)
@@ -51,12 +51,12 @@ class Method:
 
     name: ClassVar[str] = "two_stage"
     label: ClassVar[str] = "2SFS"
-    Settings: ClassVar[type[Settings]] = Settings
+    Settings: ClassVar[type[StageSettings]] = StageSettings
     trains: ClassVar[bool] = True
     on_features: ClassVar[bool] = False
     own_classes: ClassVar[bool] = False
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: StageSettings) -> None:
         self.settings = settings
 
     def check(self, backbone: Backbone, names: Sequence[str]) -> None:

@@ -190,6 +190,7 @@ def test_a_classifier_of_its_own_classes_is_not_asked_for_others(tiny_clip, mani
             assert set(execute(spec, bench).result.accuracy) == {"squares", "dots"}
     assert {name for name in specs if not get_method(name).own_classes} == {
         "zero_shot",
+        "zero_shot_ensemble",
         "clip_adapter",
         "prolip",
     }
