@@ -23,7 +23,7 @@ KINDS = {
     "pissa": dict(kind="pissa", rank=2),
     "vera": dict(kind="vera", rank=4),
 }
-E, L, S, N = 8, 3, 4, 2
+E, L, KEYS, N = 8, 3, 4, 2
 
 
 class SelfAttention(nn.Module):

@@ -53,7 +53,7 @@ class AdaptedLinear(Adapted, nn.Linear):
 class AdaptedMultiheadAttention(Adapted, nn.MultiheadAttention):
     """`nn.MultiheadAttention` with adapters on some of q, k, v, o. Merged, it is PyTorch's forward.
 
-    E = embed_dim, H heads of width D = E/H, N sequences of L queries and S keys.
+    E = embed_dim, H heads of width D = E/H, N sequences of L queries and L_k keys.
     """
 
     adapters: Any  # nn.ModuleDict, keys among "q", "k", "v", "o"
@@ -99,7 +99,7 @@ class AdaptedMultiheadAttention(Adapted, nn.MultiheadAttention):
         else:
             query, key, value = (as_batch(x, self.batch_first) for x in (query, key, value))
 
-        q, k, v = self._in_projection(query, key, value, self_attention)  # each (N, H, L or S, D)
+        q, k, v = self._in_projection(query, key, value, self_attention)  # each (N, H, L or L_k, D)
         dropout_p = self.dropout if self.training else 0.0
         weights = None
         if is_causal and key_padding_mask is None and not need_weights:
@@ -252,9 +252,9 @@ def as_batch(x: Tensor, batch_first: bool) -> Tensor:
 def additive_mask(
     attn_mask: Tensor | None, padding: Tensor | None, q: Tensor, keys: int
 ) -> Tensor | None:
-    """Return both masks as one that is added to the scores, (N or 1, H or 1, L or 1, S).
+    """Return both masks as one that is added to the scores, (N or 1, H or 1, L or 1, L_k).
 
-    attn_mask (L, S) or (N H, L, S), padding (N, S); boolean masks say True where attention is
+    attn_mask (L, L_k) or (N H, L, L_k), padding (N, L_k); boolean masks say True where attention is
     barred.
     """
     n, heads, length, _ = q.shape
@@ -287,7 +287,7 @@ def as_float(mask: Tensor, dtype: torch.dtype) -> Tensor:
 def attention_with_weights(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p: float
 ) -> tuple[Tensor, Tensor]:
-    """softmax(q kᵀ / sqrt D + mask) v and the attention weights, (N, H, L, D) and (N, H, L, S)."""
+    """softmax(q kᵀ / sqrt D + mask) v, (N, H, L, D), and the attention weights, (N, H, L, L_k)."""
     scores = (q * math.sqrt(1.0 / q.shape[-1])) @ k.transpose(-2, -1)
     weights = F.softmax(scores if mask is None else scores + mask, dim=-1)
     weights = F.dropout(weights, dropout_p, training=dropout_p > 0)

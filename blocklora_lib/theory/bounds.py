@@ -155,8 +155,8 @@ def occam_bound(error: float, bits: float, samples: int, delta: float) -> float:
 def occam_bound_exact(wrong: int, bits: float, samples: int, delta: float) -> float:
     """Largest p with P[Binomial(N, p) <= wrong] >= δ 2^-bits: Clopper and Pearson's over all codes.
 
-    Langford (2005), test-set bound. At least (wrong + 1)/N: for a sum S of independent draws with
-    unequal chances of mean p, P[S <= c] <= P[Binomial(N, p) <= c] where c <= N p - 1 (Hoeffding
+    Langford (2005), test-set bound. At least (wrong + 1)/N: for a sum of independent draws with
+    unequal chances of mean p, P[sum <= c] <= P[Binomial(N, p) <= c] where c <= N p - 1 (Hoeffding
     1956), so that the bound holds for a fixed number of draws from each class as well. Draws must
     be independent.
     """

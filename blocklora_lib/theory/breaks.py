@@ -107,6 +107,25 @@ def norm_scaled() -> dict[str, Hook]:
     return {"before_update": act}
 
 
+def adam_norm_scaled() -> dict[str, Hook]:
+    """Scale Adam's step u to the tensor's norm, u ‖p‖ / ‖u‖, as LAMB does (You et al. 2020)."""
+    moments: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def act(adapters: AdapterSet, step: int) -> None:
+        for parameter in adapters.parameters():
+            grad = gradient(parameter)
+            if step == 0:
+                moments[id(parameter)] = torch.zeros_like(grad), torch.zeros_like(grad)
+            first, second = moments[id(parameter)]
+            first.lerp_(grad, 1 - 0.9)
+            second.lerp_(grad.square(), 1 - 0.999)
+            size = (second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-6
+            move = first / (1 - 0.9 ** (step + 1)) / size
+            grad.copy_(move * parameter.detach().norm() / move.norm())
+
+    return {"before_update": act}
+
+
 def orthogonalised() -> dict[str, Hook]:
     """Replace each matrix of gradients G = U Σ Vᵀ by U Vᵀ, as Muon does (there by an iteration)."""
 

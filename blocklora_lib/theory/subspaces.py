@@ -1,7 +1,7 @@
 """What one shared down-projection can fit: targets ΔW, closed-form floors, many small trainings.
 
-A linear regression y = x (W + T)ᵀ with isotropic x asks for the update T: d_out x d_in. The excess
-risk of an update ΔW is ‖ΔW - T‖² (Frobenius), so the best one of a function class is a projection,
+A linear regression y = x (W + Z)ᵀ with isotropic x asks for the update Z: d_out x d_in. The excess
+risk of an update ΔW is ‖ΔW - Z‖² (Frobenius), so the best one of a function class is a projection,
 known in closed form.
 """
 
@@ -18,7 +18,7 @@ from ..learning.loop import cosine_lr
 
 
 def orthogonal_groups(d_in: int, d_out: int, directions: int, seed: int) -> Tensor:
-    """Return T = Σ_j v_j u_jᵀ: (d_out, d_in), with orthonormal u_j and v_j: equal singular values.
+    """Return Z = Σ_j v_j u_jᵀ: (d_out, d_in), with orthonormal u_j and v_j: equal singular values.
 
     Cut into groups, the u_j span feature spaces orthogonal to each other, one for each group
     of labels.
@@ -34,18 +34,18 @@ def orthogonal_groups(d_in: int, d_out: int, directions: int, seed: int) -> Tens
 def repeated_along_the_input(
     d_in: int, d_out: int, directions: int, n_blocks: int, seed: int
 ) -> Tensor:
-    """Return T = [M, .., M] / √n, M of `orthogonal_groups`: it reads the sum of n input blocks."""
+    """Return Z = [M, .., M] / √n, M of `orthogonal_groups`: it reads the sum of n input blocks."""
     one_block = orthogonal_groups(d_in // n_blocks, d_out, directions, seed)
     return torch.cat([one_block] * n_blocks, dim=1) / n_blocks**0.5
 
 
 def floor(target: Tensor, config: AdapterConfig) -> float:
-    """Return min ‖ΔW - T‖² / ‖T‖² over all updates ΔW that the adapter can take.
+    """Return min ‖ΔW - Z‖² / ‖Z‖² over all updates ΔW that the adapter can take.
 
     Readings "total_rank" and "block_rank", Eckart and Young: all but the first b = block_rank
-    singular directions of T stay. Reading "input": ΔW = M J, J = [I, .., I], M (d_out, d_in/n) of
-    rank r; J Jᵀ = n I, ‖ΔW - T‖² = ‖T‖² - ‖T Jᵀ/√n‖² + ‖√n M - T Jᵀ/√n‖²: the first r directions of
-    T Jᵀ/√n are fitted.
+    singular directions of Z stay. Reading "input": ΔW = M J, J = [I, .., I], M (d_out, d_in/n) of
+    rank r; J Jᵀ = n I, ‖ΔW - Z‖² = ‖Z‖² - ‖Z Jᵀ/√n‖² + ‖√n M - Z Jᵀ/√n‖²: the first r directions of
+    Z Jᵀ/√n are fitted.
     """
     reachable, width = target, config.block_rank
     if config.reading == "input":
@@ -110,5 +110,5 @@ def train_many(
 
 
 def remaining(updates: Tensor, target: Tensor) -> list[float]:
-    """Return ‖ΔW - T‖² / ‖T‖² of each update: 0 is a perfect fit, 1 no better than no update."""
+    """Return ‖ΔW - Z‖² / ‖Z‖² of each update: 0 is a perfect fit, 1 no better than no update."""
     return ((updates - target).square().sum((-2, -1)) / target.square().sum((-2, -1))).tolist()

@@ -1,13 +1,13 @@
 """Two trainings in lockstep: how far apart their updates ΔW are, and how far apart the blocks B_i.
 
-The update of Block-LoRA, ΔWᵀ = s A_s Σ B_i, depends on the B_i through S = Σ B_i alone, so ∂L/∂B_i
-= ∂L/∂S for every i. Let an optimizer move a parameter p with gradients g_1 .. g_t by
+The update of Block-LoRA, ΔWᵀ = s A_s B, depends on the B_i through B = Σ B_i alone, so ∂L/∂B_i =
+∂L/∂B for every i. Let an optimizer move A_s, and each B_i, by its own gradients g_1 .. g_t alone,
 
-    p ← (1 - η λ) p - η u_t(g_1, .., g_t)        η learning rate, λ decoupled weight decay.
+    B_i ← (1 - η λ) B_i - η u_t(g_1, .., g_t)        η learning rate, λ decoupled weight decay.
 
-From equal starts all B_i stay equal, and S moves by S ← (1 - η λ) S - n η u_t: one matrix with
-learning rate n η and weight decay λ/n. If the decay is coupled, u_t(g + λ p), the B_i = S/n see g +
-(λ/n) S: the same ratios. `kind="collapsed"` and `AdapterSet.parameter_groups` are that form; here
+From equal starts all B_i stay equal, and B moves by B ← (1 - η λ) B - n η u_t: one matrix with
+learning rate n η and weight decay λ/n. If the decay is coupled, u_t(g + λ B_i), the B_i = B/n see g
++ (λ/n) B: the same ratios. `kind="collapsed"` and `AdapterSet.parameter_groups` are that form; here
 both are trained side by side.
 """
 

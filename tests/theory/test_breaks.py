@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -35,7 +36,7 @@ def with_gradients():
 
 RATES, NOISE = change.block_rates((0.5, 1.0, 3.0)), change.block_noise(0.05, 3, 1)
 CASES = [  # (settings, ΔW stays, blocks stay equal)
-    # S moves by the sum of the rates
+    # B moves by the sum of the rates
     (dict(ours=RATES, ratios=(4.5, 1.0), decay=0.0), True, False),
     (dict(ours=RATES, ratios=(4.5, 1 / 4.5), decay=0.5), False, False),
     # linear: the mean of the noises
@@ -65,9 +66,10 @@ def test_breaks_are_where_theory_has_them(case, coincides, equal):
 
 
 @pytest.mark.parametrize(("ratios", "coincides"), [(None, False), ((1.0, 1.0), True)])
-@pytest.mark.parametrize("optimizer", ["norm-scaled", torch.optim.Adafactor])
+@pytest.mark.parametrize("optimizer", ["LARS", "LAMB", torch.optim.Adafactor])
 def test_steps_in_proportion_to_the_parameter_have_ratio_one(optimizer, ratios, coincides):
-    hooks = change.norm_scaled() if optimizer == "norm-scaled" else {}
+    scaled = {"LARS": change.norm_scaled, "LAMB": change.adam_norm_scaled}
+    hooks = scaled[optimizer]() if optimizer in scaled else {}
     chosen = "SGD" if hooks else optimizer
     ours = tr.make_learner(TASK, CONFIG, chosen, 0.02, 0.0, 1, **hooks)
     one = tr.make_learner(TASK, tr.collapsed(CONFIG), chosen, 0.02, 0.0, 1, ratios, **hooks)
@@ -110,6 +112,28 @@ def test_scaled_and_orthogonalised_gradients():
         torch.testing.assert_close(
             block.T @ block, torch.eye(2, dtype=torch.float64), rtol=0, atol=1e-12
         )
+
+
+def test_lamb_is_what_its_paper_says():
+    """You et al. (2020), algorithm 2, in NumPy: the moments as sums over all gradients so far.
+
+    Twice with one hook, which must not carry the moments of one training into the next.
+    """
+    hook, random = change.adam_norm_scaled()["before_update"], np.random.default_rng(1)
+    for _ in range(2):
+        adapters, seen = with_gradients(), []
+        for step in range(4):
+            parameters = list(adapters.parameters())
+            for p in parameters:
+                p.grad = torch.from_numpy(random.standard_normal(p.shape))
+            seen.append([p.grad.numpy().copy() for p in parameters])
+            hook(adapters, step)
+            for at, p in enumerate(parameters):
+                m = sum(0.1 * 0.9 ** (step - k) * g[at] for k, g in enumerate(seen))
+                v = sum(0.001 * 0.999 ** (step - k) * g[at] ** 2 for k, g in enumerate(seen))
+                r = m / (1 - 0.9 ** (step + 1)) / (np.sqrt(v / (1 - 0.999 ** (step + 1))) + 1e-6)
+                expected = np.linalg.norm(p.detach().numpy()) / np.linalg.norm(r) * r
+                np.testing.assert_allclose(p.grad.numpy(), expected, rtol=1e-11)
 
 
 def test_rounding_is_on_the_grid_and_at_random_without_bias():

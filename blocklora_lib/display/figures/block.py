@@ -197,7 +197,7 @@ def sharing(frame: pd.DataFrame) -> Figure:
     directions = int(fails["directions"].iloc[0])
     left.set(
         title=f"{directions} equal directions wanted",
-        ylabel=r"error $‖ΔW-T‖^2/‖T‖^2$",
+        ylabel=r"error $‖ΔW-Z‖^2/‖Z‖^2$",
         ylim=(-0.04, 1),
     )
     left.legend(loc="best")
@@ -276,7 +276,7 @@ def readings(frame: pd.DataFrame) -> Figure:
         panel.set_xticks(ticks, ticks)
         panel.minorticks_off()
         panel.set(title=target, xlabel="blocks n", ylim=(-0.04, 1.04))
-    panels[0].set_ylabel(r"error $‖ΔW-T‖^2/‖T‖^2$")
+    panels[0].set_ylabel(r"error $‖ΔW-Z‖^2/‖Z‖^2$")
     handles = [Line2D([], [], linewidth=1.0, label=form, **look) for form, look in looks.items()]
     legend_outside(figure, handles, "lower center")
     return figure
