@@ -101,7 +101,7 @@ def by_id(claims: Iterable[Claim]) -> dict[str, Claim]:
 
 
 def cell_link(notebook: str, name: str, folder: Path = NOTEBOOKS) -> str:
-    """Return 'NOTEBOOK.ipynb#cell-id=ID' of the cell that exports `name`, as JupyterLab opens it."""
+    """Return 'NOTEBOOK.ipynb#cell-id=ID' of the cell that exports `name`, for JupyterLab."""
     path = folder / f"{notebook}.ipynb"
     for cell in read_notebook(path)["cells"]:
         if cell["cell_type"] == "code" and f'"{name}"' in "".join(cell["source"]):

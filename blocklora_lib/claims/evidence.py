@@ -111,7 +111,7 @@ class Evidence:
         return sum(kind in (None, found) for found in self._failed[experiment])
 
     def diverged(self, experiment: str) -> DataFrame:
-        """Return a row, without accuracy, for each run of the experiment whose training diverged."""
+        """Return a row, without accuracy, of each run of the experiment whose training diverged."""
         records = filter(None, map(self.store.load, expand(self.profile, experiment)))
         return run_frame([r for r in records if r.error and r.error.kind == "diverged"])
 

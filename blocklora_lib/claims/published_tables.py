@@ -21,7 +21,7 @@ UNCERTAINTY = (
 
 
 def same_table(rows: pd.DataFrame, titles: Mapping[str, str]) -> Table:
-    """Return a row for each value of `published.same_method`, then one for each method without any."""
+    """Return a row for each value of `published.same_method`, then for each method without one."""
     heads = [
         "method",
         "shots",

@@ -40,8 +40,8 @@ def number_of_blocks(e: Evidence) -> Finding:
         rate = f", where B also learns {most} times as fast" if reading == "block_rank" else ""
         told.append(
             f"{reading}, r = {part['rank'].iloc[0]:.0f}: {means}; n = {one} minus n = {most} "
-            f"{points(hurts[reading])} over {len(table)} sets, {found.told('pairs of set and seed')}"
-            f"{rate}"
+            f"{points(hurts[reading])} over {len(table)} sets, "
+            f"{found.told('pairs of set and seed')}{rate}"
         )
     sets = " and ".join(sorted(runs["dataset"].unique()))
     total = hurts.get("total_rank")
@@ -123,12 +123,8 @@ def bad_start(e: Evidence) -> Finding:
         caused.append(_collapsed(large, each) and _collapsed(usual, each) is False)
         if (trains := _collapsed(usual, 0.975)) is not True:  # else there is nothing to lose
             level.append(every(trains is False or None, _collapsed(large, 0.975) is False or None))
-        d = paired_difference(
-            *zip(
-                *usual.join(large, rsuffix="_large")[["test_large", "test"]].dropna().values,
-                strict=True,
-            )
-        )
+        both = usual.join(large, rsuffix="_large").dropna()
+        d = paired_difference(both["test_large"], both["test"])
         rows.append(f"lr = {rate:g}: {_excess(large)}; {points(d)} on test images")
     return Finding(
         True if any(caused) else False if level and all(level) else None,

@@ -17,7 +17,7 @@ from ...analysis.comparisons import (
     matched,
     over_sets,
 )
-from ...analysis.intervals import PairedDifference, every, paired_difference
+from ...analysis.intervals import Interval, PairedDifference, every, paired_difference
 from ...analysis.summaries import counted, own_images
 from ...display.tables import shots_of
 from ...runs.profile import Profile
@@ -65,7 +65,7 @@ def points(d: PairedDifference) -> str:
     return f"{d.mean:+.1f} points [{d.low:+.1f}, {d.high:+.1f}]"
 
 
-def smallest(*compared: PairedDifference) -> str:
+def smallest(*compared: Interval) -> str:
     """Write the smallest effect that the least certain of these differences could have shown."""
     widths = [d.half_width for d in compared]
     unknown = any(width != width for width in widths)
@@ -193,8 +193,8 @@ def control_is_the_same(e: Evidence) -> Finding:
         d.within(MARGIN),
         f"Where the two round differently, {', '.join(f'n = {n} ({r})' for n, r in forms)}: "
         f"{points(d)} over {len(means)} sets, {found.told('pairs of runs')}; equal: within "
-        f"{MARGIN:.0f} point. {int(apart.sum()):,} of {int(totals.loc[pairs.index].sum()):,} answers "
-        f"apart, {int((apart == 0).sum())} accuracies the same to the last answer.",
+        f"{MARGIN:.0f} point. {int(apart.sum()):,} of {int(totals.loc[pairs.index].sum()):,} "
+        f"answers apart, {int((apart == 0).sum())} accuracies the same to the last answer.",
         smallest=smallest(d),
     )
 
@@ -219,8 +219,8 @@ def width_is_what_counts(e: Evidence) -> Finding:
     return Finding(
         holds,
         f"At {shots_of(k)} against LoRA of rank r: Block-LoRA {points(block)}, LoRA of rank r/n "
-        f"{points(half)}{scale}; Block-LoRA minus LoRA of rank r/n {points(between)}, equal: within "
-        f"{MARGIN:.0f} point; over {counted(len(means), part['dataset'].nunique())} sets, "
+        f"{points(half)}{scale}; Block-LoRA minus LoRA of rank r/n {points(between)}, equal: "
+        f"within {MARGIN:.0f} point; over {counted(len(means), part['dataset'].nunique())} sets, "
         f"{shared.told('pairs of set and seed')}."
         + ("" if lost else " A loss of Block-LoRA is not shown."),
         smallest=smallest(block, between),

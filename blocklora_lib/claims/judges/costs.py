@@ -64,10 +64,11 @@ def a_third_less_time(e: Evidence) -> Finding:
     return Finding(
         True if reached else False if missed else None,
         "Baseline: LoRA with nothing changed but the sharing. A step then takes "
-        f"{ratio(rows.iloc[0])} of its time in this library and {ratio(rows.iloc[1])} in plain code; "
-        f"31% less, within {100 * EQUAL_WITHIN:.0f} points, is at most {bound:.2f}. Against code "
-        f"that forms B A, as CLIP-LoRA's does, plain Block-LoRA takes {ratio(shared)}, and LoRA that "
-        f"changes the order of its products alone {ratio(order)}: that saving is the order's.",
+        f"{ratio(rows.iloc[0])} of its time in this library and {ratio(rows.iloc[1])} in plain "
+        f"code; 31% less, within {100 * EQUAL_WITHIN:.0f} points, is at most {bound:.2f}. Against "
+        f"code that forms B A, as CLIP-LoRA's does, plain Block-LoRA takes {ratio(shared)}, and "
+        f"LoRA that changes the order of its products alone {ratio(order)}: that saving is the "
+        "order's.",
         smallest=smallest(rows),
     )
 

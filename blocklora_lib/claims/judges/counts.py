@@ -142,10 +142,10 @@ def bound_that_bites(e: Evidence) -> Finding:
     )
     told = [
         f"{r['dataset']}: error at most {r['bound']:.3f} by {r['bits']:.0f} bits and "
-        f"{r['samples']:.0f} images ({r['universal']:.3f} with a universal code of the search, test "
-        f"{r['test_error']:.3f}), zero-shot's at least {r['zero_shot_at_least']:.3f} "
-        f"({r['zero_shot_at_least_paid']:.3f} if it pays {weights:.0f} bits for the weights, as the "
-        f"adapter does), guessing {r['chance']:.2f}"
+        f"{r['samples']:.0f} images ({r['universal']:.3f} with a universal code of the search, "
+        f"test {r['test_error']:.3f}), zero-shot's at least {r['zero_shot_at_least']:.3f} "
+        f"({r['zero_shot_at_least_paid']:.3f} if it pays {weights:.0f} bits for the weights, as "
+        f"the adapter does), guessing {r['chance']:.2f}"
         for r in best.to_dict("records")
     ]
     least = (best["zero_shot_at_least"] - best["bound"]).abs().min()

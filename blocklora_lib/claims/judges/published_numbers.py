@@ -60,9 +60,9 @@ def imagenet_at_16(e: Evidence) -> Finding:
     half = about.half_width * math.sqrt(len(values) + 1)  # for one more value, not for the mean
     low, high = about.mean - half, about.mean + half
     text = (
-        f"16-shot values of {len(values)} methods published on ViT-B/16 lie in {values.min():.1f} to "
-        f"{values.max():.1f}; one more is expected in {low:.1f} to {high:.1f} (99.9%, if it is drawn "
-        "as they were)."
+        f"16-shot values of {len(values)} methods published on ViT-B/16 lie in "
+        f"{values.min():.1f} to {values.max():.1f}; one more is expected in {low:.1f} to "
+        f"{high:.1f} (99.9%, if it is drawn as they were)."
     )
     own = reached(e, "imagenet", 16)
     if own is None:
