@@ -149,6 +149,7 @@ def test_files_have_the_text_width_embedded_type_42_fonts_and_no_dates(runs, tmp
         assert image.width == pytest.approx(TEXT_WIDTH * STYLE["savefig.dpi"], abs=2)
 
 
+@pytest.mark.slow
 def test_the_note_takes_a_strip_of_its_own_and_no_room_from_the_figure(runs, tmp_path):
     _, plain = save_figure(accuracy_by_shots(runs), tmp_path / "plain")
     _, noted = save_figure(accuracy_by_shots(runs), tmp_path / "noted", "a note")

@@ -394,6 +394,7 @@ def test_growth_is_drawn_with_its_slope():
     assert unsure.get_title() == "slope open"
 
 
+@pytest.mark.slow
 def test_roofline_writes_shares_and_products(quick_clip, tmp_path):
     chosen = "--model {tiny} --classes 3 --batch 2 --rounds 3 --sides 32"
     facts = script("roofline", chosen, quick_clip, tmp_path)

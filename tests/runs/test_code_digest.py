@@ -92,6 +92,7 @@ def test_a_method_has_the_digest_of_the_module_it_stands_in():
     assert code_of("no_such_method") == "none"
 
 
+@pytest.mark.slow
 def test_every_module_that_a_run_loads_is_covered_or_named_as_silent_and_the_digest_needs_no_torch(
     tmp_path,
 ):
