@@ -33,6 +33,9 @@ class Adapter(Update):
         self.d_in, self.d_out = d_in, d_out
         self.scale, self.dropout = config.scale, config.dropout
 
+    def share(self, held: dict[tuple[int, int], tuple[Tensor, Tensor]]) -> None:
+        """Hold what adapters of one shape have in common once; most have nothing."""
+
     def begin(self, weight: Tensor) -> None:
         """Start what depends on the frozen W, (d_out, d_in), when attached; files hold it."""
 

@@ -42,6 +42,7 @@ def plan(
     if config.dropout > 0:
         refuse_reading_owners(model, sites)
     attachment, planned = Attachment(config), []
+    held: dict[tuple[int, int], Any] = {}
     for name, module in sites:
         if isinstance(module, nn.MultiheadAttention):
             check_attention(name, module)
@@ -50,9 +51,11 @@ def plan(
         adapters = nn.ModuleDict()
         for target, (d_in, d_out) in projection_shapes(module, config.targets).items():
             try:
-                adapters[target] = make_adapter(config, d_in, d_out, generator)
+                adapter = make_adapter(config, d_in, d_out, generator)
             except AdapterError as error:
                 raise AdapterError(f"{join(name, target)}: {error}") from error
+            adapter.share(held)
+            adapters[target] = adapter
         device = next(module.parameters()).device
         planned += plan_site(name, module, adapters.to(device).train(module.training), attachment)
     refuse_shared_weights(model, [(step.attached.name, step.module) for step in planned])

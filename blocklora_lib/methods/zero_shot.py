@@ -13,6 +13,7 @@ The list is that of CLIP's authors for ImageNet, which Tip-Adapter and LP++ take
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
@@ -23,6 +24,7 @@ from ..learning.feature_method import FeatureMethod, FeatureSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..clip.backbone import Backbone
     from ..learning.contract import Context
     from ..learning.feature_cache import Features
     from ..learning.feature_fit import FeaturePredictor
@@ -73,17 +75,25 @@ class Ensemble(ZeroShot):
     label = "Zero-shot CLIP, ensemble"
     Settings = EnsembleSettings
 
+    def texts(self, names: Sequence[str]) -> list[str]:
+        """All classes' prompts by one template after another."""
+        return [t.format(name) for t in self.settings.templates for name in names]
+
+    def check(self, backbone: Backbone, names: Sequence[str]) -> None:
+        """ValueError, before anything is encoded, for a prompt that is longer than the context."""
+        backbone.tokenize(self.texts(names))
+
     def fit(self, context: Context) -> FeaturePredictor:
-        """Return the predictor, whose prompts are all classes' by one template after another."""
+        """Return the predictor, whose prompts are `texts`."""
         from ..learning.feature_fit import FeaturePredictor, zero_shot
 
-        templates, score = self.settings.templates, zero_shot(context)
+        templates, score = len(self.settings.templates), zero_shot(context)
 
         def mean(features: Features, prompts: Tensor) -> Tensor:
-            return score(features, mean_row(prompts, len(templates)))
+            return score(features, mean_row(prompts, templates))
 
         predictor = FeaturePredictor(context, mean)
-        predictor.prompts = lambda names: [t.format(name) for t in templates for name in names]
+        predictor.prompts = self.texts
         return predictor
 
 

@@ -270,6 +270,17 @@ def test_weights_that_give_no_start(kind, rank, change, says):
     assert model[0].weight.requires_grad
 
 
+def test_layers_of_one_shape_hold_one_draw():
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(d, 8) for d in (8, 8, 6)))
+    adapters = attach_linear(model, "*", AdapterConfig(**FORMS["vera"], dropout=0.0)).adapters
+    first, second, other = adapters.values()
+    assert first.A is second.A
+    assert first.B is second.B
+    assert first.b is not second.b
+    assert other.A.shape == (4, 6)
+
+
 def test_dora_asks_for_the_weight():
     _, _, adapter = adapted("dora")
     for ask in (adapter.delta_weight, lambda: adapter.update(rows())):

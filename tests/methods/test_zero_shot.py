@@ -66,6 +66,14 @@ def test_the_list_is_clips_own_for_imagenet():
     assert MethodSpec(name="zero_shot").model_dump() == {"name": "zero_shot", "settings": {}}
 
 
+def test_a_prompt_longer_than_the_context_is_refused(backbone):
+    method = get_method("zero_shot_ensemble")
+    long = method(method.Settings(templates=("{}.", "a photo of the " + "very " * 99 + "big {}.")))
+    with pytest.raises(ValueError, match=r"has 10\d tokens, .* PocketCLIP .* or the template"):
+        long.check(backbone, NAMES)
+    method(method.Settings()).check(backbone, NAMES)
+
+
 @pytest.mark.parametrize(
     ("templates", "says"),
     [

@@ -18,6 +18,7 @@ holds b and d |
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ class VeRA(Adapter):
     """ΔW = diag(b) B diag(d) A: two thin products, as LoRA's, with b and d multiplied in."""
 
     A: Tensor
+    B: Any  # a buffer here
 
     def __init__(
         self, config: AdapterConfig, d_in: int, d_out: int, generator: torch.Generator | None = None
@@ -43,6 +45,9 @@ class VeRA(Adapter):
             self.register_buffer(name, drawn, persistent=False)
         self.d = nn.Parameter(self.A.new_full((config.rank,), 0.1))
         self.b = nn.Parameter(self.A.new_zeros(d_out))
+
+    def share(self, held: dict[tuple[int, int], tuple[Tensor, Tensor]]) -> None:
+        self.A, self.B = held.setdefault((self.d_in, self.d_out), (self.A, self.B))
 
     def factors(self) -> tuple[Tensor, Tensor]:
         return self.d[:, None] * self.A, self.b[:, None] * self.B
