@@ -60,6 +60,7 @@ class Backbone(nn.Module):
         # images and prompts that went through each tower, for budgets: who asks takes differences
         self.passes: Counter[str] = Counter()
         self._tokenizer = tokenizer
+        self._tokens: dict[tuple[str, ...], Tensor] = {}  # of prompts, which all runs of a set ask
         config = merge_preprocess_dict(PreprocessCfg(), get_model_preprocess_cfg(model))
         self.view = View.from_config(config)
         self.register_buffer("image_mean", _per_channel("mean", config), persistent=False)
@@ -136,15 +137,18 @@ class Backbone(nn.Module):
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Prompts -> token ids (C, context length), int64. Too long a one is an error, not cut."""
-        tokens = self._tokenizer(list(prompts))
-        for prompt in prompts:
+        asked = tuple(prompts)
+        if asked in self._tokens:
+            return self._tokens[asked].to(self.device)
+        tokens = self._tokenizer(list(asked))
+        for prompt in asked:
             length = prompt_length(self._tokenizer, prompt)
             if length > tokens.shape[1]:
                 raise ValueError(
                     f"prompt {prompt!r} has {length} tokens, the text tower of {self.spec.name} "
                     f"reads {tokens.shape[1]}; shorten the class name or the template"
                 )
-        return tokens.to(self.device)
+        return self._tokens.setdefault(asked, tokens).to(self.device)
 
     def pack(
         self, tokens: Tensor, *, share_prefix: bool = False, class_chunk: int | None = None

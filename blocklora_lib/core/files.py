@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import BinaryIO
@@ -230,6 +231,7 @@ def read_text(path: str | Path, limit: int = TEXT_LIMIT) -> str:
         ) from None
 
 
+@cache  # each look reads the package's metadata: most of what a short run took
 def package_version(package: str, absent: str = "unknown") -> str:
     """Return the version of a package as it is installed; `absent` where it is not."""
     try:

@@ -125,6 +125,42 @@ def select(
     return choice.settings, choice
 
 
+def fit_best(
+    context: Context,
+    grid: dict[str, Sequence[float]],
+    train: Callable[[float], tuple[list[Tensor], list[float], int]],
+    scores: Callable[[list[Tensor]], Callable[..., Score]],
+) -> FeaturePredictor:
+    """Train once at each rate `lr` of the grid, and choose from the grid.
+
+    train(lr) -> what was trained, losses, images seen; scores(trained)(**others) is the score under
+    the grid's other settings. A rate at which training diverges is not chosen; TrainingDiverged
+    where it does at each.
+    """
+    fitted: dict[float, tuple[list[Tensor], list[float], int]] = {}
+    made: dict[float, Callable[..., Score]] = {}
+
+    def score(lr: float, **others: float) -> Score:
+        if lr not in made:
+            try:
+                fitted[lr] = train(lr)
+            except TrainingDiverged:
+                if not fitted and lr == grid["lr"][-1]:
+                    raise
+                nothing = torch.full((1, 1), math.nan)
+                made[lr] = lambda **_: lambda features, _: nothing.expand(len(features), 1)
+            else:
+                made[lr] = scores(fitted[lr][0])
+        return made[lr](**others)
+
+    chosen, choice = select(context, grid, score)
+    final = score(**chosen)
+    trained, losses, _ = fitted[chosen["lr"]]
+    updates = sum(len(losses) for _, losses, _ in fitted.values())
+    seen = sum(seen for _, _, seen in fitted.values())
+    return FeaturePredictor(context, final, trained, losses, seen, choice, updates)
+
+
 def parameter(value: Tensor) -> Tensor:
     """A copy that is trained."""
     return value.detach().clone().requires_grad_()

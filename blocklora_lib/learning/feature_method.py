@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from ..core.schema import Strict
 
@@ -20,9 +20,13 @@ def _some(values: tuple[float, ...]) -> tuple[float, ...]:
     return values
 
 
-# The values of a setting from the one nearest to doing nothing on. One is the setting itself; of
-# several, one is chosen on validation images.
-Grid = Annotated[tuple[float, ...], AfterValidator(_some)]
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, int | float) else value
+
+
+# The values of a setting from the one nearest to doing nothing on. One, which needs no list, is the
+# setting itself; of several, one is chosen on validation images.
+Grid = Annotated[tuple[float, ...], AfterValidator(_some), BeforeValidator(_listed)]
 
 
 Steps = Annotated[tuple[int, ...], AfterValidator(_some)]

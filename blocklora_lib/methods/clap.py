@@ -5,7 +5,7 @@
 
 f: (B, d) unit rows of images; t: (K, d) rows of prompts as long as the tower gives them; w: (K, d),
 trained from t, d K numbers; λ_k: the mean probability that zero-shot CLIP gives to class k on its
-own few images.  Neither has a grid, neither reads validation images.
+own few images. With one rate, as published, neither reads validation images.
 
 Source: Silva-Rodríguez et al. 2024, arXiv 2312.12730; jusiro/CLAP@dbdf409 trainers/adapters.py.
 (Its Tip-Adapter has a defect and its grids look at test: only these two are taken from it.)
@@ -22,23 +22,26 @@ one at 1e-5 | the same |
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from ..learning.feature_method import FeatureMethod, FeatureSettings
+from ..learning.feature_method import FeatureMethod, FeatureSettings, Grid
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from ..learning.contract import Context
-    from ..learning.feature_fit import FeaturePredictor
+    from ..learning.feature_fit import FeaturePredictor, Score
 
 
 class Settings(FeatureSettings):
     """How the classifier is trained; views: random views of each image."""
 
-    lr: float = Field(0.1, gt=0)
+    grid: ClassVar = ("lr",)
+    lr: Grid = (0.1,)
     epochs: int = Field(300, ge=1)
     batch_size: int = Field(256, ge=1)
     views: int = Field(0, ge=0)
@@ -63,10 +66,10 @@ class ZeroShotProbe(FeatureMethod):
         import torch.nn.functional as F
 
         from ..learning.feature_fit import (
-            FeaturePredictor,
             all_views,
             dassl_cosine,
             descend,
+            fit_best,
             parameter,
             pooled_epochs,
             scaled_cosines,
@@ -75,21 +78,25 @@ class ZeroShotProbe(FeatureMethod):
         s, strength = self.settings, getattr(self.settings, "strength", 0.0)
         shown, labels = all_views(context, s.views)
         text, cosines = context.prompts(context.tokens), scaled_cosines(context)
-        weight = parameter(text)
         penalty = strength * multipliers(cosines(shown.unit, text), labels)
-
-        def loss(index: Tensor) -> Tensor:
-            entropy = F.cross_entropy(cosines(shown.unit[index], weight), labels[index])
-            return entropy + constraint(weight, text, penalty) if strength else entropy
-
         order = pooled_epochs(context, s.batch_size, s.epochs, s.views)
-        optimizer = torch.optim.SGD([weight], lr=s.lr, momentum=0.9)
-        rate = dassl_cosine(s.epochs, len(order), s.lr)
-        losses = descend(context, optimizer, loss, order, rate)
-        seen = sum(map(len, order))
-        return FeaturePredictor(
-            context, lambda features, _: cosines(features.unit, weight), [weight], losses, seen
-        )
+
+        def train(lr: float) -> tuple[list[Tensor], list[float], int]:
+            weight = parameter(text)
+
+            def loss(index: Tensor) -> Tensor:
+                entropy = F.cross_entropy(cosines(shown.unit[index], weight), labels[index])
+                return entropy + constraint(weight, text, penalty) if strength else entropy
+
+            optimizer = torch.optim.SGD([weight], lr=lr, momentum=0.9)
+            rate = dassl_cosine(s.epochs, len(order), lr)
+            losses = descend(context, optimizer, loss, order, rate)
+            return [weight], losses, sum(map(len, order))
+
+        def scores(trained: list[Tensor]) -> Callable[[], Score]:
+            return lambda: lambda features, _: cosines(features.unit, trained[0])
+
+        return fit_best(context, {"lr": s.lr}, train, scores)
 
 
 class Clap(ZeroShotProbe):

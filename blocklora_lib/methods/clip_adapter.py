@@ -25,6 +25,8 @@ from pydantic import Field
 from ..learning.feature_method import FeatureMethod, FeatureSettings, Grid
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from ..learning.contract import Context
@@ -55,23 +57,14 @@ class Method(FeatureMethod):
 
     def fit(self, context: Context) -> FeaturePredictor:
         """Train at each rate of the grid and choose."""
-        from ..learning.feature_fit import FeaturePredictor, select
+        from ..learning.feature_fit import fit_best
 
-        fitted: dict[float, tuple[list[Tensor], list[float], int]] = {}
+        def scores(layers: list[Tensor]) -> Callable[[], Score]:
+            return lambda: self._score(context, layers)
 
-        def trained(lr: float) -> tuple[list[Tensor], list[float], int]:
-            if lr not in fitted:
-                fitted[lr] = self._train(context, lr)
-            return fitted[lr]
-
-        def score(lr: float) -> Score:
-            return self._score(context, trained(lr)[0])
-
-        chosen, choice = select(context, {"lr": self.settings.lr}, score)
-        layers, losses, _ = trained(**chosen)
-        updates = sum(len(losses) for _, losses, _ in fitted.values())
-        seen = sum(seen for _, _, seen in fitted.values())
-        return FeaturePredictor(context, score(**chosen), layers, losses, seen, choice, updates)
+        return fit_best(
+            context, {"lr": self.settings.lr}, lambda lr: self._train(context, lr), scores
+        )
 
     def _score(self, context: Context, layers: list[Tensor]) -> Score:
         import torch.nn.functional as F

@@ -21,25 +21,27 @@ images as evaluated |
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from ..learning.feature_method import FeatureMethod, FeatureSettings
+from ..learning.feature_method import FeatureMethod, FeatureSettings, Grid
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from ..learning.contract import Context
-    from ..learning.feature_cache import Features
-    from ..learning.feature_fit import FeaturePredictor
+    from ..learning.feature_fit import FeaturePredictor, Score
 
 
 class Settings(FeatureSettings):
     """strength: λ times shots."""
 
+    grid: ClassVar = ("lr",)
     strength: float = Field(1.0, ge=0, allow_inf_nan=False)
-    lr: float = Field(1e-5, gt=0)
+    lr: Grid = (1e-5,)
     eps: float = Field(1e-4, gt=0)
     steps: int = Field(300, ge=1)
     views: int = Field(0, ge=0)
@@ -60,10 +62,10 @@ class Method(FeatureMethod):
 
         from ..clip.towers import image_projection
         from ..learning.feature_fit import (
-            FeaturePredictor,
             all_views,
             cosine,
             descend,
+            fit_best,
             parameter,
             scaled_cosines,
         )
@@ -78,19 +80,28 @@ class Method(FeatureMethod):
             )
         shown, labels = all_views(context, s.views)
         n = len(labels) // max(s.views, 1)
-        first = first.detach().float()
-        weight, cosines = parameter(first), scaled_cosines(context)
+        first, cosines = first.detach().float(), scaled_cosines(context)
         text = context.prompts(context.tokens)
-
-        def score(features: Features, prompts: Tensor) -> Tensor:
-            return cosines(F.normalize(features.pooled @ weight, dim=-1), prompts)
-
-        def loss(index: Tensor) -> Tensor:
-            entropy = F.cross_entropy(score(shown[index], text), labels[index])
-            return entropy + s.strength / context.shots * (weight - first).square().sum()
-
         few = torch.arange(n, device=first.device)
         order = [few + n * (step % max(s.views, 1)) for step in range(s.steps)]
-        optimizer = torch.optim.Adam([weight], lr=s.lr, eps=s.eps)
-        losses = descend(context, optimizer, loss, order, cosine(s.steps))
-        return FeaturePredictor(context, score, [weight], losses, n * s.steps)
+
+        def scores(trained: list[Tensor]) -> Callable[[], Score]:
+            return lambda: (
+                lambda features, prompts: cosines(
+                    F.normalize(features.pooled @ trained[0], dim=-1), prompts
+                )
+            )
+
+        def train(lr: float) -> tuple[list[Tensor], list[float], int]:
+            weight = parameter(first)
+            score = scores([weight])()
+
+            def loss(index: Tensor) -> Tensor:
+                entropy = F.cross_entropy(score(shown[index], text), labels[index])
+                return entropy + s.strength / context.shots * (weight - first).square().sum()
+
+            optimizer = torch.optim.Adam([weight], lr=lr, eps=s.eps)
+            losses = descend(context, optimizer, loss, order, cosine(s.steps))
+            return [weight], losses, n * s.steps
+
+        return fit_best(context, {"lr": s.lr}, train, scores)

@@ -23,25 +23,28 @@ turn; 0: the images as evaluated |
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from ..learning.feature_method import FeatureMethod, FeatureSettings
+from ..learning.feature_method import FeatureMethod, FeatureSettings, Grid
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from ..learning.contract import Context
-    from ..learning.feature_cache import Features
-    from ..learning.feature_fit import FeaturePredictor
+    from ..learning.feature_fit import FeaturePredictor, Score
 
 
 class Settings(FeatureSettings):
-    """epochs: up to 4 shots, and from 5 on; lr: below 1000 classes, and from there on."""
+    """epochs: up to 4 shots, and from 5 on; many: a factor on the rate from 1000 classes on."""
 
+    grid: ClassVar = ("lr",)
     alpha: float = Field(0.5, ge=0)
-    lr: tuple[float, float] = (2e-3, 2e-4)
+    lr: Grid = (2e-3,)
+    many: float = Field(0.1, gt=0)
     weight_decay: float = Field(5e-4, ge=0)
     epochs: tuple[int, int] = (100, 200)
     batch_size: int = Field(256, ge=1)
@@ -61,11 +64,11 @@ class Method(FeatureMethod):
         import torch.nn.functional as F
 
         from ..learning.feature_fit import (
-            FeaturePredictor,
             all_views,
             dassl_cosine,
             descend,
             epochs_of,
+            fit_best,
             parameter,
             scaled_cosines,
         )
@@ -73,18 +76,25 @@ class Method(FeatureMethod):
         s = self.settings
         shown, labels = all_views(context, s.views)
         base, cosines = context.prompts(context.tokens), scaled_cosines(context)
-        x = parameter(torch.zeros_like(base))
-        lr, epochs = s.lr[len(base) >= 1000], s.epochs[context.shots > 4]
-
-        def score(features: Features, prompts: Tensor) -> Tensor:
-            return cosines(features.unit, prompts + s.alpha * x)
-
-        def loss(index: Tensor) -> Tensor:
-            logits = cosines(shown.unit[index], base + s.alpha * x)
-            return F.cross_entropy(logits, labels[index])
-
+        epochs = s.epochs[context.shots > 4]
         order = epochs_of(context, s.batch_size, epochs, s.views, drop_last=True)
-        optimizer = torch.optim.Adam([x], lr=lr, weight_decay=s.weight_decay)
-        rate = dassl_cosine(epochs, len(order), lr)
-        losses = descend(context, optimizer, loss, order, rate)
-        return FeaturePredictor(context, score, [x], losses, sum(map(len, order)))
+
+        def scores(trained: list[Tensor]) -> Callable[[], Score]:
+            return lambda: (
+                lambda features, prompts: cosines(features.unit, prompts + s.alpha * trained[0])
+            )
+
+        def train(lr: float) -> tuple[list[Tensor], list[float], int]:
+            x = parameter(torch.zeros_like(base))
+            first = lr * (s.many if len(base) >= 1000 else 1)
+
+            def loss(index: Tensor) -> Tensor:
+                logits = cosines(shown.unit[index], base + s.alpha * x)
+                return F.cross_entropy(logits, labels[index])
+
+            optimizer = torch.optim.Adam([x], lr=first, weight_decay=s.weight_decay)
+            rate = dassl_cosine(epochs, len(order), first)
+            losses = descend(context, optimizer, loss, order, rate)
+            return [x], losses, sum(map(len, order))
+
+        return fit_best(context, {"lr": s.lr}, train, scores)

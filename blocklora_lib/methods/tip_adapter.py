@@ -27,10 +27,11 @@ from pydantic import Field
 from ..learning.feature_method import FeatureMethod, FeatureSettings, Grid, spread
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from ..learning.contract import Context
-    from ..learning.count import Choice
     from ..learning.feature_fit import FeaturePredictor, Score
 
 
@@ -46,9 +47,10 @@ class Settings(FeatureSettings):
 class TrainedSettings(Settings):
     """Settings of Tip-Adapter-F: those of its training besides."""
 
+    grid: ClassVar = ("lr", "beta", "alpha")
     train_beta: float = Field(1.0, gt=0)
     train_alpha: float = Field(1.17, gt=0)
-    lr: float = Field(1e-3, gt=0)
+    lr: Grid = (1e-3,)
     weight_decay: float = Field(0.01, ge=0)
     eps: float = Field(1e-4, gt=0)
     epochs: int = Field(20, ge=1)
@@ -64,25 +66,25 @@ class TipAdapter(FeatureMethod):
 
     def fit(self, context: Context) -> FeaturePredictor:
         """Choose α and β; nothing is trained."""
-        from ..learning.feature_fit import FeaturePredictor, mean_view
+        from ..learning.feature_fit import FeaturePredictor, mean_view, select
 
-        keys = mean_view(context, self.settings.views)
-        score, choice = self._chosen(context, keys)
-        return FeaturePredictor(context, score, choice=choice)
+        grid = {"beta": self.settings.beta, "alpha": self.settings.alpha}
+        score = self._scores(context, mean_view(context, self.settings.views))
+        chosen, choice = select(context, grid, score)
+        return FeaturePredictor(context, score(**chosen), choice=choice)
 
-    def _chosen(self, context: Context, keys: Tensor) -> tuple[Score, Choice | None]:
-        from ..learning.feature_fit import Last, one_hot, select, zero_shot
+    def _scores(self, context: Context, keys: Tensor) -> Callable[..., Score]:
+        """Scores of β and α with these keys."""
+        from ..learning.feature_fit import Last, one_hot, zero_shot
 
-        text, values = zero_shot(context), one_hot(context, len(context.tokens))
+        values = one_hot(context, len(context.tokens))
         near = Last(lambda features, beta: cache_logits(features.unit, keys, values, beta))
-        plain = Last(text)
+        plain = Last(zero_shot(context))
 
         def score(beta: float, alpha: float) -> Score:
             return lambda features, prompts: plain(features, prompts) + alpha * near(features, beta)
 
-        grid = {"beta": self.settings.beta, "alpha": self.settings.alpha}
-        chosen, choice = select(context, grid, score)
-        return score(**chosen), choice
+        return score
 
 
 class TipAdapterF(TipAdapter):
@@ -98,11 +100,11 @@ class TipAdapterF(TipAdapter):
         import torch.nn.functional as F
 
         from ..learning.feature_fit import (
-            FeaturePredictor,
             all_views,
             cosine,
             descend,
             epochs_of,
+            fit_best,
             mean_view,
             one_hot,
             parameter,
@@ -110,21 +112,24 @@ class TipAdapterF(TipAdapter):
         )
 
         s = self.settings
-        keys = parameter(mean_view(context, s.views))
         values = one_hot(context, len(context.tokens))
         shown, labels = all_views(context, s.views)
         text = zero_shot(context)(shown, context.prompts(context.tokens))
-
-        def loss(index: Tensor) -> Tensor:
-            cached = cache_logits(shown.unit[index], keys, values, s.train_beta)
-            return F.cross_entropy(text[index] + s.train_alpha * cached, labels[index])
-
         order = epochs_of(context, s.batch_size, s.epochs, s.views)
-        optimizer = torch.optim.AdamW([keys], lr=s.lr, eps=s.eps, weight_decay=s.weight_decay)
-        losses = descend(context, optimizer, loss, order, cosine(len(order)))
-        score, choice = self._chosen(context, keys.detach())
-        seen = sum(map(len, order))
-        return FeaturePredictor(context, score, [keys], losses, seen, choice)
+
+        def train(lr: float) -> tuple[list[Tensor], list[float], int]:
+            keys = parameter(mean_view(context, s.views))
+
+            def loss(index: Tensor) -> Tensor:
+                cached = cache_logits(shown.unit[index], keys, values, s.train_beta)
+                return F.cross_entropy(text[index] + s.train_alpha * cached, labels[index])
+
+            optimizer = torch.optim.AdamW([keys], lr=lr, eps=s.eps, weight_decay=s.weight_decay)
+            losses = descend(context, optimizer, loss, order, cosine(len(order)))
+            return [keys], losses, sum(map(len, order))
+
+        grid = {"lr": s.lr, "beta": s.beta, "alpha": s.alpha}
+        return fit_best(context, grid, train, lambda keys: self._scores(context, keys[0].detach()))
 
 
 METHODS = (TipAdapter, TipAdapterF)
