@@ -126,7 +126,7 @@ class Rates(Strict):
     """How the learning rate of every trained method is chosen: by runs on validation images.
 
     grid: the rates that each method is tried at, one grid for all, from low to high. datasets: sets
-    with validation images. until_chosen: the rate of every method until the choice has been made;
+    with validation images. until_chosen: the rate of each method until its choice has been made;
     without it a profile whose rates were not chosen is refused.
     """
 

@@ -159,7 +159,7 @@ def read_choice(file: Path) -> Choice:
 def with_rates(profile: Profile, file: Path, command: str) -> Profile:
     """Return the profile whose trained methods have the rates of a file.
 
-    Without the file they have `rates.until_chosen`. ValueError, in which `command` is the way out,
+    Without the file, or where it lacks a method, they have `rates.until_chosen`. ValueError, in which `command` is the way out,
     where the file is missing all the same, is of another grid, lacks a method, or was chosen for
     other settings of it.
     """
@@ -199,7 +199,9 @@ def _checked(profile: Profile, choice: Choice, file: Path, command: str) -> dict
         )
     for entry in profile.trained:
         if entry.name not in choice.methods:
-            raise ValueError(f"{file} has no rate of method {entry.name}; {command}")
+            if profile.rates.until_chosen is None:
+                raise ValueError(f"{file} has no rate of method {entry.name}; {command}")
+            continue
         chosen = choice.methods[entry.name]
         if chosen.settings != settings_digest(profile, entry):
             raise ValueError(
@@ -214,4 +216,8 @@ def _checked(profile: Profile, choice: Choice, file: Path, command: str) -> dict
                 f"{file} has lr={chosen.lr:g} of method {entry.name}, which is not what its "
                 f"accuracies choose; restore the file, or {command}"
             )
-    return {entry.name: choice.methods[entry.name].lr for entry in profile.trained}
+    until: Any = profile.rates.until_chosen
+    return {
+        entry.name: choice.methods[entry.name].lr if entry.name in choice.methods else until
+        for entry in profile.trained
+    }
