@@ -36,6 +36,17 @@ def get_method(name: str) -> Any:
     return _registry()[name]
 
 
+COST_CLASSES = ("cached features", "text tower", "both towers")
+
+
+def cost_class(name: str) -> str:
+    """What a method's gradients pass through, or that each image is encoded once for all steps."""
+    method = get_method(name)
+    if method.on_features:
+        return COST_CLASSES[0]
+    return COST_CLASSES[1 if getattr(method, "towers", ()) == ("text",) else 2]
+
+
 @cache  # a grid of a thousand runs asks three thousand times
 def _registry() -> dict[str, Any]:
     names = sorted(m.name for m in pkgutil.iter_modules(__path__))

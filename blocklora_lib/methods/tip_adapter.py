@@ -69,11 +69,11 @@ class TipAdapter(FeatureMethod):
         from ..learning.feature_fit import FeaturePredictor, mean_view, select
 
         grid = {"beta": self.settings.beta, "alpha": self.settings.alpha}
-        score = self._scores(context, mean_view(context, self.settings.views))
+        score = self.scores(context, mean_view(context, self.settings.views))
         chosen, choice = select(context, grid, score)
         return FeaturePredictor(context, score(**chosen), choice=choice)
 
-    def _scores(self, context: Context, keys: Tensor) -> Callable[..., Score]:
+    def scores(self, context: Context, keys: Tensor) -> Callable[..., Score]:
         """Scores of β and α with these keys."""
         from ..learning.feature_fit import Last, one_hot, zero_shot
 
@@ -96,6 +96,21 @@ class TipAdapterF(TipAdapter):
 
     def fit(self, context: Context) -> FeaturePredictor:
         """Train the keys, then choose α and β."""
+        from ..learning.feature_fit import fit_best
+
+        s = self.settings
+        grid = {"lr": s.lr, "beta": s.beta, "alpha": s.alpha}
+        return fit_best(
+            context,
+            grid,
+            lambda lr: self.train(context, lr),
+            lambda keys: self.scores(context, keys[0].detach()),
+        )
+
+    def train(
+        self, context: Context, lr: float, after: Callable[[int, Tensor], None] | None = None
+    ) -> tuple[list[Tensor], list[float], int]:
+        """Train the keys; after(step, keys) is called after each step, counted from 1."""
         import torch
         import torch.nn.functional as F
 
@@ -104,7 +119,6 @@ class TipAdapterF(TipAdapter):
             cosine,
             descend,
             epochs_of,
-            fit_best,
             mean_view,
             one_hot,
             parameter,
@@ -112,24 +126,20 @@ class TipAdapterF(TipAdapter):
         )
 
         s = self.settings
+        keys = parameter(mean_view(context, s.views))
         values = one_hot(context, len(context.tokens))
         shown, labels = all_views(context, s.views)
         text = zero_shot(context)(shown, context.prompts(context.tokens))
+
+        def loss(index: Tensor) -> Tensor:
+            cached = cache_logits(shown.unit[index], keys, values, s.train_beta)
+            return F.cross_entropy(text[index] + s.train_alpha * cached, labels[index])
+
         order = epochs_of(context, s.batch_size, s.epochs, s.views)
-
-        def train(lr: float) -> tuple[list[Tensor], list[float], int]:
-            keys = parameter(mean_view(context, s.views))
-
-            def loss(index: Tensor) -> Tensor:
-                cached = cache_logits(shown.unit[index], keys, values, s.train_beta)
-                return F.cross_entropy(text[index] + s.train_alpha * cached, labels[index])
-
-            optimizer = torch.optim.AdamW([keys], lr=lr, eps=s.eps, weight_decay=s.weight_decay)
-            losses = descend(context, optimizer, loss, order, cosine(len(order)))
-            return [keys], losses, sum(map(len, order))
-
-        grid = {"lr": s.lr, "beta": s.beta, "alpha": s.alpha}
-        return fit_best(context, grid, train, lambda keys: self._scores(context, keys[0].detach()))
+        optimizer = torch.optim.AdamW([keys], lr=lr, eps=s.eps, weight_decay=s.weight_decay)
+        told = (lambda step: after(step, keys.detach())) if after else (lambda step: None)
+        losses = descend(context, optimizer, loss, order, cosine(len(order)), told)
+        return [keys], losses, sum(map(len, order))
 
 
 METHODS = (TipAdapter, TipAdapterF)

@@ -264,6 +264,10 @@ def test_a_method_to_come_needs_a_rate_of_its_own(file, choose_for, tiny_clip):
     file.write_text(yaml.safe_dump(facts(tiny_clip, methods=methods)))
     with pytest.raises(ValueError, match=r"has no rate of method new; say `blocklora rates --prof"):
         load_profile(file)
+    waits = facts(tiny_clip, methods=methods, rates=DECLARED | {"until_chosen": 2e-4})
+    file.write_text(yaml.safe_dump(waits))
+    assert load_profile(file).entry("new").training == {"lr": 2e-4}
+    assert load_profile(file).entry("lora").training == {"lr": 1e-2}
     choose_for(file)
     assert load_profile(file).entry("new").training == {"lr": 1e-2}
 

@@ -30,7 +30,7 @@ def parameter_formula(e: Evidence) -> Finding:
     runs, architecture = e.runs(), clip_architecture(e.profile.backbone.name)
     counted, holds = runs.groupby("method")["trainable_parameters"].unique(), True
     told = []
-    for entry in e.profile.methods:
+    for entry in e.profile.methods_of(e.profile.experiment("few_shot")):
         config = entry.adapter_config()
         if config is None:
             continue

@@ -1,0 +1,185 @@
+"""Figures of many methods at once: accuracy, ranks, fronts, the price of a leak.
+
+Each is a pure function of a frame of `analysis.rankings`. A colour is a class of cost; two methods
+stand out, the rest is named where it stands. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ...analysis.rankings import Ranks, pareto_front
+from ..style import GREY, TEXT_WIDTH, apart, in_style, legend_outside, method_style, new_figure
+from ..tables import shots_of
+
+CLASSES: Mapping[str, tuple[str, str]] = {  # what a method's gradients pass -> colour, marker
+    "cached features": ("#009E73", "o"),
+    "text tower": ("#E69F00", "^"),
+    "both towers": ("#0072B2", "s"),
+}
+AXES: Mapping[str, tuple[str, float]] = {  # a cost -> what its axis says, in units of
+    "trainable_parameters": ("trained parameters", 1.0),
+    "seconds_train": ("seconds of fitting", 1.0),
+    "peak_memory_bytes": ("peak memory (MiB)", 2.0**20),
+}
+LIGHT = "#9a9a9a"
+
+
+def _handles(classes: Sequence[str]) -> list[Line2D]:
+    seen = [name for name in CLASSES if name in set(classes)]
+    return [
+        Line2D([], [], color=CLASSES[n][0], marker=CLASSES[n][1], linestyle="none", label=n)
+        for n in seen
+    ]
+
+
+@in_style
+def accuracy_of_methods(rows: pd.DataFrame, told: Sequence[str]) -> Figure:
+    """Draw the mean accuracy of each method, a line a method and a panel a number of shots.
+
+    rows: method, method_label, shots, mean, low, high (points), cost; methods stand from the best
+    down by their mean at the most shots. told: methods whose names are bold. Where zero-shot
+    stands, a line goes through all.
+    """
+    shots = sorted(set(rows["shots"]) - {0})
+    zero = rows[rows["shots"] == 0]
+    last = rows[rows["shots"].isin([0, shots[-1]])].sort_values("mean", ascending=False)
+    order = {name: i for i, name in enumerate(dict.fromkeys(last["method"]))}
+    figure = new_figure(TEXT_WIDTH, 0.8 + 0.165 * len(order))
+    panels = figure.subplots(1, len(shots), sharey=True, squeeze=False)[0]
+    for panel, k in zip(panels, shots, strict=True):
+        part = pd.concat([zero, rows[rows["shots"] == k]])
+        for row in part[part["method"].isin(order)].itertuples():
+            colour, marker = CLASSES[row.cost]
+            y = order[row.method]
+            panel.plot([row.low, row.high], [y, y], color=colour, linewidth=1.0)
+            panel.plot(row.mean, y, marker, color=colour, markersize=4.5, zorder=3)
+        for value in zero["mean"]:
+            panel.axvline(value, color=GREY, linewidth=0.9, linestyle=":", zorder=1)
+        panel.set(title=shots_of(k), xlabel="accuracy (%)")
+    names = last.drop_duplicates("method")
+    ticks = panels[0].set_yticks(range(len(order)), names["method_label"].tolist())
+    for tick, name in zip(ticks, names["method"], strict=True):
+        tick.label1.set_fontweight("bold" if name in told else "normal")
+    panels[0].set_ylim(len(order) - 0.4, -0.6)
+    legend_outside(figure, _handles(rows["cost"].tolist()), "lower center")
+    return figure
+
+
+@in_style
+def critical_difference(
+    ranks: Mapping[int, Ranks], labels: Mapping[str, str], told: Sequence[str]
+) -> Figure:
+    """Draw mean ranks, a panel a number of shots: the best on top, a bar joins what is alike.
+
+    ranks: by shots. labels, told: of methods, and those whose names are bold. Bars are as Demšar
+    (2006) draws them: methods that differ by less than the critical difference share one.
+    """
+    most = max(len(found.mean) for found in ranks.values())
+    figure = new_figure(TEXT_WIDTH, 0.75 + 0.15 * most)
+    panels = figure.subplots(1, len(ranks), squeeze=False)[0]
+    for panel, (k, found) in zip(panels, ranks.items(), strict=True):
+        order = found.mean.sort_values(kind="stable")
+        place = {name: i for i, name in enumerate(order.index)}
+        bars = found.alike
+        for i, (first, last) in enumerate(bars):
+            x = order.max() + (i + 1) * 0.5
+            panel.plot([x, x], [place[first], place[last]], color="#333333", linewidth=1.6)
+        for name, rank in order.items():
+            style, known = method_style(str(name)), name in told
+            panel.plot(
+                rank, place[name], style.marker if known else "o", markersize=5,
+                color=style.colour if known else LIGHT, zorder=3,
+            )  # fmt: skip
+        panel.set_yticks(range(len(order)), [labels[str(name)] for name in order.index])
+        for tick, name in zip(panel.get_yticklabels(), order.index, strict=True):
+            tick.set_fontweight("bold" if name in told else "normal")
+        panel.tick_params(axis="y", labelsize=7, length=0)
+        panel.set_ylim(len(order) - 0.4, -1.6)
+        panel.set_xlim(order.min() - 0.6, order.max() + 0.5 * (len(bars) + 1))
+        if found.critical < order.max() - order.min():
+            ends = [order.min(), order.min() + found.critical]
+            panel.plot(ends, [-1, -1], "|-", color=GREY, markersize=5, linewidth=1.1)
+            panel.text(ends[1], -1, "  CD", va="center", fontsize=7, color=GREY)
+        panel.set(title=f"{shots_of(k)}, {found.n} sets", xlabel="mean rank")
+    return figure
+
+
+@in_style
+def fronts(rows: pd.DataFrame, told: Sequence[str]) -> Figure:
+    """Draw accuracy against each cost, and the front of methods that no other one beats.
+
+    rows: method, method_label, cost (class), accuracy, and the columns AXES, at one number of
+    shots. Named are methods on the front and those told; the others are grey. What trains nothing
+    stands at the left edge of trained parameters.
+    """
+    figure = new_figure(TEXT_WIDTH, 3.1)
+    panels = figure.subplots(1, len(AXES), sharey=True)
+    for panel, (column, (label, unit)) in zip(panels, AXES.items(), strict=True):
+        part = rows.dropna(subset=[column]).assign(x=rows[column] / unit)
+        part["front"] = pareto_front(part["x"], part["accuracy"])
+        least = part.loc[part["x"] > 0, "x"].min()
+        part["x"] = part["x"].clip(lower=least / 4)  # a log scale has no 0
+        _front(panel, part.sort_values(["x", "accuracy"]), told)
+        panel.set_xscale("log")
+        panel.margins(x=0.18)
+        panel.set_xlabel(label)
+    panels[0].set_ylabel("accuracy (%)")
+    legend_outside(figure, _handles(rows["cost"].tolist()), "lower center")
+    return figure
+
+
+def _front(panel: Axes, part: pd.DataFrame, told: Sequence[str]) -> None:
+    on = part[part["front"]]
+    panel.step(on["x"], on["accuracy"], where="post", color="#333333", linewidth=0.9, zorder=2)
+    named = part[part["front"] | part["method"].isin(told)].sort_values("accuracy")
+    height = part["accuracy"].max() - part["accuracy"].min()
+    free = dict(zip(named["method"], apart(named["accuracy"], 0.045 * height), strict=True))
+    middle = (part["x"].min() * part["x"].max()) ** 0.5
+    for row in part.itertuples():
+        shown = row.method in free
+        colour, marker = CLASSES[row.cost]
+        panel.plot(
+            row.x, row.accuracy, marker, color=colour if shown else "#cfcfcf",
+            markersize=5 if shown else 3.5, zorder=4 if shown else 3,
+        )  # fmt: skip
+        if free.get(row.method) or row.method in told:
+            left = row.x > middle
+            panel.annotate(
+                row.method_label, (row.x, row.accuracy), (-4 if left else 4, 2),
+                textcoords="offset points", ha="right" if left else "left", fontsize=6.5,
+                fontweight="bold" if row.method in told else "normal", zorder=5,
+            )  # fmt: skip
+
+
+@in_style
+def price_of_a_leak(rows: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
+    """Draw what choosing on test images seems to gain, a dot a set, in points of accuracy.
+
+    rows: dataset, shots, chosen (what was chosen on test), gain.
+    """
+    shots, kinds = sorted(rows["shots"].unique()), list(dict.fromkeys(rows["chosen"]))
+    figure = new_figure(TEXT_WIDTH, 0.9 + 0.19 * rows["dataset"].nunique())
+    panels = figure.subplots(1, len(shots), sharey=True, squeeze=False)[0]
+    looks = [dict(color="#b0b0b0", marker="o"), dict(color="#CC3311", marker="D")]
+    wide = rows.groupby("dataset")["gain"].max().sort_values()
+    place = {name: i for i, name in enumerate(wide.index)}
+    for panel, k in zip(panels, shots, strict=True):
+        for kind, look in zip(kinds, looks, strict=True):
+            part = rows[(rows["shots"] == k) & (rows["chosen"] == kind)]
+            panel.plot(part["gain"], part["dataset"].map(place), **look, linestyle="none")
+            panel.axvline(part["gain"].mean(), color=look["color"], linewidth=0.9)
+        panel.axvline(0, color="#333333", linewidth=0.8)
+        panel.set(title=shots_of(k), xlabel="points gained by looking")
+    panels[0].set_yticks(range(len(place)), [titles.get(name, name) for name in place])
+    handles = [
+        Line2D([], [], linestyle="none", label=f"{kind} on test", **look)
+        for kind, look in zip(kinds, looks, strict=True)
+    ]
+    legend_outside(figure, handles, "lower center")
+    return figure
