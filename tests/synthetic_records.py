@@ -11,6 +11,7 @@ from pathlib import Path
 from blocklora_lib.data.manifest import Manifest
 from blocklora_lib.data.manifest_files import load_manifest
 from blocklora_lib.learning.count import Count
+from blocklora_lib.methods import get_method
 from blocklora_lib.runs.grid import expand
 from blocklora_lib.runs.profile import Profile
 from blocklora_lib.runs.record import Cost, Result, RunRecord, RunSpec
@@ -65,7 +66,7 @@ def made_up(spec: RunSpec) -> RunRecord:
         status="done",
         result=result,
         cost=Cost(seconds={"train": 1.0, "evaluate": 0.5}, peak_memory_bytes=10**9),
-        provenance={"method_label": LABELS[name]},
+        provenance={"method_label": LABELS.get(name) or get_method(name).label},
     )
 
 
@@ -75,7 +76,7 @@ def accuracy(spec: RunSpec, name: str, manifest: Manifest) -> Count:
     noise = random.Random(
         f"{spec.dataset}{spec.shots}{spec.seed}{name}{spec.method}{spec.training}"
     )
-    gain = STRENGTH[spec.method.name] * math.log2(2 * spec.shots) if spec.shots else 0.0
+    gain = STRENGTH.get(spec.method.name, 0.04) * math.log2(2 * spec.shots) if spec.shots else 0.0
     gain *= 1.0 if name == spec.dataset else 0.1
     total = (manifest.counts_unverified | manifest.counts)["test"]
     value = level + gain * (1 - level) + (noise.gauss(0, 0.006) if spec.shots else 0.0)

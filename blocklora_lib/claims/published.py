@@ -36,6 +36,7 @@ COLUMNS = (
 # our method -> how the published rows of the same method are named
 ZERO_SHOT = r"CLIP(/CuPL)? zero-shot"
 CLIP_LORA = r"CLIP-LoRA"
+LINEAR_PROBE = r"Linear prob(e|ing)"
 COMPARED = [  # columns of a comparison
     "dataset",
     "shots",
@@ -88,6 +89,7 @@ def counterparts(profile: Profile) -> dict[str, str]:
     name.
 
     CLIP-LoRA is LoRA of rank 2 on q, k, v of both towers, or Block-LoRA of one block of that rank.
+    A method without adapters is published under its label, re-runs by others included.
     """
     varied = (e for x in profile.experiments.values() for e in profile.methods_of(x))
     found = {entry.name: _counterpart(profile, entry) for entry in (*profile.methods, *varied)}
@@ -98,9 +100,13 @@ def _counterpart(profile: Profile, entry: MethodEntry) -> str | None:
     if not get_method(entry.registry_name).trains:
         return ZERO_SHOT
     config = entry.adapter_config()
+    if config is None:
+        label = entry.label or get_method(entry.registry_name).label
+        found = LINEAR_PROBE if entry.registry_name == "linear_probe" else re.escape(label)
+        return rf"{found}( \(.*| CLIP)?$"
     as_theirs = profile.training_of(entry) == profile.training  # a rate chosen for it is not theirs
     known = entry.registry_name in ("lora", "block_lora") and as_theirs
-    if config is None or not known or config.n_blocks > 1:
+    if not known or config.n_blocks > 1:
         return None
     one_block = {
         "kind": "lora",

@@ -88,10 +88,15 @@ class MethodSpec(Strict):
         return FrozenDict(settings.model_dump(mode="json"))
 
     @property
+    def chosen(self) -> tuple[str, ...]:
+        """The settings that it chooses on validation images."""
+        grid = getattr(get_method(self.name).Settings, "grid", ())
+        return tuple(name for name in grid if len(self.settings[name]) > 1)
+
+    @property
     def chooses(self) -> bool:
         """Whether it chooses settings on validation images."""
-        grid = getattr(get_method(self.name).Settings, "grid", ())
-        return any(len(self.settings[name]) > 1 for name in grid)
+        return bool(self.chosen)
 
     @property
     def scheduled(self) -> bool:

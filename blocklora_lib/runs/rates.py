@@ -159,9 +159,9 @@ def read_choice(file: Path) -> Choice:
 def with_rates(profile: Profile, file: Path, command: str) -> Profile:
     """Return the profile whose trained methods have the rates of a file.
 
-    Without the file, or where it lacks a method, they have `rates.until_chosen`. ValueError, in which `command` is the way out,
-    where the file is missing all the same, is of another grid, lacks a method, or was chosen for
-    other settings of it.
+    Without the file, or where it lacks a method, they have `rates.until_chosen`. ValueError, in
+    which `command` is the way out, where neither is there, or where the file is of another grid or
+    was chosen for other settings of a method.
     """
     rates = profile.rates
     assert rates is not None

@@ -31,6 +31,7 @@ from ..runs.grid import expand
 from ..runs.packed import SUFFIX
 from ..runs.profile import Profile
 from ..runs.profile_files import load_profile, rates_file
+from ..runs.rates import read_choice
 from ..runs.results import experiment_runs, results_folder
 from ..runs.spec import RunSpec
 from ..runs.store import DamagedRecord, RunStore
@@ -41,6 +42,8 @@ from .variant import as_given, place, vary
 
 if TYPE_CHECKING:
     import torch
+
+    from ..runs.workbench import Workbench
 
 
 class CheckFailed(AssertionError):
@@ -114,6 +117,12 @@ class Notebook:
 
         return profile_device(self.profile.device)
 
+    def workbench(self) -> Workbench:
+        """Data and backbones of the profile on its device, with the cache of features."""
+        from ..runs.workbench import Workbench
+
+        return Workbench(self.device)
+
     def compute(self, *experiments: str) -> None:
         """Run what the store lacks of these experiments, with a progress bar.
 
@@ -122,12 +131,11 @@ class Notebook:
         from tqdm import tqdm
 
         from ..runs.execute import run_grid
-        from ..runs.workbench import Workbench
 
         specs = {s.key: s for name in experiments for s in expand(self.profile, name)}
         missing = [spec for spec in specs.values() if not self._has(spec)]
         if missing:
-            records = run_grid(missing, self.store, Workbench(self.device))
+            records = run_grid(missing, self.store, self.workbench())
             for _ in tqdm(records, total=len(missing), desc="runs", unit="run"):
                 pass
 
@@ -159,11 +167,17 @@ class Notebook:
         if not self._rates.exists():
             return None
         store = RunStore(self._rates.with_suffix(SUFFIX))
-        runs = experiment_runs(self._stated, store, RATES)
+        runs = experiment_runs(self._stated, store, RATES, partial=bool(self.without_rate))
         runs["method"] = runs["method"].str.rpartition(",lr=")[0]
         runs["method_label"] = runs["method_label"].str.rpartition(", lr = ")[0]
         own = {m.name: self._stated.training_of(m).lr for m in self._stated.trained}
         return runs.assign(chosen=runs["lr"] == runs["method"].map(own))
+
+    @property
+    def without_rate(self) -> list[str]:
+        """The trained methods whose rate was not chosen: they have the profile's own for all."""
+        chosen = read_choice(self._rates).methods if self._rates.exists() else {}
+        return [entry.name for entry in self._stated.trained if entry.name not in chosen]
 
     def figure(
         self,

@@ -87,6 +87,7 @@ def trained_shots(runs: DataFrame) -> list[int]:
 def own_rates(profile: Profile, *methods: str) -> bool:
     """Whether the rate of each of these methods was chosen for it."""
     entries = {entry.name: entry for entry in profile.methods}
+    methods = tuple(m for m in methods if m not in entries or entries[m] in profile.trained)
     rates = [entries[name].training.get("lr") for name in methods if name in entries]
     waiting = profile.rates is not None and set(rates) == {profile.rates.until_chosen}
     return len(rates) == len(methods) and None not in rates and not waiting

@@ -1,0 +1,188 @@
+"""Ranks, wins, fronts and adjusted p-values against scipy, definitions and known simulations."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from blocklora_lib.analysis import rankings
+from blocklora_lib.analysis.rankings import (
+    accuracies,
+    against,
+    average_ranks,
+    budgets,
+    holm,
+    pareto_front,
+    spread_between_sources,
+)
+
+
+def runs(accuracy, methods=("a", "b", "zero_shot"), sets=("x", "y", "z"), shots=(1, 4), seeds=2):
+    """A frame of runs in which accuracy(method, set, shots, seed) is what a run gives."""
+    rows = []
+    for m, d in itertools.product(methods, sets):
+        cells = [(0, 0)] if m == "zero_shot" else itertools.product(shots, range(1, seeds + 1))
+        for k, s in cells:
+            rows.append(
+                dict(method=m, method_label=m.upper(), dataset=d, evaluated_on=d, shots=k, seed=s,
+                     accuracy=accuracy(m, d, k, s), key=f"{m}{d}{k}{s}", seeds_planned=seeds,
+                     trainable_parameters=len(m), seconds_train=float(s), updates=k)
+            )  # fmt: skip
+    for name in rankings.BUDGET:
+        for row in rows:
+            row.setdefault(name, 1)
+    return pd.DataFrame(rows)
+
+
+def test_ranks_are_those_of_each_set():
+    scores = pd.DataFrame({"a": [3.0, 1.0], "b": [2.0, 1.0], "c": [1.0, 5.0]})
+    found = average_ranks(scores)
+    assert found.mean.to_dict() == {"a": (1 + 2.5) / 2, "b": (2 + 2.5) / 2, "c": (3 + 1) / 2}
+    assert found.n == 2
+
+
+def test_friedman_is_scipys_and_the_difference_is_nemenyis():
+    random = np.random.default_rng(0)
+    scores = pd.DataFrame(random.normal(size=(14, 4)), columns=list("abcd"))
+    found = average_ranks(scores)
+    assert found.p_value == stats.friedmanchisquare(*scores.to_numpy().T).pvalue
+    # Demšar (2006), table 5: q at 5% is 2.569 for four classifiers; his example has 14 sets
+    assert found.critical == pytest.approx(2.569 * math.sqrt(4 * 5 / (6 * 14)), rel=1e-3)
+    # two: Nemenyi's is then the sign of ranks, q = 1.960
+    two = average_ranks(scores[["a", "b"]])
+    assert two.critical == pytest.approx(1.960 * math.sqrt(1 / 14), rel=1e-3)
+    assert math.isnan(two.p_value)
+
+
+def test_of_methods_that_do_not_differ_one_pair_in_twenty_is_told_apart_at_most():
+    """The family-wise error of the critical difference, simulated."""
+    random, wrong = np.random.default_rng(1), 0
+    for _ in range(150):
+        found = average_ranks(pd.DataFrame(random.normal(size=(12, 6))))
+        wrong += found.mean.max() - found.mean.min() > found.critical
+    assert wrong / 150 < 0.09  # 5% and two standard errors
+
+
+def test_bars_join_what_is_alike():
+    found = rankings.Ranks(pd.Series({"a": 1.0, "b": 1.8, "c": 2.7, "d": 4.5}), 9, 0.01, 1.0)
+    assert found.alike == [("a", "b"), ("b", "c")]
+    alone = rankings.Ranks(pd.Series({"a": 1.0, "b": 3.0}), 9, 0.01, 1.0)
+    assert alone.alike == []
+    whole = rankings.Ranks(pd.Series({"a": 1.0, "b": 1.5, "c": 1.9}), 9, 0.01, 1.0)
+    assert whole.alike == [("a", "c")]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_ranks_of_little(n):
+    found = average_ranks(pd.DataFrame({"a": [1.0] * n, "b": [1.0] * n, "c": [1.0] * n}))
+    assert found.mean.tolist() == [2.0] * 3
+    assert math.isnan(found.p_value)
+    assert math.isnan(found.critical) == (n == 1)
+
+
+def test_holm_by_its_definition():
+    p = [0.01, 0.04, 0.03, math.nan, 0.005]
+    found = holm(p)
+    known = sorted(q for q in p if not math.isnan(q))
+    for value, adjusted in zip(p, found, strict=True):
+        if math.isnan(value):
+            assert math.isnan(adjusted)
+            continue
+        steps = [(len(known) - i) * q for i, q in enumerate(known) if q <= value]
+        assert adjusted == pytest.approx(min(1.0, max(steps)))
+
+
+def test_holm_keeps_the_error_of_all_together():
+    random, wrong = np.random.default_rng(2), 0
+    for _ in range(2000):
+        wrong += min(holm(random.uniform(size=8).tolist())) <= 0.05
+    assert 0.03 < wrong / 2000 < 0.065
+
+
+def test_gains_with_sets_and_with_seeds_as_units():
+    random = np.random.default_rng(3)
+    noise = {}
+
+    def accuracy(m, d, k, s):
+        return 0.5 + noise.setdefault((m, d, k, s), random.normal(scale=0.05))
+
+    frame = runs(accuracy, sets=tuple("uvwxyz"), seeds=3)
+    found = against(frame, "a", 4).set_index("method")
+    wide = 100 * frame[frame["shots"] == 4].pivot(
+        index=["dataset", "seed"], columns="method", values="accuracy"
+    )
+    gain = wide["b"] - wide["a"]
+    by_set, by_seed = gain.groupby("dataset").mean(), gain.groupby("seed").mean()
+    b = found.loc["b"]
+    for mean, low, high, units in (
+        (b["mean"], b["low"], b["high"], by_set),
+        (b["seed_mean"], b["seed_low"], b["seed_high"], by_seed),
+    ):
+        ends = stats.t.interval(0.95, len(units) - 1, units.mean(), stats.sem(units))
+        assert (mean, low, high) == pytest.approx((units.mean(), *ends))
+    assert b["p_value"] == pytest.approx(stats.ttest_1samp(by_set, 0).pvalue)
+    zero = 100 * frame[frame["shots"] == 0].set_index("dataset")["accuracy"]
+    gains = {"b": by_set, "zero_shot": zero - wide["a"].groupby("dataset").mean()}
+    tests = [stats.wilcoxon(gains[name]).pvalue for name in ("b", "zero_shot")]
+    assert found["wilcoxon"].tolist() == pytest.approx(holm(tests))
+    for name, values in gains.items():
+        row = found.loc[name]
+        counts = [(values > 1).sum(), (values.abs() <= 1).sum(), (values < -1).sum()]
+        assert row[["wins", "ties", "losses"]].tolist() == counts
+        assert row["mean"] == pytest.approx(values.mean())
+    assert (found.loc["zero_shot", "seeds"], b["seeds"], b["sets"]) == (0, 3, 6)
+
+
+def test_a_set_that_lacks_a_method_is_in_no_rank():
+    frame = runs(lambda m, d, k, s: 0.1 * k)
+    frame = frame[~((frame["method"] == "b") & (frame["dataset"] == "y") & (frame["shots"] == 4))]
+    assert accuracies(frame, 4).index.tolist() == ["x", "z"]
+    assert accuracies(frame, 1).index.tolist() == ["x", "y", "z"]
+
+
+def test_a_missing_seed_is_told():
+    frame = runs(lambda m, d, k, s: 0.1 * k)
+    frame = frame[~((frame["method"] == "b") & (frame["dataset"] == "y") & (frame["seed"] == 2))]
+    found = against(frame, "a", 4).set_index("method")
+    assert not found.loc["b", "complete"]
+    assert found.loc["zero_shot", "complete"]
+
+
+def test_budgets_are_means_over_sets():
+    frame = runs(lambda m, d, k, s: {"x": 0.1, "y": 0.2, "z": 0.6}[d] + 0.01 * s)
+    found = budgets(frame, 4).set_index("method")
+    assert found.loc["a", "accuracy"] == pytest.approx(100 * (0.3 + 0.015))
+    assert found.loc["a", ["updates", "seconds_train", "runs"]].tolist() == [4, 1.5, 6]
+    assert found.loc["zero_shot", ["updates", "runs"]].tolist() == [0, 3]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_front_by_its_definition(seed):
+    random = np.random.default_rng(seed)
+    cost, gain = random.integers(0, 6, 15), random.integers(0, 6, 15)
+    beaten = [
+        any(
+            c <= cost[i] and g >= gain[i] and (c < cost[i] or g > gain[i])
+            for c, g in zip(cost, gain, strict=True)
+        )
+        for i in range(15)
+    ]
+    assert pareto_front(cost, gain) == [not b for b in beaten]
+
+
+def test_what_is_not_known_is_on_no_front():
+    assert pareto_front([1.0, math.nan, 2.0], [1.0, 9.0, math.nan]) == [True, False, False]
+
+
+def test_sources_that_disagree():
+    rows = pd.DataFrame(
+        dict(method="m", dataset=["x", "x", "y", "x"], shots=[1, 1, 1, 1],
+             published=[50.0, 51.5, 3.0, math.nan], source=["s", "t", "s", "none published"])
+    )  # fmt: skip
+    (row,) = spread_between_sources(rows).to_dict("records")
+    assert row == dict(method="m", dataset="x", shots=1, low=50.0, high=51.5, sources=2, spread=1.5)
