@@ -1,4 +1,4 @@
-"""The claims C1 to C17 that public texts make for the paper, and four findings of this suite, O1 to
+"""The claims C1 to C18 that public texts make for the paper, and four findings of this suite, O1 to
 O4.
 
 Each row: id, statement, source, where its evidence is shown, what its judge needs, its judge, and
@@ -170,6 +170,14 @@ CLAIMS = (
         ("11_ablations", "collapse"),
         ("collapse",),
         ablations.bad_start,
+    ),
+    Claim(
+        "C18",
+        "Outperforms or matches CLIP-LoRA and PromptSRC",
+        ABSTRACT,
+        ("17_comparison", "against"),
+        ("comparison",),
+        accuracy.outperforms_or_matches,
     ),
     Claim(
         "O1",

@@ -17,7 +17,13 @@ from ...analysis.comparisons import (
     matched,
     over_sets,
 )
-from ...analysis.intervals import Interval, PairedDifference, every, paired_difference
+from ...analysis.intervals import (
+    Interval,
+    PairedDifference,
+    every,
+    paired_difference,
+    widened,
+)
 from ...analysis.summaries import counted, own_images
 from ...display.tables import shots_of
 from ...runs.profile import Profile
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 MARGIN = 1.0  # points of accuracy: a difference within it is called none
+RIVALS = {"lora": "LoRA", "promptsrc": "PromptSRC"}  # whom the paper names
 
 
 def by_method(
@@ -116,15 +123,16 @@ def without_a(e: Evidence) -> Finding:
 def competitive(e: Evidence) -> Finding:
     """C14: non-inferior in both halves, transfer to other sets and shifted variants of the source.
 
-    Every set is judged by the same few trainings, so the units are seeds.
+    Against LoRA, and PromptSRC where it has runs. Every set is judged by the same few trainings, so
+    the units are seeds.
     """
     halves, told, missing, seen = [], [], [], []
-    for experiment, where in (
-        ("cross_dataset", "other sets"),
-        ("few_shot", "shifted variants of the source"),
+    for experiments, where in (
+        (("cross_dataset",), "other sets"),
+        (("comparison", "few_shot"), "shifted variants of the source"),
     ):
         try:
-            runs = e.runs(experiment)
+            experiment, runs = _first(e, *experiments)
             other = runs[runs["evaluated_on"] != runs["dataset"]]
             if other.empty:
                 raise MissingResults(f"The profile's {experiment} runs are evaluated on no {where}")
@@ -135,22 +143,59 @@ def competitive(e: Evidence) -> Finding:
             missing.append(lacking)
             told.append(f"Not there for {where}: {str(lacking).rstrip('.')}.")
             continue
-        d = difference_by_seed(at_most, "block_lora", "lora")
+        rivals = [name for name in RIVALS if name in set(at_most["method"])]
+        found = [difference_by_seed(at_most, "block_lora", name) for name in rivals]
         above = [_above_zero_shot(other, at_most, m) for m in ("block_lora", "lora")]
         gains = "" if None in above else f"; against zero-shot {above[0]:+.1f} and {above[1]:+.1f}"
-        halves.append(d.above(-MARGIN))
-        seen.append(d)
+        halves += [d.above(-MARGIN) for d in found]
+        seen += found
+        minus = ", minus ".join(
+            f"{RIVALS[name]} {points(d)}" for name, d in zip(rivals, found, strict=True)
+        )
         told.append(
             f"On {at_most['evaluated_on'].nunique()} {where}, at {shots_of(most)}, "
-            f"{d.told('seeds')}: Block-LoRA minus LoRA {points(d)}{gains}."
+            f"{found[0].told('seeds')}: Block-LoRA minus {minus}{gains}."
         )
     holds = every(*halves)
     if missing and holds is not False:  # what is there does not settle it
         raise missing[0]
     return Finding(
         holds,
-        f"'Competitive': at most {MARGIN:.0f} point below LoRA, in both. {' '.join(told)}",
+        f"'Competitive': at most {MARGIN:.0f} point below whom it names, in both. {' '.join(told)}",
         smallest=smallest(*seen),
+    )
+
+
+def _first(e: Evidence, *experiments: str) -> tuple[str, DataFrame]:
+    """The first of these experiments that has its runs, or MissingResults of the last."""
+    for experiment in experiments[:-1]:
+        try:
+            return experiment, e.runs(experiment)
+        except MissingResults:
+            continue
+    return experiments[-1], e.runs(experiments[-1])
+
+
+def outperforms_or_matches(e: Evidence) -> Finding:
+    """C18: non-inferior to CLIP-LoRA (LoRA of rank r) and to PromptSRC at each number of shots.
+
+    The units are sets. It takes one rival at one number of shots to contradict 'or matches', so that
+    answer has Bonferroni's wider intervals.
+    """
+    runs = e.runs("comparison")
+    shots = trained_shots(runs)
+    found = [(name, k, differences(runs, "block_lora", name, k)) for name in RIVALS for k in shots]
+    fair = own_rates(e.profile, "block_lora", *RIVALS)
+    matched = every(*(d.above(-MARGIN) for *_, d in found))
+    worse = any(widened(d, len(found)).below(-MARGIN) for *_, d in found)
+    rates = "" if fair else " Not each has a rate of its own yet, so nothing follows."
+    return Finding(
+        None if not fair else False if worse else matched or None,
+        f"'Or matches': at most {MARGIN:.0f} point below, at each of {', '.join(map(str, shots))} "
+        "shots. Block-LoRA minus "
+        + "; minus ".join(f"{RIVALS[m]}, {shots_of(k)}: {points(d)}" for m, k, d in found)
+        + f"; over {rests_on(*(d for *_, d in found))}.{rates}",
+        smallest=smallest(*(d for *_, d in found)),
     )
 
 
