@@ -166,6 +166,22 @@ def c14(rng, losses):
     return Given(cross_dataset=frames[0], few_shot=frames[1])
 
 
+def c18(rng, losses):
+    """Losses (points) against LoRA and PromptSRC, at few and at many shots."""
+    to_lora, to_promptsrc = losses
+    cells = {("block_lora", k): 50.0 for k in (1, 16)}
+    for k, lora, promptsrc in zip((1, 16), to_lora, to_promptsrc, strict=True):
+        cells |= {("lora", k): 50.0 + lora, ("promptsrc", k): 50.0 + promptsrc}
+    given = Given(comparison=runs(rng, cells, SETS, SEEDS, 0.4, 0.4))
+    if "promptsrc" not in [m.name for m in given.profile.methods]:
+        rival = given.profile.entry("lora").model_copy(
+            update={"name": "promptsrc", "method": "lora"}
+        )
+        methods = (*given.profile.methods, rival)
+        given.profile = given.profile.model_copy(update={"methods": methods})
+    return given
+
+
 def c16a(rng, floor):
     rows = [
         dict(
@@ -346,6 +362,15 @@ CASES = {
         },
     ),
     "C17b": (c17, {"bad start": True, "trains": False, "starts on the margin": MARGIN}),
+    "C18": (
+        c18,
+        {
+            ((-3.0, -3.0), (-4.0, 0.0)): True,
+            ((-3.0, 5.0), (-3.0, -3.0)): False,
+            ((1.0, 1.0), (1.0, 1.0)): MARGIN,
+            ((1.0, -3.0), (-3.0, -3.0)): MARGIN,  # one rival at one number of shots decides
+        },
+    ),
     "O1": (o1, {1e-14: True, 1e-9: False}),
     "O2": (o2, {0.0: True, 4.0: False, 1.0: MARGIN, -1.0: MARGIN}),
     "O3": (

@@ -6,6 +6,7 @@ stand out, the rest is named where it stands. No torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ...analysis.rankings import Ranks, pareto_front
-from ..style import GREY, TEXT_WIDTH, apart, in_style, legend_outside, method_style, new_figure
+from ..style import GREY, TEXT_WIDTH, in_style, legend_outside, method_style, new_figure
 from ..tables import shots_of
 
 CLASSES: Mapping[str, tuple[str, str]] = {  # what a method's gradients pass -> colour, marker
@@ -126,8 +127,9 @@ def fronts(rows: pd.DataFrame, told: Sequence[str]) -> Figure:
         least = part.loc[part["x"] > 0, "x"].min()
         part["x"] = part["x"].clip(lower=least / 4)  # a log scale has no 0
         _front(panel, part.sort_values(["x", "accuracy"]), told)
-        panel.set_xscale("log")
-        panel.margins(x=0.18)
+        wide = part["x"].max() > 10 * part["x"].min()
+        panel.set_xscale("log" if wide else "linear")
+        panel.margins(x=0.18 if wide else 0.3)
         panel.set_xlabel(label)
     panels[0].set_ylabel("accuracy (%)")
     legend_outside(figure, _handles(rows["cost"].tolist()), "lower center")
@@ -137,23 +139,24 @@ def fronts(rows: pd.DataFrame, told: Sequence[str]) -> Figure:
 def _front(panel: Axes, part: pd.DataFrame, told: Sequence[str]) -> None:
     on = part[part["front"]]
     panel.step(on["x"], on["accuracy"], where="post", color="#333333", linewidth=0.9, zorder=2)
-    named = part[part["front"] | part["method"].isin(told)].sort_values("accuracy")
-    height = part["accuracy"].max() - part["accuracy"].min()
-    free = dict(zip(named["method"], apart(named["accuracy"], 0.045 * height), strict=True))
-    middle = (part["x"].min() * part["x"].max()) ** 0.5
-    for row in part.itertuples():
-        shown = row.method in free
+    shown = part["front"] | part["method"].isin(told)
+    for row, named in zip(part.itertuples(), shown, strict=True):
         colour, marker = CLASSES[row.cost]
-        panel.plot(
-            row.x, row.accuracy, marker, color=colour if shown else "#cfcfcf",
-            markersize=5 if shown else 3.5, zorder=4 if shown else 3,
-        )  # fmt: skip
-        if free.get(row.method) or row.method in told:
-            left = row.x > middle
+        look = dict(color=colour, markersize=5, zorder=4) if named else dict(color="#cfcfcf")
+        panel.plot(row.x, row.accuracy, marker, **{"markersize": 3.5, "zorder": 3} | look)
+    middle = (part["x"].min() * part["x"].max()) ** 0.5
+    gap = 0.055 * (part["accuracy"].max() - part["accuracy"].min())
+    for left in (True, False):  # a name stands towards the middle, none on another
+        below = math.inf
+        side = part[shown & ((part["x"] > middle) == left)]
+        for row in side.sort_values("accuracy", ascending=False).itertuples():
+            below = min(row.accuracy, below - gap)
             panel.annotate(
-                row.method_label, (row.x, row.accuracy), (-4 if left else 4, 2),
-                textcoords="offset points", ha="right" if left else "left", fontsize=6.5,
-                fontweight="bold" if row.method in told else "normal", zorder=5,
+                row.method_label, (row.x, row.accuracy), (-9 if left else 9, below),
+                textcoords=("offset points", "data"), ha="right" if left else "left",
+                va="center", fontsize=6.5, fontweight="bold" if row.method in told else "normal",
+                arrowprops=dict(arrowstyle="-", linewidth=0.4, color=LIGHT, shrinkA=0, shrinkB=0),
+                bbox=dict(facecolor="white", edgecolor="none", alpha=0.85, pad=0.4), zorder=5,
             )  # fmt: skip
 
 
