@@ -156,6 +156,12 @@ def read_choice(file: Path) -> Choice:
         raise ValueError(f"{file}: {explain(error)}") from None
 
 
+def not_chosen(profile: Profile, file: Path) -> list[str]:
+    """The profile's trained methods of which a file of chosen rates, if it is there, has none."""
+    chosen = read_choice(file).methods if file.exists() else {}
+    return [entry.name for entry in profile.trained if entry.name not in chosen]
+
+
 def with_rates(profile: Profile, file: Path, command: str) -> Profile:
     """Return the profile whose trained methods have the rates of a file.
 

@@ -31,7 +31,7 @@ from ..runs.grid import expand
 from ..runs.packed import SUFFIX
 from ..runs.profile import Profile
 from ..runs.profile_files import load_profile, rates_file
-from ..runs.rates import read_choice
+from ..runs.rates import not_chosen
 from ..runs.results import experiment_runs, results_folder
 from ..runs.spec import RunSpec
 from ..runs.store import DamagedRecord, RunStore
@@ -42,8 +42,6 @@ from .variant import as_given, place, vary
 
 if TYPE_CHECKING:
     import torch
-
-    from ..runs.workbench import Workbench
 
 
 class CheckFailed(AssertionError):
@@ -87,6 +85,7 @@ class Notebook:
         check_ids(NOTEBOOKS)
         stated, needs = load_profile(profile), notebook_needs(name)
         self._stated, self._rates = stated, rates_file(profile)
+        self.without_rate = not_chosen(stated, self._rates)  # methods with the rate of all
         base = results_folder(stated, results_dir)
         self.profile = vary(stated, needs, varied) if varied else stated
         self.folder = place(base, stated, needs, varied) if varied else base
@@ -117,12 +116,6 @@ class Notebook:
 
         return profile_device(self.profile.device)
 
-    def workbench(self) -> Workbench:
-        """Data and backbones of the profile on its device, with the cache of features."""
-        from ..runs.workbench import Workbench
-
-        return Workbench(self.device)
-
     def compute(self, *experiments: str) -> None:
         """Run what the store lacks of these experiments, with a progress bar.
 
@@ -131,11 +124,12 @@ class Notebook:
         from tqdm import tqdm
 
         from ..runs.execute import run_grid
+        from ..runs.workbench import Workbench
 
         specs = {s.key: s for name in experiments for s in expand(self.profile, name)}
         missing = [spec for spec in specs.values() if not self._has(spec)]
         if missing:
-            records = run_grid(missing, self.store, self.workbench())
+            records = run_grid(missing, self.store, Workbench(self.device))
             for _ in tqdm(records, total=len(missing), desc="runs", unit="run"):
                 pass
 
@@ -173,12 +167,6 @@ class Notebook:
         own = {m.name: self._stated.training_of(m).lr for m in self._stated.trained}
         return runs.assign(chosen=runs["lr"] == runs["method"].map(own))
 
-    @property
-    def without_rate(self) -> list[str]:
-        """The trained methods whose rate was not chosen: they have the profile's own for all."""
-        chosen = read_choice(self._rates).methods if self._rates.exists() else {}
-        return [entry.name for entry in self._stated.trained if entry.name not in chosen]
-
     def figure(
         self,
         figure: Figure,
@@ -196,10 +184,9 @@ class Notebook:
         stem = self.folder / "figures" / self.name / name
         files = save_figure(figure, stem, note or self._footer(rests_on))
         files.append(self._csv(data, stem))
-        self._add(
-            "figures", name, caption, files, width=round(float(figure.get_size_inches()[0]), 3)
-        )
-        _display_figure(files[1], figure.get_size_inches()[0], caption)
+        width = round(float(figure.get_size_inches()[0]), 3)
+        self._add("figures", name, caption, files, width=width)
+        _display_figure(files[1], width, caption)
 
     def table(
         self,
@@ -301,10 +288,10 @@ class Notebook:
 
 
 def _display_figure(png: Path, width: float, caption: str) -> None:
-    from IPython.display import HTML, Image, display
+    from IPython.display import Image, display
 
-    display(Image(data=png.read_bytes(), width=round(96 * float(width)), alt=caption))
-    display(HTML(f"<div class='export'><b>Figure.</b> {caption}</div>"))
+    display(Image(data=png.read_bytes(), width=round(96 * width), alt=caption))
+    _display_html(f"<div class='export'><b>Figure.</b> {caption}</div>")
 
 
 def _display_html(text: str) -> None:
