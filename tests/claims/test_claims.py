@@ -802,7 +802,7 @@ def test_the_scoreboard_as_json_and_in_the_readme(tmp_path):
         write_into(readme, judged)
     text = readme.read_text()
     assert text == f"before\n{MARKERS[0]}\n{as_markdown(judged)}{MARKERS[1]}\nafter\n"
-    assert "23 claims: 23 not run." in text
+    assert "24 claims: 24 not run." in text
     assert caution(judged) in text
     with pytest.raises(ValueError, match="lacks the lines"):
         write_into(
