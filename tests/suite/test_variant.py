@@ -29,12 +29,13 @@ def specs(name, **given):
     return {spec.key: spec for e in needs["experiments"] for spec in expand(varied, e)}
 
 
-def test_the_four_notebooks_of_runs_take_them_and_say_so():
+def test_the_five_notebooks_of_runs_take_them_and_say_so():
     assert [name[3:] for name in VARY] == [
         "few_shot",
         "cross_dataset",
         "domain_generalization",
         "ablations",
+        "comparison",
     ]
     for name in VARY:
         assert set(NAMES) <= set(known_parameters(NOTEBOOKS / f"{name}.ipynb"))
