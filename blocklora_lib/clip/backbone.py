@@ -168,19 +168,12 @@ class Backbone(nn.Module):
             tower.pack(part, share_prefix) for part in tokens.split(class_chunk or len(tokens))
         )
 
-    def encode_prompts(
-        self,
-        prompts: Tensor | Prompts,
-        *,
-        checkpoint: bool = False,
-        learnt: Learnt | None = None,
-    ) -> Tensor:
+    def encode_prompts(self, prompts: Tensor | Prompts, **how: Any) -> Tensor:
         """Token ids (C, context length), or what `pack` made of them -> unit rows (C, d), float32.
 
-        checkpoint, learnt: as `towers` has them.
+        how: as `embed_prompts` has it.
         """
-        rows = self.embed_prompts(prompts, checkpoint=checkpoint, learnt=learnt)
-        return F.normalize(rows, dim=-1)
+        return F.normalize(self.embed_prompts(prompts, **how), dim=-1)
 
     def embed_prompts(
         self,
@@ -189,17 +182,20 @@ class Backbone(nn.Module):
         checkpoint: bool = False,
         learnt: Learnt | None = None,
     ) -> Tensor:
-        """As `encode_prompts`, rows of the length that the tower gives them."""
+        """As `encode_prompts`, rows of the length that the tower gives them.
+
+        checkpoint, learnt: as `towers` has them; of sets, rows are (B, C, d).
+        """
         from .towers import TextTower
 
         if isinstance(prompts, Tensor):
             prompts = self.pack(prompts)
         given = (part if isinstance(part, Tensor) else part.tokens for part in prompts)
-        self.passes["text"] += sum(map(len, given))
+        self.passes["text"] += sum(map(len, given)) * (learnt.sets or 1 if learnt else 1)
         encode = partial(TextTower(self.model).encode, checkpointing=checkpoint, learnt=learnt)
         if len(prompts) > 1:
             encode = partial(recomputed, encode, device=self.device)
-        return torch.cat([encode(part) for part in prompts]).float()
+        return torch.cat([encode(part) for part in prompts], dim=-2).float()
 
 
 def _per_channel(what: Literal["mean", "std"], config: Mapping[str, Any]) -> Tensor:

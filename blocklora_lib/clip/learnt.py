@@ -1,7 +1,6 @@
 """Learnt tokens: vectors that stand in a tower's list of tokens in place of what was there.
 
-Prompt learning puts them at a tower's input (shallow), and at the input of its first blocks too
-(deep), where they replace what the block before has made of the same tokens.
+Prompt learning puts them at a tower's input (shallow), and at that of its first blocks too (deep).
 """
 
 from __future__ import annotations
@@ -13,19 +12,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Learnt:
-    """The vectors of each of the first blocks, (M, E): what stands at a tower's M learnt tokens.
+    """What stands at a tower's M learnt tokens at the input of each of its first blocks, (M, E).
 
-    In the text tower they are the tokens after the start of text; in the image tower they follow
-    all others. blocks[0] stands at the tower's input, before what embeddings of positions add in
-    the one, after it in the other.
+    In the text tower they are the tokens after the start, and what is added for positions comes on
+    top; in the image tower they follow all others. Of (B, M, E) every prompt is read B times.
     """
 
     blocks: tuple[Tensor, ...]
 
     @property
-    def tokens(self) -> int:
-        """M."""
-        return self.blocks[0].shape[-2]
+    def sets(self) -> int:
+        """B, 0 where there are no sets."""
+        return len(self.blocks[0]) if self.blocks[0].dim() == 3 else 0
 
     def put(self, x: Tensor, rows: Tensor, block: int) -> Tensor:
         """Return x with a block's vectors at its rows. x: (T, E), rows: (S, M) of S sequences."""

@@ -8,7 +8,7 @@ computed at once.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,17 +22,19 @@ class Layout:
     groups: (sequences, tokens of each), in order. A causal sequence sees nothing after the token
     that asks.
     prefix: so many tokens lead the list, before the groups, and every sequence begins with them.
+    sets: so many prefixes lead it, each for an equal share of each group, in order.
     """
 
     groups: tuple[tuple[int, int], ...]
     causal: bool = False
     prefix: int = 0
+    sets: int = 1
 
     @property
     def sizes(self) -> list[int]:
         """Tokens of the prefix, if there is one, then of each group."""
         sizes = [n * length for n, length in self.groups]
-        return [self.prefix, *sizes] if self.prefix else sizes
+        return [self.sets * self.prefix, *sizes] if self.prefix else sizes
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,30 @@ class PackedPrompts:
     layout: Layout
 
     def after_start(self, m: int) -> Tensor:
-        """Rows of tokens 1 to m of every prompt, or of the prefix that all share: (C or 1, m)."""
-        first = self.pooled.new_zeros(1)
+        """Rows of tokens 1 to m of every prompt, (C, m), or of each prefix that many share."""
+        first = torch.arange(self.layout.sets, device=self.pooled.device) * self.layout.prefix
         if not self.layout.prefix:
-            first = torch.cat([first, self.pooled[:-1] + 1])
+            first = torch.cat([first[:1], self.pooled[:-1] + 1])
         return first[:, None] + torch.arange(1, m + 1, device=first.device)
+
+    def repeated(self, sets: int) -> PackedPrompts:
+        """The prompts so many times, one set after the other, each with a prefix of its own."""
+        counts, device = [n for n, _ in self.layout.groups], self.pooled.device
+        rows, which = (
+            torch.cat([part.repeat(sets) for part in torch.arange(sum(n)).split(n)]).to(device)
+            for n in (self.layout.sizes, counts)
+        )
+        owners = torch.cat([torch.arange(sets).repeat_interleave(n) for n in counts]).to(device)
+        lengths = self.pooled.diff(prepend=self.pooled.new_tensor([self.layout.prefix - 1]))
+        groups = tuple((sets * n, length) for n, length in self.layout.groups)
+        return PackedPrompts(
+            tokens=self.tokens.repeat(sets, 1),
+            ids=self.ids[rows],
+            positions=self.positions[rows],
+            pooled=lengths[which].cumsum(0) + sets * self.layout.prefix - 1,
+            places=(owners * len(self.places) + self.places.argsort()[which]).argsort(),
+            layout=replace(self.layout, groups=groups, sets=sets),
+        )
 
 
 def pack(tokens: Tensor, end: Tensor, share_prefix: bool = False) -> PackedPrompts:
@@ -102,9 +123,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
     if layout.prefix:
         before = pairs.pop(0)
         if not pooled:
-            contexts.append(_attend(queries.pop(0), *before, 1, causal))
+            contexts.append(_attend(queries.pop(0), *before, layout.sets, causal))
     for (n, _), query, pair in zip(layout.groups, queries, pairs, strict=True):
-        contexts.append(_attend(query, *pair, n, causal, before))
+        contexts.append(_attend(query, *pair, n, causal, before, layout.sets))
     return contexts[0] if len(contexts) == 1 else torch.cat(contexts)
 
 
@@ -115,14 +136,15 @@ def _attend(
     n: int,
     causal: bool,
     before: tuple[Tensor, Tensor] | None = None,
+    sets: int = 1,
 ) -> Tensor:
-    """n sequences of one length; `before`: keys and values of the tokens that all begin with."""
+    """n sequences of one length; `before`: keys and values of the tokens that they begin with."""
     # (n, H, L, D); n may be 0
     q, k, v = (x.unflatten(0, (n, len(x) // max(n, 1))).transpose(1, 2) for x in (q, k, v))
     mask = None
     if before is not None:
         k, v = (
-            torch.cat([first.transpose(0, 1).expand(n, -1, -1, -1), own], dim=2)
+            torch.cat([_for_each(first, sets, n // sets), own], dim=2)
             for first, own in zip(before, (k, v), strict=True)
         )
         if causal:
@@ -132,3 +154,9 @@ def _attend(
         q, k, v, attn_mask=mask, is_causal=causal and mask is None
     )
     return context.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+def _for_each(first: Tensor, sets: int, n: int) -> Tensor:
+    """Each of the prefixes n times. first: (sets P, H, D) -> (sets n, H, P, D)."""
+    own = first.unflatten(0, (sets, -1)).transpose(1, 2)[:, None]
+    return own.expand(-1, n, -1, -1, -1).flatten(0, 1)

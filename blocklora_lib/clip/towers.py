@@ -49,14 +49,14 @@ def encode_images(
     if not images_are_plain(model):
         _refuse("image", learnt)
         return model.encode_image(images)
-    x, put = visual._embeds(images), _as_they_are
+    x, put = visual._embeds(images), None
     if learnt:
         prompts = visual.ln_pre(learnt.blocks[0].to(x.dtype))
         x = torch.cat([x, prompts.expand(len(x), -1, -1)], dim=1)
     n, length, _ = x.shape
     first = torch.arange(n, device=x.device) * length
     if learnt:
-        last = torch.arange(length - learnt.tokens, length, device=x.device)
+        last = torch.arange(length - len(prompts), length, device=x.device)
         put = partial(learnt.put, rows=first[:, None] + last)
     x = _run(visual.transformer, x.flatten(0, 1), first, Layout(((n, length),)), checkpointing, put)
     pooled = visual.ln_post(x)
@@ -135,28 +135,27 @@ class TextTower:
                 prompts if isinstance(prompts, Tensor) else prompts.tokens
             )
         parts, dtype = self.parts, self.parts.transformer.get_cast_dtype()
-        x, put = parts.token_embedding(prompts.ids).to(dtype), _as_they_are
+        prompts = prompts.repeated(learnt.sets) if learnt and learnt.sets else prompts
+        x, put = parts.token_embedding(prompts.ids).to(dtype), None
         if learnt:
-            put = partial(learnt.put, rows=prompts.after_start(learnt.tokens))
-        x = put(x, block=0) + parts.positional_embedding[prompts.positions].to(dtype)
+            put = partial(learnt.put, rows=prompts.after_start(learnt.blocks[0].shape[-2]))
+            x = put(x, block=0)
+        x = x + parts.positional_embedding[prompts.positions].to(dtype)
         x = _run(parts.transformer, x, prompts.pooled, prompts.layout, checkpointing, put)
         pooled = parts.ln_final(x)[prompts.places]
+        if learnt and learnt.sets:
+            pooled = pooled.unflatten(0, (learnt.sets, -1))
         projection = parts.text_projection
         if projection is None:
             return pooled
         return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
 
 
-def _as_they_are(x: Tensor, block: int) -> Tensor:
-    """A tower's tokens without learnt ones among them."""
-    return x
-
-
 def _refuse(tower: str, learnt: Learnt | None) -> None:
     if learnt:
+        what = f"learnt tokens have no place in this {tower} tower, which does not run open_clip's "
         raise ValueError(
-            f"learnt tokens have no place in this {tower} tower, which is not a plain transformer "
-            "of open_clip's own code; use one that is, such as ViT-B-16's, without hooks"
+            f"{what}plain transformer; use one that does, as ViT-B-16's, without hooks"
         )
 
 
@@ -166,7 +165,7 @@ def _run(
     pooled: Tensor,
     layout: Layout,
     checkpointing: bool,
-    put: Callable[..., Tensor],
+    put: Callable[..., Tensor] | None,
 ) -> Tensor:
     """All blocks, the last at the pooled tokens only. x: (T, E), pooled: (N,) rows -> (N, E).
 
@@ -174,9 +173,10 @@ def _run(
     """
     *blocks, last = transformer.resblocks
     for i, block in enumerate(blocks):
-        x, run = put(x, block=i) if i else x, partial(_block, block, layout=layout)
+        x, run = put(x, block=i) if put and i else x, partial(_block, block, layout=layout)
         x = recomputed(run, x, device=x.device) if checkpointing else run(x)
-    return _last_block(last, put(x, block=len(blocks)) if blocks else x, pooled, layout)
+    x = put(x, block=len(blocks)) if put and blocks else x
+    return _last_block(last, x, pooled, layout)
 
 
 def _block(block: ResidualAttentionBlock, x: Tensor, layout: Layout) -> Tensor:

@@ -155,15 +155,10 @@ class PromptPredictor:
 
     def _rows(self, prompts: Prompts, images: Tensor | None) -> Tensor:
         """Unit rows (K, d) of the classes, or (B, K, d), as each image sees them."""
-        text = self.learner.text(images)
-        each = [text]
-        if self.learner.reads_images:
-            each = [Learnt(blocks) for blocks in zip(*text.blocks, strict=True)]
-        rows = [
-            self.backbone.encode_prompts(prompts, checkpoint=self.how.checkpointing, learnt=one)
-            for one in each
-        ]
-        return torch.stack(rows) if self.learner.reads_images else rows[0]
+        learnt = self.learner.text(images)
+        return self.backbone.encode_prompts(
+            prompts, checkpoint=self.how.checkpointing, learnt=learnt
+        )
 
     @contextmanager
     def inference(self) -> Iterator[None]:

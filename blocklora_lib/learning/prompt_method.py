@@ -74,20 +74,19 @@ class PromptMethod:
                     f"{blocks} blocks; use depth={blocks} or less"
                 )
         words, wanted = self.settings.context, getattr(self.settings, "tokens", 1)
-        if isinstance(words, str):
-            given = int(tower.end_of_text(backbone.tokenize([words]))) - 1
-            if wanted > given:
-                raise ValueError(
-                    f"method {self.name} with tokens={wanted}: context={words!r} has {given} "
-                    f"tokens; use tokens={given} or less, or a longer context"
-                )
         try:
             *rows, nothing = backbone.tokenize(self.texts([*names, ""])).tolist()
+            given = int(tower.end_of_text(backbone.tokenize([str(words)]))) - 1
         except ValueError as error:
             raise ValueError(
-                f"method {self.name} with context={self.settings.context!r}: {error}, or learn "
-                "fewer tokens (context)"
+                f"method {self.name} with context={words!r}: {error}, or learn fewer tokens "
+                "(context)"
             ) from None
+        if isinstance(words, str) and wanted > given:
+            raise ValueError(
+                f"method {self.name} with tokens={wanted}: context={words!r} has {given} tokens; "
+                f"use tokens={given} or less, or a longer context"
+            )
         if nothing in rows:
             raise ValueError(
                 f"method {self.name}: class {names[rows.index(nothing)]!r} is no word to {of}'s "

@@ -85,6 +85,51 @@ def test_in_every_block_to_the_last(backbone):
     agree(ours, F.normalize(text_rows(backbone.model, tokens, vectors), dim=-1), vectors)
 
 
+@pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS)
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_sets_of_prompts_each_with_tokens_of_its_own(backbone, prompts, chunk):
+    tokens, vectors = backbone.tokenize(prompts), learnt(widths(backbone)[0], 3)
+    packed = backbone.pack(tokens, share_prefix=True, class_chunk=chunk)
+    before = backbone.passes["text"]
+    ours = backbone.encode_prompts(packed, learnt=Learnt((torch.stack(vectors),)))
+    assert backbone.passes["text"] - before == 3 * len(tokens)
+    theirs = torch.stack([text_rows(backbone.model, tokens, [v]) for v in vectors])
+    agree(ours, F.normalize(theirs, dim=-1), vectors)
+
+
+def test_prompts_are_repeated_as_if_they_were_given_so(backbone):
+    """The list of tokens of three sets that share no beginning is that of the prompts thrice."""
+    tokens = backbone.tokenize(PROMPTS["very different lengths"])
+    (packed,), (thrice,) = backbone.pack(tokens), backbone.pack(tokens.repeat(3, 1))
+    found = packed.repeated(3)
+    assert found.layout.groups == thrice.layout.groups
+    for part in ("tokens", "ids", "positions", "pooled", "places"):
+        assert torch.equal(getattr(found, part), getattr(thrice, part))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_in_half_precision(tiny_clip, precision):
+    whole, half = (
+        load_backbone(BackboneSpec(name=tiny_clip, pretrained="none", precision=p), "cpu")
+        for p in ("fp32", precision)
+    )
+    tokens, side = whole.tokenize(["x x cat.", "x x ox."]), whole.resolution
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    for width, encode in zip(
+        widths(whole),
+        (lambda b, v: b.encode_prompts(tokens, learnt=v),
+         lambda b, v: b.encode_images(images, learnt=v)),
+        strict=True,
+    ):  # fmt: skip
+        vectors, slopes = learnt(width, 2), []
+        for backbone in (whole, half):
+            rows = encode(backbone, Learnt(tuple(vectors)))
+            slopes.append(torch.autograd.grad((rows * rows.detach().cos()).sum(), vectors))
+        for exact, found in zip(*slopes, strict=True):
+            assert found.dtype == torch.float32
+            assert (found - exact).norm() < 0.1 * exact.norm()
+
+
 def test_the_embeddings_of_words_are_the_words(backbone):
     """What is read is the very same list of tokens."""
     tokens = backbone.tokenize(["a photo of a cat.", "a photo of a small ox."])
