@@ -124,10 +124,7 @@ class Backbone(nn.Module):
     def encode_images(
         self, images: Tensor, *, checkpoint: bool = False, learnt: Learnt | None = None
     ) -> Tensor:
-        """Normalised images (B, 3, H, W) -> unit rows (B, d), float32.
-
-        checkpoint, learnt: see `towers`.
-        """
+        """Normalised images (B, 3, H, W) -> unit rows (B, d), float32; how: see `towers`."""
         from .towers import encode_images
 
         self.passes["image"] += len(images)
