@@ -1,7 +1,4 @@
-"""Learnt tokens: vectors that stand in a tower's list of tokens in place of what was there.
-
-Prompt learning puts them at a tower's input (shallow), and at that of its first blocks too (deep).
-"""
+"""Learnt tokens: vectors in place of what stands in a tower's list of tokens, shallow or deep."""
 
 from __future__ import annotations
 
