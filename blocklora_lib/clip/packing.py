@@ -8,7 +8,7 @@ computed at once.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -60,47 +60,29 @@ class PackedPrompts:
             first = torch.cat([first[:1], self.pooled[:-1] + 1])
         return first[:, None] + torch.arange(1, m + 1, device=first.device)
 
-    def repeated(self, sets: int) -> PackedPrompts:
-        """The prompts so many times, one set after the other, each with a prefix of its own."""
-        counts, device = [n for n, _ in self.layout.groups], self.pooled.device
-        rows, which = (
-            torch.cat([part.repeat(sets) for part in torch.arange(sum(n)).split(n)]).to(device)
-            for n in (self.layout.sizes, counts)
-        )
-        owners = torch.cat([torch.arange(sets).repeat_interleave(n) for n in counts]).to(device)
-        lengths = self.pooled.diff(prepend=self.pooled.new_tensor([self.layout.prefix - 1]))
-        groups = tuple((sets * n, length) for n, length in self.layout.groups)
-        return PackedPrompts(
-            tokens=self.tokens.repeat(sets, 1),
-            ids=self.ids[rows],
-            positions=self.positions[rows],
-            pooled=lengths[which].cumsum(0) + sets * self.layout.prefix - 1,
-            places=(owners * len(self.places) + self.places.argsort()[which]).argsort(),
-            layout=replace(self.layout, groups=groups, sets=sets),
-        )
 
-
-def pack(tokens: Tensor, end: Tensor, share_prefix: bool = False) -> PackedPrompts:
+def pack(tokens: Tensor, end: Tensor, share_prefix: bool = False, sets: int = 1) -> PackedPrompts:
     """Pack token ids (C, context length) up to `end` (C,), the position of each end-of-text token.
 
-    share_prefix: the tokens with which all prompts begin stand in the list once.
+    share_prefix: the tokens with which all prompts begin stand in the list once, or once for each
+    of so many equal sets of prompts.
     """
     lengths = (end + 1).tolist()
     prefix = common_prefix(tokens, min(lengths) - 1) if share_prefix and len(tokens) > 1 else 0
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     groups = tuple((n, length - prefix) for length, n in sorted(Counter(lengths).items()))
-    rows = [torch.arange(prefix)] if prefix else []
+    rows = [torch.arange(prefix)] * sets if prefix else []
     rows += [torch.arange(prefix, lengths[i]) for i in order]
-    owners = [0] * prefix + [i for i in order for _ in range(lengths[i] - prefix)]
+    owners = [0] * prefix * sets + [i for i in order for _ in range(lengths[i] - prefix)]
     positions = torch.cat(rows).to(tokens.device)
-    ends = torch.tensor([lengths[i] - prefix for i in order]).cumsum(0) + prefix - 1
+    ends = torch.tensor([lengths[i] - prefix for i in order]).cumsum(0) + prefix * sets - 1
     return PackedPrompts(
         tokens=tokens,
         ids=tokens[torch.tensor(owners, device=tokens.device), positions],
         positions=positions,
         pooled=ends.to(tokens.device),
         places=torch.tensor(order).argsort().to(tokens.device),
-        layout=Layout(groups, causal=True, prefix=prefix),
+        layout=Layout(groups, causal=True, prefix=prefix, sets=sets),
     )
 
 

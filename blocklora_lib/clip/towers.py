@@ -135,7 +135,9 @@ class TextTower:
                 prompts if isinstance(prompts, Tensor) else prompts.tokens
             )
         parts, dtype = self.parts, self.parts.transformer.get_cast_dtype()
-        prompts = prompts.repeated(learnt.sets) if learnt and learnt.sets else prompts
+        if learnt and learnt.sets:
+            tokens = prompts.tokens.repeat(learnt.sets, 1)
+            prompts = pack(tokens, self.end_of_text(tokens), True, learnt.sets)
         x, put = parts.token_embedding(prompts.ids).to(dtype), None
         if learnt:
             put = partial(learnt.put, rows=prompts.after_start(learnt.blocks[0].shape[-2]))

@@ -97,16 +97,6 @@ def test_sets_of_prompts_each_with_tokens_of_its_own(backbone, prompts, chunk):
     agree(ours, F.normalize(theirs, dim=-1), vectors)
 
 
-def test_prompts_are_repeated_as_if_they_were_given_so(backbone):
-    """The list of tokens of three sets that share no beginning is that of the prompts thrice."""
-    tokens = backbone.tokenize(PROMPTS["very different lengths"])
-    (packed,), (thrice,) = backbone.pack(tokens), backbone.pack(tokens.repeat(3, 1))
-    found = packed.repeated(3)
-    assert found.layout.groups == thrice.layout.groups
-    for part in ("tokens", "ids", "positions", "pooled", "places"):
-        assert torch.equal(getattr(found, part), getattr(thrice, part))
-
-
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_in_half_precision(tiny_clip, precision):
     whole, half = (
