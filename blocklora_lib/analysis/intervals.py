@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -41,6 +41,9 @@ class Interval:
         return every(self.above(-margin), self.below(margin))
 
 
+Question = Callable[[Interval], bool | None]
+
+
 @dataclass(frozen=True)
 class PairedDifference(Interval):
     """mean of a - b over pairs, its interval, and the two-sided p-value of the paired t-test."""
@@ -53,15 +56,27 @@ def every(*answers: bool | None) -> bool | None:
     return False if False in answers else None if None in answers else True
 
 
-def widened(found: Interval, looks: int) -> Interval:
+def together(*asked: tuple[Interval, Question]) -> bool | None:
+    """Return whether the answer to each question, asked of its 95% Student interval, is True.
+
+    It takes one False to contradict them together, so that answer needs the wider interval that
+    Bonferroni asks of one among so many looks.
+    """
+    if all(question(found) for found, question in asked):
+        return True
+    wide = [question(widened(found, len(asked), found.n - 1)) for found, question in asked]
+    return False if False in wide else None
+
+
+def widened(found: Interval, looks: int, freedom: float = math.inf) -> Interval:
     """Return a 95% interval made as wide as Bonferroni asks of one among so many looks.
 
-    By the ratio of normal quantiles, on both sides by themselves: for an interval whose values are
-    not at hand, such as one of order statistics.
+    By the ratio of Student's quantiles of these degrees of freedom, on both sides by themselves. By
+    default they are normal ones: for an interval of order statistics, whose values are not at hand.
     """
-    from scipy.stats import norm
+    from scipy.stats import t
 
-    factor = norm.isf(0.025 / looks) / norm.isf(0.025)
+    factor = t.isf(0.025 / looks, freedom) / t.isf(0.025, freedom)
     low, high = (found.mean + factor * (end - found.mean) for end in (found.low, found.high))
     return Interval(found.mean, low, high, found.n)
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from blocklora_lib.analysis.intervals import mean_interval, paired_difference
+from blocklora_lib.analysis.intervals import (
+    Interval,
+    every,
+    mean_interval,
+    paired_difference,
+    together,
+    widened,
+)
 
 values = st.lists(st.floats(0, 1, width=32), min_size=2, max_size=30)
 
@@ -65,3 +73,34 @@ def test_paired_difference_of_one_pair_and_of_equal_pairs():
 def test_bad_input_is_named(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+@given(values, st.integers(1, 12))
+def test_a_widened_interval_is_students_at_bonferronis_level(sample, looks):
+    assume(max(sample) - min(sample) > 1e-3)
+    ours = widened(mean_interval(sample), looks, len(sample) - 1)
+    theirs = mean_interval(sample, 1 - 0.05 / looks)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=1e-6, abs=1e-9)
+
+
+def test_together_is_wrong_at_most_once_in_20_times_at_the_margin_of_every_question():
+    rng, looks = np.random.default_rng(0), 5
+    said = [
+        together(*((mean_interval(rng.normal(size=4)), Interval.above) for _ in range(looks)))
+        for _ in range(2000)
+    ]
+    assert 0.015 < said.count(False) / len(said) < 0.05
+    each = [every(*(mean_interval(rng.normal(size=4)).above() for _ in range(looks)))
+            for _ in range(2000)]  # fmt: skip
+    assert each.count(False) / len(each) > 0.09  # what the wider intervals are for
+
+
+def test_together_asks_each_question_and_one_that_is_open_leaves_all_open():
+    high, low, open_ = Interval(2, 1, 3, 9), Interval(-2, -3, -1, 9), Interval(0, -1, 1, 9)
+    assert together((high, Interval.above), (low, Interval.below)) is True
+    assert together((high, Interval.above), (open_, Interval.above)) is None
+    assert together((low, Interval.above), (open_, Interval.above)) is False
+    just = Interval(-2, -3.95, -0.05, 9)  # below 0 as one look, not as one of two
+    assert together((just, Interval.above)) is False
+    assert together((just, Interval.above), (high, Interval.above)) is None
+    assert together((Interval(1, math.nan, math.nan, 1), Interval.above)) is None

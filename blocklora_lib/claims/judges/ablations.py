@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...analysis.comparisons import matched
 from ...analysis.excess import above_chance, planned_seeds, sharing_beyond_width
-from ...analysis.intervals import Interval, every, mean_interval, paired_difference
+from ...analysis.intervals import Interval, every, mean_interval, paired_difference, together
 from ...analysis.summaries import counted, own_images
 from ...data.manifest_files import load_manifest
 from ...display.tables import shots_of
@@ -154,7 +154,7 @@ def _both(cell: DataFrame, confidence: float = 0.95) -> list[Interval]:
 
 def _collapsed(cell: DataFrame, confidence: float = 0.95) -> bool | None:
     """Whether a setting is at chance on both kinds of images; False where it is above on either."""
-    return every(*(d.below(COLLAPSED) for d in _both(cell, confidence)))
+    return together(*((d, lambda d: d.below(COLLAPSED)) for d in _both(cell, confidence)))
 
 
 def _excess(cell: DataFrame) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ...analysis.intervals import Interval, every, mean_interval
+from ...analysis.intervals import Interval, mean_interval, together
 from ...analysis.summaries import counted, summarise
 from ...runs.results import MissingResults
 from ..evidence import Evidence
@@ -41,10 +41,15 @@ def reached(e: Evidence, dataset: str, shots: int) -> Series | None:
     return rows.iloc[0] if len(rows) else None
 
 
-def near(own: Series, claimed: float) -> bool | None:
+def apart(own: Series, claimed: float) -> Interval:
+    """Own mean minus the claimed number, with the interval of own seeds."""
+    found = own[["mean", "low", "high"]] - claimed
+    return Interval(found["mean"], found["low"], found["high"], own["n"])
+
+
+def near(found: Interval) -> bool | None:
     """Whether own runs are within MARGIN of the claimed number: shown, excluded, or open."""
-    apart = own[["mean", "low", "high"]] - claimed
-    return Interval(apart["mean"], apart["low"], apart["high"], own["n"]).within(MARGIN)
+    return found.within(MARGIN)
 
 
 def half_width(*own: Series) -> str:
@@ -70,12 +75,12 @@ def imagenet_at_16(e: Evidence) -> Finding:
         told, seen = f"{text} No such run here.", f"{half:.1f} points"
         return Finding(holds, told, "published", seen, UNKNOWN)
     told = f"{text} Own runs: {own['mean']:.2f}, {counted(own['n'], own['expected'])} seeds."
-    return Finding(near(own, claimed), told, smallest=half_width(own), but=UNKNOWN)
+    return Finding(near(apart(own, claimed)), told, smallest=half_width(own), but=UNKNOWN)
 
 
 def leads(e: Evidence) -> Finding:
     """C10: whether own runs are near both numbers; how its percentages count is arithmetic."""
-    told, holds, seen = [], [], []
+    told, found, seen = [], [], []
     cases = (("EuroSAT", 4, 88.08, 3.7, "CLIP-LoRA"), ("ImageNet", 1, 70.43, 3.4, "PromptSRC"))
     for dataset, at, claimed, gain, rival in cases:
         known = published(e, dataset, at, rival).iloc[0]
@@ -92,10 +97,12 @@ def leads(e: Evidence) -> Finding:
                 else f"; own runs {own['mean']:.2f}, {counted(own['n'], own['expected'])} seeds"
             )
         )
-        holds += [] if own is None else [near(own, claimed)]
+        found += [] if own is None else [apart(own, claimed)]
     if len(seen) < len(cases):
         raise MissingResults(
             f"needs runs of a published profile on eurosat and imagenet: `blocklora grid --profile "
             f"paper`. {'; '.join(told)}"
         )
-    return Finding(every(*holds), f"{'; '.join(told)}.", smallest=half_width(*seen))
+    return Finding(
+        together(*((d, near) for d in found)), f"{'; '.join(told)}.", smallest=half_width(*seen)
+    )
