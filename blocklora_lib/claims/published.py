@@ -89,7 +89,8 @@ def counterparts(profile: Profile) -> dict[str, str]:
     name.
 
     CLIP-LoRA is LoRA of rank 2 on q, k, v of both towers, or Block-LoRA of one block of that rank.
-    A method without adapters is published under its label, re-runs by others included.
+    A method without adapters is published under its label, re-runs by others included; variants of
+    it are not.
     """
     varied = (e for x in profile.experiments.values() for e in profile.methods_of(x))
     found = {entry.name: _counterpart(profile, entry) for entry in (*profile.methods, *varied)}
@@ -101,8 +102,10 @@ def _counterpart(profile: Profile, entry: MethodEntry) -> str | None:
         return ZERO_SHOT
     config = entry.adapter_config()
     if config is None:
-        label = entry.label or get_method(entry.registry_name).label
-        found = LINEAR_PROBE if entry.registry_name == "linear_probe" else re.escape(label)
+        if entry.name != entry.registry_name:
+            return None  # a variant
+        label = re.escape(get_method(entry.name).label)
+        found = LINEAR_PROBE if entry.name == "linear_probe" else label
         return rf"{found}( \(.*| CLIP)?$"
     as_theirs = profile.training_of(entry) == profile.training  # a rate chosen for it is not theirs
     known = entry.registry_name in ("lora", "block_lora") and as_theirs

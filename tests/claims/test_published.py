@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 
 import nbformat
 import numpy as np
@@ -151,6 +152,31 @@ def test_clip_lora_is_lora_of_rank_2_under_any_name():
     assert one_block
     assert all("rank=2" in name and "n_blocks=1" in name for name in one_block)
     assert not {"block_lora", "lora_r1", "lora_plus", "frozen_a"} & set(found)
+
+
+def test_a_comparator_is_published_under_its_label_and_variants_are_not():
+    found, known = counterparts(PAPER), set(read_published()["method"])
+
+    def named(entry):
+        return {name for name in known if re.match(found[entry], name)}
+
+    assert named("tip_adapter") == {"Tip-Adapter"}
+    assert named("tip_adapter_f") == {"Tip-Adapter-F"}
+    assert named("linear_probe") == {"Linear probe CLIP", "Linear probing"}
+    assert named("lp_plus") == {"LP++"}
+    assert named("gda") == {"GDA"}
+    assert {"CoOp", "CoOp (re-run by DePT authors)"} <= named("coop")
+    assert not any(name.startswith("CoCoOp") for name in named("coop"))
+    assert {"MaPLe", "MaPLe (re-run by DePT authors)"} <= named("maple")
+    assert not {"coop_4", "maple_5", "lp_plus_last", "promptsrc_45", "task_res_1"} & set(found)
+
+
+def test_a_digitised_comparator_carries_its_error():
+    rows = read_published()
+    ours = rows[rows["source"].str.startswith("Koorye/SkipTuning")]
+    assert len(ours) == 170
+    assert ours["error"].between(0.05, 0.3).all()
+    assert (ours["backbone"] == "ViT-B/16").all()
 
 
 @pytest.mark.parametrize("name", ["pocket", "smoke", "pocket-full", "paper-smoke"])

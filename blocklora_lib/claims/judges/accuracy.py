@@ -181,7 +181,8 @@ def _first(e: Evidence, *experiments: str) -> tuple[str, DataFrame]:
 def outperforms_or_matches(e: Evidence) -> Finding:
     """C18: non-inferior to CLIP-LoRA (LoRA of rank r) and to PromptSRC at each number of shots.
 
-    The units are sets.
+    The units are sets. One rival at one number of shots contradicts 'or matches', so that answer
+    has Bonferroni's wider intervals.
     """
     runs = e.runs("comparison")
     shots = trained_shots(runs)
