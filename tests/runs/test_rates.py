@@ -393,9 +393,14 @@ def test_pocket_and_pocket_full_share_their_rates():
 
 
 def test_the_pocket_grid_is_wide_enough():
-    choice = read_choice(rates_file("pocket"))
+    choice, pocket = read_choice(rates_file("pocket")), load_profile("pocket")
     assert choice.at_the_edge() == []
-    assert set(choice.methods) == {m.name for m in load_profile("pocket").trained}
+    # one that was added since waits at a rate that no choice can be
+    waiting = chosen_rates.not_chosen(pocket, rates_file("pocket"))
+    assert {*choice.methods, *waiting} == {m.name for m in pocket.trained}
+    assert pocket.rates.until_chosen not in pocket.rates.grid
+    waits = {pocket.entry(name).training["lr"] for name in waiting}
+    assert waits <= {pocket.rates.until_chosen}
 
 
 def test_papers_methods_have_clip_loras_rate_until_theirs_are_chosen():
