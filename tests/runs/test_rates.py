@@ -381,6 +381,9 @@ def test_a_profile_without_rates_has_none_to_choose(tiny_profile, tmp_path):
 def test_the_committed_rates_are_what_their_packed_records_choose(name):
     file = PROFILES / "rates" / f"{name}.yaml"
     profile, packed = load_profile(name), RunStore(file.with_suffix(SUFFIX))
+    waiting = chosen_rates.not_chosen(profile, file)
+    methods = tuple(entry for entry in profile.methods if entry.name not in waiting)
+    profile = profile.model_copy(update={"methods": methods})
     assert choose(profile, packed) == read_choice(file)
     assert {r.key for r in packed.records()} == {s.key for s in expand(profile, RATES)}
     assert {r.spec.split for r in packed.records()} == {"val"}
