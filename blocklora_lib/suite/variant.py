@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..adapters.config import AdapterConfig
+from ..adapters.config import CUT, AdapterConfig
 from ..core.schema import UnknownName, explain
 from ..methods import get_method
 from ..runs.experiment import Experiment, MethodEntry
@@ -222,7 +222,7 @@ def _at(
     if config is None:
         return entry
     settings = dict(entry.settings)
-    if config.kind != "lora":
+    if config.kind in (*CUT, "collapsed"):
         settings |= {"rank": block.rank, "n_blocks": block.n_blocks}
     else:
         settings["rank"] = ranks.get(config.rank, config.rank)

@@ -173,9 +173,11 @@ def test_a_comparator_is_published_under_its_label_and_variants_are_not():
 
 def test_a_digitised_comparator_carries_its_error():
     rows = read_published()
-    ours = rows[rows["source"].str.startswith("Koorye/SkipTuning")]
+    ours = rows[rows["source"].str.startswith("Koorye/SkipTuning@8c4636e:examples/few_shot.png")]
     assert len(ours) == 170
-    assert ours["error"].between(0.05, 0.3).all()
+    stated = ours["how_read"].str.extract(r"\+/-([\d.]+)")[0].astype(float)
+    assert stated.between(0.05, 0.35).all()
+    assert ours["error"].tolist() == stated.tolist()
     assert (ours["backbone"] == "ViT-B/16").all()
 
 
