@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class Settings(FeatureSettings):
     """α weighs the cache, β is its sharpness; views: random views a key is the mean of."""
 
-    grid: ClassVar = ("beta", "alpha")
+    grid: ClassVar[tuple[str, ...]] = ("beta", "alpha")
     beta: Grid = spread(0.1, 10, 20)
     alpha: Grid = spread(0.1, 10, 20)
     views: int = Field(0, ge=0)
