@@ -56,7 +56,7 @@ def as_markdown(judged: Iterable[Judged]) -> str:
             j.claim.id,
             j.claim.statement,
             f"{j.verdict}, {j.finding.but}" if j.finding.but else j.verdict,
-            f"[{notebook}](notebooks/{notebook}.ipynb)",
+            f"[{notebook}](docs/notebooks/{notebook}.ipynb)",
         )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

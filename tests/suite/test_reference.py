@@ -50,14 +50,9 @@ def executed(seconds=12.34):
     return new_notebook(cells=[new_markdown_cell("# Title"), code], metadata=told)
 
 
-# the copies in the repository; a repository that has none yet says so, and half a set is a fault
-
-kept = pytest.mark.skipif(
-    not COPIES, reason="no executed notebooks are kept: make reference PROFILE=pocket-full"
-)
+# the copies in the repository
 
 
-@kept
 def test_every_notebook_has_its_executed_copy_and_nothing_else_stands_there():
     assert [path.name for path in COPIES] == [f"{name}.ipynb" for name in notebook_names()]
 
@@ -66,7 +61,6 @@ def test_the_copies_together_are_no_burden_for_a_clone():
     assert sum(path.stat().st_size for path in COPIES) <= reference.LIMIT
 
 
-@kept
 @pytest.mark.parametrize("name", notebook_names())
 def test_a_copy_has_the_cells_of_its_notebook_and_what_they_gave(name):
     copy = nbformat.read(reference.COPIES / f"{name}.ipynb", 4)
@@ -90,7 +84,6 @@ def test_a_copy_has_the_cells_of_its_notebook_and_what_they_gave(name):
     assert not re.search(r"/(home|tmp|root)/", text)
 
 
-@kept
 def test_the_readme_shows_the_times_that_were_kept():
     rows = reference.read_timings()
     assert {row["notebook"] for row in rows} == set(notebook_names())
