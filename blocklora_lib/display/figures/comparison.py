@@ -146,18 +146,20 @@ def _front(panel: Axes, part: pd.DataFrame, told: Sequence[str]) -> None:
         panel.plot(row.x, row.accuracy, marker, **{"markersize": 3.5, "zorder": 3} | look)
     middle = (part["x"].min() * part["x"].max()) ** 0.5
     gap = 0.055 * (part["accuracy"].max() - part["accuracy"].min())
-    for left in (True, False):  # a name stands towards the middle, none on another
-        below = math.inf
-        side = part[shown & ((part["x"] > middle) == left)]
-        for row in side.sort_values("accuracy", ascending=False).itertuples():
-            below = min(row.accuracy, below - gap)
-            panel.annotate(
-                row.method_label, (row.x, row.accuracy), (-9 if left else 9, below),
-                textcoords=("offset points", "data"), ha="right" if left else "left",
-                va="center", fontsize=6.5, fontweight="bold" if row.method in told else "normal",
-                arrowprops=dict(arrowstyle="-", linewidth=0.4, color=LIGHT, shrinkA=0, shrinkB=0),
-                bbox=dict(facecolor="white", edgecolor="none", alpha=0.85, pad=0.4), zorder=5,
-            )  # fmt: skip
+    below = math.inf
+    for row in part[shown].sort_values("accuracy", ascending=False).itertuples():
+        left = row.x > middle  # a name stands towards the middle, none on another
+        below = min(row.accuracy, below - gap)
+        panel.annotate(
+            row.method_label, (row.x, row.accuracy), (-9 if left else 9, below),
+            textcoords=("offset points", "data"), ha="right" if left else "left",
+            va="center", fontsize=6.5, fontweight="bold" if row.method in told else "normal",
+            arrowprops=dict(
+                arrowstyle="-", linewidth=0.4, color=LIGHT, shrinkA=0, shrinkB=0,
+                relpos=(float(left), 0.5),
+            ),
+            bbox=dict(facecolor="white", edgecolor="none", pad=0.4), zorder=5,
+        )  # fmt: skip
 
 
 @in_style
@@ -178,7 +180,7 @@ def price_of_a_leak(rows: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
             panel.plot(part["gain"], part["dataset"].map(place), **look, linestyle="none")
             panel.axvline(part["gain"].mean(), color=look["color"], linewidth=0.9)
         panel.axvline(0, color="#333333", linewidth=0.8)
-        panel.set(title=shots_of(k), xlabel="points gained by looking")
+        panel.set(title=shots_of(k), xlabel="points gained")
     panels[0].set_yticks(range(len(place)), [titles.get(name, name) for name in place])
     handles = [
         Line2D([], [], linestyle="none", label=f"{kind} on test", **look)
