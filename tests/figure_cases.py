@@ -15,6 +15,7 @@ from synthetic import synthetic_runs
 
 from blocklora_lib.analysis.comparisons import difference_by_set, over_sets
 from blocklora_lib.analysis.memory import above_base
+from blocklora_lib.analysis.rankings import average_ranks
 from blocklora_lib.analysis.ranks import over_data_sets
 from blocklora_lib.analysis.rates import rate_curves
 from blocklora_lib.analysis.summaries import (
@@ -31,6 +32,7 @@ from blocklora_lib.display.figures import (
     block,
     bound,
     claim,
+    comparison,
     cost,
     few_shot,
     method,
@@ -450,6 +452,54 @@ def readings(targets, ns):
     return block.readings(pd.DataFrame(rows))
 
 
+def many(n):
+    """(name, label, class of cost) of zero-shot, LoRA, Block-LoRA and n others."""
+    classes = list(comparison.CLASSES)
+    known = [("zero_shot", "Zero-shot CLIP"), ("lora", "LoRA"), ("block_lora", "Block-LoRA")]
+    known += [(f"other_{i}", f"Comparator {i}, chosen") for i in range(n)]
+    return [(*pair, classes[i % 3]) for i, pair in enumerate(known)]
+
+
+def lines_of_methods(n, shots):
+    rows = [
+        dict(method=name, method_label=label, cost=cost, shots=k, mean=30.0 + i + 2 * k)
+        | dict(low=29.0 + i + 2 * k, high=32.0 + i + 2 * k)
+        for i, (name, label, cost) in enumerate(many(n))
+        for k in ([0] if name == "zero_shot" else shots)
+    ]
+    return comparison.accuracy_of_methods(pd.DataFrame(rows), ["lora", "block_lora"])
+
+
+def ranked(n, sets):
+    labels = {name: label for name, label, _ in many(n)}
+    scores = np.random.default_rng(0).normal(size=(sets, len(labels))) + np.arange(len(labels)) / 3
+    found = average_ranks(pd.DataFrame(scores, columns=list(labels)))
+    return comparison.critical_difference({1: found, 16: found}, labels, ["lora", "block_lora"])
+
+
+def front(n):
+    draw = np.random.default_rng(1)
+    rows = [
+        dict(method=name, method_label=label, cost=cost, accuracy=40 + 20 * draw.random())
+        | dict(trainable_parameters=0 if i == 0 else 10 ** (3 + 3 * draw.random()))
+        | dict(
+            seconds_train=10 ** (4 * draw.random() - 2), peak_memory_bytes=1e9 + 1e8 * i / (n + 3)
+        )
+        for i, (name, label, cost) in enumerate(many(n))
+    ]
+    return comparison.fronts(pd.DataFrame(rows), ["lora", "block_lora"])
+
+
+def leaked(sets, shots):
+    rows = [
+        dict(dataset=name, shots=k, chosen=what, gain=gain * (1 + i))
+        for i, name in enumerate(sets)
+        for k in shots
+        for what, gain in (("epoch", 0.2), ("epoch, α and β", 1.1))
+    ]
+    return comparison.price_of_a_leak(pd.DataFrame(rows), TITLES)
+
+
 def grid(runs, titles=TITLES, chance=None):
     return few_shot.accuracy_by_shots(few_shot_summary(runs), titles, chance)
 
@@ -668,5 +718,15 @@ CASES = {
         lambda: readings(
             ["every direction", "two directions", "repeats along x"], [1, 2, 4, 8, 16]
         ),
+    ),
+    comparison.accuracy_of_methods: (
+        lambda: lines_of_methods(0, [1]),
+        lambda: lines_of_methods(23, [1, 2, 4, 8, 16]),
+    ),
+    comparison.critical_difference: (lambda: ranked(0, 2), lambda: ranked(23, 11)),
+    comparison.fronts: (lambda: front(0), lambda: front(23)),
+    comparison.price_of_a_leak: (
+        lambda: leaked(["dtd"], [1]),
+        lambda: leaked(list(TITLES), [1, 2, 4, 8, 16]),
     ),
 }  # fmt: skip

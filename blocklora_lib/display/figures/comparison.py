@@ -83,6 +83,7 @@ def critical_difference(
     """
     most = max(len(found.mean) for found in ranks.values())
     figure = new_figure(TEXT_WIDTH, 0.75 + 0.15 * most)
+    figure.get_layout_engine().set(w_pad=0.06)
     panels = figure.subplots(1, len(ranks), squeeze=False)[0]
     for panel, (k, found) in zip(panels, ranks.items(), strict=True):
         order = found.mean.sort_values(kind="stable")
@@ -100,13 +101,13 @@ def critical_difference(
         panel.set_yticks(range(len(order)), [labels[str(name)] for name in order.index])
         for tick, name in zip(panel.get_yticklabels(), order.index, strict=True):
             tick.set_fontweight("bold" if name in told else "normal")
-        panel.tick_params(axis="y", labelsize=7, length=0)
-        panel.set_ylim(len(order) - 0.4, -1.6)
+        panel.tick_params(axis="y", labelsize=7)
+        panel.set_ylim(len(order) - 0.4, -2.2)
         panel.set_xlim(order.min() - 0.6, order.max() + 0.5 * (len(bars) + 1))
         if found.critical < order.max() - order.min():
             ends = [order.min(), order.min() + found.critical]
             panel.plot(ends, [-1, -1], "|-", color=GREY, markersize=5, linewidth=1.1)
-            panel.text(ends[1], -1, "  CD", va="center", fontsize=7, color=GREY)
+            panel.text(sum(ends) / 2, -1.2, "CD", ha="center", fontsize=7, color=GREY)
         panel.set(title=f"{shots_of(k)}, {found.n} sets", xlabel="mean rank")
     return figure
 
@@ -145,7 +146,7 @@ def _front(panel: Axes, part: pd.DataFrame, told: Sequence[str]) -> None:
         look = dict(color=colour, markersize=5, zorder=4) if named else dict(color="#cfcfcf")
         panel.plot(row.x, row.accuracy, marker, **{"markersize": 3.5, "zorder": 3} | look)
     middle = (part["x"].min() * part["x"].max()) ** 0.5
-    gap = 0.055 * (part["accuracy"].max() - part["accuracy"].min())
+    gap = 0.06 * (part["accuracy"].max() - part["accuracy"].min())
     below = math.inf
     for row in part[shown].sort_values("accuracy", ascending=False).itertuples():
         left = row.x > middle  # a name stands towards the middle, none on another
@@ -153,7 +154,7 @@ def _front(panel: Axes, part: pd.DataFrame, told: Sequence[str]) -> None:
         panel.annotate(
             row.method_label, (row.x, row.accuracy), (-9 if left else 9, below),
             textcoords=("offset points", "data"), ha="right" if left else "left",
-            va="center", fontsize=6.5, fontweight="bold" if row.method in told else "normal",
+            va="center", fontsize=7, fontweight="bold" if row.method in told else "normal",
             arrowprops=dict(
                 arrowstyle="-", linewidth=0.4, color=LIGHT, shrinkA=0, shrinkB=0,
                 relpos=(float(left), 0.5),
