@@ -61,7 +61,7 @@ def keep(profile: str, results: str | Path = "") -> Path:
             raise FileNotFoundError(
                 f"{path} is missing; say `make reproduce PROFILE={profile}` first"
             )
-    copies = {name: readable(nbformat.read(path, 4)) for name, path in executed.items()}
+    copies = {name: readable(nbformat.read(path, 4), folder) for name, path in executed.items()}
     rows = timings(settings, executed, RunStore(folder / "runs"))
     REFERENCE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=REFERENCE, prefix=".") as new:
@@ -77,6 +77,7 @@ def keep(profile: str, results: str | Path = "") -> Path:
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(new, place)
     write_whole(TIMINGS, _merged(rows))
+    write_between(ROOT / "README.md", MARKERS, as_markdown(read_timings()))
     if settings.name == SHOWN:
         _show(place, copies)
     write_scoreboard(settings)
@@ -104,17 +105,20 @@ def _show(place: Path, copies: Mapping[str, nbformat.NotebookNode]) -> None:
     for name, text in texts.items():
         write_whole(COPIES / f"{name}.ipynb", text)
     shutil.copy(place / "figures" / "00_overview" / "key_figure.png", DOCS / "few_shot.png")
-    write_between(ROOT / "README.md", MARKERS, as_markdown(read_timings()))
 
 
-def readable(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Return a copy for the web: no bars, no times and paths of the machine, small figures."""
+def readable(notebook: nbformat.NotebookNode, results: Path) -> nbformat.NotebookNode:
+    """Return a copy for the web: no bars, no times and paths of the machine, small figures.
+
+    results: where it was run; the parameter that says so is given as its default, ''.
+    """
     copy = nbformat.from_dict(notebook)
     copy.metadata.pop("papermill", None)
     for cell in copy.cells:
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k == "tags"})
         if cell.cell_type != "code":
             continue
+        cell.source = cell.source.replace(str(results), "")
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         for output in cell.outputs:
             if "image/png" in output.get("data", {}):

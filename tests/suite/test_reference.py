@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
@@ -95,8 +96,11 @@ def test_the_readme_shows_the_times_that_were_kept():
 
 
 def test_a_readable_copy_keeps_what_was_seen_and_leaves_the_machine_out():
-    copy = reference.readable(notebook := executed())
-    assert [c.source for c in copy.cells] == [c.source for c in notebook.cells]
+    given = new_code_cell('results_dir = "/some/place/results"')
+    (notebook := executed()).cells.append(given)
+    copy = reference.readable(notebook, Path("/some/place/results"))
+    assert [c.source for c in copy.cells[:-1]] == [c.source for c in notebook.cells[:-1]]
+    assert copy.cells[-1].source == 'results_dir = ""'
     text = nbformat.writes(copy)
     assert "10%" not in text
     assert "/some/place" not in text
