@@ -50,7 +50,7 @@ lint: setup
 	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb && $(PY) -m mypy
 
 docs: setup
-	$(PY) -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 notebooks: setup
 	$(PY) -m jupyter lab notebooks

@@ -23,10 +23,10 @@ from mathematics import Mathematics
 
 from blocklora_lib.claims.claim import Evidence, judge
 from blocklora_lib.claims.paper_claims import CLAIMS
+from blocklora_lib.claims.verdict import tone
 from blocklora_lib.core.paths import ROOT
 from blocklora_lib.runs.profile_files import load_profile
 from blocklora_lib.suite.reference import COPIES, REFERENCE, SHOWN
-from blocklora_lib.suite.report import BADGES
 
 PACKAGE = ROOT / "blocklora_lib"
 # pages of files that stand elsewhere in the repository
@@ -148,7 +148,7 @@ def _claims():
         notebook, _, cell = j.link.partition(".ipynb#cell-id=")
         parts.append(
             f"## {j.claim.id}: {j.claim.statement}\n\n"
-            f'<span class="badge {BADGES[j.verdict]}">{j.verdict}</span> {j.finding.evidence}\n\n'
+            f'<span class="badge {tone(j.verdict)}">{j.verdict}</span> {j.finding.evidence}\n\n'
             f"Source: {j.claim.source}. "
             f"Seen in [{notebook}](notebooks/{notebook}.md#cell-{cell}).\n"
         )

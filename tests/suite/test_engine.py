@@ -55,7 +55,8 @@ def planned(done):
 @pytest.mark.slow
 def test_a_notebook_that_needs_runs_waits_for_its_groups(tmp_path):
     profile = load_profile(PROFILE)
-    groups = len(profile.datasets) * (len(profile.methods) if profile.job == "method" else 1)
+    methods = profile.experiment("few_shot").methods or profile.methods
+    groups = len(profile.datasets) * (len(methods) if profile.job == "method" else 1)
     assert planned(snakemake(tmp_path, "--dry-run", notebooks="08_few_shot")) == {
         "all": 1, "grid": groups, "notebook": 1, "report": 1,
     }  # fmt: skip
