@@ -10,6 +10,7 @@ from nbformat import NotebookNode
 
 from blocklora_lib.display.mathml import inline_mathml
 
+CELL = re.compile(r"(?<=href=\")(\w+)\.ipynb#cell-id=([\w-]+)")
 PLACE = '<div class="output" id="output-{}"></div>'
 
 
@@ -52,7 +53,8 @@ def _shown(output: NotebookNode) -> str:
         size = f' width="{width}"' if width else ""
         return f'<img src="data:image/png;base64,{png}" alt="{alt}"{size}>'
     if "text/html" in data:
-        return inline_mathml(data["text/html"])
+        # JupyterLab's way to a cell, and the site's
+        return CELL.sub(r"\1.html#cell-\2", inline_mathml(data["text/html"]))
     return f"<pre>{html.escape(data.get('text/plain', ''))}</pre>"
 
 
