@@ -147,12 +147,12 @@ def _front(panel: Axes, part: pd.DataFrame, told: Sequence[str]) -> None:
         panel.plot(row.x, row.accuracy, marker, **{"markersize": 3.5, "zorder": 3} | look)
     middle = (part["x"].min() * part["x"].max()) ** 0.5
     gap = 0.06 * (part["accuracy"].max() - part["accuracy"].min())
-    below = math.inf
-    for row in part[shown].sort_values("accuracy", ascending=False).itertuples():
-        left = row.x > middle  # a name stands towards the middle, none on another
-        below = min(row.accuracy, below - gap)
+    names = part[shown].sort_values("accuracy", ascending=False)
+    heights = _apart(names["accuracy"].tolist(), gap, part["accuracy"].min())
+    for row, height in zip(names.itertuples(), heights, strict=True):
+        left = row.x > middle  # a name stands towards the middle
         panel.annotate(
-            row.method_label, (row.x, row.accuracy), (-9 if left else 9, below),
+            row.method_label, (row.x, row.accuracy), (-9 if left else 9, height),
             textcoords=("offset points", "data"), ha="right" if left else "left",
             va="center", fontsize=7, fontweight="bold" if row.method in told else "normal",
             arrowprops=dict(
@@ -161,6 +161,20 @@ def _front(panel: Axes, part: pd.DataFrame, told: Sequence[str]) -> None:
             ),
             bbox=dict(facecolor="white", edgecolor="none", pad=0.4), zorder=5,
         )  # fmt: skip
+
+
+def _apart(heights: Sequence[float], gap: float, least: float) -> list[float]:
+    """Heights, the highest first, moved down until none is within a gap of the next, then up from
+    the least.
+    """
+    found, free = [], math.inf
+    for height in heights:
+        found.append(free := min(height, free - gap))
+    free = least
+    for i in reversed(range(len(found))):
+        found[i] = max(found[i], free)
+        free = found[i] + gap
+    return found
 
 
 @in_style
