@@ -23,9 +23,10 @@ STEPS, SHOTS = 4, 2  # one batch, all images: their order is of no account
 class Case:
     """Two images of each class, one batch of all, four steps."""
 
-    def __init__(self, model, names=NAMES, seed=0, training=TRAINING):
+    def __init__(self, model, names=NAMES, seed=0, training=TRAINING, precision="fp32"):
         weights = "bundled" if model == "PocketCLIP" else "none"
-        self.backbone = load_backbone(BackboneSpec(name=model, pretrained=weights), "cpu")
+        spec = BackboneSpec(name=model, pretrained=weights, precision=precision)
+        self.backbone = load_backbone(spec, "cpu")
         self.names, self.training, side = names, training, self.backbone.resolution
         random = torch.Generator().manual_seed(seed)
         n = SHOTS * len(names)

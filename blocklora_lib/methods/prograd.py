@@ -4,7 +4,9 @@
     G = G_d where G_d·G_g ≥ 0, else G_d - λ (G_d·Ĝ) Ĝ,   Ĝ = G_g/‖G_g‖
 
 f: (B, d) unit rows of images; w: (K, d) unit rows of the classes by learnt tokens, as in `coop`; p:
-softmax of their logits, p⁰: of those of the set's own template. M E numbers are trained.
+softmax of their logits, p⁰: of those of the set's own template. M E numbers are trained. Where p is
+p⁰, as at the template's own words, G_g is zero and G is G_d: logits that differ by rounding alone
+are taken for the same, or G would lose a part along what rounding leaves of G_g.
 
 Source: Zhu et al. 2023, arXiv 2205.14865; BeierZhu/Prompt-align@1b76203 trainers/prograd.py and its
 Dassl.ProGrad, whose gradient is by parameter: of one tensor that is the same.
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from ..learning.prompt_fit import PromptPredictor, Seen
 
 
+ROUNDING = 16  # of cosines, in units of the number format: two orders of sums differ by a few
+
+
 class Settings(PromptSettings):
     """strength: λ."""
 
@@ -56,11 +61,14 @@ class Method(PromptMethod):
 
         learner, known = shallow(context, self), classes_of(context)
         scale = context.backbone.logit_scale
+        rounding = ROUNDING * torch.finfo(context.backbone.dtype).eps * scale
         (v,) = learner.parameters
 
         def losses(seen: Seen, labels: Tensor) -> Tensor:
-            taught = (scale * seen.images @ known.T).softmax(-1)
-            return torch.stack([entropy(seen, labels), F.cross_entropy(seen.logits, taught)])
+            teacher = scale * seen.images @ known.T
+            apart = (seen.logits - teacher).abs().max() > rounding
+            general = F.cross_entropy(seen.logits, teacher.softmax(-1))
+            return torch.stack([entropy(seen, labels), apart * general])
 
         def backward(losses: Tensor) -> None:
             (own,) = torch.autograd.grad(losses[0], [v], retain_graph=True)

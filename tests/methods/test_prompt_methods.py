@@ -164,6 +164,26 @@ def test_prograd_takes_the_steps_of_its_equation(case, strength):
     assert passes["text"] == 17 * len(case.names)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_prograd_at_its_teachers_words_has_nothing_to_lose(case, precision, tiny_clip, monkeypatch):
+    """There G_g is zero, and what rounding leaves of it has no direction."""
+    from blocklora_lib.methods import prograd
+
+    one, general = case, []
+    if precision == "bf16":
+        one = Case(tiny_clip, precision=precision)
+    plain = prograd.without_conflict
+
+    def told(own, taught, strength):
+        general.append(taught.norm() / own.norm())
+        return plain(own, taught, strength)
+
+    monkeypatch.setattr(prograd, "without_conflict", told)
+    one.fit("prograd", context="a photo of a")
+    assert general[0] == 0
+    assert min(general[1:]) > 1e-3
+
+
 def test_prograd_never_steps_against_what_is_known():
     from blocklora_lib.methods.prograd import without_conflict
 
