@@ -1,6 +1,6 @@
 """How a method learns from few images and is judged: the training loop and the one evaluation
 rule.
 
-Read spec, contract, loop, evaluation; adapter_fit is what all adapter methods do. Knows core,
-adapters, data, clip.
+Read spec, method, contract, loop, evaluation; adapter_fit is what all adapter methods do. Knows
+core, adapters, data, clip.
 """

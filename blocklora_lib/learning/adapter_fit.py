@@ -16,6 +16,7 @@ from ..data.image_files import ImageFiles
 from .contract import Context
 from .feature_cache import BATCH
 from .loop import settings_plan, train
+from .method import Predictor
 
 
 def fit_adapters(context: Context, config: AdapterConfig) -> AdapterPredictor:
@@ -48,13 +49,8 @@ def fit_adapters(context: Context, config: AdapterConfig) -> AdapterPredictor:
     return predictor
 
 
-class AdapterPredictor:
+class AdapterPredictor(Predictor):
     """Cosine logits of the adapted towers."""
-
-    loss: tuple[float, ...] = ()
-    overflows: tuple[int, ...] = ()
-    images_seen = 0
-    choice = None
 
     def __init__(self, context: Context, adapters: AdapterSet) -> None:
         self.backbone, self.tokens, self.adapters = context.backbone, context.tokens, adapters
@@ -96,11 +92,6 @@ class AdapterPredictor:
             return backbone.logit_scale * rows(images) @ (classes() if fixed is None else fixed).T
 
         return logits
-
-    @property
-    def updates(self) -> int:
-        """One a step."""
-        return len(self.loss)
 
     @contextmanager
     def inference(self) -> Iterator[None]:

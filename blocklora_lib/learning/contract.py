@@ -1,17 +1,14 @@
-"""What a method is given, and what it gives back: Context, Predictor, Count."""
+"""What a method is given."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 from torch import Tensor
 
 from ..clip.backbone import Backbone
 from ..data.image_files import ImageFiles
-from .count import Choice
 from .feature_cache import FeatureCache, Features, Source
 from .spec import TrainingSpec
 
@@ -77,31 +74,3 @@ class Context:
             f"shots={self.shots} gives nothing to train on; a method that fits needs images, "
             "labels and training settings (trains = True)"
         )
-
-
-class Predictor(Protocol):
-    """What a method's `fit` returns: how to classify, in whatever way the method does it.
-
-    One that reads images through the frozen tower alone has `scores` besides, as `logits` but of
-    `Features`: then kept ones are evaluated, and no image is encoded again. One whose prompts are
-    not the template's has `prompts(names)`, the texts of classes, in their place.
-    """
-
-    loss: tuple[float, ...]  # of every step
-    overflows: tuple[int, ...]  # steps, from 1, whose float16 gradients overflowed
-    trainable_parameters: int
-    updates: int  # of all that was trained, settings that were not chosen among them
-    images_seen: int  # in all updates, each time anew
-    choice: Choice | None  # of settings, on validation images
-
-    def inference(self) -> AbstractContextManager[None]:
-        """Merge what can be merged, for the time of the evaluation."""
-
-    def classifier(self, tokens: Tensor) -> Any:
-        """What is computed once a set, such as class embeddings (C, d), from tokens."""
-
-    def logits(self, images: Tensor, classifier: Any) -> Tensor:
-        """Normalised images (B, 3, H, W) -> (B, C)."""
-
-    def close(self) -> None:
-        """Leave the backbone as it was."""

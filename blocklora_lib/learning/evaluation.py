@@ -13,9 +13,9 @@ from torch import Tensor
 from ..clip.backbone import Backbone
 from ..data.dataset import Dataset
 from ..data.image_files import ImageFiles, ahead
-from .contract import Predictor
 from .count import Count
 from .feature_cache import BATCH, Features
+from .method import Predictor
 
 
 class NotFinite(ValueError):
@@ -31,13 +31,16 @@ def evaluate(
 ) -> dict[str, Count]:
     """Count correct answers on a split of each set, with the set's own classes and template.
 
-    features: of a set's split, as kept; taken in place of the images where a predictor can.
+    features: of a set's split, as kept; of a method on features.
     """
-    kept = features if features is not None and hasattr(predictor, "scores") else None
     with torch.inference_mode(), predictor.inference():
         return {
             d.name: _count(
-                predictor, backbone, d, kept(d) if kept else d.images(split), d.labels(split)
+                predictor,
+                backbone,
+                d,
+                features(d) if features else d.images(split),
+                d.labels(split),
             )
             for d in datasets
         }
@@ -76,14 +79,13 @@ def _count(
     images: Tensor | ImageFiles | Features,
     labels: Tensor,
 ) -> Count:
-    own = getattr(predictor, "prompts", None)
-    texts = own(dataset.classes) if own else dataset.prompts
+    texts = predictor.prompts(dataset.classes) if predictor.prompts else dataset.prompts
     classifier = predictor.classifier(backbone.tokenize(texts))
     correct = seen = 0
     score: Callable[[Any, Any], Tensor] = predictor.logits
     inputs: Iterator[Any]
     if isinstance(images, Features):
-        score, inputs = predictor.scores, images.split(BATCH)  # type: ignore[attr-defined]
+        score, inputs = predictor.scores, images.split(BATCH)
     else:
         inputs = map(backbone.preprocess, images.split(BATCH))
     if isinstance(images, ImageFiles):

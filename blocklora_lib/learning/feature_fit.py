@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,12 +15,13 @@ from .contract import Context
 from .count import Choice
 from .feature_cache import Features
 from .loop import TrainingDiverged, batches, cosine_lr
+from .method import Predictor
 from .selection import choose
 
 Score = Callable[[Features, Tensor], Tensor]
 
 
-class FeaturePredictor:
+class FeaturePredictor(Predictor):
     """Frozen towers, and what a method makes of their rows.
 
     score(features, prompts) -> logits (N, C); prompts: rows of the classes' prompts, (C, d), as
@@ -29,8 +29,7 @@ class FeaturePredictor:
     was trained, settings that were not chosen among them; loss: of what was chosen.
     """
 
-    overflows: tuple[int, ...] = ()
-    prompts: Callable[[Sequence[str]], list[str]] | None = None  # of classes, if their own
+    updates = 0
 
     def __init__(
         self,
@@ -47,11 +46,6 @@ class FeaturePredictor:
         self.loss, self.images_seen = tuple(loss), images_seen
         self.updates = len(self.loss) if updates is None else updates
 
-    @contextmanager
-    def inference(self) -> Iterator[None]:
-        """Nothing to merge."""
-        yield
-
     def classifier(self, tokens: Tensor) -> Tensor:
         """Rows of prompts, as long as the tower gives them: (C, d)."""
         return self.context.prompts(tokens)
@@ -64,9 +58,6 @@ class FeaturePredictor:
     def logits(self, images: Tensor, classifier: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> (B, C)."""
         return self.scores(self.context.cache.encode(self.context.backbone, images), classifier)
-
-    def close(self) -> None:
-        """Nothing was attached."""
 
 
 def scaled_cosines(context: Context) -> Callable[[Tensor, Tensor], Tensor]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BeforeValidator
 
 from ..core.schema import Strict
+from .method import BaseMethod
 
 
 def _some(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -20,6 +21,12 @@ def _some(values: tuple[float, ...]) -> tuple[float, ...]:
     return values
 
 
+def _above_zero(values: tuple[float, ...]) -> tuple[float, ...]:
+    if not all(values):
+        raise ValueError(f"{list(values)} holds 0, which is no value of it; list values above 0")
+    return values
+
+
 def _listed(value: Any) -> Any:
     return (value,) if isinstance(value, int | float) else value
 
@@ -27,9 +34,8 @@ def _listed(value: Any) -> Any:
 # The values of a setting from the one nearest to doing nothing on. One, which needs no list, is the
 # setting itself; of several, one is chosen on validation images.
 Grid = Annotated[tuple[float, ...], AfterValidator(_some), BeforeValidator(_listed)]
-
-
-Steps = Annotated[tuple[int, ...], AfterValidator(_some)]
+Positive = Annotated[Grid, AfterValidator(_above_zero)]  # such as of learning rates
+Steps = Annotated[tuple[int, ...], AfterValidator(_some), AfterValidator(_above_zero)]
 
 
 def spread(low: float, high: float, n: int) -> tuple[float, ...]:
@@ -43,15 +49,10 @@ class FeatureSettings(Strict):
     grid: ClassVar[tuple[str, ...]] = ()
 
 
-class FeatureMethod:
-    """A method on features: its class attributes, and its settings."""
+class FeatureMethod(BaseMethod):
+    """A method on features."""
 
-    name: ClassVar[str]
-    label: ClassVar[str]
-    Settings: ClassVar[type[FeatureSettings]] = FeatureSettings
-    trains: ClassVar[bool] = True
-    on_features: ClassVar[bool] = True
-    own_classes: ClassVar[bool] = True  # most learn something of each class
-
-    def __init__(self, settings: Any) -> None:
-        self.settings = settings
+    Settings = FeatureSettings
+    on_features = True
+    towers = ()
+    own_classes = True  # most learn something of each class

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,8 @@ from ..core.seeding import generator
 from .contract import Context
 from .feature_fit import dassl_cosine, epochs_of, parameter
 from .loop import Plan, settings_plan, train
-from .prompt_method import PromptMethod
+from .method import Predictor
+from .prompt_method import DeepMethod, PromptMethod
 from .spec import DasslSchedule
 
 STD = 0.02  # of what starts at random
@@ -116,12 +116,8 @@ def plan_of(context: Context, method: PromptMethod) -> Plan:
     )
 
 
-class PromptPredictor:
+class PromptPredictor(Predictor):
     """Cosine logits of frozen towers with learnt tokens among their own."""
-
-    loss: tuple[float, ...] = ()
-    overflows: tuple[int, ...] = ()
-    choice = None
 
     def __init__(
         self, context: Context, method: PromptMethod, learner: Learner, plan: Plan
@@ -131,11 +127,6 @@ class PromptPredictor:
         self.prompts = method.texts  # what to tokenize of classes
         self.trainable_parameters = sum(part.numel() for part in learner.parameters)
         self.images_seen = plan.images_seen
-
-    @property
-    def updates(self) -> int:
-        """One a step."""
-        return len(self.loss)
 
     def packed(self, tokens: Tensor) -> Prompts:
         """Prompts whose common beginning is encoded once: exact, since nothing is dropped here."""
@@ -160,11 +151,6 @@ class PromptPredictor:
             prompts, checkpoint=self.how.checkpointing, learnt=learnt
         )
 
-    @contextmanager
-    def inference(self) -> Iterator[None]:
-        """Nothing to merge."""
-        yield
-
     def classifier(self, tokens: Tensor) -> Tensor | Prompts:
         """Unit rows of the classes, or their prompts where each image has rows of its own."""
         prompts = self.packed(tokens)
@@ -173,9 +159,6 @@ class PromptPredictor:
     def logits(self, images: Tensor, classifier: Tensor | Prompts) -> Tensor:
         """Normalised images (B, 3, H, W) -> (B, C)."""
         return self.see(images, classifier).logits
-
-    def close(self) -> None:
-        """Nothing was attached."""
 
 
 def start(context: Context, method: PromptMethod) -> Tensor:
@@ -187,7 +170,7 @@ def start(context: Context, method: PromptMethod) -> Tensor:
     tokens = backbone.tokenize([given])
     words = tokens[0, 1 : int(tower.end_of_text(tokens))]
     first: Tensor = tower.parts.token_embedding(words).detach().float()
-    return first[: getattr(method.settings, "tokens", None)]
+    return first
 
 
 def shallow(context: Context, method: PromptMethod) -> Learner:
@@ -196,9 +179,12 @@ def shallow(context: Context, method: PromptMethod) -> Learner:
     return Learner([v], lambda images: Learnt((v,)))
 
 
-def deep(context: Context, method: PromptMethod) -> list[Tensor]:
-    """What is trained in the text tower, (M, E) of each block: all but the first at random."""
-    first = start(context, method)
+def deep(context: Context, method: DeepMethod, words: int | None = None) -> list[Tensor]:
+    """What is trained in the text tower, (M, E) of each block: all but the first at random.
+
+    words: how many tokens of the method's context are trained, all by default.
+    """
+    first = start(context, method)[:words]
     later = random_tokens(context, "deep prompts", method.settings.depth - 1, *first.shape)
     return [parameter(part) for part in (first, *later)]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
 from ..core.schema import Strict
+from .method import BaseMethod, Towers
 from .spec import DasslSchedule
 
 if TYPE_CHECKING:
@@ -28,19 +29,15 @@ class PromptSettings(Strict):
     schedule: DasslSchedule | None = None
 
 
-class PromptMethod:
-    """A prompt method: its class attributes, and its settings. towers: where its tokens stand."""
+class PromptMethod(BaseMethod):
+    """A prompt method: tokens before whatever class name, in the towers."""
 
-    name: ClassVar[str]
-    label: ClassVar[str]
-    Settings: ClassVar[type[PromptSettings]]
-    trains: ClassVar[bool] = True
-    on_features: ClassVar[bool] = False
-    own_classes: ClassVar[bool] = False  # the tokens stand before whatever class name
-    towers: ClassVar[tuple[Literal["text", "image"], ...]] = ("text",)
+    towers: ClassVar[Towers] = ("text",)
 
-    def __init__(self, settings: Any) -> None:
-        self.settings = settings
+    @property
+    def words(self) -> int:
+        """How many of the context's tokens it needs at least."""
+        return 1
 
     def texts(self, names: Sequence[str]) -> list[str]:
         """The prompts of classes, in which the learnt tokens take the place of the first words."""
@@ -50,30 +47,11 @@ class PromptMethod:
 
     def check(self, backbone: Backbone, names: Sequence[str]) -> None:
         """ValueError, before any training, where the tokens have no place in the backbone."""
-        from ..clip.towers import TextTower, images_are_plain
+        from ..clip.towers import TextTower
 
-        of, plain = backbone.spec.name, "a transformer of open_clip, as ViT-B-16 has"
-        puts = f"method {self.name} puts learnt tokens into the"
-        tower = TextTower(backbone.model)
+        tower, words = TextTower(backbone.model), self.settings.context
         if not tower.can_pack:
-            raise ValueError(
-                f"{puts} text tower, and that of {of} is not {plain}; use a backbone with one, or "
-                "a method on features, such as task_res"
-            )
-        if "image" in self.towers and not images_are_plain(backbone.model):
-            raise ValueError(
-                f"{puts} image tower, and that of {of} is not {plain}; use a backbone with one, or "
-                "a method of the text tower alone, such as coop"
-            )
-        depth, parts = getattr(self.settings, "depth", 1), {"text": tower.parts}
-        for which in self.towers:
-            part: Any = parts.get(which, backbone.model.visual)
-            if depth > 1 and depth > (blocks := len(part.transformer.resblocks)):
-                raise ValueError(
-                    f"method {self.name} with depth={depth}: the {which} tower of {of} has "
-                    f"{blocks} blocks; use depth={blocks} or less"
-                )
-        words, wanted = self.settings.context, getattr(self.settings, "tokens", 1)
+            self._refuse("text", backbone, "a method on features, such as task_res")
         try:
             *rows, nothing = backbone.tokenize(self.texts([*names, ""])).tolist()
             given = int(tower.end_of_text(backbone.tokenize([str(words)]))) - 1
@@ -82,13 +60,48 @@ class PromptMethod:
                 f"method {self.name} with context={words!r}: {error}, or learn fewer tokens "
                 "(context)"
             ) from None
-        if isinstance(words, str) and wanted > given:
+        if isinstance(words, str) and self.words > given:
             raise ValueError(
-                f"method {self.name} with tokens={wanted}: context={words!r} has {given} tokens; "
-                f"use tokens={given} or less, or a longer context"
+                f"method {self.name} with tokens={self.words}: context={words!r} has {given} "
+                f"tokens; use tokens={given} or less, or a longer context"
             )
         if nothing in rows:
             raise ValueError(
-                f"method {self.name}: class {names[rows.index(nothing)]!r} is no word to {of}'s "
-                "tokenizer; give the class another name"
+                f"method {self.name}: class {names[rows.index(nothing)]!r} is no word to "
+                f"{backbone.spec.name}'s tokenizer; give the class another name"
             )
+
+    def _refuse(self, tower: str, backbone: Backbone, other: str) -> None:
+        raise ValueError(
+            f"method {self.name} puts learnt tokens into the {tower} tower, and that of "
+            f"{backbone.spec.name} is not a transformer of open_clip, as ViT-B-16 has; use a "
+            f"backbone with one, or {other}"
+        )
+
+
+class DeepSettings(PromptSettings):
+    """depth: J, of how many blocks the tokens stand at the input."""
+
+    context: Tokens = WORDS
+    depth: int = Field(9, ge=1)
+
+
+class DeepMethod(PromptMethod):
+    """A prompt method in both towers, at the input of the first `depth` blocks of each."""
+
+    towers = ("text", "image")
+
+    def check(self, backbone: Backbone, names: Sequence[str]) -> None:
+        """ValueError, besides, for an image tower without place, or where there are less blocks."""
+        from ..clip.towers import TextTower, images_are_plain
+
+        if not images_are_plain(backbone.model):
+            self._refuse("image", backbone, "a method of the text tower alone, such as coop")
+        super().check(backbone, names)
+        depth, text = self.settings.depth, TextTower(backbone.model).parts
+        for which, tower in (("text", text), ("image", backbone.model.visual)):
+            if depth > (blocks := len(tower.transformer.resblocks)):
+                raise ValueError(
+                    f"method {self.name} with depth={depth}: the {which} tower of "
+                    f"{backbone.spec.name} has {blocks} blocks; use depth={blocks} or less"
+                )

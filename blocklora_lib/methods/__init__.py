@@ -1,12 +1,8 @@
 """The registry of methods: every module of this folder is one, or a table of a family.
 
-A module defines `Method`, a class, or `METHODS`, several. A method has `name`, `label` (for
-figures), `trains` (whether shots and seeds mean anything), `on_features` (whether it reads images
-through the frozen tower alone, and has a schedule of its own in place of the profile's),
-`own_classes` (whether it can tell only the classes that it was trained on), `Settings` (frozen,
-unknown keys refused) and `fit(context) -> Predictor`; one that asks more of a backbone has
-`check(backbone, names)`, which refuses it before any training. Settings with a `schedule` take the
-place of a profile's training settings. Knows learning and all below; a listing needs no torch.
+A module defines `Method`, a class, or `METHODS`, several; `learning.method` says what they have.
+Settings with a `schedule` take the place of a profile's training settings. Knows learning and all
+below; a listing needs no torch.
 
 Settings that are a tuple are a grid, from which `learning.selection` chooses on validation images;
 with one value each a method reads none.
@@ -44,7 +40,7 @@ def cost_class(name: str) -> str:
     method = get_method(name)
     if method.on_features:
         return COST_CLASSES[0]
-    return COST_CLASSES[1 if getattr(method, "towers", ()) == ("text",) else 2]
+    return COST_CLASSES[1 if method.towers == ("text",) else 2]
 
 
 @cache  # a grid of a thousand runs asks three thousand times

@@ -5,12 +5,13 @@ All train an adapter on q, k, v (or o) of both towers; `AdapterConfig` says what
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import create_model, model_validator
 
 from ..adapters.config import AdapterConfig
 from ..core.schema import near
+from ..learning.method import BaseMethod
 
 if TYPE_CHECKING:
     from ..learning.adapter_fit import AdapterPredictor
@@ -46,18 +47,8 @@ class AdapterSettings(AdapterConfig):
         return {"kind": cls.model_fields["kind"].default} | values
 
 
-class AdapterMethod:
+class AdapterMethod(BaseMethod):
     """A method of the table."""
-
-    name: ClassVar[str]
-    label: ClassVar[str]
-    Settings: ClassVar[type[AdapterSettings]]
-    trains: ClassVar[bool] = True
-    on_features: ClassVar[bool] = False
-    own_classes: ClassVar[bool] = False
-
-    def __init__(self, settings: AdapterSettings) -> None:
-        self.settings = settings
 
     def fit(self, context: Context) -> AdapterPredictor:
         """Train and return the predictor; the adapters stay attached until it is closed."""

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from ..learning.feature_method import FeatureMethod, FeatureSettings, Grid
+from ..learning.feature_method import FeatureMethod, FeatureSettings, Positive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,7 @@ class Settings(FeatureSettings):
     """How the classifier is trained; views: random views of each image."""
 
     grid: ClassVar = ("lr",)
-    lr: Grid = (0.1,)
+    lr: Positive = (0.1,)
     epochs: int = Field(300, ge=1)
     batch_size: int = Field(256, ge=1)
     views: int = Field(0, ge=0)

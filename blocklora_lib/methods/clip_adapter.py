@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from ..learning.feature_method import FeatureMethod, FeatureSettings, Grid
+from ..learning.feature_method import FeatureMethod, FeatureSettings, Positive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ class Settings(FeatureSettings):
     """ratio: r; reduction: of the inner width; epochs: at 1, at 2 to 4, at more shots."""
 
     grid: ClassVar = ("lr",)
-    lr: Grid = (1e-3, 2e-3, 1e-2)
+    lr: Positive = (1e-3, 2e-3, 1e-2)
     ratio: float = Field(0.2, ge=0, le=1)
     reduction: int = Field(4, ge=1)
     weight_decay: float = Field(5e-4, ge=0)

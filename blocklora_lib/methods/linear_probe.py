@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from ..learning.feature_method import FeatureMethod, FeatureSettings, Grid
+from ..learning.feature_method import FeatureMethod, FeatureSettings, Positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ class Settings(FeatureSettings):
     """c: scikit-learn's C, a grid that falls; halvings: steps of the search around its best."""
 
     grid: ClassVar = ("c",)
-    c: Grid = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
+    c: Positive = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
     halvings: int = Field(8, ge=0)
     iterations: int = Field(1000, ge=1)
 

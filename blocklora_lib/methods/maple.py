@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from ..learning.prompt_method import WORDS, PromptMethod, PromptSettings
+from ..learning.prompt_method import WORDS, DeepMethod, DeepSettings
 from ..learning.spec import DasslSchedule
 
 if TYPE_CHECKING:
@@ -43,22 +43,26 @@ class Schedule(DasslSchedule):
     batch_size: int = Field(4, ge=1)
 
 
-class Settings(PromptSettings):
-    """tokens: M, the first of the context's; depth: J."""
+class Settings(DeepSettings):
+    """tokens: M, the first of the context's."""
 
     context: Annotated[str, Field(min_length=1)] = WORDS
     tokens: int = Field(2, ge=1)
-    depth: int = Field(9, ge=1)
     schedule: Schedule | None = None
 
 
-class Method(PromptMethod):
+class Method(DeepMethod):
     """Text tokens, and image tokens coupled to them."""
 
     name = "maple"
     label = "MaPLe"
     Settings = Settings
-    towers = ("text", "image")
+
+    @property
+    def words(self) -> int:
+        """M."""
+        tokens: int = self.settings.tokens
+        return tokens
 
     def fit(self, context: Context) -> PromptPredictor:
         """Train tokens and couplings."""
@@ -69,7 +73,7 @@ class Method(PromptMethod):
         from ..learning.feature_fit import parameter
         from ..learning.prompt_fit import Learner, deep, fit_prompts, image_width, uniform
 
-        tokens = deep(context, self)
+        tokens = deep(context, self, self.words)
         wide, device = image_width(context.backbone), context.backbone.device
         bound = tokens[0].shape[1] ** -0.5  # a linear layer's default: kaiming-uniform, a = √5
         shapes = (wide, tokens[0].shape[1]), (wide,)

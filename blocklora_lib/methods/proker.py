@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from ..learning.feature_method import FeatureMethod, FeatureSettings, Grid
+from ..learning.feature_method import FeatureMethod, FeatureSettings, Grid, Positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,7 @@ class Settings(FeatureSettings):
 
     grid: ClassVar = ("beta", "lam")
     beta: Grid = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0)
-    lam: Grid = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
+    lam: Positive = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
 
 
 class Method(FeatureMethod):

@@ -25,13 +25,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from ..learning.feature_method import FeatureMethod, FeatureSettings, Grid
+from ..learning.feature_method import FeatureMethod, FeatureSettings, Positive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
+    from ..clip.backbone import Backbone
     from ..learning.contract import Context
     from ..learning.feature_fit import FeaturePredictor, Score
 
@@ -41,7 +42,7 @@ class Settings(FeatureSettings):
 
     grid: ClassVar = ("lr",)
     strength: float = Field(1.0, ge=0, allow_inf_nan=False)
-    lr: Grid = (1e-5,)
+    lr: Positive = (1e-5,)
     eps: float = Field(1e-4, gt=0)
     steps: int = Field(300, ge=1)
     views: int = Field(0, ge=0)
@@ -54,6 +55,17 @@ class Method(FeatureMethod):
     label = "ProLIP"
     Settings = Settings
     own_classes = False
+
+    def check(self, backbone: Backbone, names: Sequence[str]) -> None:
+        """ValueError, before any training, for an image tower that ends in no projection."""
+        from ..clip.towers import image_projection
+
+        if image_projection(backbone.model) is None:
+            raise ValueError(
+                "method prolip trains the last projection of the image tower, and that of "
+                f"{backbone.spec.name} has none of its own; use a CLIP whose image tower is a "
+                "vision transformer, such as ViT-B-16, or method clip_adapter"
+            )
 
     def fit(self, context: Context) -> FeaturePredictor:
         """Train the projection."""
@@ -72,12 +84,7 @@ class Method(FeatureMethod):
 
         s = self.settings
         first = image_projection(context.backbone.model)
-        if first is None:
-            raise ValueError(
-                "method prolip trains the last projection of the image tower, and that of "
-                f"{context.backbone.spec.name} has none of its own; use a CLIP whose image tower "
-                "is a vision transformer, such as ViT-B-16, or method clip_adapter"
-            )
+        assert first is not None  # as `check` saw to
         shown, labels = all_views(context, s.views)
         n = len(labels) // max(s.views, 1)
         first, cosines = first.detach().float(), scaled_cosines(context)

@@ -19,6 +19,8 @@ random weights, in float32: logits, loss and gradients are the same within round
 | w⁰ | of 60 templates, the first 60 of OpenAI's 80 for ImageNet, for every set | the same |
 | μ, σ | 30, 30 of 50 epochs; 45, 5 for StanfordCars, Flowers102, FGVCAircraft, DTD, EuroSAT | \
 0.6, 0.6 of the training, for all |
+| from the source to other sets | J = 3, 20 epochs, μ = 6, σ = 10 | the row above; theirs is \
+`{depth: 3, mean: 0.3, deviation: 0.5, schedule: {epochs: [20, 20, 20]}}` |
 | averaged | the whole state, in half precision | the tokens |
 | training | SGD 2.5e-3, batches of 4, 50 epochs | `schedule: {}` is the same; without it the \
 profile's training settings |
@@ -31,12 +33,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ..learning.prompt_method import WORDS, PromptMethod, PromptSettings, Tokens
+from ..learning.prompt_method import DeepMethod, DeepSettings
 from ..learning.spec import DasslSchedule
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
+    from ..clip.backbone import Backbone
     from ..learning.contract import Context
     from ..learning.prompt_fit import PromptPredictor, Seen
 
@@ -51,15 +56,13 @@ class Schedule(DasslSchedule):
     batch_size: int = Field(4, ge=1)
 
 
-class Settings(PromptSettings):
-    """depth: J; image_tokens: M of the image tower; text, image, logits: weights of the losses.
+class Settings(DeepSettings):
+    """image_tokens: M of the image tower; text, image, logits: weights of the losses.
 
     mean, deviation: μ and σ of the average, as shares of the training.
     """
 
-    context: Tokens = WORDS
     image_tokens: int = Field(4, ge=1)
-    depth: int = Field(9, ge=1)
     text: float = Field(25.0, ge=0, allow_inf_nan=False)
     image: float = Field(10.0, ge=0, allow_inf_nan=False)
     logits: float = Field(1.0, ge=0, allow_inf_nan=False)
@@ -68,13 +71,21 @@ class Settings(PromptSettings):
     schedule: Schedule | None = None
 
 
-class Method(PromptMethod):
+class Method(DeepMethod):
     """Independent tokens in both towers, held near the frozen model and averaged over epochs."""
 
     name = "promptsrc"
     label = "PromptSRC"
     Settings = Settings
-    towers = ("text", "image")
+
+    def check(self, backbone: Backbone, names: Sequence[str]) -> None:
+        """ValueError, besides, where a generic prompt of a class is longer than the context."""
+        super().check(backbone, names)
+        for texts in generic_texts(names):
+            try:
+                backbone.tokenize(texts)
+            except ValueError as error:
+                raise ValueError(f"method {self.name} with generic templates: {error}") from None
 
     def fit(self, context: Context) -> PromptPredictor:
         """Train the tokens and average them."""
@@ -132,14 +143,18 @@ def gaussian(epochs: int, mean: float, deviation: float) -> list[float]:
     return [weight / sum(raw) for weight in raw]
 
 
+def generic_texts(names: Sequence[str]) -> list[list[str]]:
+    """Prompts of classes by each generic template."""
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    return [[form(name) for name in names] for form in OPENAI_IMAGENET_TEMPLATES[:TEMPLATES]]
+
+
 def generic_rows(context: Context) -> Tensor:
     """w⁰: unit rows (K, d) of the mean over generic templates, of rows as the tower gives them."""
     import torch
     import torch.nn.functional as F
-    from open_clip import OPENAI_IMAGENET_TEMPLATES
 
-    rows = [
-        context.prompts(context.backbone.tokenize([template(name) for name in context.names]))
-        for template in OPENAI_IMAGENET_TEMPLATES[:TEMPLATES]
-    ]
+    tokenize = context.backbone.tokenize
+    rows = [context.prompts(tokenize(texts)) for texts in generic_texts(context.names)]
     return F.normalize(torch.stack(rows).mean(0), dim=-1)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from ..learning.feature_method import FeatureMethod, FeatureSettings, Grid
+from ..learning.feature_method import FeatureMethod, FeatureSettings, Positive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ class Settings(FeatureSettings):
 
     grid: ClassVar = ("lr",)
     alpha: float = Field(0.5, ge=0)
-    lr: Grid = (2e-3,)
+    lr: Positive = (2e-3,)
     many: float = Field(0.1, gt=0)
     weight_decay: float = Field(5e-4, ge=0)
     epochs: tuple[int, int] = (100, 200)

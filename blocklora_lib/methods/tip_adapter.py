@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from ..learning.feature_method import FeatureMethod, FeatureSettings, Grid, spread
+from ..learning.feature_method import FeatureMethod, FeatureSettings, Grid, Positive, spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +50,7 @@ class TrainedSettings(Settings):
     grid: ClassVar = ("lr", "beta", "alpha")
     train_beta: float = Field(1.0, gt=0)
     train_alpha: float = Field(1.17, gt=0)
-    lr: Grid = (1e-3,)
+    lr: Positive = (1e-3,)
     weight_decay: float = Field(0.01, ge=0)
     eps: float = Field(1e-4, gt=0)
     epochs: int = Field(20, ge=1)

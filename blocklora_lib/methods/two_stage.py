@@ -24,14 +24,14 @@ profile's, in the backbone's number format; norms and w are float32 |
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from ..core.schema import AdapterError, Strict
+from ..learning.method import BaseMethod, Predictor
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,18 +46,12 @@ class StageSettings(Strict):
     share: float = Field(0.6, ge=0, le=1)
 
 
-class Method:
+class Method(BaseMethod):
     """Norms, then a classifier."""
 
-    name: ClassVar[str] = "two_stage"
-    label: ClassVar[str] = "2SFS"
-    Settings: ClassVar[type[StageSettings]] = StageSettings
-    trains: ClassVar[bool] = True
-    on_features: ClassVar[bool] = False
-    own_classes: ClassVar[bool] = False
-
-    def __init__(self, settings: StageSettings) -> None:
-        self.settings = settings
+    name = "two_stage"
+    label = "2SFS"
+    Settings = StageSettings
 
     def check(self, backbone: Backbone, names: Sequence[str]) -> None:
         """AdapterError, before any training, where a tower has no blocks with norms."""
@@ -95,13 +89,9 @@ def block_norms(backbone: Backbone) -> list[nn.LayerNorm]:
     return found
 
 
-class TwoStagePredictor:
+class TwoStagePredictor(Predictor):
     """Cosines of images by the adapted tower and the trained classifier."""
 
-    overflows: tuple[int, ...] = ()
-    loss: tuple[float, ...] = ()
-    updates = images_seen = trainable_parameters = 0
-    choice = None
     weight: Any = None  # w: (K, d), once stage 2 has begun
 
     def __init__(self, context: Context) -> None:
@@ -162,14 +152,8 @@ class TwoStagePredictor:
                 replace(context, training=spec, on_step=on_step), groups, logits, scaled=half
             )
         self.loss += losses
-        self.updates += steps
         self.overflows += tuple(before + step for step in skipped)
         self.trainable_parameters += sum(p.numel() for p in trained)
-
-    @contextmanager
-    def inference(self) -> Iterator[None]:
-        """Nothing to merge."""
-        yield
 
     def classifier(self, tokens: Tensor) -> Tensor:
         """Unit rows (C, d): w of the classes that were trained, text rows of all others."""

@@ -13,10 +13,11 @@ import torch
 from ..core.devices import check_repeatable, repeatable
 from ..core.schema import AdapterError
 from ..data.dataset import Dataset
-from ..learning.contract import Context, Predictor
+from ..learning.contract import Context
 from ..learning.evaluation import NotFinite, evaluate, evaluate_images
 from ..learning.feature_cache import Features
 from ..learning.loop import TrainingDiverged
+from ..learning.method import Predictor
 from ..methods import get_method
 from .code_digest import code_of
 from .provenance import PeakMemory, provenance
@@ -78,7 +79,7 @@ def execute(
                 budget = _budget(predictor, backbone.passes - before)
             with _timed(seconds, "evaluate"):
                 train = None
-                few = context.features() if features and context.source else context.images
+                few = context.features() if context.source else context.images
                 if few is not None and context.labels is not None:
                     data = bench.dataset(spec.dataset)
                     train = evaluate_images(predictor, backbone, data, few, context.labels)

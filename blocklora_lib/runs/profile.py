@@ -106,6 +106,8 @@ class Profile(Strict):
                 )
             for entry in self.methods_of(experiment):
                 self.training_of(entry)
+        for entry in self.methods:
+            self.training_of(entry)
         return self
 
     @staticmethod
@@ -160,7 +162,15 @@ class Profile(Strict):
         return tuple(varied for entry in chosen for varied in experiment.variations(entry))
 
     def training_of(self, entry: MethodEntry) -> TrainingSpec:
-        """The profile's training settings with the entry's own on top."""
+        """The profile's training settings with the entry's own on top.
+
+        ValueError for settings that are not right, or of an entry that learns by none of them.
+        """
+        if entry.training and not entry.method_spec.scheduled:
+            raise ValueError(
+                f"method {entry.name} has training settings ({', '.join(entry.training)}), but a "
+                "way of its own, which its settings say; give them there, and leave training out"
+            )
         try:
             return TrainingSpec(**(self.training.model_dump() | entry.training))
         except ValidationError as error:

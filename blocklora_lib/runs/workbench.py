@@ -86,9 +86,9 @@ class Workbench:
                 "restore the data"
             )
         self._refuse_other_classes(spec)
-        if check := getattr(spec.method.load(), "check", None):
-            for name in spec.sets:
-                check(self.backbone(spec.backbone), self.dataset(name).classes)
+        method = spec.method.load()
+        for name in spec.sets:
+            method.check(self.backbone(spec.backbone), self.dataset(name).classes)
         self.images(spec)  # before any is read: from here on a change is noticed
         for name in spec.sets:
             self._tell_apart(spec, self.dataset(name))
@@ -217,6 +217,12 @@ class Workbench:
                 faults = self._unreadable(spec, dataset, split, rows)
                 gone[dataset.name] += [dataset.path(split, i) for i in faults]
                 validation = split, rows[[i not in faults for i in rows.tolist()]]
+                if not len(validation[1]):
+                    raise ValueError(
+                        f"none of the {len(rows)} validation images of {dataset.name} can be read "
+                        f"by which method {spec.method.name} chooses its settings; restore them, "
+                        "or give it one value of each"
+                    )
         evaluated = []
         for other in map(self.dataset, spec.evaluate_on):
             faults = self._unreadable(spec, other, spec.split, None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +17,7 @@ from blocklora_lib.adapters.config import AdapterConfig
 from blocklora_lib.adapters.files import FORMAT
 from blocklora_lib.core.schema import AdapterError, Strict, explain
 from blocklora_lib.learning.evaluation import evaluate_images
+from blocklora_lib.learning.method import Predictor
 
 CONFIG = AdapterConfig(kind="lora", rank=2, dropout=0.0)
 METADATA = {
@@ -218,9 +218,7 @@ def test_scores_that_are_not_finite_are_no_accuracy(value, where):
     scores = torch.randn(160, 5)
     scores[where, 3] = value
 
-    class Predictor:
-        inference = staticmethod(nullcontext)
-
+    class Given(Predictor):
         def classifier(self, tokens):
             return None
 
@@ -231,10 +229,10 @@ def test_scores_that_are_not_finite_are_no_accuracy(value, where):
     backbone = SimpleNamespace(tokenize=lambda prompts: prompts, preprocess=lambda x: x)
     dataset = SimpleNamespace(name="flags", prompts=[])
     with pytest.raises(ValueError, match=r"scores of flags are not finite .* adapters") as error:
-        evaluate_images(Predictor(), backbone, dataset, images, labels)
+        evaluate_images(Given(), backbone, dataset, images, labels)
     assert "\n" not in str(error.value)
     scores[where, 3] = 0
-    count = evaluate_images(Predictor(), backbone, dataset, images, labels)
+    count = evaluate_images(Given(), backbone, dataset, images, labels)
     assert count.correct == sum(
         int(row.argmax() == truth) for row, truth in zip(scores, labels, strict=True)
     )

@@ -114,6 +114,20 @@ def test_bad_images_are_left_out_named_and_counted(spec, folder, tmp_path):
     assert store.frame()["unreadable"].tolist() == [4]
 
 
+def test_where_no_validation_image_can_be_read_nothing_is_chosen(folder, tiny_clip):
+    methods = [{"name": "gda"}]
+    chosen = make_spec(eurosat_profile(tiny_clip, methods=methods), "eurosat", "gda", 1, 1)
+    bench = Workbench("cpu")
+    split, rows = bench.check(chosen).validation
+    paths = [folder / bench.dataset("eurosat").path(split, row) for row in rows.tolist()]
+    for path in paths[1:]:
+        write_text(path)
+    assert len(Workbench("cpu").check(skipping(chosen)).validation[1]) == 1
+    write_text(paths[0])
+    with pytest.raises(ValueError, match=r"none of the 10 validation images of eurosat .* gda"):
+        Workbench("cpu").check(skipping(chosen))
+
+
 def test_what_is_counted_is_what_is_left(spec, folder):
     """Correct and total of the images left, counted again one by one."""
     from blocklora_lib.learning.contract import Context

@@ -131,6 +131,10 @@ def test_gda_of_weight_zero_and_of_one_shot_is_zero_shot():
         atol=1e-4,  # 100 log K is added to every class and taken off again
         rtol=1e-5,
     )
+    assert not np.linalg.pinv(np.zeros((3, 3))).any()  # so do the authors, by a pseudoinverse
+    seen = Task(shots=1, views=10)  # and by their ten views of an image, which do spread
+    _, found = seen.fit("gda", a=[100.0], views=10)
+    assert np.abs(found.numpy() - zero_shot(seen)).max() > 1
 
 
 def ridge(task, beta, lam, images):

@@ -15,6 +15,7 @@ from scipy.special import log_softmax, softmax
 
 from blocklora_lib.clip import towers
 from blocklora_lib.learning.loop import TrainingDiverged
+from blocklora_lib.methods import MethodSpec
 
 CLOSE = dict(rtol=1e-5, atol=1e-5)  # float32 against float64, scores up to 20
 
@@ -235,7 +236,7 @@ def test_a_strong_constraint_holds_prolip_at_zero_shot(projection):
 def test_prolip_refuses_a_tower_without_a_projection(monkeypatch):
     monkeypatch.setattr(towers, "image_projection", lambda model: None)
     with pytest.raises(ValueError, match=r"image tower, and that of given has none .* ViT-B-16"):
-        Task().fit("prolip")
+        MethodSpec(name="prolip").load().check(Task().context().backbone, ())
 
 
 @pytest.mark.parametrize("classes", [3, 10])
@@ -304,13 +305,15 @@ def test_a_grid_without_validation_images_is_refused(method):
         ("gda", dict(a=[1.0, 1.0]), r"\[1.0, 1.0\] lists a value twice"),
         ("gda", dict(a=[-1.0]), "below 0"),
         ("proker", dict(lam=[math.nan]), "not finite"),
+        ("proker", dict(lam=[0.0, 1.0]), r"\[0.0, 1.0\] holds 0, which is no value"),
+        ("lp_plus", dict(steps=[]), "the grid has no values; list one"),
+        ("lp_plus", dict(steps=[0]), r"\[0\] holds 0"),
+        ("task_res", dict(lr=0.0), r"\[0.0\] holds 0"),
         ("linear_probe", dict(rank=2), "unknown key 'rank'"),
         ("task_res", dict(alhpa=2.0), "did you mean 'alpha'"),
     ],
 )
 def test_bad_settings_are_refused(method, settings, says):
-    from blocklora_lib.methods import MethodSpec
-
     with pytest.raises(ValueError, match=says):
         MethodSpec(name=method, settings=settings)
 

@@ -383,6 +383,21 @@ def change(path: str, value):
             "training of method lora: unknown key 'lrr'; did you mean 'lr'",
         ),
         ("source", None, "need the source set"),
+        (
+            "methods.0.training",
+            {"lr": 0.1},
+            r"method zero_shot has training settings \(lr\), but a way of its own",
+        ),
+        (
+            "methods.1",
+            {"name": "coop", "settings": {"schedule": {}}, "training": {"batch_size": 2}},
+            r"method coop has training settings \(batch_size\), but a way of its own",
+        ),
+        (
+            "experiments.few_shot.vary",
+            [{"training.lr": [0.1]}],
+            r"method zero_shot,lr=0.1 has training settings \(lr\)",
+        ),
     ],
 )
 def test_bad_profiles_say_what_is_wrong(tmp_path, tiny_clip, path, value, says):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 import open_clip
 import pytest
@@ -100,6 +101,19 @@ def test_prompts_longer_than_the_context_are_refused_before_training(name, tiny_
     spec = make_spec(profile(tiny_clip, **facts), "squares", name, 1, 1, manifests=folder)
     with pytest.raises(ValueError, match=f"method {name} .* tokens, the text tower .* reads 16"):
         Workbench("cpu", folder).check(spec)
+
+
+def test_generic_prompts_longer_than_the_context_are_refused_before_training(tiny_clip, tmp_path):
+    """Of PromptSRC alone: its own prompts of these classes fit."""
+    classes = ("ox", "a yellow submarine of many very long words")
+    folder = write_bundle(tmp_path, classes=classes)
+    facts = dict(source=None, variants=[], targets=["squares"])
+    for name in ("coop", "promptsrc"):
+        spec = make_spec(profile(tiny_clip, **facts), "squares", name, 1, 1, manifests=folder)
+        says = r"method promptsrc with generic templates: prompt .* tokens, .* reads 16"
+        refused = pytest.raises(ValueError, match=says) if name == "promptsrc" else nullcontext()
+        with refused:
+            Workbench("cpu", folder).check(spec)
 
 
 @pytest.mark.parametrize("name", PROMPTED)
