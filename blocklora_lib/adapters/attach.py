@@ -43,11 +43,15 @@ from .sites import Pattern, attention_sites, linear_sites
 def attach(
     model: nn.Module, config: AdapterConfig, generator: torch.Generator | None = None
 ) -> AdapterSet:
-    """Put adapters on q, k, v, o of nn.MultiheadAttention, and freeze every other parameter.
+    """Put adapters on q, k, v, o of a model's attention, and freeze every other parameter.
 
-    The model is an open_clip model (its towers are found by their structure), or any module that
-    holds nn.MultiheadAttention, such as torchvision's ViT, which then is one tower. `generator`
-    draws the start of A layer by layer, q, k, v, o in turn (without it, torch's global generator).
+    Towers and attention are found by their structure: those of open_clip's and transformers' models
+    (CLIPModel, SiglipModel, BlipModel); any other model is one tower. Attention is
+    nn.MultiheadAttention or, in numbered blocks, linear layers with the usual names (q_proj, query,
+    qkv, ..), which get an adapter each as by `attach_linear`: one that computes q, k and v together
+    gets one for all three. Cross-attention of that kind is left to `attach_linear`. `generator`
+    draws the start of A layer by layer, q, k, v, o in turn or as linear layers stand in the model
+    (without it, torch's global generator).
 
     What cannot be adapted rightly is refused (AdapterError) before the model changes.
     """
@@ -242,7 +246,11 @@ class AdapterSet:
     @classmethod
     def load(cls, path: str | Path, model: nn.Module) -> AdapterSet:
         """Attach the adapters of a file to `model`; a model that does not fit is left as it is."""
-        file = adapter_files.read(path)
+        return cls.put(adapter_files.read(path), model, path)
+
+    @classmethod
+    def put(cls, file: adapter_files.AdapterFile, model: nn.Module, path: str | Path) -> AdapterSet:
+        """As `load`, of a file that was read; path: what errors call it."""
         sites, differences = fit(file, model)
         if differences:
             raise AdapterError(

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from ..core.schema import AdapterError
+from ..layers.attention_layers import attention_layers, block_of, find_towers, no_attention
 from ..layers.names import NamedModules, join, parent
 from .config import AdapterConfig
 
@@ -17,45 +18,32 @@ Pattern = re.Pattern[str]
 
 
 def attention_sites(model: nn.Module, config: AdapterConfig) -> NamedModules:
-    """Return the attention modules, in order, of the towers and layers that `config` names."""
-    return [
-        site for tower in find_towers(model, config.towers) for site in chosen_layers(tower, config)
-    ]
+    """Return the attention of the towers and layers that `config` names, tower by tower.
 
-
-def find_towers(model: nn.Module, wanted: tuple[str, ...]) -> list[tuple[str, str, nn.Module]]:
-    """Return (tower, its name in the model, module) of each wanted tower.
-
-    open_clip keeps the image tower in `visual` and the text tower in `text` or, in its older form,
-    `transformer`. Any other model is one tower of its own.
+    Where all of it is linear layers, they stand in the model's order, as `linear_sites` has it.
     """
-    for name, module in model.named_modules():
-        children = dict(module.named_children())
-        text = "text" if "text" in children else "transformer"
-        if "visual" in children and text in children:
-            keys = {"vision": "visual", "text": text}
-            return [(tower, join(name, keys[tower]), children[keys[tower]]) for tower in wanted]
-    children = dict(model.named_children())
-    kinds = {"token_embedding": "text", "conv1": "vision", "conv_proj": "vision"}
-    kind = next((kinds[child] for child in children if child in kinds), None)
-    if kind is not None and kind not in wanted:
-        raise AdapterError(
-            f"{type(model).__name__} is a {kind} tower and has no {' or '.join(wanted)} tower; "
-            f"use towers=({kind!r},)"
-        )
-    return [(kind or "only", "", model)]
+    towers = find_towers(model, config.towers)
+    sites = [site for tower in towers for site in chosen_layers(tower, config)]
+    if any(isinstance(module, nn.MultiheadAttention) for _, module in sites):
+        return sites
+    order = {id(module): i for i, module in enumerate(model.modules())}
+    return sorted(sites, key=lambda site: order[id(site[1])])
 
 
 def chosen_layers(tower: tuple[str, str, nn.Module], config: AdapterConfig) -> NamedModules:
     """Return the attention modules of the layers that `config` names; a layer holds some."""
     tower_name, prefix, module = tower
-    named = [(join(prefix, name), m) for name, m in module.named_modules()]
-    found = [site for site in named if isinstance(site[1], nn.MultiheadAttention)]
+    found = [site for site in module.named_modules() if isinstance(site[1], nn.MultiheadAttention)]
     # open_clip's transformer blocks; pooling heads beside them are no layers of the tower
-    found = [site for site in found if ".resblocks." in f".{site[0]}."] or found
+    blocks = [site for site in found if ".resblocks." in f".{site[0]}."]
+    found, layer_of = blocks or found, parent
+    if linear := {} if blocks else attention_layers(module):
+        found = [site for site in found if block_of(site[0])]
+        found += [(name, m) for name, (t, m) in linear.items() if wanted(name, t, config)]
+        layer_of = block_of
     if not found:
         raise AdapterError(no_attention(tower_name, prefix, module))
-    layers = list(dict.fromkeys(parent(name) for name, _ in found))
+    layers = list(dict.fromkeys(layer_of(name) for name in linear or dict(found)))
     depth = len(layers)
     if config.layers == "all":
         chosen = set(layers)
@@ -67,21 +55,18 @@ def chosen_layers(tower: tuple[str, str, nn.Module], config: AdapterConfig) -> N
                 f'use depths from {-depth} to {depth - 1}, or layers="all"'
             )
         chosen = {layers[i] for i in config.layers}
-    return [site for site in found if parent(site[0]) in chosen]
+    return [(join(prefix, name), m) for name, m in found if layer_of(name) in chosen]
 
 
-def no_attention(tower: str, prefix: str, module: nn.Module) -> str:
-    """Say what a tower without nn.MultiheadAttention has instead, and the way out."""
-    kinds = {type(m) for m in module.modules()}
-    others = sorted(
-        f"{kind.__module__}.{kind.__name__}" for kind in kinds if "Attention" in kind.__name__
-    )
-    has = f"its attention is {', '.join(others)}" if others else "it has no attention module at all"
-    return (
-        f"the {tower} tower ({type(module).__name__}{f' at {prefix!r}' if prefix else ''}) "
-        f"holds no nn.MultiheadAttention: {has}; "
-        "leave that tower out of towers, or name its linear layers with attach_linear"
-    )
+def wanted(name: str, held: str, config: AdapterConfig) -> bool:
+    """Whether a linear layer computes what `config` targets; of some of it, AdapterError."""
+    missing = [target for target in held if target not in config.targets]
+    if missing and len(missing) < len(held):
+        raise AdapterError(
+            f"{name} computes {', '.join(held)} in one layer, which gets one adapter, and targets "
+            f"leave {', '.join(missing)} out; name {', '.join(held)} in targets, all or none"
+        )
+    return not missing
 
 
 def linear_sites(model: nn.Module, names: str | Pattern | Iterable[str | Pattern]) -> NamedModules:

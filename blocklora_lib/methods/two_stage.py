@@ -73,7 +73,7 @@ def block_norms(backbone: Backbone) -> list[nn.LayerNorm]:
     from torch import nn
 
     from ..adapters.config import TOWERS
-    from ..adapters.sites import find_towers
+    from ..layers.attention_layers import find_towers
 
     found: list[nn.LayerNorm] = []
     for tower, _, module in find_towers(backbone.model, TOWERS):

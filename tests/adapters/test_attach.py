@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from open_clip.model import CLIP, CustomTextCLIP
 from safetensors import safe_open
 from safetensors.torch import save_file
+from timm.layers.attention import Attention as TimmAttention
 from torch import nn
 from torchvision.models import VisionTransformer
 
@@ -483,8 +484,12 @@ def tied() -> nn.Module:
             ["resblocks.0.attn.q", "d_in=32", "n_blocks=5"],
         ),
         (
-            lambda: attach(clip(timm_model_name="vit_tiny_patch16_224", timm_pool="token"), CONFIG),
-            ["TimmModel", "timm.layers.attention.Attention", "attach_linear"],
+            lambda: attach(clip(timm_model_name="convnext_atto", timm_pool="avg"), CONFIG),
+            ["TimmModel", "no attention module", "attach_linear"],
+        ),
+        (
+            lambda: attach(nn.ModuleDict({"pool": TimmAttention(8, 2)}), CONFIG),
+            ["timm.layers.attention.Attention", "layers are pool.qkv, pool.proj;", "attach_linear"],
         ),
         (
             lambda: attach(
