@@ -13,8 +13,9 @@ from ..core.schema import UnknownName
 from .data import data_app
 from .grid import grid, rates
 from .options import OneSentence, ResultsOption, own_folder, path
+from .peft import peft_app
 from .progress import outcome
-from .records import records_app, reference
+from .records import architectures, records_app, reference
 from .run_options import (
     DeviceOption,
     FastOption,
@@ -40,6 +41,8 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 app.add_typer(records_app, name="records")
+app.add_typer(peft_app, name="peft")
+app.command()(architectures)
 app.command()(reference)
 app.command()(grid)
 app.command()(rates)

@@ -51,3 +51,21 @@ def reference(profile: ProfileOption = "pocket", results: ResultsOption = None) 
     from ..suite.reference import keep
 
     typer.echo(keep(profile, results or ""))
+
+
+def architectures(
+    record: Annotated[
+        Path | None, typer.Option(parser=path, help="Write a record: a JSON file.")
+    ] = None,
+) -> None:
+    """Attach to a small model of each family that open_clip lists; say where, and what is right.
+
+    Exit code 1 if something is not right.
+    """
+    from ..measure.architectures import architecture_table, tell, write_record
+
+    frame = architecture_table(on_row=lambda row: typer.echo(tell(row)))
+    if record:
+        write_record(frame, record)
+    if not frame["right"].eq(True).all():
+        raise typer.Exit(1)
