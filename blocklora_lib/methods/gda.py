@@ -6,7 +6,8 @@
 f: (B, d) unit rows of images, t: (K, d) of prompts; μ_k: (d,), mean of class k's few unit rows; Σ:
 (d, d), the covariance of all n of them about their class means. Nothing is trained.
 
-Source: Wang et al. 2024, arXiv 2402.04087; mrflogs/ICLR24@560fe21 main_few_shots.py.
+Source: Wang et al. 2024, arXiv 2402.04087; mrflogs/ICLR24@560fe21 main_few_shots.py. Its formula on
+given features: logits are the same within rounding, at one shot zero-shot CLIP's.
 
 | | paper and code | here |
 |---|---|---|

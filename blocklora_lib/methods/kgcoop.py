@@ -6,7 +6,8 @@ f: (B, d) unit rows of images; w: (K, d) unit rows of the classes by learnt toke
 w⁰: (K, d), those of the frozen tower by the set's own template. M E numbers are trained.
 
 Source: Yao et al. 2023, arXiv 2303.13283; htyao89/KgCoOp@c43ccc3 trainers/kgcoop.py. The meta-net,
-biases and adapter that its class also makes are never trained.
+biases and adapter that its class also makes are never trained. Run beside it on four blocks of a
+ViT-B/16 of random weights: logits, loss and gradients are the same within rounding.
 
 | | paper and code | here |
 |---|---|---|

@@ -9,7 +9,8 @@ p⁰, as at the template's own words, G_g is zero and G is G_d: logits that diff
 are taken for the same, or G would lose a part along what rounding leaves of G_g.
 
 Source: Zhu et al. 2023, arXiv 2205.14865; BeierZhu/Prompt-align@1b76203 trainers/prograd.py and its
-Dassl.ProGrad, whose gradient is by parameter: of one tensor that is the same.
+Dassl.ProGrad, whose gradient is by parameter: of one tensor that is the same. Run beside both on
+four blocks of a ViT-B/16 of random weights: logits and gradients are the same within rounding.
 
 | | paper and code | here |
 |---|---|---|
