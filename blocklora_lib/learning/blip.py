@@ -4,7 +4,7 @@ BLIP has two scores of an image and a text. Contrastive: the cosine of two rows.
 tower reads the text again and attends to the image, by its cross-attention, and a head says whether
 they belong together. Retrieval ranks by the first, and the best of it by both.
 
-Source: Li et al. 2022, arXiv 2201.12086 (losses, sections 3.2); salesforce/BLIP
+Source: Li et al. 2022, arXiv 2201.12086 (losses: section 3.2); salesforce/BLIP
 train_retrieval.py (evaluation) and models/blip_retrieval.py; transformers'
 BlipForImageTextRetrieval, whose two scores these are.
 
@@ -29,7 +29,10 @@ from torch.nn import functional as F
 
 from ..adapters.attach import AdapterSet, attach_linear
 from ..adapters.config import AdapterConfig
-from ..layers.attention_layers import attention_layers
+from ..adapters.sites import wanted
+from ..core.schema import AdapterError
+from ..layers.attention_layers import attention_layers, find_towers
+from ..layers.names import join
 
 TEMPERATURE = 0.07
 NOT_RANKED = -100.0  # below every score: what BLIP's evaluation gives what it does not match
@@ -41,7 +44,13 @@ def load_blip(source: str | Path) -> tuple[nn.Module, Any]:
     source: a name such as Salesforce/blip-itm-base-coco (fetched unless HF_HUB_OFFLINE=1), or a
     folder. OSError: it is not here; ValueError: it is another model, or lacks a head.
     """
-    transformers: Any = import_module("transformers")
+    try:
+        transformers: Any = import_module("transformers")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"BLIP needs the package {error.name}; pip install 'blocklora[hugging_face]'",
+            name=error.name,
+        ) from None
     given = str(source)
     try:
         config = transformers.AutoConfig.from_pretrained(given)
@@ -75,13 +84,21 @@ def load_blip(source: str | Path) -> tuple[nn.Module, Any]:
 def adapt(
     model: nn.Module, config: AdapterConfig, generator: torch.Generator | None = None
 ) -> AdapterSet:
-    """Put adapters on the attention of both towers, the cross-attention of matching included.
+    """Put adapters on a BLIP's attention, the cross-attention of matching included.
 
-    Of `config`, targets are heeded; the image tower computes q, k and v in one layer, which gets
-    one adapter.
+    Of `config`, towers and targets are heeded, as by `attach`; layers have to be all.
     """
-    layers = attention_layers(model, cross=True)
-    names = [n for n, (targets, _) in layers.items() if set(targets) <= set(config.targets)]
+    if config.layers != "all":
+        raise AdapterError(
+            f"layers={config.layers} of a BLIP: its cross-attention is adapted in all layers; "
+            'use layers="all", or name the layers with attach_linear'
+        )
+    names = [
+        join(prefix, name)
+        for _, prefix, tower in find_towers(model, config.towers)
+        for name, (held, _) in attention_layers(tower, cross=True).items()
+        if wanted(name, held, config)
+    ]
     return attach_linear(model, names, config, generator)
 
 

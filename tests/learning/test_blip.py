@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from blocklora_lib.adapters.config import AdapterConfig
+from blocklora_lib.core.schema import AdapterError
 from blocklora_lib.learning import blip
 from blocklora_lib.learning.blip import Texts
 
@@ -110,6 +112,26 @@ def test_every_adapter_of_both_towers_and_of_the_cross_attention_is_trained(mode
         trained = any(key.endswith(f"adapters.{end}") for end in ("weight.A_s", "weight.B"))
         assert trained == (not torch.equal(tensor, before[key])), key
     assert len(own) == 2 * len(names)
+
+
+def test_towers_and_targets_are_heeded_and_what_is_not_is_refused(model):
+    text = CONFIG.model_copy(update={"towers": ("text",), "targets": ("q", "o")})
+    names = [name for name, _ in blip.adapt(model, text, seeded()).sites]
+    assert len(names) == 2 * 2 * 2
+    assert all(name.startswith("text_encoder.encoder.layer.") for name in names)
+    assert "text_encoder.encoder.layer.0.crossattention.output.dense" in names
+    for update, told in (
+        (dict(targets=("q", "v")), "self_attn.qkv computes q, k, v in one layer"),
+        (dict(layers=(0,)), "cross-attention is adapted in all layers"),
+    ):
+        with pytest.raises(AdapterError, match=told):
+            blip.adapt(model, CONFIG.model_copy(update=update))
+
+
+def test_without_transformers_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'blocklora\[hugging_face\]'"):
+        blip.load_blip("anything")
 
 
 @pytest.mark.slow
