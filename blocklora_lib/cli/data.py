@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,17 +13,15 @@ from ..core.json_data import read_json
 from ..core.paths import POCKET_MODEL
 from ..core.schema import UnknownName
 from ..data.class_names import class_name, renamed
-from ..data.layouts import Item
 from ..data.local import local_manifest
 from ..data.manifest import SPLITS, Manifest
 from ..data.manifest_files import all_manifests, load_manifest, manifest_names
-from ..data.obtain.download import dataset_folder, download
-from ..data.obtain.miniature import make_fake
 from ..data.problems import DataError, MissingData, Problem, printable
 from ..data.roots import data_root, find_folder, is_fake
-from ..data.user_images import some
-from .data_facts import facts_of, row
 from .options import RootOption, own_folder, path
+
+if TYPE_CHECKING:
+    from ..data.layouts import Item
 
 CONTEXT = 77  # tokens that OpenAI's CLIP, and most that followed it, read of a prompt
 
@@ -39,6 +37,8 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="All facts, as JSON.")] = False,
 ) -> None:
     """What is here, what is missing, sizes and terms."""
+    from .data_facts import facts_of, row
+
     here = data_root(root)
     chosen = [load_manifest(name) for name in datasets or []] or all_manifests().values()
     rows = [facts_of(manifest, here) for manifest in chosen]
@@ -102,6 +102,8 @@ def download_(
     keep: Annotated[bool, typer.Option("--keep-archives", help="Keep what was unpacked.")] = False,
 ) -> None:
     """Fetch and unpack; where that is not allowed or not possible, print the steps."""
+    from ..data.obtain.download import dataset_folder, download
+
     here = data_root(root)
     manifest = load_manifest(dataset)
     todo = download(manifest, here, typer.echo, keep)
@@ -126,6 +128,8 @@ def fake(
     images: Annotated[int, typer.Option(help="Images a class and split.")] = 2,
 ) -> None:
     """Write a miniature of a dataset, exact in format: tiny images, true names."""
+    from ..data.obtain.miniature import make_fake
+
     if convention not in (choices := ("coop", "clip_lora")):
         raise UnknownName("convention", convention, choices)
     if dataset == "all":  # CLIP-LoRA has its own names for some sets only
@@ -239,6 +243,8 @@ def _problems(dataset: str, root: Path, decode: Any) -> tuple[list[Problem], lis
 
 def _too_long(manifest: Manifest, folder: Path) -> tuple[list[Problem], list[str]]:
     """(problems, notes) of one's own class names whose prompts (Pocket)CLIP does not read whole."""
+    from ..data.user_images import some
+
     least = read_json(POCKET_MODEL / "pocketclip.json")["text_cfg"]["context_length"]
     wrong, told, tokenizer = [], [], None
     for name, prompt in zip(manifest.class_folders, manifest.prompts, strict=True):

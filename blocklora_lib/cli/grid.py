@@ -79,8 +79,8 @@ def grid(
     specs = list(runs.values())
     found = _look_up(specs, store, keep_old)
     if list_only:
-        for entry in found:
-            typer.echo(f"{entry.standing:8}{entry.spec.key}  {entry.spec}")
+        lines = (f"{entry.standing:8}{entry.spec.key}  {entry.spec}" for entry in found)
+        typer.echo("\n".join(lines))
         states = [entry.standing for entry in found]
         todo = [entry.spec for entry in found if entry.pending(retry_failed)]
         if todo:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from functools import cache
-from typing import Any
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache, cached_property
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -87,6 +88,21 @@ class Strict(BaseModel):
             key: _with_tuples(data[key]) for key in tuples if type(data.get(key)) in (list, dict)
         }
         return data | lists if lists else data
+
+    @cached_property
+    def canonical(self) -> str:
+        """The JSON text that is hashed: sorted keys, no blanks."""
+        return canonical(self.model_dump(mode="json"))
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with other values; what was computed of the old ones stays behind."""
+        copy = super().model_copy(update=update, deep=deep)
+        for name in copy.__dict__.keys() - type(self).model_fields.keys():
+            del copy.__dict__[name]
+        return copy
+
+
+canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
 @cache

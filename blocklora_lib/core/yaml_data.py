@@ -116,10 +116,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
     Raises OSError where the file cannot be read, ValueError with its path where it is no such file.
     """
-    facts = parse_yaml(read_text(path), str(path))
+    return mapping_of(read_text(path), str(path))
+
+
+def mapping_of(text: str, where: str) -> dict[str, Any]:
+    """Return the mapping that a YAML text says; where: as for `parse_yaml`."""
+    facts = parse_yaml(text, where)
     if not isinstance(facts, dict):
         what = "is empty" if facts is None else f"holds a {_kind(facts)}"
-        raise ValueError(f"{path} {what}; it must hold a mapping, lines of the form `key: value`")
+        raise ValueError(f"{where} {what}; it must hold a mapping, lines of the form `key: value`")
     return facts
 
 

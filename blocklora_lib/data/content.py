@@ -14,7 +14,6 @@ import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +40,8 @@ def file_digests(folder: Path, paths: Sequence[str]) -> list[str]:
     }
     todo = [path for path in seen if path not in found]
     if todo:
+        from concurrent.futures import ThreadPoolExecutor  # a listing reads no image
+
         fresh: dict[str, list[Any]] = {}
         with ThreadPoolExecutor(WORKERS) as pool:
             read = pool.map(lambda path: _digest(folder / path), todo)

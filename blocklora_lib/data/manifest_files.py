@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from ..core.files import read_text
 from ..core.paths import MANIFESTS, bundled
 from ..core.schema import UnknownName, explain
-from ..core.yaml_data import read_yaml, to_yaml
+from ..core.yaml_data import mapping_of, to_yaml
 from .manifest import LIST, Manifest
 
 
 def read_manifest(path: Path) -> Manifest:
     """Read and validate one manifest file."""
     try:
-        manifest = Manifest.model_validate(read_yaml(path))
+        manifest = _manifest_of(read_text(path), str(path))
     except ValidationError as error:
         raise ValueError(f"{path}: {explain(error)}; correct the file, then run: {LIST}") from None
     except ValueError as error:
@@ -29,6 +31,11 @@ def read_manifest(path: Path) -> Manifest:
             f"{path}: name={manifest.name!r} differs from the file's name; rename one of the two"
         )
     return manifest
+
+
+@lru_cache(64)  # a thousand class names take long, and a listing asks for a set many times
+def _manifest_of(text: str, where: str) -> Manifest:
+    return Manifest.model_validate(mapping_of(text, where))
 
 
 def manifest_yaml(manifest: Manifest) -> str:

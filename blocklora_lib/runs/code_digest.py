@@ -40,10 +40,7 @@ def code_digest(method: str = "", package: Path = PACKAGE) -> str:
 
     method: a module of `methods`; '' for what the results of all have in common.
     """
-    files = {_name(path, package): path.read_bytes() for path in sources(package)}
-    raw = hashlib.sha256(
-        b"\0".join(b"%s\0%s" % (n.encode(), files[n]) for n in sorted(files))
-    ).hexdigest()
+    raw = _bytes_digest(package)
     known = recall(f"code/{raw}{method}")  # parsing takes half a second
     if re.fullmatch("[0-9a-f]{64}", known):
         return known
@@ -52,6 +49,15 @@ def code_digest(method: str = "", package: Path = PACKAGE) -> str:
         found.update(f"{name}\n{said}\n".encode())
     remember(f"code/{raw}{method}", found.hexdigest())
     return found.hexdigest()
+
+
+@cache  # a listing asks for the digest of every method
+def _bytes_digest(package: Path) -> str:
+    """The SHA-256 of all that stands in a package's files, by which what was found is kept."""
+    files = {_name(path, package): path.read_bytes() for path in sources(package)}
+    return hashlib.sha256(
+        b"\0".join(b"%s\0%s" % (n.encode(), files[n]) for n in sorted(files))
+    ).hexdigest()
 
 
 def sources(package: Path = PACKAGE, ending: str = "py") -> list[Path]:

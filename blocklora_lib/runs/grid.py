@@ -8,7 +8,7 @@ there.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -57,9 +57,7 @@ def make_spec(
         raise ValueError(
             f"shots={shots}: {method} is trained on images; give 1 or more, or method zero_shot"
         )
-    ((spec, _),) = _make_specs(
-        profile, evaluated, (entry,), (shots,), (seed,), "test", manifests
-    ).values()
+    ((_, spec),) = _make_specs(profile, evaluated, (entry,), (shots,), (seed,), "test", manifests)
     return spec
 
 
@@ -67,9 +65,7 @@ def entries(
     profile: Profile, experiment: str = "few_shot", manifests: Path = MANIFESTS
 ) -> dict[str, MethodEntry]:
     """Return the method entry of every run of an experiment, by the key of the run's spec."""
-    return {
-        key: entry for key, (_, entry) in _planned(profile, experiment, manifests=manifests).items()
-    }
+    return {spec.key: entry for entry, spec in planned(profile, experiment, manifests=manifests)}
 
 
 def expand(
@@ -84,16 +80,21 @@ def expand(
     'rates' are the runs by which rates are chosen: each is evaluated on its own set's validation
     images, and never opens a test image.
     """
-    return [spec for spec, _ in _planned(profile, experiment, dataset, method, manifests).values()]
+    found = planned(profile, experiment, dataset, method, manifests)
+    return list({spec.key: spec for _, spec in found}.values())
 
 
-def _planned(
+def planned(
     profile: Profile,
     experiment: str,
     dataset: str | None = None,
     method: str | None = None,
     manifests: Path = MANIFESTS,
-) -> dict[str, tuple[RunSpec, MethodEntry]]:
+) -> Iterator[tuple[MethodEntry, RunSpec]]:
+    """Yield the runs of an experiment in `expand`'s order, each with the entry of its method.
+
+    A run that two methods share comes twice.
+    """
     choice = experiment == RATES
     chosen = profile.experiment(experiment)
     datasets = profile.datasets_of(chosen)
@@ -121,38 +122,45 @@ def _make_specs(
     seeds: tuple[int, ...],
     split: Literal["test", "val"],
     folder: Path,
-) -> dict[str, tuple[RunSpec, MethodEntry]]:
+) -> Iterator[tuple[MethodEntry, RunSpec]]:
     check_manifests(profile, tuple(dict.fromkeys(itertools.chain(*evaluated.values()))), folder)
     backbone = with_checksum(profile.backbone)
-    # by key: a method without training is one run, not shots x seeds
-    specs: dict[str, tuple[RunSpec, MethodEntry]] = {}
+    settings = [
+        (
+            entry,
+            get_method(entry.registry_name).trains,
+            (method := entry.method_spec),
+            profile.training_of(entry) if method.scheduled else None,
+        )
+        for entry in methods
+    ]
     for dataset, names in evaluated.items():
         manifests = [local_manifest(name, folder) for name in names]
         if split == "val" and "val" not in manifests[0].splits:
             raise ValueError(f"rates: {dataset} has no validation images; choose on other datasets")
         _check_variants([m for m in manifests if m.name == dataset or m.name in profile.variants])
         checksum = data_checksum(manifests)
-        for entry in methods:
-            trains, method = get_method(entry.registry_name).trains, entry.method_spec
-            training = profile.training_of(entry) if method.scheduled else None
+        for entry, trains, method, training in settings:
+            # a method without training is one run, not shots x seeds
             for k in shots if trains else (0,):
                 for seed in seeds if trains else (0,):
-                    spec = RunSpec(
-                        dataset=dataset,
-                        data_checksum=checksum,
-                        shots=k,
-                        seed=seed,
-                        draw=profile.draw if trains else None,
-                        split=split,
-                        backbone=backbone,
-                        method=method,
-                        training=training,
-                        evaluate_on=tuple(m.name for m in manifests),
-                        skip_unreadable=profile.skip_unreadable,
-                        deterministic=profile.deterministic,
+                    yield (
+                        entry,
+                        RunSpec(
+                            dataset=dataset,
+                            data_checksum=checksum,
+                            shots=k,
+                            seed=seed,
+                            draw=profile.draw if trains else None,
+                            split=split,
+                            backbone=backbone,
+                            method=method,
+                            training=training,
+                            evaluate_on=tuple(m.name for m in manifests),
+                            skip_unreadable=profile.skip_unreadable,
+                            deterministic=profile.deterministic,
+                        ),
                     )
-                    specs[spec.key] = spec, entry
-    return specs
 
 
 def _check_variants(manifests: list[Manifest]) -> None:

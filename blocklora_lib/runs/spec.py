@@ -7,13 +7,13 @@ machine) does.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, model_serializer, model_validator
 
-from ..core.schema import Strict
+from ..core.schema import Strict, canonical
 from ..learning.spec import TrainingSpec
 from ..methods import MethodSpec, get_method
 from ..weights.spec import BackboneSpec
@@ -99,14 +99,22 @@ class RunSpec(Strict):
         """Every set that the run reads, the training set first; what data_checksum covers."""
         return tuple(dict.fromkeys((self.dataset, *self.evaluate_on)))
 
+    @cached_property
     def canonical(self) -> str:
-        """The JSON text that is hashed: sorted keys, no blanks."""
-        return _canonical(self.model_dump(mode="json"))
+        """The JSON text that is hashed; a grid's runs share the texts of their parts."""
+        facts = {name: getattr(self, name) for name in _FIELDS}
+        if self.deterministic:
+            del facts["deterministic"]
+        written = (
+            f'"{name}":{value.canonical if value and name in _PARTS else canonical(value)}'
+            for name, value in facts.items()
+        )
+        return f"{{{','.join(written)}}}"
 
-    @property  # not cached: model_copy(update=...) would carry the old key along
+    @cached_property
     def key(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON."""
-        return key_of(self.model_dump(mode="json"))
+        return _short(self.canonical)
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -118,9 +126,14 @@ class RunSpec(Strict):
         return f"{self.dataset} {method}{shots}"
 
 
-_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+_FIELDS = sorted(RunSpec.model_fields)
+_PARTS = ("backbone", "method", "training")  # models themselves
 
 
 def key_of(spec: dict[str, Any]) -> str:
     """Return RunSpec.key of a spec's JSON, as a record holds it, without making the spec."""
-    return hashlib.sha256(_canonical(spec).encode()).hexdigest()[:16]
+    return _short(canonical(spec))
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

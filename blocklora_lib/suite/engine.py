@@ -18,7 +18,7 @@ from ..core.files import holds_none, read_text, remove, same_error, sweep, user_
 from ..core.json_data import read_json
 from ..core.paths import NOTEBOOKS
 from ..core.yaml_data import parse_yaml
-from ..runs.grid import expand
+from ..runs.grid import planned
 from ..runs.profile import Profile
 from ..runs.profile_files import is_file_name
 from ..runs.spec import RunSpec
@@ -83,17 +83,12 @@ def grid_groups(
     One group is one job: `profile.job` says whether the methods of a dataset share a process. The
     runs' keys follow from profile, data and weights.
     """
-    groups = {}
+    found: dict[tuple[str, str, str], dict[str, RunSpec]] = {}
     for experiment in sorted(experiments):
-        chosen = profile.experiment(experiment)
-        methods = [entry.name for entry in profile.methods_of(chosen)]
-        if profile.job == "dataset":
-            methods = [ALL]
-        for dataset in profile.datasets_of(chosen):
-            for method in methods:
-                name = None if method == ALL else method
-                groups[experiment, dataset, method] = expand(profile, experiment, dataset, name)
-    return groups
+        for entry, spec in planned(profile, experiment):
+            group = experiment, spec.dataset, ALL if profile.job == "dataset" else entry.name
+            found.setdefault(group, {})[spec.key] = spec
+    return {group: list(specs.values()) for group, specs in found.items()}
 
 
 def variant_jobs(text: str, profile: Profile) -> dict[tuple[str, str], list[str]]:

@@ -164,7 +164,7 @@ def test_fake_all_writes_every_set_of_a_convention(data, root, convention, monke
         made.append((manifest.name, convention))
         return root / manifest.folders[convention]
 
-    monkeypatch.setattr(data_cli, "make_fake", make)
+    monkeypatch.setattr("blocklora_lib.data.obtain.miniature.make_fake", make)
     code, out, _ = data("fake", "all", "--root", root, "--convention", convention)
     assert code == 0
     assert made == [(n, convention) for n, m in EXTERNAL.items() if convention in m.folders]
@@ -241,7 +241,7 @@ def test_download_prints_numbered_steps(data, root):
 
 
 def test_download_reports_what_came_and_what_did_not(data, root, monkeypatch):
-    monkeypatch.setattr(data_cli, "download", lambda *_: [])
+    monkeypatch.setattr("blocklora_lib.data.obtain.download.download", lambda *_: [])
     code, out, _ = data("download", "dtd", "--root", root)
     assert code == 0
     assert "is ready; check it with: blocklora data verify dtd --root" in out
@@ -249,7 +249,7 @@ def test_download_reports_what_came_and_what_did_not(data, root, monkeypatch):
     def broken(*_):
         raise DownloadError("dtd: no answer")
 
-    monkeypatch.setattr(data_cli, "download", broken)
+    monkeypatch.setattr("blocklora_lib.data.obtain.download.download", broken)
     assert data("download", "dtd") == (2, "", "error: dtd: no answer\n")
 
 

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from blocklora_lib.methods import get_method, method_names
-from blocklora_lib.runs.code_digest import PACKAGE, SILENT, code_digest, code_of, computing_modules
+from blocklora_lib.runs.code_digest import (
+    PACKAGE,
+    SILENT,
+    _bytes_digest,
+    code_digest,
+    code_of,
+    computing_modules,
+)
 
 
 @pytest.fixture
@@ -27,15 +34,20 @@ def package(tmp_path, monkeypatch):
     return folder
 
 
-def fresh(package: Path, method: str = "adapters") -> str:
+def forget() -> None:
     code_digest.cache_clear()
+    _bytes_digest.cache_clear()
+
+
+def fresh(package: Path, method: str = "adapters") -> str:
+    forget()
     return code_digest(method, package)
 
 
 @pytest.fixture(autouse=True)
 def _forget():
     yield
-    code_digest.cache_clear()
+    forget()
 
 
 def edit(path: Path, old: str, new: str) -> None:
