@@ -2,3 +2,7 @@
 
 Read backbone, towers, packing, untouched. Knows core, adapters, data and weights.
 """
+
+from ..core.lean_imports import install
+
+install()

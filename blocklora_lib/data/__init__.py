@@ -2,3 +2,7 @@
 
 Read manifest, layouts, dataset, sampling, draw. Knows core. Nothing here knows a model.
 """
+
+from ..core.lean_imports import install
+
+install()

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..clip.backbone import Backbone
+from ..core.lean_imports import spare_the_compiler
 from ..data.image_files import ImageFiles
 from .feature_cache import FeatureCache, Features, Source
 from .spec import TrainingSpec
+
+spare_the_compiler()
 
 
 @dataclass(frozen=True)

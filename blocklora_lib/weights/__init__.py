@@ -2,3 +2,7 @@
 
 Knows core and data.
 """
+
+from ..core.lean_imports import install
+
+install()

@@ -72,7 +72,7 @@ def timm_tower(name: str, text: dict, **tower):
     """open_clip's EVA02 and SigLIP: a small tower of timm's beside open_clip's text."""
 
     def build():
-        from open_clip.timm_model import timm
+        import timm
 
         create, small = timm.create_model, dict(img_size=32, embed_dim=16, depth=1, num_heads=2)
         cfg = dict(timm_model_name=name, timm_model_pretrained=False, image_size=32, **tower)
