@@ -17,9 +17,9 @@ export PROFILE NOTEBOOKS JOBS PYTHON
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE  ?= 1
 
-.PHONY: help setup reproduce test test-fast test-lock gpu-check lint docs notebooks clean lock reference
+.PHONY: help setup reproduce test test-all test-fast test-lock gpu-check lint docs notebooks clean lock reference
 help:
-	@echo "make reproduce [PROFILE=pocket] [NOTEBOOKS=\"01_method 08_few_shot\"] [JOBS=2] | test | test-fast | lint | notebooks | clean"
+	@echo "make reproduce [PROFILE=pocket] [NOTEBOOKS=\"01_method 08_few_shot\"] [JOBS=2] | test | test-all | test-fast | lint | notebooks | clean"
 	@echo "make gpu-check: measure and judge a GPU before a reproduction on it; under ten minutes"
 
 setup: .venv/.ready
@@ -34,6 +34,9 @@ reproduce: setup
 	@$(PY) -m blocklora_lib.cli reproduce --profile="$$PROFILE" --notebooks="$$NOTEBOOKS" --jobs="$$JOBS"
 
 test: setup
+	$(PY) -m pytest -n 2 --dist worksteal -m "not rare and not network"
+
+test-all: setup
 	$(PY) -m pytest -n 2 --dist worksteal
 
 test-fast: setup

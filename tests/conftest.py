@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
+import os
 import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +37,7 @@ TOYS = {  # an external set that no one has
 
 
 SLOW = 1.5  # seconds of a core
+DEAREST = 60  # tests that are named
 
 
 def core_seconds() -> float:
@@ -42,25 +46,38 @@ def core_seconds() -> float:
     return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, kinds))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item):
+def _timed(item, phase):
     before = core_seconds()
     try:
         return (yield)
     finally:
-        item.user_properties.append(("core_seconds", core_seconds() - before))
+        item.user_properties.append((phase, core_seconds() - before))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    return (yield from _timed(item, "setup"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    return (yield from _timed(item, "call"))
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Name the tests that belong among the slow ones; a clock fails none of them."""
-    took = {
-        report.nodeid: dict(report.user_properties)["core_seconds"]
-        for report in terminalreporter.stats.get("passed", ())
-        if report.when == "call" and "slow" not in report.keywords
-    }
-    for name in sorted(took, key=took.__getitem__, reverse=True)[:20]:
-        if took[name] > SLOW:
-            terminalreporter.write_line(f"not marked slow, {took[name]:.1f} s of a core: {name}")
+    """Say which tests take most of the suite's time, what a fixture takes with the test that asks
+    first, and which belong among the slow ones; a clock fails none of them.
+    """
+    reports = [r for r in terminalreporter.stats.get("passed", ()) if r.when == "call"]
+    took = {report.nodeid: dict(report.user_properties) for report in reports}
+    whole = {name: sum(phases.values()) for name, phases in took.items()}
+    terminalreporter.write_line(f"{sum(whole.values()):,.0f} s of a core, most of it in:")
+    for name in sorted(whole, key=whole.__getitem__, reverse=True)[:DEAREST]:
+        if whole[name] > SLOW:
+            terminalreporter.write_line(f"{whole[name]:8.1f} {name}")
+    fast = [r.nodeid for r in reports if "slow" not in r.keywords and took[r.nodeid]["call"] > SLOW]
+    for name in sorted(fast, key=lambda name: -took[name]["call"])[:DEAREST]:
+        terminalreporter.write_line(f"not marked slow, {took[name]['call']:.1f} s: {name}")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -68,6 +85,19 @@ def _one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+def made_once(tmp_path_factory, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder that make(folder) fills: once for all processes of a test run, by whoever asks."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, whole = base / name, base / f"{name}.whole"
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not whole.exists():
+            make(folder)
+            whole.touch()
+    return folder
 
 
 def write_bundle(

@@ -112,6 +112,7 @@ def with_rates(tmp_path, blocklora):
     return blocklora
 
 
+@pytest.mark.slow
 def test_rates_are_chosen_once_and_used_from_then_on(with_rates, tmp_path):
     code, _, err = with_rates("grid", "--dataset", "dots", "--list")
     assert code == 2
@@ -141,6 +142,7 @@ def test_rates_are_chosen_once_and_used_from_then_on(with_rates, tmp_path):
     assert record["training"]["lr"] == chosen["lora"]["lr"]
 
 
+@pytest.mark.slow
 def test_a_choice_that_was_stopped_goes_on_from_there(with_rates, tmp_path, monkeypatch):
     from blocklora_lib.runs import execute
 

@@ -106,6 +106,7 @@ PLAIN = st.recursive(
 NUMBERLIKE = st.text("0123456789eE+-._:xonyfalsNt~<=", max_size=6)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.dictionaries(NUMBERLIKE | st.text(max_size=5), PLAIN | NUMBERLIKE, max_size=4))
 def test_what_is_written_is_read_back_the_same(facts):

@@ -40,6 +40,7 @@ def spec(tiny_profile, manifests):
     return make_spec(tiny_profile, "squares", "block_lora", 2, 1, manifests=manifests)
 
 
+@pytest.mark.slow
 def test_the_same_spec_gives_the_same_bits_after_other_runs(tiny_profile, manifests, bench):
     for method in METHODS:
         spec = make_spec(tiny_profile, "squares", method, 2, 1, manifests=manifests)

@@ -222,6 +222,7 @@ def test_a_reader_names_damaged_records_and_never_goes_on_as_if_they_were_missin
     assert set(whole["key"]) - set(part["key"]) == {path.stem}
 
 
+@pytest.mark.slow
 def test_an_output_without_damaged_records_is_made_named_and_ends_with_code_1(tmp_path):
     """As of failed runs: what could be done is done, and a script sees that it is not whole."""
     profile = load_profile("smoke")

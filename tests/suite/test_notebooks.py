@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 
 import nbformat
 import pytest
+from conftest import made_once
 from figure_boxes import measuring_kernels
 
 from blocklora_lib.core.paths import NOTEBOOKS
@@ -39,16 +41,20 @@ def tags(cell):
     return cell.metadata.get("tags", [])
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """One results folder for all, with the runs that notebooks wait for, as the engine makes them
-    first.
-    """
-    folder, smoke = tmp_path_factory.mktemp("smoke"), load_profile("smoke")
+def run(folder):
+    """Make the runs that notebooks wait for, as the engine makes them first."""
+    smoke = load_profile("smoke")
     needed = {experiment for name in NAMES for experiment in notebook_needs(name)["experiments"]}
     specs = {spec.key: spec for experiment in sorted(needed) for spec in expand(smoke, experiment)}
-    records = list(run_grid(list(specs.values()), RunStore(folder / "runs"), Workbench("cpu")))
+    records = list(run_grid(list(specs.values()), RunStore(folder), Workbench("cpu")))
     assert all(record.status == "done" for record in records)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """One results folder for all notebooks of this process, with the runs."""
+    folder = tmp_path_factory.mktemp("smoke")
+    shutil.copytree(made_once(tmp_path_factory, "smoke runs", run), folder / "runs")
     return folder
 
 

@@ -207,6 +207,16 @@ def test_clip_loras_draw_is_driven_too(tmp_path, monkeypatch, dataset):
     assert (record.status, record.spec.draw) == ("done", "clip_lora")
 
 
+def test_the_papers_own_architecture_makes_a_run(place, tmp_path):
+    """All others here are of a smaller one, since a step takes sixteen times as long on this."""
+    backbone = PAPER.backbone.model_copy(update={"pretrained": "none", "precision": "fp32"})
+    profile = SMOKE.model_copy(update={"backbone": backbone})
+    specs = expand(profile, "few_shot", "eurosat", "block_lora")
+    (record,) = run_grid(specs, RunStore(tmp_path / "runs"), Workbench("cpu"))
+    assert record.status == "done"
+    assert record.spec.backbone.name == "ViT-B-16-quickgelu"
+
+
 def test_the_papers_precision_is_loaded():
     """Its float16 weights; a step in float16 is a GPU's work, on a CPU it takes minutes."""
     spec = PAPER.backbone.model_copy(update={"pretrained": "none"})
