@@ -61,14 +61,35 @@ def frozen_work(
     return work
 
 
+def whole_work(tower: Tower, sequences: int, tokens: int | None = None, shared: int = 0) -> Work:
+    """As `frozen_work`, backward through every block: what is trained stands at the tower's input,
+    or in a norm of its first block.
+
+    shared: so many tokens at the beginning are the same in all sequences, and are run once.
+    """
+    n, length, e = sequences, _length(tower, tokens), tower.width
+    pixels = n * (tower.tokens - 1) * tower.inputs * e if tower.kind == "vision" else 0
+    work = Work(pixels + n * e * tower.embed_dim, n * e * tower.embed_dim)
+    for layer in range(tower.layers):
+        work += _block(tower, n, length, (), layer, -1, shared)
+    return work
+
+
 def _block(
-    tower: Tower, n: int, length: int, targets: tuple[str, ...], layer: int, first: int
+    tower: Tower,
+    n: int,
+    length: int,
+    targets: tuple[str, ...],
+    layer: int,
+    first: int,
+    shared: int = 0,
 ) -> Work:
     """One block: q, k, v, attention, o, MLP. The last has one query and one output a sequence."""
-    t, e, last = n * length, tower.width, layer == tower.layers - 1
+    t, e, last = n * (length - shared) + shared, tower.width, layer == tower.layers - 1
     rows = n if last else t
     projections, out, mlp = (rows + 2 * t) * e * e, rows * e * e, 2 * rows * e * tower.mlp_width
-    product = rows * length * e  # of attention: q kᵀ, or its weights times v
+    # of attention: q kᵀ, or its weights times v; what is shared sees itself alone
+    product = (n * (1 if last else length - shared) * length + (0 if last else shared**2)) * e
     forward = projections + out + mlp + 2 * product
     if layer < first:
         return Work(forward, 0)

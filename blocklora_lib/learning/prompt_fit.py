@@ -35,7 +35,6 @@ class Learner:
     parameters: Sequence[Tensor]
     text: Callable[[Tensor | None], Learnt]
     image: Callable[[], Learnt | None] = lambda: None
-    reads_images: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,6 +124,7 @@ class PromptPredictor(Predictor):
         self.backbone, self.learner = context.backbone, learner
         self.how = method.settings.schedule or context.to_train()[2]
         self.prompts = method.texts  # what to tokenize of classes
+        self.reads_images = method.reads_images
         self.trainable_parameters = sum(part.numel() for part in learner.parameters)
         self.images_seen = plan.images_seen
 
@@ -154,7 +154,7 @@ class PromptPredictor(Predictor):
     def classifier(self, tokens: Tensor) -> Tensor | Prompts:
         """Unit rows of the classes, or their prompts where each image has rows of its own."""
         prompts = self.packed(tokens)
-        return prompts if self.learner.reads_images else self._rows(prompts, None)
+        return prompts if self.reads_images else self._rows(prompts, None)
 
     def logits(self, images: Tensor, classifier: Tensor | Prompts) -> Tensor:
         """Normalised images (B, 3, H, W) -> (B, C)."""

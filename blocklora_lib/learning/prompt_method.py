@@ -30,9 +30,16 @@ class PromptSettings(Strict):
 
 
 class PromptMethod(BaseMethod):
-    """A prompt method: tokens before whatever class name, in the towers."""
+    """A prompt method: tokens before whatever class name, in the towers.
+
+    reads_images: each image has prompts of its own. plain_images: a step encodes the images without
+    learnt tokens, too. backwards: passes of a step.
+    """
 
     towers: ClassVar[Towers] = ("text",)
+    reads_images: ClassVar[bool] = False
+    plain_images: ClassVar[bool] = False
+    backwards: ClassVar[int] = 1
 
     @property
     def words(self) -> int:

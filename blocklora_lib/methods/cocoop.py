@@ -57,6 +57,7 @@ class Method(PromptMethod):
     name = "cocoop"
     label = "CoCoOp"
     Settings = Settings
+    reads_images = True
 
     def fit(self, context: Context) -> PromptPredictor:
         """Train the context and the network."""
@@ -88,4 +89,4 @@ class Method(PromptMethod):
             moved = F.linear(F.linear(images, net[0], net[1]).relu(), net[2], net[3])
             return Learnt((v + moved[:, None],))
 
-        return fit_prompts(context, self, Learner([v, *net], text, reads_images=True))
+        return fit_prompts(context, self, Learner([v, *net], text))

@@ -52,6 +52,7 @@ class Method(PromptMethod):
     name = "prograd"
     label = "ProGrad"
     Settings = Settings
+    backwards = 2
 
     def fit(self, context: Context) -> PromptPredictor:
         """Train the context; two backward passes a step."""

@@ -77,6 +77,7 @@ class Method(DeepMethod):
     name = "promptsrc"
     label = "PromptSRC"
     Settings = Settings
+    plain_images = True
 
     def check(self, backbone: Backbone, names: Sequence[str]) -> None:
         """ValueError, besides, where a generic prompt of a class is longer than the context."""

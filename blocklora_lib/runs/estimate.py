@@ -11,19 +11,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from ..adapters.config import AdapterConfig
-from ..clip.architectures import ClipArchitecture, clip_architecture
+from ..clip.architectures import clip_architecture
 from ..core.paths import MANIFESTS
 from ..costs.memory import step_memory, total_bytes
-from ..costs.step import frozen_work, step_work, total_work
+from ..costs.prompts import forward_work, norms_work, prompt_work
+from ..costs.step import step_work, total_work, whole_work
 from ..costs.ways import StepWay
 from ..data.local import local_manifest
 from ..data.manifest import Manifest, Split
+from ..learning.prompt_method import PromptMethod
+from ..methods import MethodSpec
+from ..methods.two_stage import StageSettings
 from ..weights.spec import BackboneSpec
 from .spec import RunSpec
 
-PROMPT_TOKENS = 10  # of a prompt: start, 'a photo of a', a name of 2 or 3 tokens, full stop, end
+PROMPT_TOKENS = 10  # of a prompt: start, 'a photo of a', and
+NAME_TOKENS = 5  # a name of 2 or 3 tokens, full stop, end
 
 
 @dataclass(frozen=True)
@@ -47,39 +53,129 @@ class Estimate:
 
 
 def estimate(specs: Iterable[RunSpec], manifests: Path = MANIFESTS) -> Estimate:
-    """Add up the runs. A method without adapters costs its evaluation only; so does what is not
-    modelled.
+    """Add up the runs: training, images encoded for methods on features once for all that ask for
+    them, and evaluation. What those methods do with features costs next to nothing.
     """
     runs, steps, work, peak = 0, 0, 0, 0
     sets = cache(lambda name: local_manifest(name, manifests))
-    evaluation = cache(
-        lambda backbone, name, split: _evaluation(clip_architecture(backbone), sets(name), split)
-    )
+    evaluation = cache(lambda model, on, *rest: _evaluation(model, sets(on), *rest))
+    encoded: dict[tuple[object, ...], int] = {}  # what methods on features read, by what it is of
+    loaded = cache(lambda method: method.load())  # the runs of a grid share their methods
     for spec in specs:
         runs += 1
-        work += sum(evaluation(spec.backbone.name, name, spec.split) for name in spec.evaluate_on)
-        settings = spec.method.load().settings
-        if spec.training is not None and isinstance(settings, AdapterConfig):
-            classes, taken = sets(spec.dataset).num_classes, spec.training.steps(spec.shots)
-            batch = min(spec.training.batch_size, spec.shots * classes)
-            step, memory = _step(spec.backbone, settings, batch, classes)
-            steps, work, peak = steps + taken, work + taken * step, max(peak, memory)
-    return Estimate(runs, steps, 2.0 * work, peak)
+        method, model, classes = (
+            loaded(spec.method),
+            spec.backbone.name,
+            sets(spec.dataset).num_classes,
+        )
+        words = _words(method, model) if getattr(method, "reads_images", False) else 0
+        asked = [(model, on, spec.split, words) for on in spec.evaluate_on]
+        tests = {test: evaluation(*test) for test in asked}
+        if method.on_features:
+            views = getattr(method.settings, "views", 0)
+            drawn = model, spec.dataset, spec.draw, spec.shots, spec.seed, views
+            encoded |= tests | {drawn: _images(model, spec.shots * classes * (1 + views))}
+            continue
+        parts = _training(spec, method, classes)
+        steps += sum(part.steps for part in parts)
+        peak = max(peak, *(part.bytes for part in parts), 0)
+        work += sum(tests.values()) + sum(part.steps * part.work for part in parts)
+    return Estimate(runs, steps, 2.0 * (work + sum(encoded.values())), peak)
+
+
+class _Part(NamedTuple):
+    """So many equal steps of a run: multiply-adds, and bytes, of one."""
+
+    steps: int
+    work: int
+    bytes: int = 0
+
+
+def _training(spec: RunSpec, method: Any, classes: int) -> list[_Part]:
+    """The steps of a run of a method that trains through a tower."""
+    few, backbone = spec.shots * classes, spec.backbone
+    schedule = getattr(method.settings, "schedule", None)
+    if schedule:
+        batch = min(schedule.batch_size, few)
+        steps = schedule.of(spec.shots, classes) * (few // batch)
+    elif spec.training:
+        steps, batch = spec.training.steps(spec.shots), min(spec.training.batch_size, few)
+    else:
+        return []
+    if isinstance(method, PromptMethod):
+        return [_Part(steps, *_prompt_step(backbone, spec.method, batch, classes))]
+    if isinstance(method.settings, AdapterConfig):
+        return [_Part(steps, *_step(backbone, method.settings, batch, classes))]
+    if isinstance(method.settings, StageSettings):
+        first, last = int(steps * method.settings.share), _images(backbone.name, batch)
+        norms = _Part(first, *_norm_step(backbone, batch, classes))
+        return [norms, _Part(steps - first, last)]
+    return []
+
+
+@cache
+def _prompt_step(
+    backbone: BackboneSpec, spec: MethodSpec, batch: int, classes: int
+) -> tuple[int, int]:
+    """(multiply-adds, bytes) of a step with learnt tokens; kept is what adapters there would keep,
+    of rank one.
+    """
+    method = spec.load()
+    architecture, words = clip_architecture(backbone.name), _words(method, backbone.name)
+    image, own = "image" in method.towers, method.reads_images
+    more = method.plain_images, method.backwards
+    work = prompt_work(architecture, batch, classes, words, NAME_TOKENS, image, own, *more)
+    kept = AdapterConfig(kind="lora", rank=1, towers=("vision", "text") if image else ("text",))
+    sets = batch if own else 1
+    tokens = sets * (1 + words + classes * NAME_TOKENS)
+    return work.total, _memory(backbone, kept, batch, sets * classes, tokens)
+
+
+@cache
+def _norm_step(backbone: BackboneSpec, batch: int, classes: int) -> tuple[int, int]:
+    """(multiply-adds, bytes) of a step that trains norms, which keep what adapters would keep."""
+    architecture = clip_architecture(backbone.name)
+    tokens = min(PROMPT_TOKENS, architecture.text.tokens)
+    work = norms_work(architecture, batch, classes, tokens)
+    return work.total, _memory(backbone, AdapterConfig(), batch, classes, classes * tokens)
 
 
 @cache  # runs of a grid differ in seeds and sets more than in their steps
 def _step(
     backbone: BackboneSpec, config: AdapterConfig, batch: int, classes: int
 ) -> tuple[int, int]:
+    """(multiply-adds, bytes) of a step with adapters."""
     architecture = clip_architecture(backbone.name)
     tokens = min(PROMPT_TOKENS, architecture.text.tokens)
     step = total_work(step_work(architecture, config, batch, classes, tokens))
-    way = StepWay(precision=backbone.precision)
-    memory = total_bytes(step_memory(architecture, config, batch, classes, classes * tokens, way))
-    return step.forward + step.backward, memory
+    return step.total, _memory(backbone, config, batch, classes, classes * tokens)
 
 
-def _evaluation(architecture: ClipArchitecture, manifest: Manifest, split: Split) -> int:
-    images = manifest.counts.get(split) or manifest.counts_unverified.get(split, 0)
-    plain = AdapterConfig(kind="lora")  # merged: the frozen towers, forward
-    return frozen_work(architecture.vision, plain, images).forward if images else 0
+def _memory(
+    backbone: BackboneSpec, config: AdapterConfig, batch: int, prompts: int, tokens: int
+) -> int:
+    """Bytes of a step; tokens: of all prompts together."""
+    architecture, way = clip_architecture(backbone.name), StepWay(precision=backbone.precision)
+    return int(total_bytes(step_memory(architecture, config, batch, prompts, tokens, way)))
+
+
+def _evaluation(backbone: str, manifest: Manifest, split: Split, words: int) -> int:
+    """Multiply-adds of a set's images, and of their own prompts behind so many learnt tokens."""
+    images, text = manifest.counts.get(split), clip_architecture(backbone).text
+    images = images or manifest.counts_unverified.get(split, 0)
+    length, classes = 1 + words + NAME_TOKENS, manifest.num_classes
+    own = whole_work(text, classes, length, 1 + words).forward if words else 0
+    return _images(backbone, images) + images * own
+
+
+def _words(method: PromptMethod, backbone: str) -> int:
+    """How many tokens it learns, a token a word, where so many have a place."""
+    context: int | str = method.settings.context
+    words = context if isinstance(context, int) else len(context.split())
+    return min(words, clip_architecture(backbone).text.tokens - 1 - NAME_TOKENS)
+
+
+@cache
+def _images(backbone: str, images: int) -> int:
+    """Multiply-adds of the frozen image tower, which is what merged adapters cost, too."""
+    return forward_work(clip_architecture(backbone).vision, images).forward if images else 0

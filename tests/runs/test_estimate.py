@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from blocklora_lib.data.manifest_files import load_manifest
 from blocklora_lib.data.obtain.miniature import make_fake
+from blocklora_lib.methods import MethodSpec
 from blocklora_lib.runs.estimate import PROMPT_TOKENS, estimate
 from blocklora_lib.runs.grid import expand, make_spec
 from blocklora_lib.runs.profile_files import load_profile
@@ -31,6 +32,7 @@ def test_a_run_is_its_steps_and_its_evaluated_images():
     assert estimate([shorter]).flops - zero.flops == pytest.approx(80 * step, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_images_are_those_of_torchs_counter(bundled_clip):
     zero = estimate([make_spec(POCKET, "fashion", "zero_shot", 0, 0)])
     # with a gradient to compute PyTorch takes its plain kernels, which the counter knows
@@ -72,6 +74,38 @@ def test_a_miniature_costs_what_its_own_classes_and_images_cost(tmp_path, monkey
     assert estimate([small]).flops == pytest.approx(
         real.flops * (2 * 3) / 8100
     )  # EuroSAT: 8,100 test images
+
+
+def test_methods_beside_adapters_are_priced_by_their_own_steps():
+    """On 16 images of each of ten classes; `pocket` trains 96 steps."""
+
+    def of(method, **settings):
+        spec = make_spec(POCKET, "fashion", "lora", 16, 1)
+        given = {"method": MethodSpec(name=method, settings=settings)}
+        given |= {} if given["method"].scheduled else {"training": None}
+        return estimate([spec.model_copy(update=given)])
+
+    zero = estimate([make_spec(POCKET, "fashion", "zero_shot", 0, 0)])
+    assert of("coop").steps == of("two_stage").steps == 96
+    assert of("coop", schedule={}).steps == 200 * (160 // 32)
+    assert of("coop", schedule={"epochs": [1, 1, 1], "batch_size": 50}).steps == 3
+    assert of("coop", schedule={"epochs": [2, 2, 2], "batch_size": 500}).steps == 2
+    assert of("prograd").flops > of("coop").flops > zero.flops
+    assert of("promptsrc").flops > of("maple").flops > of("coop").flops
+    assert of("cocoop").flops > 2 * of("coop").flops  # prompts for each image, tested ones too
+    # of two_stage's stages one runs both towers there and back, the other the images there
+    norms, last = (of("two_stage", share=share).flops - zero.flops for share in (1.0, 0.0))
+    assert last == pytest.approx(zero.flops * 96 * POCKET.training.batch_size / 600, rel=1e-12)
+    assert norms > 2 * last
+
+
+def test_images_of_methods_on_features_are_encoded_once_for_all():
+    """Ten classes, 16 shots; 600 test images."""
+    few = [make_spec(POCKET, "fashion", name, 16, 1) for name in ("linear_probe", "gda")]
+    zero = make_spec(POCKET, "fashion", "zero_shot", 0, 0)
+    drawn = {spec.method.settings.get("views", 0) for spec in few}
+    images = 600 + sum(160 * (1 + views) for views in drawn)
+    assert estimate([*few, zero]).flops == pytest.approx(estimate([zero]).flops * images / 600)
 
 
 def test_a_rate_must_be_positive():
