@@ -62,23 +62,16 @@ def named_profile(name: str, skip_unreadable: bool, fast: bool, chosen: bool = T
 
 
 def workbench(settings: Profile, device: str | None, threads: int) -> Workbench:
-    """Return what the runs share, on the device of the command line or else of the profile.
-
-    Of several GPUs, processes side by side take one each.
-    """
+    """Return what the runs share, on the device of the command line or else of the profile."""
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     load_libraries()
     import torch
 
     from ..core.devices import profile_device
-    from ..core.gpus import claim_gpu
     from ..runs.workbench import Workbench
 
     torch.set_num_threads(threads)
-    place = profile_device(settings.device, device)
-    if place.type == "cuda" and ":" not in (device or settings.device or "auto"):
-        place = torch.device("cuda", claim_gpu(torch.cuda.device_count()))
-    return Workbench(place)
+    return Workbench(profile_device(settings.device, device))
 
 
 def load_libraries() -> None:

@@ -7,12 +7,13 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .gpus import visible_gpus
+from .gpus import claim_gpu, visible_gpus
 from .schema import UnknownName
 
 NAMES = ("auto", "cpu", "cuda", "cuda:0")
@@ -72,9 +73,16 @@ def profile_device(device: str | None, given: str | None = None) -> torch.device
     """Return where a profile that says `device` computes; given: what the command line says.
 
     A profile that asks for a GPU gets one or is refused: on a CPU it would take months, in silence.
+    Of several GPUs, processes side by side take one each, unless a number is said.
     """
-    name = given if given is not None else device
-    return resolve_device("auto" if name is None else name, fallback=device in (None, "cpu"))
+    name = given if given is not None else device or "auto"
+    place = resolve_device(name, fallback=device in (None, "cpu"))
+    if place.type == "cuda" and ":" not in name and torch.cuda.device_count() > 1:
+        return torch.device("cuda", _own_gpu(torch.cuda.device_count()))
+    return place
+
+
+_own_gpu = cache(claim_gpu)  # one a process
 
 
 def _cuda_available() -> tuple[bool, str]:

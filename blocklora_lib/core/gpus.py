@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,7 +46,7 @@ def claim_gpu(count: int, folder: Path | None = None) -> int:
     """Return the number, below `count`, of a GPU that no other process here claims, and claim it.
 
     So jobs that run side by side take a GPU each. The claim ends with the process. Where all are
-    taken, or no file can be locked, processes spread evenly.
+    taken, or no file can be locked, processes spread evenly. Which one it is, is said.
     """
     names = visible_gpus()
     folder = folder or Path(tempfile.gettempdir()) / f"blocklora-gpus-{os.getuid()}"
@@ -62,5 +63,8 @@ def claim_gpu(count: int, folder: Path | None = None) -> int:
             file.close()
             continue
         _HELD.append(file)
+        print(f"computing on GPU {name}, which no other job has", file=sys.stderr, flush=True)
         return number
-    return os.getpid() % count
+    number = os.getpid() % count
+    print(f"none of {count} GPUs is free: sharing number {number}", file=sys.stderr, flush=True)
+    return number

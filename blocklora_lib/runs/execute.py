@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from datetime import UTC, datetime
+from functools import cache, partial
 
 import torch
 
 from ..core.devices import check_repeatable, repeatable
+from ..core.locks import Taken, locked
 from ..core.schema import AdapterError
 from ..data.dataset import Dataset
 from ..learning.contract import Context
@@ -30,6 +34,7 @@ from .workbench import Inputs, Workbench
 # what ends a run wherever it is run; every other error says nothing of the spec
 OF_THE_SPEC = (TrainingDiverged, AdapterError, NotFinite)
 OnStep = Callable[[int, int, float], None]
+POLL = 1.0  # seconds between two looks at runs that other processes are at
 
 
 def execute(
@@ -47,7 +52,7 @@ def execute(
     bench = bench or Workbench()
     if spec.deterministic:
         check_repeatable(bench.place)
-    memory = PeakMemory(bench.place)
+    memory, start = PeakMemory(bench.place), _now()
     seconds: dict[str, float] = {}
     with (
         _timed(seconds, "load"),
@@ -99,6 +104,7 @@ def execute(
         if predictor is not None:
             predictor.close()
     bench.check_unchanged(spec)
+    about |= {"host": platform.node(), "start": start, "end": _now()}
     return RunRecord(
         key=spec.key,
         spec=spec,
@@ -167,23 +173,29 @@ def run_or_load(
     on_step: OnStep | None = None,
     keep_old: bool = False,
     inputs: Inputs | None = None,
+    wait: bool = True,
 ) -> RunRecord:
     """Return the stored record of the spec, or run it and store it.
 
     A record that no longer stands (see `standing`) is run again; a damaged file is set aside. A
     failure record is returned as it is (status 'failed', no result) and only run again with
-    retry_failed. inputs: as `execute` takes them.
+    retry_failed. inputs: as `execute` takes them. A run that another process is at is waited for,
+    or, without `wait`, Taken is raised: no run is made twice.
     """
     bench = bench or Workbench()
     found = stored(store, spec, keep_old, bench.images)
     if found.record is not None and not found.pending(retry_failed):
         return found.record
     store.check_writable()
-    if found.standing == "damaged":  # before hours of training, not after them
-        store.set_aside(spec)
-    record = execute(spec, bench, on_step, inputs)
-    with _machine(spec, OSError):
-        store.save(record)
+    with locked(store.lock(spec), _tell, wait):
+        found = stored(store, spec, keep_old, bench.images)  # another process may have made it
+        if found.record is not None and not found.pending(retry_failed):
+            return found.record
+        if found.standing == "damaged":  # before hours of training, not after them
+            store.set_aside(spec)
+        record = execute(spec, bench, on_step, inputs)
+        with _machine(spec, OSError):
+            store.save(record)
     return record
 
 
@@ -194,10 +206,11 @@ def run_grid(
     retry_failed: bool = False,
     keep_old: bool = False,
 ) -> Iterator[RunRecord]:
-    """Yield the record of every spec in turn, running what the store does not have.
+    """Yield the record of every spec, running what the store does not have.
 
     Bad input of any spec is found before the first one trains. MachineFailure ends it: what was
-    finished is kept, and the next call goes on from there.
+    finished is kept, and the next call goes on from there. A run that another process is at comes
+    last: two grids over the same specs share the work.
     """
     bench = bench or Workbench()
     store.check_writable()
@@ -205,9 +218,31 @@ def run_grid(
     for spec in specs:
         if stored(store, spec, keep_old, bench.images).pending(retry_failed):
             checked[spec] = bench.check(spec)
-    for spec in specs:
-        inputs = checked.pop(spec, None)
-        yield run_or_load(spec, store, bench, retry_failed, keep_old=keep_old, inputs=inputs)
+    left = list(specs)
+    while left:
+        taken = []
+        for spec in left:
+            given = dict(keep_old=keep_old, inputs=checked.get(spec), wait=False)
+            try:
+                record = run_or_load(spec, store, bench, retry_failed, **given)
+            except Taken:
+                taken.append(spec)
+            else:
+                checked.pop(spec, None)
+                yield record
+        if len(taken) == len(left):
+            _tell(f"other processes are at {len(taken)} of the runs, such as {taken[0]}; waiting")
+            time.sleep(POLL)
+        left = taken
+
+
+@cache  # each line once
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _failure(error: TrainingDiverged | AdapterError | NotFinite) -> Failure:

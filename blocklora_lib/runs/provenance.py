@@ -1,4 +1,4 @@
-"""What a record says of its making: versions, device, threads, revision, peak memory; no host."""
+"""What a record says of its making: versions, device, threads, revision, peak memory."""
 
 from __future__ import annotations
 

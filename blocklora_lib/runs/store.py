@@ -41,6 +41,10 @@ class RunStore:
         """Where the record of this spec is or will be."""
         return self._path(spec.key)
 
+    def lock(self, spec: RunSpec) -> Path:
+        """The name that whoever runs this spec has locked (see `locks.locked`)."""
+        return self.folder / f".{spec.key}.lock"
+
     def check_writable(self) -> None:
         """Fail now, with one sentence, rather than after hours of training."""
         self._check_unpacked()

@@ -10,12 +10,14 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import IO
 
 from ..core.files import holds_none, read_text, remove, same_error, sweep, user_path, write_whole
 from ..core.json_data import read_json
+from ..core.locks import Taken, locked
 from ..core.paths import NOTEBOOKS
 from ..core.yaml_data import parse_yaml
 from ..runs.grid import planned
@@ -72,6 +74,9 @@ def only_one(folder: Path) -> IO[str]:
             error, f"{folder / '.lock'} cannot be written ({error.strerror})"
         ) from None
     sweep(folder)
+    for left in (folder / "runs").glob(".*.lock"):  # of processes that were killed
+        with suppress(Taken, OSError), locked(left, print, wait=False):
+            pass
     return lock
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ import yaml
 from conftest import edit_manifest, profile_facts, write_bundle
 
 from blocklora_lib.clip.backbone import Backbone
+from blocklora_lib.core.locks import Taken, locked
 from blocklora_lib.core.seeding import generator
 from blocklora_lib.learning.loop import batches
 from blocklora_lib.methods import get_method
@@ -446,3 +449,38 @@ def test_a_damaged_record_that_cannot_be_set_aside_is_said_before_training(
     monkeypatch.setattr("blocklora_lib.runs.execute.execute", None)
     with pytest.raises(OSError, match="cannot be moved to"):
         run_or_load(spec, store, bench)
+
+
+def test_two_grids_over_the_same_specs_share_the_runs(
+    tiny_profile, manifests, bench, tmp_path, monkeypatch
+):
+    """While another is at one of them, the others are run; what it has then made is not."""
+    store, made = RunStore(tmp_path / "runs"), []
+    monkeypatch.setattr("blocklora_lib.runs.execute.POLL", 0.0)
+    specs = expand(tiny_profile, "few_shot", "dots", "lora", manifests)
+    real = execute
+
+    def counted(spec, *given):
+        made.append(spec)
+        return real(spec, *given)
+
+    monkeypatch.setattr("blocklora_lib.runs.execute.execute", counted)
+    store.check_writable()
+    with locked(store.lock(specs[0]), print):
+        records = run_grid(specs, store, bench)
+        assert [next(records).spec for _ in specs[1:]] == specs[1:]
+        with pytest.raises(Taken):
+            run_or_load(specs[0], store, bench, wait=False)
+        store.save(real(specs[0], bench))  # the other's
+    assert next(records) == store.load(specs[0])
+    assert list(records) == []
+    assert made == specs[1:]
+    assert list(store.folder.glob(".*")) == []
+
+
+def test_a_record_says_where_and_when_it_was_made(spec, bench):
+    about = execute(spec, bench).provenance
+    start, end = (datetime.fromisoformat(about[name]) for name in ("start", "end"))
+    assert timedelta(0) <= datetime.now(UTC) - end < timedelta(minutes=1)
+    assert start <= end
+    assert about["host"] == platform.node()
