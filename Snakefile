@@ -1,12 +1,13 @@
 # The one engine: the grid of runs, the notebooks, the report. `make reproduce` calls it; so can a
-# cluster:
-#   snakemake --executor slurm --jobs 50 --default-resources slurm_partition=gpu \
-#       --config profile=paper
+# cluster, by profiles/slurm/config.yaml:
+#   snakemake --workflow-profile slurm --config profile=paper
 # A grid job runs all shots and seeds of a dataset (and of one method, where the profile says
 # `job: method`) in one process and keeps one record a run, so that a job that was cut off goes on
 # with the run it was at. Records are named by the hash of their spec: nothing runs twice.
+import atexit
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from blocklora_lib.runs.experiment import RATES
 from blocklora_lib.runs.images import RunImages
 from blocklora_lib.cli.exits import exit_code, sentence
 from blocklora_lib.core.files import user_path
-from blocklora_lib.core.gpus import resources_of, visible_gpus
+from blocklora_lib.core.gpus import visible_gpus, wants_gpu
 from blocklora_lib.suite.catalogue import choose_notebooks, drop_damaged_indexes, notebook_needs
 from blocklora_lib.core.paths import NOTEBOOKS as SOURCES, ROOT
+from blocklora_lib.runs.estimate import DAY, minutes
 from blocklora_lib.runs.profile_files import is_file_name, load_profile, profile_files
 from blocklora_lib.suite.engine import (
     ALL,
@@ -73,10 +75,16 @@ except (ValueError, KeyError, OSError) as error:
 # records of an earlier library stand
 KEEP_OLD = str(config.get("keep_old", 0)) not in ("0", "", "False")
 OUT = str(RESULTS if TYPED.get("results") else RESULTS.relative_to(Path.cwd()))
-RESOURCES = resources_of(PROFILE.device)  # of a job that computes; Slurm asks for them
-# On this machine, where jobs are not counted as nodes, a GPU runs one job at a time; a cluster
-# counts its own.
-if workflow.resource_settings.nodes is None and "gpu" not in workflow.global_resources:
+LOGS = f"{OUT}/logs"
+# What a job asks a cluster for.  Of a job that was ended, the next attempt asks for more.
+GPU = int(wants_gpu(PROFILE.device))
+MEMORY = 16_000 if GPU else 4_000  # MB of the host
+CLUSTER = workflow.resource_settings.nodes is not None  # it counts its GPUs itself
+RETRIES = 0  # of the engine that runs one job, on a node
+if workflow.is_main_process:
+    RETRIES = 3 if CLUSTER else 1  # each goes on with the run that the job was at
+# on this machine a GPU runs one job at a time
+if not CLUSTER and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", max(1, len(visible_gpus())))
 BLOCKLORA = f"{shlex.quote(sys.executable)} -m blocklora_lib.cli"
 
@@ -95,6 +103,16 @@ def notebook_inputs(wildcards):
     reads = CHOSEN if needs["last"] else [name for name in CHOSEN if name in needs["notebooks"]]
     before = [executed(name) for name in reads if name != wildcards.name]
     return before + [index(*group) for group in GROUPS if group[0] in needs["experiments"]]
+
+
+def memory(wildcards, attempt):
+    return MEMORY + (attempt - 1) * MEMORY // 2
+
+
+def runtime(wildcards, attempt):
+    """Minutes of a group of runs, by the cost model."""
+    group = wildcards.experiment, wildcards.dataset, wildcards.method
+    return min(DAY, attempt * minutes(GROUPS[group], bool(GPU)))
 
 
 def all_cores(wildcards):
@@ -119,6 +137,26 @@ if workflow.is_main_process:
     MONITOR = Monitor(
         RESULTS / "runs", list(RUNS), keep_old=KEEP_OLD, images=lambda k: IMAGES.digest(RUNS[k])
     )
+    if GPU and not CLUSTER and (found := len(visible_gpus())) > 1:
+        few = f", {workflow.cores} at a time (JOBS)" * (workflow.cores < found)
+        print(f"{found} GPUs, 1 job each{few}", file=sys.stderr)
+    STOPPED = []
+
+    def stop(number, frame):
+        """Ctrl-C: the jobs of this machine got it too, and how they end is no error to be told."""
+        STOPPED.append(number)
+        signal.signal(number, signal.default_int_handler)
+        if not CLUSTER:
+            logger.setLevel("CRITICAL")
+        raise KeyboardInterrupt
+
+    def say_stopped():
+        if STOPPED:
+            jobs = ", its jobs are cancelled (squeue --me lists what is left)" if CLUSTER else ""
+            print(f"stopped{jobs}; the same command goes on", file=sys.stderr)
+
+    signal.signal(signal.SIGINT, stop)
+    atexit.register(say_stopped)
 
 
 wildcard_constraints:
@@ -152,19 +190,25 @@ rule grid:
     params:
         method=lambda w: "" if w.method == ALL else f"--method {w.method}",
         keep="--keep-old" if KEEP_OLD else "",
+    log:
+        f"{LOGS}/grid/{{experiment}}/{{dataset}}-{{method}}.log",
     threads: 1
-    retries: 1  # after a failure of the machine, with the run it was at
+    retries: RETRIES
     resources:
-        **RESOURCES,
+        gpu=GPU,
+        mem_mb=memory,
+        runtime=runtime,
     # The grid looks at every record and writes the index once each run has one that stands, done or
     # failed. Exit code 1: some are recorded as failed and listed on the terminal; the grid goes on.
-    # Any other is an error of the job.
-    # `cat` keeps the bars of two jobs from painting over each other.
+    # Any other is an error of the job.  What it says of each run is in the log, errors are on the
+    # terminal too.
     shell:
         """
+        echo "$(date '+%F %T') on $(uname -n)" >> {log:q}
         {{ {BLOCKLORA} grid --profile {GIVEN:q} --results {RESULTS:q} \
             --experiment {wildcards.experiment} --dataset {wildcards.dataset} {params.method} \
-            {params.keep} --index {output:q} 2>&1 >/dev/null || [ $? -eq 1 ]; }} | cat >&2
+            {params.keep} --index {output:q} 2>&1 >> {log:q} || [ $? -eq 1 ]; }} \
+            | tee -ia {log:q} >&2
         """
 
 
@@ -178,14 +222,20 @@ rule notebook:
     params:
         place=lambda w: f"{CHOSEN.index(w.name) + 1} of {len(CHOSEN)}",
         library=LIBRARY,
+    log:
+        f"{LOGS}/notebooks/{{name}}.log",
     threads: all_cores  # who measures time works alone
+    retries: RETRIES if CLUSTER else 0
     resources:
         slurm_extra=lambda w: "--exclusive" if NEEDS[w.name]["alone"] else "",
-        **RESOURCES,
+        gpu=lambda w: GPU if NEEDS[w.name]["computes"] else 0,
+        mem_mb=memory,
+        runtime=240,
     shell:
         """
-        echo "notebook {params.place}: {wildcards.name}" >&2
-        {BLOCKLORA} notebook {wildcards.name} --profile {GIVEN:q} --results {RESULTS:q} >/dev/null
+        {{ echo "notebook {params.place}: {wildcards.name}"
+        {BLOCKLORA} notebook {wildcards.name} --profile {GIVEN:q} --results {RESULTS:q} \
+            2>&1 >/dev/null; }} | tee -ia {log:q} >&2
         """
 
 
@@ -198,14 +248,19 @@ rule variant:  # a notebook with parameters of its own; it computes the runs tha
     params:
         given=lambda w: VARIANTS[w.variant, w.name],
         library=LIBRARY,
+    log:
+        f"{LOGS}/variants/{{variant}}/{{name}}.log",
     threads: 1
+    retries: RETRIES if CLUSTER else 0
     resources:
-        **RESOURCES,
+        gpu=GPU,
+        mem_mb=memory,
+        runtime=DAY,
     shell:
         """
-        echo "variant {wildcards.variant}: {wildcards.name}" >&2
+        {{ echo "variant {wildcards.variant}: {wildcards.name}"
         {BLOCKLORA} notebook {wildcards.name} --profile {GIVEN:q} --results {RESULTS:q} \
-            {params.given:q} >/dev/null
+            {params.given:q} 2>&1 >/dev/null; }} | tee -ia {log:q} >&2
         """
 
 
@@ -216,9 +271,14 @@ rule report:
         f"{OUT}/report.html",
     params:
         library=LIBRARY,
+    log:
+        f"{LOGS}/report.log",
     shell:
         # exit code 1: records that no notebook here needs are damaged; the report lists them
-        "{BLOCKLORA} report --profile {GIVEN:q} --results {RESULTS:q} >/dev/null || [ $? -eq 1 ]"
+        """
+        {{ {BLOCKLORA} report --profile {GIVEN:q} --results {RESULTS:q} 2>&1 >/dev/null \
+            || [ $? -eq 1 ]; }} | tee -i {log:q} >&2
+        """
 
 
 onstart:
@@ -231,6 +291,8 @@ onsuccess:
 
 onerror:
     MONITOR.stop()
+    if STOPPED:
+        sys.exit(130)
     place = f"--profile {shlex.quote(GIVEN)} --results {shlex.quote(str(RESULTS))}"
     print(
         "Something failed; its error is above. What is finished is kept: the same command goes on "

@@ -30,16 +30,12 @@ def visible_gpus(
     return [str(number) for number in sorted(int(found[1]) for found in numbers if found)]
 
 
-def resources_of(device: str | None) -> dict[str, int]:
-    """Return what a job of the engine asks for: the host's memory (MB), minutes, and a GPU or none.
+def wants_gpu(device: str | None) -> bool:
+    """Whether the jobs of a profile that says `device` want a GPU.
 
-    device: as the profile says it; left out there, the GPU if this machine has one. A job is all
-    runs of a method on a dataset: hours on a GPU; one that is cut off goes on with the run it was
-    at.
+    Left out there, they do if this machine has one.
     """
-    if device == "cpu" or (device is None and not visible_gpus()):
-        return {"gpu": 0, "mem_mb": 4000, "runtime": 240}
-    return {"gpu": 1, "mem_mb": 16000, "runtime": 1440}
+    return device != "cpu" and (device is not None or bool(visible_gpus()))
 
 
 def claim_gpu(count: int, folder: Path | None = None) -> int:

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..adapters.config import AdapterConfig
 from ..clip.architectures import clip_architecture
 from ..core.paths import MANIFESTS
+from ..core.schema import UnknownName
 from ..costs.memory import step_memory, total_bytes
 from ..costs.prompts import forward_work, norms_work, prompt_work
 from ..costs.step import step_work, total_work, whole_work
@@ -28,6 +30,9 @@ from ..methods.two_stage import StageSettings
 from ..weights.spec import BackboneSpec
 from .spec import RunSpec
 
+DAY = 24 * 60  # minutes
+TFLOPS = 20.0  # that a GPU is assumed to sustain
+CPU_TFLOPS = 0.02  # and one thread of a CPU
 PROMPT_TOKENS = 10  # of a prompt: start, 'a photo of a', and
 NAME_TOKENS = 5  # a name of 2 or 3 tokens, full stop, end
 
@@ -138,6 +143,19 @@ def _norm_step(backbone: BackboneSpec, batch: int, classes: int) -> tuple[int, i
     tokens = min(PROMPT_TOKENS, architecture.text.tokens)
     work = norms_work(architecture, batch, classes, tokens)
     return work.total, _memory(backbone, AdapterConfig(), batch, classes, classes * tokens)
+
+
+def minutes(specs: Iterable[RunSpec], gpu: bool) -> int:
+    """Return what a job of these runs may take: twice what the cost model says, plus half an hour.
+
+    At most a day, and a day for a model or a set that is not known: a job that is ended by it goes
+    on, in its next attempt, with the run that it was at.
+    """
+    try:
+        hours = estimate(specs).hours(TFLOPS if gpu else CPU_TFLOPS)
+    except (UnknownName, FileNotFoundError):
+        return DAY
+    return min(DAY, 30 + ceil(2 * 60 * hours))
 
 
 @cache  # runs of a grid differ in seeds and sets more than in their steps

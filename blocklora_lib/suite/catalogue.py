@@ -107,9 +107,11 @@ def notebook_needs(name: str, folder: Path = NOTEBOOKS) -> dict[str, Any]:
     waits for all others; 'alone': it measures time, so nothing else may run beside it; 'varies': it
     takes the parameters of `variant`, of which `datasets` chooses from 'datasets' ('trained',
     'targets' or 'variants'); 'baselines' stand beside the methods that it is given; 'rests_on': on
-    what its figures and tables rest (a `Basis`), where they do not say so themselves.
+    what its figures and tables rest (a `Basis`), where they do not say so themselves. 'computes',
+    by its cells: it uses the profile's device; the others are done in minutes on a CPU.
     """
-    about = read_notebook(folder / f"{name}.ipynb")["metadata"].get("blocklora", {})
+    notebook = read_notebook(folder / f"{name}.ipynb")
+    about = notebook["metadata"].get("blocklora", {})
     known = {"experiments": [], "notebooks": [], "last": False, "alone": False}
     known |= {"varies": False, "datasets": "trained", "baselines": [], "rests_on": "measured"}
     for key in about:
@@ -124,7 +126,8 @@ def notebook_needs(name: str, folder: Path = NOTEBOOKS) -> dict[str, Any]:
             )
     if (basis := about.get("rests_on", "measured")) not in BASES:
         raise UnknownName("basis", basis, BASES, f"metadata of notebook {name}")
-    return known | about
+    sources = ("".join(cell["source"]) for cell in notebook["cells"])
+    return known | about | {"computes": any("nb.device" in source for source in sources)}
 
 
 def choose_notebooks(wanted: str = "", folder: Path = NOTEBOOKS) -> tuple[str, ...]:

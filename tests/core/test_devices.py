@@ -21,7 +21,7 @@ from blocklora_lib.core.devices import (
     resolve_device,
     unusable_gpu,
 )
-from blocklora_lib.core.gpus import claim_gpu, resources_of, visible_gpus
+from blocklora_lib.core.gpus import claim_gpu, visible_gpus, wants_gpu
 from blocklora_lib.core.paths import ROOT
 from blocklora_lib.core.schema import UnknownName
 from blocklora_lib.runs.grid import make_spec
@@ -176,12 +176,10 @@ def test_visible_gpus_are_those_that_cuda_would_see(given, seen, tmp_path):
 
 def test_only_a_job_of_a_gpu_profile_asks_for_a_gpu(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    asked = {
-        device: resources_of(device)["gpu"] for device in ("cpu", "auto", "cuda", "cuda:1", None)
-    }
-    assert asked == {"cpu": 0, "auto": 1, "cuda": 1, "cuda:1": 1, None: 0}
+    asked = {device: wants_gpu(device) for device in ("cpu", "auto", "cuda", "cuda:1", None)}
+    assert asked == {"cpu": False, "auto": True, "cuda": True, "cuda:1": True, None: False}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert resources_of(None)["gpu"] == 1
+    assert wants_gpu(None)
 
 
 def test_processes_side_by_side_take_a_gpu_each(tmp_path):

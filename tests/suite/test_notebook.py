@@ -320,7 +320,9 @@ def test_needs_are_read_from_the_metadata_and_typos_refused(example):
         "datasets": "trained",
         "baselines": ["zero_shot"],
         "rests_on": "measured",
+        "computes": False,
     }
+    assert notebook_needs("04_time")["computes"]
     path = example("x = 1", metadata={"blocklora": {"notebooks": ["03_countss"]}})
     with pytest.raises(ValueError, match="no notebook '03_countss' to wait for"):
         notebook_needs(path.stem, path.parent)
