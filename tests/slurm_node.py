@@ -1,9 +1,9 @@
-"""A Slurm of one node on loopback with two stand-in GPUs, from Debian's packages; nothing of it stays.
+"""A Slurm of one node on loopback with two stand-in GPUs, from Debian's packages.
 
     with slurm_node(folder) as environment:
         subprocess.run(["sinfo"], env=environment)
 
-Daemons, their sockets and notes lie in the folder; each is stopped by its own pid file.
+What the daemons write lies in the folder; each is stopped by its own pid file.
 """
 
 from __future__ import annotations
