@@ -27,6 +27,7 @@ from .run_options import (
     named_profile,
     workbench,
 )
+from .verified import verify as repeat
 from .weights import weights_app
 
 app = typer.Typer(
@@ -52,8 +53,8 @@ app.command()(rates)
 def run(
     dataset: Annotated[
         str, typer.Option(help="Dataset to train on, or a folder of your own images.")
-    ],
-    method: Annotated[str, typer.Option(help="Method, as the profile names it.")],
+    ] = "",
+    method: Annotated[str, typer.Option(help="Method, as the profile names it.")] = "",
     shots: Annotated[int, typer.Option(help="Images a class.", min=0)] = 16,
     seed: Annotated[
         int, typer.Option(help="Seed of draw, start, shuffling and dropout.", min=0)
@@ -78,8 +79,16 @@ def run(
         ),
     ] = "upright",
     fast: FastOption = False,
+    verify: Annotated[
+        Path | None,
+        typer.Option(parser=path, help="Repeat the run of this record instead, and compare."),
+    ] = None,
 ) -> None:
     """Run one spec, or show its stored record."""
+    if verify:
+        return repeat(verify, profile, draw, device, threads)
+    if not (dataset and method):
+        raise ValueError("say which run: --dataset and --method, or --verify RECORD")
     from ..data.manifest_files import manifest_names
     from ..runs.grid import make_spec
     from ..runs.store import RunStore

@@ -1,4 +1,4 @@
-"""`blocklora records`: run records as one Parquet file, and back."""
+"""`blocklora records`: run records as one Parquet file, and back; those of several machines joined."""
 
 from __future__ import annotations
 
@@ -44,6 +44,39 @@ def unpack(
     if folder == file:
         raise ValueError(f"{file} has no ending to leave out; say which folder to unpack into")
     typer.echo(f"{RunStore(folder).unpack(file)} records unpacked into {folder}")
+
+
+@records_app.command()
+def merge(
+    stores: Annotated[
+        list[Path],
+        typer.Argument(parser=path, help="Folders of records, or Parquets of `records pack`."),
+    ],
+    into: Annotated[Path, typer.Option(parser=path, help="The folder that gets them all.")],
+) -> None:
+    """Join the records of several machines: each as it is, done before failed.
+
+    Runs that two of them have with different results are told, and end with exit code 1; the one
+    that is there, or of the store named first, stands. So do damaged records, which are left out.
+    """
+    from ..runs.store import RunStore
+
+    others = [RunStore(store) for store in stores]
+    for store, given in zip(others, stores, strict=True):
+        if not (store.folder.is_dir() or store.file.is_file()):
+            raise FileNotFoundError(f"no records in {given}; give a folder of them or a Parquet")
+    merged = RunStore(into).merge(others)
+    typer.echo(f"{merged.taken} records merged into {into}")
+    for record, store in merged.differing:
+        typer.echo(
+            f"{record.spec}: {store.folder} has another result of {record.key} than {into}, which "
+            "stands; `blocklora run --verify` repeats a run",
+            err=True,
+        )
+    for error in merged.damaged:
+        typer.echo(f"left out: {error}", err=True)
+    if merged.differing or merged.damaged:
+        raise typer.Exit(1)
 
 
 def reference(profile: ProfileOption = "pocket", results: ResultsOption = None) -> None:

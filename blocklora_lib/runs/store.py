@@ -7,6 +7,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -72,10 +73,14 @@ class RunStore:
 
     def load(self, spec: RunSpec) -> RunRecord | None:
         """Return the record of this spec, done or failed, or None; errors as `read_record`."""
+        return self.load_key(spec.key)
+
+    def load_key(self, key: str) -> RunRecord | None:
+        """Return the record of this key, see `load`."""
         if self._packed is not None:
-            text = self._packed.get(spec.key)
-            return None if text is None else record_of(text, self.file / f"{spec.key}.json")
-        path = self.path(spec)
+            text = self._packed.get(key)
+            return None if text is None else record_of(text, self.file / f"{key}.json")
+        path = self._path(key)
         return read_record(path) if is_there(path) else None
 
     def set_aside(self, spec: RunSpec) -> Path:
@@ -131,10 +136,9 @@ class RunStore:
         Returns how many. Raises DamagedRecord for the first that is none, as `records`.
         """
         records = self.records() if specs is None else filter(None, map(self.load, specs))
-        keys = [record.key for record in records]
-        texts = self._packed or {key: read_text(self._path(key)) for key in keys}
-        write_texts(path, {key: texts[key] for key in keys})
-        return len(keys)
+        texts = {record.key: self.text(record.key) for record in records}
+        write_texts(path, texts)
+        return len(texts)
 
     def unpack(self, path: str | Path) -> int:
         """Write the records of a Parquet as the files that they were; return how many were new.
@@ -155,6 +159,35 @@ class RunStore:
         for key, text in new.items():
             write_whole(self._path(key), text)
         return len(new)
+
+    def merge(self, others: Sequence[RunStore]) -> Merged:
+        """Take over the records of other stores, to the byte, that this one lacks.
+
+        Done beats failed. Where two done records of one run have different results, the one that is
+        here, or of the store named first, stands. Damaged ones are left out; both are told.
+        """
+        self._check_unpacked()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        merged = Merged()
+        for other in others:
+            records, damaged = other.read()
+            merged.damaged += damaged
+            for record in records:
+                try:
+                    mine = self.load_key(record.key)
+                except DamagedRecord as error:
+                    merged.damaged += [error] * (error.path not in {d.path for d in merged.damaged})
+                    continue
+                if mine is None or (mine.status, record.status) == ("failed", "done"):
+                    write_whole(self._path(record.key), other.text(record.key))
+                    merged.taken += 1
+                elif mine.status == record.status == "done" and mine.result != record.result:
+                    merged.differing.append((mine, other))
+        return merged
+
+    def text(self, key: str) -> str:
+        """The text of a record that is there, as its file holds it."""
+        return self._packed[key] if self._packed is not None else read_text(self._path(key))
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.json"
@@ -178,6 +211,17 @@ class RunStore:
                 f"{self.file} holds packed records, which are only read; make a folder of them by "
                 f"`blocklora records unpack {self.file}`, or choose another one with --results"
             )
+
+
+@dataclass
+class Merged:
+    """What `RunStore.merge` did: records taken over, runs of which another store has another result
+    (as the record that stands, and that store), and what was left out.
+    """
+
+    taken: int = 0
+    differing: list[tuple[RunRecord, RunStore]] = field(default_factory=list)
+    damaged: list[DamagedRecord] = field(default_factory=list)
 
 
 class DamagedRecord(ValueError):
