@@ -1,4 +1,4 @@
-"""`blocklora records`: run records as one Parquet file, and back; those of several machines joined."""
+"""`blocklora records`: run records as one Parquet file, and back; stores joined."""
 
 from __future__ import annotations
 
