@@ -90,7 +90,16 @@ BLOCKLORA = f"{shlex.quote(sys.executable)} -m blocklora_lib.cli"
 
 
 def index(experiment, dataset, method):
-    return f"{OUT}/grid/{experiment}/{dataset}-{method}.json"
+    return f"{OUT}/grid/{experiment}/{dataset}-{in_file(method)}.json"
+
+
+def in_file(method):
+    """A method's name without commas, by which a job on a cluster tells its wildcards apart."""
+    return method.replace(",", "~")
+
+
+def group_of(wildcards):
+    return wildcards.experiment, wildcards.dataset, wildcards.method.replace("~", ",")
 
 
 def executed(name):
@@ -111,8 +120,7 @@ def memory(wildcards, attempt):
 
 def runtime(wildcards, attempt):
     """Minutes of a group of runs, by the cost model."""
-    group = wildcards.experiment, wildcards.dataset, wildcards.method
-    return min(DAY, attempt * minutes(GROUPS[group], bool(GPU)))
+    return min(DAY, attempt * minutes(GROUPS[group_of(wildcards)], bool(GPU)))
 
 
 def all_cores(wildcards):
@@ -162,7 +170,7 @@ if workflow.is_main_process:
 wildcard_constraints:
     experiment="[a-z0-9_]+",
     dataset="[a-z0-9_]+",
-    method="[A-Za-z0-9_,=+.-]+",  # a dataset's name has no hyphen, so the first one parts the two
+    method="[A-Za-z0-9_~=+.-]+",  # a dataset's name has no hyphen, so the first one parts the two
     name="[0-9]+_[a-z0-9_]+",
     variant="[A-Za-z0-9_+.-]+",
 
@@ -188,7 +196,7 @@ rule grid:
     output:
         f"{OUT}/grid/{{experiment}}/{{dataset}}-{{method}}.json",
     params:
-        method=lambda w: "" if w.method == ALL else f"--method {w.method}",
+        method=lambda w: "" if w.method == ALL else f"--method {group_of(w)[2]}",
         keep="--keep-old" if KEEP_OLD else "",
     log:
         f"{LOGS}/grid/{{experiment}}/{{dataset}}-{{method}}.log",

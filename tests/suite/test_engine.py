@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from conftest import eurosat_profile
 from engine_runs import PROFILE, record, runs, snakemake
 from PIL import Image
+from snakemake.target_jobs import parse_target_jobs_cli_args
 from typer.testing import CliRunner
 
 from blocklora_lib.cli.app import app
@@ -29,6 +31,7 @@ from blocklora_lib.runs.grid import expand
 from blocklora_lib.runs.profile_files import load_profile
 from blocklora_lib.runs.sealed import seal
 from blocklora_lib.runs.store import RunStore
+from blocklora_lib.suite.catalogue import notebook_names
 from blocklora_lib.suite.engine import (
     digest,
     drop_stale_indexes,
@@ -164,53 +167,123 @@ def test_only_a_missing_record_is_computed(computed):
 
 
 SLURM = ("sbatch", "squeue", "sacct", "sacctmgr", "scancel", "sinfo", "scontrol", "sshare")
+# Notes what is asked for, and makes at once what the job would: a job's number is its line's.
+SBATCH = """#!{python} -SEI
+import json, os, shlex, sys
+here = {folder!r}
+with open(here + "/asked", "a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+    number = file.tell()
+words = shlex.split(next(word for word in sys.argv if "--target-jobs" in word))
+rule, _, text = words[words.index("--target-jobs") + 1].partition(":")
+given = dict(pair.split("=", 1) for pair in text.split(","))
+place = here + "/results/paper/"
+if rule == "grid":
+    paths = ["grid/{{experiment}}/{{dataset}}-{{method}}.json".format(**given)]
+else:
+    paths = ["notebooks/{{name}}.ipynb".format(**given), "notebooks/{{name}}.json".format(**given)]
+for path in paths:
+    os.makedirs(os.path.dirname(place + path), exist_ok=True)
+    open(place + path, "w").close()
+with open(here + "/numbers", "a") as file:
+    file.write(str(number) + "|COMPLETED\\n")
+print(number)
+"""
+
+
+def stand_ins(folder, monkeypatch, **scripts):
+    """Put Slurm's commands on PATH; those without a script say nothing."""
+    pytest.importorskip("snakemake_executor_plugin_slurm")
+    (folder / "bin").mkdir()
+    for name in SLURM:
+        (folder / "bin" / name).write_text(scripts.get(name, "#!/bin/sh\nexit 0\n"))
+        (folder / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}/bin:{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # of the machine that submits: says nothing
+
+
+def on_slurm(folder, *words):
+    """Call the engine as the README does, with shorter waits."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--directory", ".", "--workflow-profile", "slurm", "--scheduler", "greedy"]
+    command += ["--slurm-init-seconds-before-status-checks", "1"]
+    command += ["--seconds-between-status-checks", "1", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+
+
+def value(words, option):
+    return words[words.index(option) + 1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("device", "gpus", "memory"), [("auto", ["--gpus=1"], "16000"), ("cpu", [], "4000")]
+    ("device", "gpus", "memory"),
+    [("auto", ["--gpus=1"], [16, 24, 32, 40]), ("cpu", [], [4, 6, 8, 10])],
 )
 def test_on_a_cluster_jobs_ask_for_what_they_need(tmp_path, monkeypatch, device, gpus, memory):
-    """With stand-ins for Slurm's commands: sbatch notes what it is asked for, and refuses."""
-    pytest.importorskip("snakemake_executor_plugin_slurm")
-    (tmp_path / "bin").mkdir()
-    for name in SLURM:
-        note = f'echo "$*" >> {tmp_path}/asked; exit 1' if name == "sbatch" else "exit 0"
-        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{note}\n")
-        (tmp_path / "bin" / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # of the machine that submits: says nothing
+    """Where sbatch refuses, each is asked for three times more, with more memory."""
+    note = f'#!/bin/sh\necho "$*" >> {tmp_path}/asked; exit 1\n'
+    stand_ins(tmp_path, monkeypatch, sbatch=note)
     (tmp_path / "mine.yaml").write_text(
-        f"extends: {PROFILES / PROFILE}.yaml\nname: mine\ndescription: on a cluster\ndevice: "
-        f"{device}\n"
+        f"extends: {PROFILES / PROFILE}.yaml\nname: mine\ndescription: on a cluster\n"
+        f"device: {device}\n"
+        "experiments: {few_shot: {datasets: [chess], methods: [lora, gda]}}\n"
     )
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(ROOT / "Snakefile"),
-        "--directory",
-        ".",
-    ]
-    command += ["--executor", "slurm", "--jobs", "9", "--keep-going", "--nolock"]
-    command += ["--slurm-init-seconds-before-status-checks", "1"]
-    command += ["--default-resources", "slurm_partition=gpu", "slurm_account=none"]
-    command += ["--config", "profile=mine.yaml", "notebooks=04_time,08_few_shot"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = on_slurm(
+        tmp_path, "--config", "profile=mine.yaml", "notebooks=04_time,05_memory,08_few_shot"
+    )
     assert "total number of cores" not in done.stderr, done.stderr
-    asked = [
-        line.split(" --wrap")[0].split() for line in (tmp_path / "asked").read_text().splitlines()
-    ]
+    lines = (tmp_path / "asked").read_text().splitlines()
+    asked = [line.split(" --wrap")[0].split() for line in lines]
     rules = [next(word for word in words if word.startswith("rule_")) for words in asked]
-    # all at once, for the cluster counts its GPUs itself; and each once more, as after a machine's
-    # failure
-    groups = len(grid_groups(load_profile(PROFILE), ["few_shot"]))
-    assert sum(rule.startswith("rule_grid") for rule in rules) == 2 * groups
-    for rule, words in zip(rules, asked, strict=True):
-        assert [word for word in words if word.startswith("--gpu")] == gpus, rule
-        assert words[words.index("--mem") + 1] == memory
-        assert ("--exclusive" in words) == ("04_time" in rule)  # it measures time
+    for name in ("lora", "gda", "04_time", "05_memory"):  # 08 waits for its runs
+        mine = [words for words, rule in zip(asked, rules, strict=True) if rule.endswith(name)]
+        assert [value(words, "--mem") for words in mine] == [f"{1000 * m}" for m in memory]
+        short = name == "05_memory"  # a model alone: minutes of a CPU
+        for words in mine:
+            assert [w for w in words if w.startswith("--gpu")] == ([] if short else gpus), name
+            assert ("--exclusive" in words) == (name == "04_time")  # it measures time
+            assert value(words, "-p") == "gpu"
+    assert len(asked) == 16
+
+
+@pytest.mark.slow
+def test_the_whole_paper_reaches_a_cluster(tmp_path, monkeypatch):
+    """Every group of runs once, as the node will read it, then the notebooks that wait for them."""
+    sbatch = SBATCH.format(python=sys.executable, folder=str(tmp_path))
+    numbers = f"#!/bin/sh\ncat {tmp_path}/numbers\n"
+    stand_ins(tmp_path, monkeypatch, sbatch=sbatch, squeue=numbers)
+    wanted = [f"results/paper/notebooks/{name}.ipynb" for name in notebook_names()]
+    done = on_slurm(
+        tmp_path,
+        "--jobs",
+        "1000",
+        "--latency-wait",
+        "5",
+        "--config",
+        "profile=paper",
+        "--",
+        *wanted,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    asked = [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]
+    profile, found = load_profile("paper"), {}
+    for words in asked:
+        wrapped = shlex.split(next(word for word in words if "--target-jobs" in word))
+        ((rule, given),) = parse_target_jobs_cli_args([value(wrapped, "--target-jobs")])
+        assert found.setdefault((rule, *given.values()), words) is words  # none twice
+    groups = grid_groups(profile, profile.experiments)
+    named = {("grid", e, d, m.replace(",", "~")) for e, d, m in groups}
+    assert {key for key in found if key[0] == "grid"} == named
+    assert {key[1] for key in found if key[0] == "notebook"} == {*notebook_names()}
+    for key in named:
+        assert "--gpus=1" in found[key]
+        assert 30 < int(value(found[key], "-t")) <= 1440
+    hours = {
+        name: int(value(found["grid", "few_shot", name, "lora"], "-t"))
+        for name in ("imagenet", "dtd")
+    }
+    assert hours["imagenet"] > hours["dtd"]
 
 
 @pytest.mark.slow
