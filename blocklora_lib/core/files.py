@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import re
+import shutil
 import stat
 import tempfile
 import time
@@ -30,6 +32,7 @@ _PASSING = (
 )
 OF_THE_MACHINE = {getattr(errno, name) for name in _PASSING.split() if hasattr(errno, name)}
 OF_THE_MACHINE |= {errno.EMFILE, errno.ENFILE}
+HOST = re.sub(r"\W", "-", platform.node())[:20]  # in the names of temporary files
 # bytes of a text file that anyone here reads: records, manifests, lists, indexes
 TEXT_LIMIT = 64 * 2**20
 
@@ -113,7 +116,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` to write to; the file gets its name when it is complete.
 
     On an error nothing is left, and what stood under the name before stands there still. The
-    temporary name is drawn by the operating system, so that processes of several machines never
+    temporary name says the host and is drawn at random, so that processes of several machines never
     share one. What is there and no regular file is refused, not replaced.
     """
     given, path = path, Path(os.path.realpath(path))  # a link to a file stays one
@@ -121,7 +124,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         check_writes_over(given)
         # a name has at most 255 bytes, and each of these characters may have four
         handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name[:20]}.", suffix=f".tmp{path.suffix[:10]}"
+            dir=path.parent, prefix=f".{path.name[:20]}.{HOST}.", suffix=f".tmp{path.suffix[:10]}"
         )
     except OSError as error:
         raise (_unwritten(given, error) if error.errno else error) from None
@@ -143,14 +146,19 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path, older: float = 86_400) -> None:
-    """Remove what killed writers left below a folder: temporary files at rest for so many seconds.
+    """Remove what killed writers left below a folder: temporary files and folders at rest for so
+    many seconds.
 
     A younger one may be another process's; what cannot be removed stays.
     """
-    for path in folder.rglob(".*.????????.tmp*"):
+    for path in [*folder.rglob(".*.????????.tmp*")]:
         with suppress(OSError):
-            if stat.S_ISREG((now := path.lstat()).st_mode) and time.time() - now.st_mtime > older:
+            if time.time() - (now := path.lstat()).st_mtime <= older:
+                continue
+            if stat.S_ISREG(now.st_mode):
                 path.unlink()
+            elif stat.S_ISDIR(now.st_mode):
+                shutil.rmtree(path)
 
 
 _ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)

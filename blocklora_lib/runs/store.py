@@ -16,7 +16,7 @@ from pydantic import (
     ValidationError,
 )
 
-from ..core.files import holds_none, is_there, read_text, same_error, write_whole
+from ..core.files import HOST, holds_none, is_there, read_text, same_error, write_whole
 from ..core.schema import explain
 from .packed import SUFFIX, read_texts, write_texts
 from .spec import RunSpec
@@ -54,7 +54,7 @@ class RunStore:
             # a name that no process of another machine has; and more than nothing, which a full
             # disk takes
             with tempfile.NamedTemporaryFile(
-                dir=self.folder, prefix=".writable-", buffering=0
+                dir=self.folder, prefix=f".writable.{HOST}.", suffix=".tmp", buffering=0
             ) as probe:
                 probe.write(b"0" * 4096)
         except OSError as error:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.files import check_writes_over, user_path
+from ..core.files import HOST, check_writes_over, user_path
 from ..core.paths import NOTEBOOKS, ROOT
 from ..data.roots import VARIABLE as DATA_VARIABLE
 from ..runs.profile_files import is_file_name, load_profile
@@ -73,7 +73,9 @@ def run_notebook(
     if verbose:
         print(f"notebook {name} (profile {given['profile']}) ...", file=sys.stderr, flush=True)
     # papermill writes after every cell: the copy gets its name when it is whole
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as temporary:
+    with tempfile.TemporaryDirectory(
+        dir=folder, prefix=f".{name}.{HOST}.", suffix=".tmp"
+    ) as temporary:
         running = Path(temporary, done.name)
         try:
             papermill.execute_notebook(

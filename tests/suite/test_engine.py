@@ -6,8 +6,10 @@ import errno
 import io
 import json
 import os
+import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +24,7 @@ from typer.testing import CliRunner
 
 from blocklora_lib.cli.app import app
 from blocklora_lib.core.durations import clock
+from blocklora_lib.core.files import HOST
 from blocklora_lib.core.paths import PROFILES, ROOT
 from blocklora_lib.core.yaml_data import to_yaml
 from blocklora_lib.data.manifest_files import load_manifest
@@ -287,6 +290,26 @@ def test_the_whole_paper_reaches_a_cluster(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_ctrl_c_is_one_line_and_the_same_command_goes_on(tmp_path):
+    command = [sys.executable, "-m", "blocklora_lib.cli", "reproduce", "--profile", PROFILE]
+    command += ["--notebooks", "08_few_shot", "--jobs", "1", "--results", str(tmp_path)]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=tmp_path
+    )
+    deadline = time.monotonic() + 120
+    while not (logs := [*tmp_path.rglob("logs/grid/*/*.log")]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert logs
+    assert re.fullmatch(
+        r"runs: 0 of \d+ are there already\nstopped; the same command goes on\n", said
+    )
+    assert [path for path in tmp_path.rglob(".*.lock") if path.parent.name == "runs"] == []
+
+
+@pytest.mark.slow
 def test_on_one_machine_a_gpu_runs_one_job_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
     (tmp_path / "mine.yaml").write_text(
@@ -467,12 +490,19 @@ with whole_file({str(tmp_path / "runs" / "a.json")!r}) as temporary:
     (left,) = (tmp_path / "runs").iterdir()
     only_one(tmp_path).close()
     assert left.exists()  # it may be another process's
+    assert f".{HOST}." in left.name  # which of several machines it was
     own = tmp_path / "runs" / ".notes.tmp"
     own.write_text("a user's")
-    for path in (left, own):
+    notebook = tmp_path / ".01_method.x.abcdefgh.tmp"  # papermill's copy, cell by cell
+    notebook.mkdir()
+    (notebook / "01_method.ipynb").write_text("half")
+    lock = tmp_path / "runs" / ".aa.lock"
+    lock.touch()
+    for path in (left, own, notebook):
         os.utime(path, (0, 0))
     only_one(tmp_path).close()
     assert [*(tmp_path / "runs").iterdir()] == [own]
+    assert not notebook.exists()
 
 
 def test_a_killed_reproduction_leaves_no_lock(tmp_path):
