@@ -17,6 +17,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         print(f"error: {missing_package(error)}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
     app()
 
 
