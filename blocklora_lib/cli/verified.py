@@ -24,8 +24,10 @@ def verify(path: Path, profile: str, draw: Path | None, device: str | None, thre
     bench = workbench(named_profile(profile, False, False), device, threads)
     from ..runs.execute import execute
     from ..runs.verify import circumstances, differences
+    from ..runs.workbench import with_draw
 
-    bench.draws = [draw] if draw else []
+    if draw and with_draw(record.spec, draw, bench) != record.spec:
+        raise ValueError(f"{path} was trained on other images than those of the draw {draw}")
     again = execute(record.spec, bench)
     found = differences(record, again)
     for line in circumstances(record, again):

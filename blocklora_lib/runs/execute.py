@@ -222,9 +222,11 @@ def run_grid(
     while left:
         taken = []
         for spec in left:
-            given = dict(keep_old=keep_old, inputs=checked.get(spec), wait=False)
+            inputs = checked.get(spec)
             try:
-                record = run_or_load(spec, store, bench, retry_failed, **given)
+                record = run_or_load(
+                    spec, store, bench, retry_failed, keep_old=keep_old, inputs=inputs, wait=False
+                )
             except Taken:
                 taken.append(spec)
             else:
