@@ -97,7 +97,13 @@ def slurm_node(folder: Path) -> Iterator[dict[str, str]]:
     key.write_bytes(os.urandom(128))
     key.chmod(0o600)
     conf = str(folder / "slurm.conf")
-    environment = os.environ | {"SLURM_CONF": conf}
+    # the executor takes SLURM_* out of a job's environment, so that its srun would not find the file
+    (folder / "bin").mkdir()
+    srun = folder / "bin" / "srun"
+    srun.write_text(f'#!/bin/sh\nSLURM_CONF={conf} exec {shutil.which("srun")} "$@"\n')
+    srun.chmod(0o755)
+    path = f"{folder}/bin:{os.environ['PATH']}"
+    environment = os.environ | {"SLURM_CONF": conf, "PATH": path}
     daemons = {
         "munged": ["--force", f"--key-file={key}", f"--socket={folder}/munge.socket"]
         + [f"--{what}-file={folder}/munged.{what}" for what in ("pid", "log", "seed")],
