@@ -97,7 +97,7 @@ def slurm_node(folder: Path) -> Iterator[dict[str, str]]:
     key.write_bytes(os.urandom(128))
     key.chmod(0o600)
     conf = str(folder / "slurm.conf")
-    # the executor takes SLURM_* out of a job's environment, so that its srun would not find the file
+    # the executor takes SLURM_* out of a job's environment: its srun would not find the file
     (folder / "bin").mkdir()
     srun = folder / "bin" / "srun"
     srun.write_text(f'#!/bin/sh\nSLURM_CONF={conf} exec {shutil.which("srun")} "$@"\n')
