@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from scipy.special import softmax
 
+from blocklora_lib.core.paths import ROOT
 from blocklora_lib.measure.leak import METHOD, price_of_test_choice
 from blocklora_lib.runs.execute import execute, run_context
 from blocklora_lib.runs.grid import expand, make_spec
@@ -50,8 +52,9 @@ def test_it_is_what_the_test_images_would_choose(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     mine = profile(beta=BETA, alpha=ALPHA, lr=LR, epochs=EPOCHS)
     bench, spec = Workbench("cpu"), make_spec(mine, "fashion", METHOD, 2, 1)
-    (found,) = price_of_test_choice([spec], bench).to_dict("records")
-    result = execute(spec, bench).result
+    record = execute(spec, bench)
+    (found,) = price_of_test_choice([record], bench).to_dict("records")
+    result = record.result
     own = result.accuracy["fashion"].accuracy
     assert found["accuracy"] == pytest.approx(own, abs=1e-6)
 
@@ -75,12 +78,23 @@ def test_it_is_what_the_test_images_would_choose(tmp_path, monkeypatch):
     assert own <= found["epoch"] + 1e-6 <= found["both"] + 2e-6
 
 
+def test_chess_is_validated_on_two_sets_of_pieces():
+    """Why looking at its test images gains so much there: its validation images tell little."""
+    rows = pq.read_table(ROOT / "pocket/images/chess.parquet", columns=["split", "group"])
+    rows = rows.to_pandas()
+    groups = {split: set(of["group"]) for split, of in rows.groupby("split")}
+    assert len(groups["val"]) == 2
+    assert (rows["split"] == "val").sum() == 24
+    assert not groups["val"] & (groups["train"] | groups["test"])
+
+
 @pytest.mark.slow
 def test_where_nothing_is_chosen_nothing_is_gained(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     mine = profile(beta=1.0, alpha=1.0, epochs=1)
-    specs = expand(mine, "comparison", "chess")
-    found = price_of_test_choice(specs, Workbench("cpu"))
-    assert len(found) == len(specs)
+    bench = Workbench("cpu")
+    records = [execute(spec, bench) for spec in expand(mine, "comparison", "chess")]
+    found = price_of_test_choice(records, bench)
+    assert len(found) == len(records)
     assert (found["accuracy"] == found["epoch"]).all()
     assert (found["epoch"] == found["both"]).all()
