@@ -6,7 +6,8 @@ h: (B, p) the image tower's pooled rows before its projection W: (p, d), p d num
 trained; t: (K, d) unit rows of prompts. Without a class's own numbers, so that it can tell classes
 that it was not trained on. Needs a tower that ends in such a projection.
 
-Source: Fahes et al., arXiv 2410.05270; astra-vision/ProLIP@b43e795 methods/ProLIP.py, configs/.
+Source: Fahes et al., arXiv 2410.05270; astra-vision/ProLIP@b43e795 methods/ProLIP.py, configs/. Run
+beside it on given features: logits after 300 steps are the same.
 
 | | code | here |
 |---|---|---|
