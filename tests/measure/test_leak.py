@@ -51,14 +51,14 @@ def keys_of_epochs(f, labels, text, classes):
 def test_it_is_what_the_test_images_would_choose(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     mine = profile(beta=BETA, alpha=ALPHA, lr=LR, epochs=EPOCHS)
-    bench, spec = Workbench("cpu"), make_spec(mine, "fashion", METHOD, 2, 1)
+    bench, spec = Workbench("cpu"), make_spec(mine, "chess", METHOD, 2, 1)
     record = execute(spec, bench)
     (found,) = price_of_test_choice([record], bench).to_dict("records")
     result = record.result
-    own = result.accuracy["fashion"].accuracy
+    own = result.accuracy["chess"].accuracy
     assert found["accuracy"] == pytest.approx(own, abs=1e-6)
 
-    context, data = run_context(spec, bench, bench.check(spec)), bench.dataset("fashion")
+    context, data = run_context(spec, bench, bench.check(spec)), bench.dataset("chess")
     test = bench.features.features(context.backbone, bench.source(data, "test"))
     f, x = (unit(rows.double().numpy()) for rows in (context.features().rows, test.rows))
     prompts = unit(context.prompts(context.tokens).double().numpy())
