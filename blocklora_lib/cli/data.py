@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..core.files import printable
 from ..core.json_data import read_json
 from ..core.paths import POCKET_MODEL
 from ..core.schema import UnknownName
@@ -16,7 +17,7 @@ from ..data.class_names import class_name, renamed
 from ..data.local import local_manifest
 from ..data.manifest import SPLITS, Manifest
 from ..data.manifest_files import all_manifests, load_manifest, manifest_names
-from ..data.problems import DataError, MissingData, Problem, printable
+from ..data.problems import DataError, MissingData, Problem
 from ..data.roots import data_root, find_folder, is_fake
 from .options import RootOption, own_folder, path
 

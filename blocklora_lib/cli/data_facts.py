@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data.manifest import SPLITS, Manifest
-from ..data.obtain.download import dataset_folder, has_images, parts
+from ..data.obtain.download import dataset_folder, has_images
+from ..data.obtain.parts import parts
 from ..data.problems import DataError, MissingData
 from ..data.roots import find_folder, is_fake
 

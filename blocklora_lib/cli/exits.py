@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..core.files import FORBIDDEN, OF_THE_MACHINE
+from ..core.files import FORBIDDEN, OF_THE_MACHINE, printable
 
 
 def exit_code(error: BaseException) -> int:
@@ -50,4 +50,4 @@ def sentence(error: BaseException) -> str:
         text = (
             explain(error) if isinstance(error, ValidationError) else str(error) or "out of memory"
         )
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))

@@ -55,6 +55,24 @@ def user_path(name: str | Path) -> Path:
         ) from None
 
 
+def printable(text: str) -> str:
+    """Return a text in one line that a terminal only shows, whoever wrote it.
+
+    Control characters, line ends, marks that turn the writing around, and bytes of a file's name
+    that are no text appear as \\x.. or \\u....
+    """
+
+    def shown(found: re.Match[str]) -> str:
+        code = ord(found[0])
+        code -= 0xDC00 * (0xDC80 <= code <= 0xDCFF)  # how Python keeps a byte that is no text
+        return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+    return _UNSHOWN.sub(shown, text)
+
+
+_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
 def is_there(path: str | Path) -> bool:
     """Whether anything has this name, a link to nowhere too. OSError where that cannot be said.
 

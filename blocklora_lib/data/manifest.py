@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path, PurePosixPath
 from string import Formatter
 from typing import Annotated, Literal, get_args
+from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, model_validator
 
 from ..core.paths import ROOT
 from ..core.schema import Strict, UnknownName
+from .plain_paths import PlainName, RelativePath, RelativePaths, Url, is_plain
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 Layout = Literal["split_json", "variant_lists", "class_folders", "mat", "folder"]
 Convention = Literal["coop", "clip_lora"]
 LIST = "blocklora data list"  # the command that reads all manifests
-
-
-def _relative(path: str) -> str:
-    """Refuse a path that could leave the dataset's folder."""
-    leaves = (
-        path.startswith(("/", "~")) or ".." in path.split("/") or re.match(r"[A-Za-z]:|.*\\", path)
-    )
-    if not path or leaves:
-        raise ValueError(
-            f"{path!r} must be a path relative to the dataset's folder, with / and without .."
-        )
-    return str(PurePosixPath(path))
 
 
 def _template(text: str) -> str:
@@ -44,12 +33,6 @@ def _template(text: str) -> str:
     return text
 
 
-def _listed(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
-
-
-RelativePath = Annotated[str, AfterValidator(_relative)]
-RelativePaths = Annotated[tuple[RelativePath, ...], BeforeValidator(_listed), Field(min_length=1)]
 Template = Annotated[str, AfterValidator(_template)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Sha1 = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
@@ -62,7 +45,7 @@ class Source(Strict):
     package: str
     licence: str
     attribution: str
-    url: str | None = None
+    url: Url | None = None
 
 
 class SplitFile(Strict):
@@ -76,8 +59,8 @@ class SplitFile(Strict):
     sha256: Sha256 | None = None
     md5: Md5 | None = None
     git_sha1: Sha1 | None = None
-    url: str | None = None
-    mirrors: tuple[str, ...] = ()
+    url: Url | None = None
+    mirrors: tuple[Url, ...] = ()
 
 
 class Archive(Strict):
@@ -90,8 +73,8 @@ class Archive(Strict):
     the archive that is wanted, taken without this prefix. inner: an archive inside.
     """
 
-    url: str
-    name: str | None = None  # the file's name where the link does not end in it
+    url: Url
+    name: PlainName | None = None  # the file's name where the link does not end in it
     size: int | None = Field(None, ge=1)  # bytes
     sha256: Sha256 | None = None
     md5: Md5 | None = None
@@ -103,6 +86,12 @@ class Archive(Strict):
     into: RelativePath = "."
     only: RelativePath | None = None
     inner: RelativePath | None = None
+
+    @property
+    def file_name(self) -> str:
+        """The name under which it is kept."""
+        last = PurePosixPath(unquote(urlsplit(self.url).path)).name
+        return self.name or (last if is_plain(last) else "download")
 
 
 class Templates(Strict):
@@ -166,7 +155,7 @@ class Manifest(Strict):
     citation: str = ""
     fact_sources: dict[str, str] = Field({})
     # as in the real archives; `data fake` names its images so
-    image_names: dict[Split, str] = Field({})
+    image_names: dict[Split, RelativePath] = Field({})
     # files that CoOp's own code asks for, and ours does not
     companions: tuple[RelativePath, ...] = ()
     split_seed: int | None = None  # layout folder without train/ and test/: the seed of the split

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..core.files import printable
 from .manifest import Manifest
 
 MARKER = "FAKE.json"  # the file that marks a miniature
@@ -34,12 +35,6 @@ class DataError(ValueError):
 
 class MissingData(DataError, FileNotFoundError):
     """A dataset, split file or folder that is not there."""
-
-
-def printable(name: str) -> str:
-    """Return a file's name in one printable line: bytes that are no text, line ends as \\x.."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c >= " " and c != "\x7f" else f"\\x{ord(c):02x}" for c in text)
 
 
 def shell(words: Sequence[str]) -> str:

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..core.files import printable
 from .class_names import check_name
-from .problems import DataError, move, printable, shell
+from .problems import DataError, move, shell
 
 # folders and files of operating systems and tools
 JUNK = frozenset(

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blocklora_lib.data.obtain.archives import Limits, UnsafeArchive, place, unpacked
+from blocklora_lib.data.obtain.archives import Limits, UnsafeArchive, unpacked
+from blocklora_lib.data.obtain.placing import place
 
 SMALL = Limits(members=10, ratio=2, floor=5000)
 

@@ -13,8 +13,9 @@ from local_server import serve
 
 from blocklora_lib.data.manifest import Manifest
 from blocklora_lib.data.obtain import download as module
-from blocklora_lib.data.obtain.download import download, parts, steps
-from blocklora_lib.data.obtain.fetch import DownloadError, Settings
+from blocklora_lib.data.obtain.download import download, steps
+from blocklora_lib.data.obtain.parts import parts
+from blocklora_lib.data.obtain.resuming import DownloadError, Settings
 
 QUICK = Settings(tries=3, wait=0, timeout=5)
 

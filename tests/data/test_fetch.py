@@ -7,8 +7,9 @@ import hashlib
 import pytest
 from local_server import serve
 
-from blocklora_lib.data.obtain import fetch as fetch_module
-from blocklora_lib.data.obtain.fetch import DownloadError, Settings, fetch, is_direct, known_hash
+from blocklora_lib.data.obtain import resuming
+from blocklora_lib.data.obtain.fetch import fetch, is_direct, known_hash
+from blocklora_lib.data.obtain.resuming import DownloadError, Settings
 
 QUICK = Settings(tries=3, wait=0, timeout=5)
 CONTENT = bytes(range(256)) * 400
@@ -137,9 +138,7 @@ def test_a_web_page_in_the_files_place_is_no_file(server, tmp_path, said):
 
 
 def test_a_full_disk_is_said_before_it_is_full(server, tmp_path, said, monkeypatch):
-    monkeypatch.setattr(
-        fetch_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})
-    )
+    monkeypatch.setattr(resuming.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
     with pytest.raises(DownloadError, match=r"needs 102400 more bytes, .* has 10 free"):
         fetch(f"{server.url}/set.bin", tmp_path / "set.bin", None, said.append, QUICK)
 

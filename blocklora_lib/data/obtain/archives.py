@@ -100,24 +100,6 @@ def unpack(archive: Path, folder: Path, limits: Limits | None = None) -> None:
         ) from None
 
 
-def place(content: Path, target: Path) -> list[str]:
-    """Rename everything in `content` into `target`, return the names, and overwrite nothing.
-
-    Both lie on one file system. A name that the target has already is a FileExistsError, and
-    nothing moves.
-    """
-    target.mkdir(parents=True, exist_ok=True)
-    names = sorted(entry.name for entry in content.iterdir())
-    if there := [name for name in names if os.path.lexists(target / name)]:
-        raise FileExistsError(
-            f"{target} has {', '.join(there)} already; "
-            "move that away to unpack again, or check it with: blocklora data verify"
-        )
-    for name in names:
-        (content / name).rename(target / name)
-    return names
-
-
 def _write(archive: Path, members: Iterable[_Member], folder: Path, limits: Limits) -> None:
     left, written, links = limits.bytes(archive), set(), []
     for count, (info, content) in enumerate(members, 1):

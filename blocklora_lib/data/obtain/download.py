@@ -2,51 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from pathlib import Path
 
-from ...core.files import write_whole
-from ...core.json_data import read_json
+from ...core.files import sweep
+from ...core.locks import locked
 from ..decoding import endings
 from ..manifest import Archive, Manifest, SplitFile
 from ..roots import find_folder, is_fake
-from .archives import Limits, place, unpacked
-from .fetch import DownloadError, Say, Settings, fetch, git_sha1, is_direct, known_hash
+from .archives import Limits
+from .fetch import fetch, git_sha1, is_direct, known_hash
+from .parts import Part, parts
+from .placing import check_count, go_on, install, placed
+from .resuming import DownloadError, Say, Settings
 
 DOWNLOADS = ".downloads"  # under the root: archives, and notes of what was unpacked
-
-
-class Part(NamedTuple):
-    """One file that a set needs: its sources in turn, those that are gone, those for a browser."""
-
-    sources: tuple[Archive, ...]
-    dead: tuple[Archive, ...]
-    manual: tuple[Archive, ...]
-
-
-def parts(manifest: Manifest) -> list[Part]:
-    """The files that the set needs, each with its mirrors, which name the archive they replace."""
-    groups: dict[int, list[Archive]] = {}
-    for number, archive in enumerate(manifest.archives):
-        groups.setdefault(number if archive.mirror_of is None else archive.mirror_of, []).append(
-            archive
-        )
-    found = []
-    for group in groups.values():
-        dead = tuple(a for a in group if a.dead)
-        manual = tuple(a for a in group if not a.dead and (a.manual or not is_direct(a.url)))
-        sources = tuple(a for a in group if a not in dead and a not in manual)
-        found.append(Part(sources, dead, manual))
-    return found
-
-
-def file_name(archive: Archive) -> str:
-    """The name under which an archive is kept."""
-    return archive.name or PurePosixPath(unquote(urlsplit(archive.url).path)).name or "download"
 
 
 def dataset_folder(manifest: Manifest, root: Path) -> Path:
@@ -85,7 +54,8 @@ def download(
     Each file: its sources in turn, dead ones skipped and said; fetched into the root's .downloads
     folder, checked against the manifest's checksum (said where it has none), unpacked into a
     temporary folder beside the set's and renamed into place. keep: do not delete an archive after
-    unpacking. What is there is not fetched again. DownloadError: no source of a file answered.
+    unpacking. What is there is not fetched again. A process that finds another at the same set
+    waits, and takes over what that one leaves. DownloadError: no source of a file answered.
     """
     if manifest.kind != "external":
         raise ValueError(
@@ -99,36 +69,53 @@ def download(
             f"take it away or give another --root to download {manifest.title}"
         )
     store = root / DOWNLOADS / manifest.name
-    # a set that the user put there is whole without our notes; one that we began may lack a part
-    complete, failures = has_images(manifest, folder) and not any(store.glob("*.done")), []
-    for part in parts(manifest):
-        if not part.sources or _is_done(part, folder, store):
-            continue
-        if complete and part.sources[0].unpack:
-            say(
-                f"{manifest.name}: {file_name(part.sources[0])} is not fetched, "
-                f"{folder} has images already"
-            )
-            continue
-        try:
-            archive, file = _fetch_any(part, store, folder, say, settings)
-        except DownloadError as error:
-            failures.append(str(error))
-            continue
-        if archive.unpack:
-            _install(archive, file, folder, store, say, limits)
-            if not keep:
-                file.unlink()
-    failures += _fetch_split_file(manifest, folder, say, settings)
-    if failures:
+    store.mkdir(parents=True, exist_ok=True)
+    with locked(root / f".{manifest.name}.download", say) as alone:
+        sweep(store)
+        failures = _download(manifest, folder, store, say, keep, alone, settings, limits)
         # leave no empty folder that looks like a dataset
         for place in (folder, store, store.parent):
             if place.is_dir() and not any(place.iterdir()):
                 place.rmdir()
+    if failures:
         raise DownloadError(
             f"{manifest.name}: {'; '.join(failures)}; try again later: what came is kept"
         )
     return steps(manifest, root)
+
+
+def _download(
+    manifest: Manifest,
+    folder: Path,
+    store: Path,
+    say: Say,
+    keep: bool,
+    alone: bool,
+    settings: Settings | None,
+    limits: Limits | None,
+) -> list[str]:
+    """Fetch and place what is not there; return which files did not come, and why."""
+    # a set that the user put there is whole without our notes; one that we began may lack a part
+    began = any(store.glob("*.done")) or any(store.glob("*.placing"))
+    complete, failures = has_images(manifest, folder) and not began, []
+    for part in parts(manifest):
+        _go_on(part, folder, store, keep)
+        if not part.sources or _is_done(part, folder, store):
+            continue
+        if complete and part.sources[0].unpack:
+            say(
+                f"{manifest.name}: {part.sources[0].file_name} is not fetched, "
+                f"{folder} has images already"
+            )
+            continue
+        try:
+            archive = _fetch_any(part, store, folder, say, settings)
+        except DownloadError as error:
+            failures.append(str(error))
+            continue
+        if archive.unpack:
+            install(archive, folder, store, say, limits, keep, alone)
+    return failures + _fetch_split_file(manifest, folder, say, settings)
 
 
 def steps(manifest: Manifest, root: Path) -> list[str]:
@@ -172,14 +159,14 @@ def _in_words(part: Part) -> str:
 
 def _fetch_any(
     part: Part, store: Path, folder: Path, say: Say, settings: Settings | None
-) -> tuple[Archive, Path]:
-    """(the source that answered, its file): sources in turn."""
+) -> Archive:
+    """Return the source whose file came: sources in turn."""
     for archive in part.dead:
         say(f"skipped {archive.url}: known to be gone")
     reasons = []
     for archive in part.sources:
         known = known_hash(archive.sha256, archive.md5)
-        target = (store if archive.unpack else folder / archive.into) / file_name(archive)
+        target = (store if archive.unpack else folder / archive.into) / archive.file_name
         try:
             say(f"fetching {archive.url}")
             file = fetch(archive.url, target, known, say, settings)
@@ -190,68 +177,28 @@ def _fetch_any(
             continue
         if known is None:
             say(f"{file.name}: the manifest has no checksum for it, so only its form is checked")
-        return archive, file
+        return archive
     by_hand = "".join(f"; by hand: {archive.url}" for archive in part.manual)
     raise DownloadError("; ".join(reasons) + by_hand)
 
 
-def _install(
-    archive: Archive, file: Path, folder: Path, store: Path, say: Say, limits: Limits | None
-) -> None:
-    """Unpack an archive, take the part that is wanted, and note what was placed."""
-    say(f"unpacking {file.name}")
-    target = folder / archive.into
-    target.mkdir(parents=True, exist_ok=True)
-    for old in target.iterdir():  # of an unpacking that was killed
-        if old.name.startswith(f".{file.name}.") and old.is_dir() and not old.is_symlink():
-            shutil.rmtree(old)
-    try:  # within the target, which may be a link to another disk: a rename stays on one
-        with unpacked(file, target, limits) as content:
-            if archive.inner:
-                with unpacked(_inside(content, archive.inner, file), target, limits) as inner:
-                    names = place(_wanted(inner, archive, file), target)
-            else:
-                names = place(_wanted(content, archive, file), target)
-    except BaseException:
-        if not any(target.iterdir()):
-            target.rmdir()
-        raise
-    note = {"url": archive.url, "into": archive.into, "names": names}
-    write_whole(store / f"{file.name}.done", json.dumps(note))
-    say(f"{target}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
-
-
-def _wanted(content: Path, archive: Archive, file: Path) -> Path:
-    return _inside(content, archive.only, file) if archive.only else content
-
-
-def _inside(content: Path, name: str, file: Path) -> Path:
-    """The named part of an unpacked archive; never through a link."""
-    path = content
-    for piece in PurePosixPath(name).parts:
-        path = path / piece
-        if path.is_symlink() or not path.exists():
-            raise ValueError(
-                f"archive {file} has no {name}; it is not the file that the manifest describes"
-            )
-    return path
-
-
 def _is_done(part: Part, folder: Path, store: Path) -> bool:
     """Whether one of the part's sources was placed before and still stands there."""
-    for archive in (*part.sources, *part.manual, *part.dead):
-        if not archive.unpack:
-            if (folder / archive.into / file_name(archive)).is_file():
-                return True
-            continue
-        try:
-            note = read_json(store / f"{file_name(archive)}.done")
-            names: Sequence[str] = note["names"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if names and all((folder / archive.into / name).exists() for name in names):
-            return True
-    return False
+    return any(
+        (folder / archive.into / archive.file_name).is_file()
+        if not archive.unpack
+        else placed(archive, folder, store)
+        for archive in (*part.sources, *part.manual, *part.dead)
+    )
+
+
+def _go_on(part: Part, folder: Path, store: Path, keep: bool) -> None:
+    """Finish what a killed process left half placed; ValueError where placed files are gone."""
+    for archive in part.sources:
+        if archive.unpack:
+            go_on(archive, folder, store, keep)
+            if note := placed(archive, folder, store):
+                check_count(archive, note, folder)
 
 
 def _links(split: SplitFile) -> list[str]:
