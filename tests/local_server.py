@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -15,6 +16,9 @@ class Server:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.ranges, self.etag, self.html = True, '"one"', False
+        self.drip = 0.0  # seconds between the bytes of an answer
+        self.length = True  # whether an answer says how long it is
+        self.reason = "Not Found"  # of a file that is not there
         self.break_after: list[int] = []  # the next answers stop after so many bytes
         self.errors: dict[str, list[int]] = {}  # the next answers for a path are these errors
         self.asked: list[tuple[str, str | None, str | None]] = []
@@ -35,9 +39,9 @@ class Server:
         wanted, condition = request.headers.get("Range"), request.headers.get("If-Range")
         self.asked.append((request.path, wanted, condition))
         if self.errors.get(request.path) or request.path not in self.files:
-            return request.send_error(
-                self.errors[request.path].pop(0) if self.errors.get(request.path) else 404
-            )
+            if self.errors.get(request.path):
+                return request.send_error(self.errors[request.path].pop(0))
+            return request.send_error(404, self.reason)
         content, start = self.files[request.path], 0
         if wanted and self.ranges and condition in (None, self.etag):
             start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
@@ -51,7 +55,8 @@ class Server:
         else:
             request.send_response(200)
         body = content[start:]
-        request.send_header("Content-Length", str(len(body)))
+        if self.length:
+            request.send_header("Content-Length", str(len(body)))
         request.send_header(
             "Content-Type", "text/html" if self.html else "application/octet-stream"
         )
@@ -61,7 +66,11 @@ class Server:
         if self.break_after:
             body = body[: self.break_after.pop(0)]
             request.close_connection = True
-        request.wfile.write(body)
+        with suppress(OSError):  # whoever asked may have gone
+            for byte in body if self.drip else ():
+                request.wfile.write(bytes([byte]))
+                time.sleep(self.drip)
+            request.wfile.write(b"" if self.drip else body)
 
 
 @contextmanager

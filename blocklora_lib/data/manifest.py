@@ -232,6 +232,18 @@ class Manifest(Strict):
                 raise ValueError(
                     f"layout {read.layout} needs annotations {', '.join(sorted(lists))}"
                 )
+        kept: dict[str, int] = {}
+        for number, archive in enumerate(self.archives):
+            first = number if archive.mirror_of is None else archive.mirror_of
+            if first >= len(self.archives):
+                raise ValueError(
+                    f"mirror_of: {first}, but there are {len(self.archives)} archives, from 0"
+                )
+            if kept.setdefault(archive.file_name, first) != first:
+                raise ValueError(
+                    f"archives {kept[archive.file_name]} and {first} are both kept as "
+                    f"{archive.file_name!r}; give one of them a name"
+                )
         if unknown := ", ".join(sorted(set(self.fact_sources) - set(type(self).model_fields))):
             raise ValueError(f"fact_sources names {unknown}, which are no facts of a manifest")
 

@@ -14,7 +14,7 @@ from blocklora_lib.cli import data as data_cli
 from blocklora_lib.cli.app import OneSentence
 from blocklora_lib.data.draw import rows_checksum
 from blocklora_lib.data.manifest_files import all_manifests
-from blocklora_lib.data.obtain.fetch import DownloadError
+from blocklora_lib.data.obtain.resuming import DownloadError
 
 ROOT = str(Path(__file__).parents[2])
 EXTERNAL = {name: m for name, m in all_manifests().items() if m.kind == "external"}

@@ -183,9 +183,9 @@ def _move(content: Path, target: Path, names: Iterable[str]) -> None:
 def _clear(target: Path, name: str, older: float) -> None:
     """Remove what processes that were killed had unpacked of an archive in `target`."""
     for old in target.iterdir():
-        if old.name.startswith(f".{name}.") and old.is_dir() and not old.is_symlink():
-            if time.time() - old.stat().st_mtime >= older:
-                shutil.rmtree(old)
+        ours = old.name.startswith(f".{name}.") and old.is_dir() and not old.is_symlink()
+        if ours and time.time() - old.stat().st_mtime >= older:
+            shutil.rmtree(old)
 
 
 def _read(path: Path) -> Note | None:

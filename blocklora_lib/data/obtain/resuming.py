@@ -105,7 +105,7 @@ class Resuming:
                 if thread.is_alive() and time.monotonic() >= self.ends:
                     raise DownloadError(
                         f"{self.name} from {self.url} took longer than "
-                        f"{self.settings.longest:.0f} s; the same command goes on from what came"
+                        f"{self.settings.longest:g} s; the same command goes on from what came"
                     )
                 if thread.is_alive() and self.came - before < self.settings.slowest * window:
                     raise requests.exceptions.ConnectionError(
