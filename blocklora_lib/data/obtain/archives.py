@@ -1,95 +1,80 @@
 """Unpack a tar or zip file that nobody vouches for: nothing is written outside a folder of its own.
 
 Python's filter for tar files (PEP 706) keeps members inside, those of zip files too; what it leaves
-unchecked is checked here: sizes, counts, names of other systems, links to nothing. Files are
+unchecked is checked here: sizes, counts, depth, names of other systems, links to nothing. Files are
 unpacked into a temporary folder beside the target and renamed at the end: a refused, damaged or
 interrupted archive leaves nothing behind.
 """
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
+import errno
 import os
 import re
 import shutil
-import stat
 import tarfile
 import tempfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
 
-_CHUNK = 1 << 20
-_TAR_BLOCK = 512  # a tar file ends with a block of zeros
-_LONGEST_LINK = 4096
-_DAMAGES = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    EOFError,
-    zlib.error,
-    lzma.LZMAError,
-    gzip.BadGzipFile,
-)
-_OPENERS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
+from .streams import DAMAGES, Budget, Member, UnsafeArchive, members_of
+
+DEEPEST = 64  # folders in one another; Python's own ways through them are recursive
+_NO_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 
 
 @dataclass(frozen=True)
 class Limits:
     """What an archive may become. Images hardly compress: real sets stay far below both.
 
-    members: files, folders and links. ratio: bytes written per byte of archive, above a floor in
-    bytes.
+    members: files, folders and links; beyond a few, each takes some bytes of the archive. ratio:
+    bytes read or written per byte of archive, above a floor in bytes.
     """
 
     members: int = 3_000_000
     ratio: int = 50
-    floor: int = 1 << 30
+    floor: int = 1 << 28
 
     def bytes(self, archive: Path) -> int:
         """Most bytes that this archive may be unpacked to."""
         return max(self.floor, self.ratio * archive.stat().st_size)
 
-
-class UnsafeArchive(ValueError):
-    """An archive whose member leaves its folder, is no file, folder or link, or is too much."""
-
-
-# what a member is, and how its content is opened
-_Member = tuple[tarfile.TarInfo, Callable[[], Any]]  # what it is, and what opens it
+    def count(self, archive: Path) -> int:
+        """Most members that this archive may have."""
+        return min(self.members, max(20_000, archive.stat().st_size // 32))
 
 
 @contextmanager
 def unpacked(archive: Path, beside: Path, limits: Limits | None = None) -> Iterator[Path]:
     """Unpack into a temporary folder in `beside`, hand it over, and remove what is left in the end.
 
-    UnsafeArchive: a path or link out of the folder, a device, too many or too large members.
-    ValueError: a damaged or unknown archive. Both name the file and the member.
+    UnsafeArchive: a path or link out of the folder, a device, too many, too large or too deep
+    members. ValueError: a damaged or unknown archive. Both name the file and the member.
     """
-    work = Path(tempfile.mkdtemp(prefix=f".{archive.name}.", dir=beside))
+    work = Path(tempfile.mkdtemp(prefix=f".{archive.name[:200]}.", dir=beside))
     try:
-        unpack(archive, work, limits)
+        files = unpack(archive, work, limits)
+        if (found := count(work, os.listdir(work))) != files:
+            raise OSError(
+                f"{work} has {found:,} of the {files:,} files of {archive}: something else is at "
+                "work there; end it and try again"
+            )
         yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def unpack(archive: Path, folder: Path, limits: Limits | None = None) -> None:
-    """Unpack into an existing folder; `unpacked` also removes what a refused archive left."""
+def unpack(archive: Path, folder: Path, limits: Limits | None = None) -> int:
+    """Unpack into an existing folder, return how many files and links; errors as `unpacked`."""
+    limits = limits or Limits()
     try:
         if not hasattr(tarfile, "data_filter"):
             raise NotImplementedError("it takes Python 3.11.4 or later")
-        with archive.open("rb") as file:  # by the start: a tar file may hold a zip file at its end
-            is_zip = file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
-        members = _zip_members(archive) if is_zip else _tar_members(archive, limits or Limits())
-        _write(archive, members, folder, limits or Limits())
-    except _DAMAGES as error:
+        budget = Budget(archive, limits.bytes(archive))
+        return _write(archive, members_of(archive, budget), folder, limits.count(archive), budget)
+    except DAMAGES as error:
         raise ValueError(
             f"archive {archive} is damaged or no tar or zip file ({error}); "
             "delete it and download it again"
@@ -100,18 +85,35 @@ def unpack(archive: Path, folder: Path, limits: Limits | None = None) -> None:
         ) from None
 
 
-def _write(archive: Path, members: Iterable[_Member], folder: Path, limits: Limits) -> None:
-    left, written, links = limits.bytes(archive), set(), []
-    for count, (info, content) in enumerate(members, 1):
-        if count > limits.members:
+def count(folder: Path, names: Iterable[str]) -> int:
+    """Return how many files and links stand under these names of a folder."""
+    found, todo = 0, [os.path.join(folder, name) for name in names]
+    while todo:
+        path = todo.pop()
+        if os.path.isdir(path) and not os.path.islink(path):
+            todo += [entry.path for entry in os.scandir(path)]
+        else:
+            found += os.path.lexists(path)
+    return found
+
+
+def _write(
+    archive: Path, members: Iterable[Member], folder: Path, most: int, budget: Budget
+) -> int:
+    """Write the members; return how many files and links these are."""
+    files, links = 0, []
+    for number, (info, content) in enumerate(members, 1):
+        if number > most:
             raise UnsafeArchive(
-                f"archive {archive} has more than {limits.members} members; it was not unpacked"
+                f"archive {archive} has more than {most} members; it was not unpacked"
             )
         name, link = _inside(archive, info, folder)
-        if name == ".":
+        if name == "." and info.isdir():
             continue
+        if name.count("/") > DEEPEST:
+            raise _unsafe(archive, info, f"lies in more than {DEEPEST} folders, one in another")
         if info.issym():
-            links.append(info)
+            links.append((info, name))
             continue
         path = folder / name
         with _in_its_place(archive, info):
@@ -121,25 +123,26 @@ def _write(archive: Path, members: Iterable[_Member], folder: Path, limits: Limi
                 continue
             if not info.islnk():
                 with content() as source, path.open("xb") as file:
-                    left = _copy(archive, source, file, left)
-            elif link in written:
+                    budget.copy(source, file)
+            elif (folder / link).is_file():  # no link is here yet
                 os.link(folder / link, path)
             else:
                 raise _unsafe(archive, info, f"is a link to {link!r}, which is no file before it")
-        written.add(name)
-    for info in links:  # last, so that no file is written through a link
+        files += 1
+    for info, _ in links:  # last, so that no file is written through a link
         name, link = _inside(archive, info, folder)  # again, now that some links are there
         with _in_its_place(archive, info):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             os.symlink(link, folder / name)
     root = folder.resolve()
-    for info in links:
+    for info, name in links:
         try:
-            inside = (folder / info.name).resolve(strict=True).is_relative_to(root)
+            inside = (folder / name).resolve(strict=True).is_relative_to(root)
         except (OSError, RuntimeError):  # a loop is a RuntimeError of pathlib's
             inside = False
         if not inside:
             raise _unsafe(archive, info, f"is a link to {info.linkname!r}, not in the archive")
+    return files + len(links)
 
 
 def _inside(archive: Path, info: tarfile.TarInfo, folder: Path) -> tuple[str, str]:
@@ -155,7 +158,7 @@ def _inside(archive: Path, info: tarfile.TarInfo, folder: Path) -> tuple[str, st
     except tarfile.SpecialFileError:
         why = "is a device; only files, folders and links are unpacked"
         raise _unsafe(archive, info, why) from None
-    except (tarfile.FilterError, OSError) as error:
+    except (tarfile.FilterError, OSError, UnicodeError) as error:
         raise _unsafe(archive, info, f"leads out of its folder ({error})") from None
     return os.path.normpath(safe.name), os.path.normpath(safe.linkname)
 
@@ -164,82 +167,13 @@ def _inside(archive: Path, info: tarfile.TarInfo, folder: Path) -> tuple[str, st
 def _in_its_place(archive: Path, info: tarfile.TarInfo) -> Iterator[None]:
     try:
         yield
-    except (FileExistsError, NotADirectoryError):
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
         raise _unsafe(archive, info, "stands where another member already is") from None
-
-
-def _copy(archive: Path, source: BinaryIO, file: BinaryIO, left: int) -> int:
-    """Copy; return how many bytes may still come, by what is written, whatever headers say."""
-    while chunk := source.read(_CHUNK):
-        left -= len(chunk)
-        if left < 0:
-            raise UnsafeArchive(
-                f"archive {archive} ({archive.stat().st_size} bytes) unpacks to far more than "
-                "images do; it was not unpacked; get it from the source that the manifest names"
-            )
-        file.write(chunk)
-    return left
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_NAME:
+            raise  # of the disk
+        raise _unsafe(archive, info, "has a name that no file can have here") from None
 
 
 def _unsafe(archive: Path, info: tarfile.TarInfo, why: str) -> UnsafeArchive:
     return UnsafeArchive(f"archive {archive}: member {info.name!r} {why}; nothing of it was kept")
-
-
-def _zip_members(archive: Path) -> Iterator[_Member]:
-    with zipfile.ZipFile(archive) as file:
-        for info in file.infolist():
-            if info.flag_bits & 1:
-                raise ValueError(
-                    f"archive {archive}: member {info.filename!r} is encrypted; unpack it by hand"
-                )
-            # only Unix writers keep a file type in the upper half
-            form = stat.S_IFMT(info.external_attr >> 16) if info.create_system == 3 else 0
-            member = tarfile.TarInfo(info.filename)
-            if info.is_dir():
-                member.type = tarfile.DIRTYPE
-            elif form == stat.S_IFLNK:
-                member.type = tarfile.SYMTYPE
-                with file.open(info) as source:
-                    member.linkname = source.read(_LONGEST_LINK).decode("utf-8", "surrogateescape")
-            elif form not in (0, stat.S_IFREG):
-                member.type = tarfile.CHRTYPE
-            yield member, partial(file.open, info)
-
-
-def _tar_members(archive: Path, limits: Limits) -> Iterator[_Member]:
-    with archive.open("rb") as file:
-        start = file.read(6)
-    opener = next((opener for magic, opener in _OPENERS if start.startswith(magic)), open)
-    with opener(archive, "rb") as stream:
-        recent = _Recent(stream)
-        with tarfile.open(fileobj=recent, mode="r|") as tar:  # type: ignore[call-overload]
-            for info in tar:
-                yield info, partial(tar.extractfile, info)
-            # tarfile stops without a word at a broken header, and where a file was cut in between
-            if recent.at(tar.offset, _TAR_BLOCK) != bytes(_TAR_BLOCK):
-                raise tarfile.ReadError(f"no member and no end mark at byte {tar.offset}")
-        # to the end, so that gzip checks its checksum
-        for _ in range(limits.bytes(archive) // _CHUNK + 1):
-            if not recent.read(_CHUNK):
-                break
-
-
-class _Recent:
-    """A stream that remembers what was read last."""
-
-    def __init__(self, stream: Any) -> None:
-        self.stream, self.window, self.position = stream, b"", 0
-
-    def read(self, size: int = -1) -> bytes:
-        try:
-            chunk = self.stream.read(size)
-        except OSError as error:  # bz2 says 'Invalid data stream' so
-            raise tarfile.ReadError(str(error)) from None
-        self.window = (self.window + chunk)[-4 * tarfile.RECORDSIZE :]
-        self.position += len(chunk)
-        return chunk
-
-    def at(self, offset: int, size: int) -> bytes:
-        """The bytes there, as far as they were read and are remembered."""
-        start = offset - (self.position - len(self.window))
-        return self.window[max(start, 0) : max(start + size, 0)]

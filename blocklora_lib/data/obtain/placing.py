@@ -19,7 +19,7 @@ from ...core.json_data import read_json
 from ...core.schema import Strict
 from ..manifest import Archive
 from ..plain_paths import RelativePath
-from .archives import Limits, unpacked
+from .archives import Limits, count, unpacked
 from .resuming import Say
 
 _DAY = 86_400.0  # seconds after which what nobody touched is nobody's
@@ -116,18 +116,6 @@ def place(content: Path, target: Path) -> list[str]:
     names = _free_names(content, target)
     _move(content, target, names)
     return names
-
-
-def count(folder: Path, names: Iterable[str]) -> int:
-    """Return how many files and links stand under these names of a folder."""
-    found, todo = 0, [os.path.join(folder, name) for name in names]
-    while todo:
-        path = todo.pop()
-        if os.path.isdir(path) and not os.path.islink(path):
-            todo += [entry.path for entry in os.scandir(path)]
-        else:
-            found += os.path.lexists(path)
-    return found
 
 
 def _place(archive: Archive, content: Path, folder: Path, store: Path) -> Note:
