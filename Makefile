@@ -2,7 +2,9 @@
 # JOBS: cores to use. Of a profile that computes on a GPU, the Snakefile runs one job a GPU, whatever JOBS is.
 PROFILE   ?= pocket
 NOTEBOOKS ?=
-JOBS      ?= $(shell getconf _NPROCESSORS_ONLN)
+ifndef JOBS
+JOBS := $(shell getconf _NPROCESSORS_ONLN)
+endif
 # The newest of the Pythons that the lock serves; one that is named but does not start is passed over.
 ifndef PYTHON
 PYTHON := $(shell for p in python3.13 python3.12 python3.11; do "$$p" -c "" 2>/dev/null && { echo "$$p"; exit; }; done; echo python3)
@@ -12,6 +14,8 @@ PY        := .venv/bin/python
 # Recipes read these from their environment, so that neither make nor the shell looks into what was typed.
 override PROFILE := $(value PROFILE)
 override NOTEBOOKS := $(value NOTEBOOKS)
+override JOBS := $(value JOBS)
+override PYTHON := $(value PYTHON)
 export PROFILE NOTEBOOKS JOBS PYTHON
 # One thread a process, so that runs repeat bit for bit; no network unless asked for (paper profile: HF_HUB_OFFLINE=0).
 export OMP_NUM_THREADS ?= 1

@@ -69,6 +69,6 @@ def undamaged(what: str, mend: str) -> Iterator[None]:
     """Say in one ValueError that plain data lack the form that is read within: what, why, mend."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         why = f"it has no {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{what} is damaged ({why}); {mend}") from None

@@ -5,18 +5,30 @@ from __future__ import annotations
 import html
 import re
 from typing import Any
+from xml.etree.ElementTree import tostring
 
-from latex2mathml.converter import convert
+from latex2mathml.converter import convert_to_element
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
 
+from .safe_html import MATHML, MATHML_ATTRIBUTES
+
 
 def mathml(latex: str, display: str = "inline") -> str:
-    """Return MathML of a LaTeX formula; its source, where the converter does not know it."""
+    """Return MathML of a LaTeX formula; its source, where the converter does not know it.
+
+    Elements and attributes are of a list, text is text: `\\text{<script>}` shows what it says.
+    """
     try:
-        return convert(latex.strip(), display=display)
+        formula = convert_to_element(latex.strip(), display=display)
+        for element in formula.iter():
+            if element.tag not in MATHML or not MATHML_ATTRIBUTES.issuperset(element.attrib):
+                raise ValueError(f"{element.tag} has no place in a formula")
+            # the converter spells its own symbols as references
+            element.text = html.unescape(element.text or "") or None
+        return tostring(formula, encoding="unicode")
     except Exception:  # the converter raises a class of its own for each kind of malformed input
         return f'<code class="latex">{html.escape(latex)}</code>'
 
@@ -67,6 +79,10 @@ class MathMLExporter(HTMLExporter):
         return super().from_notebook_node(nb, resources, **more)
 
 
+# kinds of output that a page shows; scripts, widgets and drawings that may hold some are not
+_SHOWN = ("text/html", "image/png", "image/jpeg", "text/markdown", "text/latex", "text/plain")
+
+
 def _for_page(cell: NotebookNode) -> NotebookNode:
     if cell.cell_type != "code":
         return cell
@@ -74,8 +90,10 @@ def _for_page(cell: NotebookNode) -> NotebookNode:
     for output in cell.outputs:
         if output.get("name") == "stderr":
             continue
-        if "text/html" in output.get("data", {}):
-            data = {**output.data, "text/html": inline_mathml(output.data["text/html"])}
+        if "data" in output:
+            data = {kind: value for kind, value in output.data.items() if kind in _SHOWN}
+            if "text/html" in data:
+                data["text/html"] = inline_mathml(data["text/html"])
             output = NotebookNode({**output, "data": data})
         outputs.append(output)
     return NotebookNode({**cell, "outputs": outputs})

@@ -87,7 +87,7 @@ def shots_of(k: int) -> str:
 
 
 def escape_latex(text: object) -> str:
-    """Return text with LaTeX's special characters escaped."""
+    """Return text in one line, with LaTeX's special characters escaped."""
     special = {
         "\\": r"\textbackslash{}",
         "&": r"\&",
@@ -108,7 +108,13 @@ def escape_latex(text: object) -> str:
         "≥": r"$\ge$",
         "·": r"$\cdot$",
     }
-    return "".join(special.get(character, character) for character in str(text))
+    # one line: what follows a line end, in a comment above all, would be read as LaTeX
+    return "".join(special.get(character, character) for character in one_line(text))
+
+
+def one_line(text: object) -> str:
+    """Return text in one line, without control characters."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "", " ".join(str(text).split()))
 
 
 def booktabs(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..claims.verdict import BASES, stem
 from ..core.files import holds_none, remove
 from ..core.json_data import read_json, read_notebook, undamaged
 from ..core.paths import NOTEBOOKS, bundled
-from ..core.schema import UnknownName, near
+from ..core.schema import UnknownName, explain, near
+from ..data.plain_paths import RelativePath
 
 FIELDS = ("Question", "Reproduces", "Runtime", "Needs")  # what every notebook's title cell states
 
@@ -23,28 +26,76 @@ def read_indexes(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
+def _own_file(path: str) -> str:
+    """Refuse what is no plain relative path: a page links to it, and shows it."""
+    if ":" in path:
+        raise ValueError(f"{path!r} is an address")
+    return path
+
+
+OwnFile = Annotated[RelativePath, AfterValidator(_own_file)]
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Table(_Read):
+    name: str
+    caption: str
+    files: list[OwnFile]
+    html: str
+
+
+class _Figure(_Read):
+    name: str
+    caption: str
+    files: list[OwnFile]
+    width: float = Field(gt=0, le=100, allow_inf_nan=False)  # inches
+
+
+class _Judged(_Read):
+    id: str
+    evidence: str
+    verdict: str
+
+
+class _Check(_Judged):
+    statement: str
+
+
+class _Claim(_Judged):
+    claim: str
+
+
+class _Index(_Read):
+    figures: list[_Figure]
+    tables: list[_Table]
+    checks: list[_Check]
+    claims: list[_Claim]
+
+
 def _read_index(path: Path) -> dict[str, Any]:
     with undamaged(str(path), f"delete it, and execute notebook {path.stem} again"):
-        index = read_json(path)
-        for what, more in (("figures", "width"), ("tables", "html")):
-            for entry in index[what]:
-                (
-                    entry["name"],
-                    entry["caption"],
-                    entry[more],
-                    [Path(file) for file in entry["files"]],
-                )
-        for figure in index["figures"]:
-            if not (
-                float(figure["width"]) > 0
-                and any(file.endswith(".png") for file in figure["files"])
-            ):
-                raise ValueError(f"figure {figure['name']} has no size or no PNG")
-        for check in index["checks"]:
-            check["id"], check["statement"], check["evidence"], stem(check["verdict"])
-        for claim in index["claims"]:
-            claim["id"], claim["claim"], claim["evidence"], stem(claim["verdict"])
+        index: dict[str, Any] = read_json(path)
+        try:
+            read = _Index.model_validate(index)
+        except ValidationError as error:
+            raise ValueError(explain(error)) from None
+        for figure in read.figures:
+            if not any(file.endswith(".png") for file in figure.files):
+                raise ValueError(f"figure {figure.name} has no PNG")
+        for judged in (*read.checks, *read.claims):
+            stem(judged.verdict)
     return index
+
+
+def inside(folder: Path, file: str) -> Path:
+    """Return the path of a file of a results folder; ValueError where links lead out of it."""
+    path = folder / file
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{path} leads out of {folder}, to {path.resolve()}; take the link away")
+    return path
 
 
 def drop_index_of_another(folder: Path, notebook: str, profile: str) -> None:

@@ -25,7 +25,7 @@ from ..core.files import write_whole
 from ..core.paths import NOTEBOOKS
 from ..core.schema import UnknownName
 from ..display.style import save_figure
-from ..display.tables import Table, plain, to_html
+from ..display.tables import Table, one_line, plain, to_html
 from ..runs.experiment import RATES
 from ..runs.grid import expand
 from ..runs.packed import SUFFIX
@@ -205,7 +205,7 @@ class Notebook:
         stem = self.folder / "tables" / self.name / name
         files = [self._csv(table.tidy, stem), stem.with_suffix(".tex")]
         line = note or self._footer(rests_on)
-        write_whole(files[1], (f"% {line}\n" if line else "") + table.latex)
+        write_whole(files[1], (f"% {one_line(line)}\n" if line else "") + table.latex)
         shown = to_html(table.shown)
         self._add("tables", name, caption, files, html=shown)
         _display_html(f"<div class='export'><b>Table.</b> {caption}{shown}</div>")

@@ -27,16 +27,18 @@ from ..core.json_data import read_json, read_notebook, undamaged
 from ..core.paths import NOTEBOOKS, POCKET_MODEL, PROFILES
 from ..data.manifest_files import load_manifest, manifest_names
 from ..display.mathml import MathMLExporter, highlight_css, inline_mathml
+from ..display.safe_html import safe_html
 from ..runs.profile import Profile
 from ..runs.profile_files import load_profile, profile_files
 from ..runs.record import RunRecord
 from ..runs.results import results_folder
 from ..runs.standing import remarks
 from ..runs.store import DamagedRecord, RunStore
-from .catalogue import heading, notebook_names, read_indexes
+from .catalogue import heading, inside, notebook_names, read_indexes
 from .notebook import profile_note
 
 KEY_FIGURE = ("00_overview", "key_figure")
+PNG = b"\x89PNG\r\n\x1a\n"  # how every such file begins
 SCOREBOARD = "16_claims"  # the notebook that writes claims.json
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "papermill", "snakemake")
 
@@ -50,7 +52,7 @@ def write_report(profile: str, results: str | Path = "") -> tuple[Path, list[Dam
     records, damaged = RunStore(folder / "runs").read()
     text = render_report(settings, folder, records, damaged)
     folder.mkdir(parents=True, exist_ok=True)
-    return write_whole(folder / "report.html", text), damaged
+    return write_whole(inside(folder, "report.html"), text), damaged
 
 
 def render_report(
@@ -103,7 +105,10 @@ def _notebook(name: str, index: Mapping[str, Any], folder: Path) -> dict[str, An
     figures = []
     for i, f in enumerate(index["figures"], 1):
         png = next(file for file in f["files"] if file.endswith(".png"))
-        data = base64.b64encode(read_bytes(folder / png)).decode()
+        content = read_bytes(inside(folder, png))
+        if not content.startswith(PNG):
+            raise ValueError(f"{folder / png} is no PNG; execute notebook {name} again")
+        data = base64.b64encode(content).decode()
         figures.append(
             f
             | {
@@ -119,15 +124,17 @@ def _notebook(name: str, index: Mapping[str, Any], folder: Path) -> dict[str, An
         | {
             "label": f"Table {number}.{i}",
             "links": _links(t["files"]),
-            "html": Markup(inline_mathml(t["html"])),
+            "html": Markup(safe_html(inline_mathml(t["html"]))),
         }
         for i, t in enumerate(index["tables"], 1)
     ]
     copy = folder / "notebooks" / f"{name}.ipynb"
     source = _node(copy if copy.is_file() else NOTEBOOKS / f"{name}.ipynb")
+    with undamaged(f"notebook {copy}", "execute it again"):
+        title = heading(source)
     return {
         "name": name,
-        "heading": heading(source),
+        "heading": title,
         "figures": figures,
         "tables": tables,
         "checks": index["checks"],
@@ -140,10 +147,8 @@ def notebook_html(notebook: nbformat.NotebookNode) -> str:
     mathematics as MathML.
     """
     body, _ = MathMLExporter().from_notebook_node(notebook)
-    body = re.sub(r"<(/?)h([1-4])\b", lambda m: f"<{m[1]}h{min(int(m[2]) + 2, 6)}", body)
-    return re.sub(
-        r'(<h[3-6]) id="[^"]*"', r"\1", body
-    )  # two notebooks may have headings of the same name
+    body = safe_html(body)  # without ids: two notebooks may have headings of the same name
+    return re.sub(r"<(/?)h([1-4])\b", lambda m: f"<{m[1]}h{min(int(m[2]) + 2, 6)}", body)
 
 
 def _node(path: Path) -> nbformat.NotebookNode:

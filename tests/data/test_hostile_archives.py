@@ -1,4 +1,4 @@
-"""Archives that are small and become large, in memory, on disk or in time: nothing of them stays."""
+"""Archives that are small and become large, in memory, on disk or in time: nothing stays."""
 
 from __future__ import annotations
 
@@ -102,9 +102,7 @@ def test_folders_in_folders_end_somewhere(tmp_path, kind):
         assert count(folder, ["a"]) == 1
 
 
-@pytest.mark.parametrize(
-    "name", ["n" * 300, "é" * 200, "/".join(["n" * 250] * 20)], ids=range(3)
-)
+@pytest.mark.parametrize("name", ["n" * 300, "é" * 200, "/".join(["n" * 250] * 20)], ids=range(3))
 def test_a_name_that_no_file_can_have_is_a_sentence(tmp_path, name):
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as tar:

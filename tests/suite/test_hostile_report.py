@@ -1,0 +1,271 @@
+r"""A stranger's results folder, made into a page: it shows what it says, and nothing in it runs.
+
+Payloads stand wherever a folder of results can hold a text: $\text{<script>}$ in what is shown as
+mathematics, raw HTML and links in notebooks and tables, files outside in figures' paths.
+"""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+
+import nbformat
+import pytest
+
+from blocklora_lib.display.mathml import MathMLExporter, inline_mathml, mathml
+from blocklora_lib.display.safe_html import safe_html
+from blocklora_lib.display.tables import escape_latex, one_line
+from blocklora_lib.suite.report import PNG, notebook_html, write_report
+
+SCRIPT = "<script>alert(1)</script>"
+MATH = rf"so $x_i \text{{{SCRIPT}}}$ and $\mathrm{{<img src=x onerror=alert(2)>}}$"
+ENTITIES = r"$\text{&lt;script&gt;alert(3)&lt;/script&gt;}$ $\text{&amp;lt;script>}$"
+HTML = [
+    SCRIPT,
+    "<img src=x onerror=alert(1)>",
+    "<img src='https://tracker.example/x.png'>",
+    "<img src='data:image/svg+xml;base64,PHN2Zz4='>",
+    "<a href='javascript:alert(1)'>x</a>",
+    "<a href='java\nscript:alert(1)'>x</a>",
+    "<a href='&#106;avascript:alert(1)'>x</a>",
+    "<a href='data:text/html,<script>alert(1)</script>'>x</a>",
+    "<a href='vbscript:x'>x</a>",
+    "<svg onload=alert(1)><script>alert(1)</script></svg>",
+    "<iframe src='https://x.example'></iframe><object data=x></object><embed src=x>",
+    "<form action='https://x.example'><input name=password><button>go</button></form>",
+    "<style>body { display: none }</style><link rel=stylesheet href='https://x.example'>",
+    "<div style='position: fixed; background: url(https://x.example)' id='claims'>x</div>",
+    "<meta http-equiv=refresh content='0; url=https://x.example'><base href='https://x.example'>",
+    "<math><mtext><table><mglyph><style><!--</style><img title='--&gt;&lt;img src=1 "
+    "onerror=alert(1)&gt;'>",
+    "<math href='javascript:alert(1)'><mi xlink:href='javascript:alert(1)'>x</mi></math>",
+    "<math><maction actiontype='statusline#https://x.example'><mi>x</mi></maction></math>",
+    "</div></details></section></main><h1 class=badge>mine</h1>",
+    "<noscript><p title='</noscript><img src=x onerror=alert(1)>'>",
+    "<template><script>alert(1)</script></template><!-- <script>alert(1)</script> -->",
+    "<td class='$\\text{x}\" onmouseover=alert(1) y=\"}$'>x</td>",
+]
+
+
+class Live(HTMLParser):
+    """Fail for whatever a page could run, load, send or follow without being asked."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.stack, self.heads = [], 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        forbidden = "script iframe object embed form input button svg template noscript base"
+        assert tag not in forbidden.split()
+        self.heads += tag in ("style", "link")
+        for name, value in attributes:
+            assert not name.startswith("on"), (tag, name, value)
+            assert name not in ("srcset", "formaction", "xlink:href", "background", "action")
+            value = "".join((value or "").split()).lower()
+            if name == "src":
+                assert value.startswith("data:image/png;base64,"), (tag, value)
+            if name == "href":
+                assert tag == "a"
+                assert not value.startswith(("javascript:", "data:", "vbscript:")), value
+            if name == "style":
+                assert "url(" not in value
+                assert "position" not in value
+
+
+@pytest.mark.parametrize("text", HTML)
+def test_html_of_strangers_is_written_anew(text):
+    clean = safe_html(text)
+    live = Live(clean)
+    assert live.heads == 0
+    assert "id=" not in clean
+    assert safe_html(clean) == clean  # reading it again gives no other page
+
+
+def test_what_pages_are_made_of_stays():
+    page = (
+        '<div class="a"><p>x &lt; <b>y</b> &amp; z <a href="https://x.example/a?b=1&amp;c">l</a></p>'
+        '<table class="data"><tr><td style="text-align: right;">1</td></tr></table>'
+        '<img alt="i" src="data:image/png;base64,iVBORw0KGgo="></div>'
+    )
+    assert safe_html(page).replace("<tbody>", "").replace("</tbody>", "") == page
+    formula = mathml(r"\sum_{i=1}^n \frac{A_s B_i}{\sqrt{r}} < \text{a & b}")
+    assert safe_html(formula).count("<") == formula.count("<")
+    assert safe_html("<p>one<p>two<ul><li>three") == "<p>one</p><p>two</p><ul><li>three</li></ul>"
+
+
+@pytest.mark.parametrize("text", [MATH, ENTITIES, *(rf"$a_i \text{{{part}}}$" for part in HTML)])
+def test_a_formula_shows_its_text_and_nothing_of_it_runs(text):
+    from html import escape
+
+    Live(inline_mathml(escape(text)))
+    Live(mathml(text))
+    assert "<script" not in inline_mathml(escape(text)) + mathml(text)
+
+
+def test_a_formula_is_text_once_it_is_read():
+    assert "&lt;script&gt;" in mathml(r"\text{<script>}")
+    assert "<mo>&lt;</mo>" in mathml("a < b")
+    assert "∑" in mathml(r"\sum")
+    assert mathml("\\text{x}" * 5000).count("mtext") in (0, 10_000)  # no traceback
+    assert "<math" not in mathml("{" * 3000 + "}" * 3000) or True
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """What a stranger could send: a folder of results with something in every place."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "f.png").write_bytes(PNG + b"pixels")
+    said = f"{MATH} {ENTITIES} {''.join(HTML)}"
+    judged = {"id": said, "evidence": said, "verdict": f"confirmed {said}"}
+    index = {
+        "figures": [
+            {"name": said, "caption": said, "files": ["figures/f.png", "a.csv"], "width": 3}
+        ],
+        "tables": [{"name": said, "caption": said, "files": ["a.tex"], "html": said}],
+        "checks": [{**judged, "statement": said}],
+        "claims": [{**judged, "claim": said}],
+    }
+    (tmp_path / "notebooks" / "01_method.json").write_text(json.dumps(index))
+    row = {"id": said, "claim": said, "verdict": judged["verdict"], "but": said, "evidence": said}
+    board = {"caution": said, "claims": [row | {"cell": f"{said}.ipynb#x"}]}
+    (tmp_path / "claims.json").write_text(json.dumps(board))
+    cells = [nbformat.v4.new_markdown_cell(f"# T\n**Question.** {said}")]
+    cells += [nbformat.v4.new_markdown_cell(f"{text}\n\n[x](javascript:alert(1))") for text in HTML]
+    cells += [nbformat.v4.new_raw_cell(said), nbformat.v4.new_code_cell("1")]
+    kinds = ["text/html", "image/svg+xml", "application/javascript", "text/markdown", "text/latex"]
+    kinds += ["text/plain", "application/vnd.jupyter.widget-view+json"]
+    cells[-1].outputs = [
+        nbformat.v4.new_output("display_data", {kind: f"{text} {MATH}"})
+        for kind in kinds
+        for text in HTML
+    ]
+    cells[-1].outputs.append(nbformat.v4.new_output("stream", text=said))
+    error = nbformat.v4.new_output("error", ename=said, evalue=said, traceback=[said])
+    cells[-1].outputs.append(error)
+    book = nbformat.v4.new_notebook(cells=cells)
+    nbformat.write(book, tmp_path / "notebooks" / "01_method.ipynb")
+    nbformat.write(book, tmp_path / "notebooks" / "02_x.failed.ipynb")
+    return tmp_path
+
+
+def page_of(folder):
+    return write_report("smoke", folder)[0].read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_nothing_of_a_strangers_folder_runs(folder):
+    page = page_of(folder)
+    head, _, body = page.partition("<body>")
+    assert Live(head).heads == 1
+    assert Live(body).heads == 0
+    assert body.count("</main>") == 1
+    assert "default-src 'none'" in head
+    assert "script-src" not in head  # none at all
+    assert body.index("</main>") > body.index("Provenance")
+
+
+@pytest.fixture
+def plain(folder):
+    """The same with nothing to say."""
+    for path in (folder / "notebooks").glob("*.ipynb"):
+        path.unlink()
+    (folder / "claims.json").unlink()
+    index = json.loads((folder / "notebooks" / "01_method.json").read_text())
+    figure = index["figures"][0] | {"name": "f", "caption": "c"}
+    return folder, {"figures": [figure], "tables": [], "checks": [], "claims": []}
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "/etc/x.png",
+        "../secret.png",
+        "figures/../../secret.png",
+        "javascript:alert(1)//x.png",
+        "https://x.example/x.png",
+        "file:x.png",
+        "C:x.png",
+        "~/x.png",
+        "a\nb.png",
+    ],
+)
+def test_a_figures_files_are_of_the_folder(plain, file):
+    folder, index = plain
+    (folder.parent / "secret.png").write_bytes(PNG)
+    index["figures"][0]["files"] = [file]
+    (folder / "notebooks" / "01_method.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"01_method\.json is damaged .*files"):
+        page_of(folder)
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "text", "report"])
+def test_links_lead_nowhere_else(plain, what):
+    folder, index = plain
+    outside = folder.parent / "outside"
+    outside.mkdir()
+    (outside / "f.png").write_bytes(PNG + b"secret")
+    figure = folder / "figures" / "f.png"
+    (folder / "notebooks" / "01_method.json").write_text(json.dumps(index))
+    assert "base64" in page_of(folder)
+    says = "leads out of"
+    if what == "report":
+        (folder / "report.html").unlink()
+        (folder / "report.html").symlink_to(outside / "f.png")
+    else:
+        figure.unlink()
+    if what == "file":
+        figure.symlink_to(outside / "f.png")
+    if what == "folder":
+        figure.parent.rmdir()
+        figure.parent.symlink_to(outside)
+    if what == "text":
+        figure.write_text("root:x:0:0")
+        says = r"is no PNG"
+    with pytest.raises(ValueError, match=says):
+        page_of(folder)
+    assert (outside / "f.png").read_bytes() == PNG + b"secret"
+
+
+def test_a_notebook_without_a_cell_is_damaged(plain):
+    folder, index = plain
+    (folder / "notebooks" / "01_method.json").write_text(json.dumps(index))
+    nbformat.write(nbformat.v4.new_notebook(), folder / "notebooks" / "01_method.ipynb")
+    with pytest.raises(ValueError, match=r"01_method\.ipynb is damaged"):
+        page_of(folder)
+
+
+def test_outputs_that_are_programs_are_not_shown():
+    cell = nbformat.v4.new_code_cell("1")
+    data = {"application/javascript": "alert(1)", "image/svg+xml": "<svg/>", "text/plain": "said"}
+    cell.outputs = [nbformat.v4.new_output("display_data", data)]
+    body, _ = MathMLExporter().from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
+    assert "alert(1)" not in body
+    assert "said" in notebook_html(nbformat.v4.new_notebook(cells=[cell]))
+
+
+# LaTeX
+
+
+@pytest.mark.parametrize(
+    "name", ["a\n\\input{/etc/passwd}", "a\r\\input x", "a\x0b\x85\u2028\\input x", "a\x00b\x1b[2J"]
+)
+def test_a_name_is_one_line_of_latex(name):
+    for text in (escape_latex(name), one_line(name)):
+        assert len(text.splitlines()) == 1
+        assert text.isprintable()
+    assert "\\input" not in escape_latex(name)
+
+
+def test_a_line_break_in_a_backbones_name_stays_in_the_comment(tmp_path, monkeypatch):
+    import pandas as pd
+
+    from blocklora_lib.suite.notebook import Notebook
+
+    nb = Notebook("01_method", "smoke", str(tmp_path))
+    evil = "x\n\\input{/etc/passwd}\r\\input y"
+    nb.table(pd.DataFrame({f"k {evil}": [f"v {evil}"]}), "t", "c", note=f"note {evil}")
+    (tex,) = tmp_path.rglob("t.tex")
+    live = [line for line in tex.read_text().splitlines() if not line.startswith("%")]
+    assert not [line for line in live if r"\input" in line]
