@@ -21,7 +21,7 @@ export PROFILE NOTEBOOKS JOBS PYTHON
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE  ?= 1
 
-.PHONY: help setup reproduce test test-all test-fast test-lock gpu-check lint docs notebooks clean lock reference
+.PHONY: help setup reproduce test test-all test-fast test-faults test-lock gpu-check lint docs notebooks clean lock reference
 help:
 	@echo "make reproduce [PROFILE=pocket] [NOTEBOOKS=\"01_method 08_few_shot\"] [JOBS=2] | test | test-all | test-fast | lint | notebooks | clean"
 	@echo "make gpu-check: measure and judge a GPU before a reproduction on it; under ten minutes"
@@ -44,7 +44,11 @@ test-all: setup
 	$(PY) -m pytest -n 2 --dist worksteal
 
 test-fast: setup
-	$(PY) -m pytest -n 2 --dist worksteal -m "not slow and not network"
+	$(PY) -m pytest -n 2 --dist worksteal -m "not slow and not network and not faults"
+
+# A thousand kills, 500 damaged files of each kind that is read: half an hour of a core.
+test-faults: setup
+	$(PY) -m pytest -m faults
 
 # For maintainers, with a network: does an index have a file of every pin for each Python?
 test-lock: setup

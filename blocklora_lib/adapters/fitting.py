@@ -156,6 +156,12 @@ def fit(file: adapter_files.AdapterFile, model: nn.Module) -> tuple[NamedModules
         except AdapterError as error:
             chosen, differences = [], [str(error)]
         sites += [site for site in chosen if site[0] not in file.sites]
+    held = sum(tensor.numel() for tensor in file.tensors.values())
+    if (least := _least_numbers(sites, file.config)) > 8 * held + 2**22:
+        return sites, [  # before memory is asked for
+            f"rank={file.config.rank} at {len(sites)} places are {least:,} numbers at least, "
+            f"the file holds {held:,}"
+        ]
     expected = {}
     for step in plan(model, sites, file.config, torch.Generator()):
         if isinstance(step.adapters, nn.ModuleDict):
@@ -172,6 +178,15 @@ def fit(file: adapter_files.AdapterFile, model: nn.Module) -> tuple[NamedModules
         if expected[name] != found[name]
     ]
     return sites, differences + ([few(shapes)] if shapes else [])
+
+
+def _least_numbers(sites: NamedModules, config: AdapterConfig) -> int:
+    """Numbers that a file of these settings holds at least."""
+    cut, width = config.n_blocks if config.reading == "input" else 1, config.block_rank
+    shapes = [s for _, module in sites for s in projection_shapes(module, config.targets).values()]
+    if config.kind == "vera":
+        return sum(width + d_out for _, d_out in shapes)
+    return sum(width * (d_in // cut + d_out) for d_in, d_out in shapes)
 
 
 def wrapper_names(file: adapter_files.AdapterFile, modules: dict[str, nn.Module]) -> str:

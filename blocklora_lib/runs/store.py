@@ -51,12 +51,12 @@ class RunStore:
         self._check_unpacked()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # a name that no process of another machine has; and more than nothing, which a full
-            # disk takes
+            # a name that no process of another machine has; and more than any record, since a full
+            # disk takes a little, and so does a limit of a file's size
             with tempfile.NamedTemporaryFile(
                 dir=self.folder, prefix=f".writable.{HOST}.", suffix=".tmp", buffering=0
             ) as probe:
-                probe.write(b"0" * 4096)
+                probe.write(b"0" * 2**20)
         except OSError as error:
             told = f"results folder {self.folder} cannot be written ({error.strerror or error})"
             raise same_error(

@@ -1,0 +1,106 @@
+"""Adapter files of strangers: one sentence, before memory is asked for or a model changes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from blocklora_lib.adapters import fitting
+from blocklora_lib.adapters.attach import AdapterSet, attach_linear
+from blocklora_lib.adapters.config import AdapterConfig
+from blocklora_lib.core.schema import AdapterError
+
+CONFIG = AdapterConfig(kind="lora", rank=2, n_blocks=1)
+
+
+def model(width: int = 8) -> nn.Module:
+    return nn.Sequential(nn.Linear(width, width), nn.Linear(width, width))
+
+
+@pytest.fixture
+def whole(tmp_path) -> tuple[dict[str, str], dict[str, torch.Tensor], Path]:
+    """Metadata and tensors of a true file, and where to write another."""
+    from safetensors import safe_open
+
+    attach_linear(model(), ["0", "1"], CONFIG).save(tmp_path / "true.safetensors")
+    with safe_open(tmp_path / "true.safetensors", framework="pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        return opened.metadata(), tensors, tmp_path / "evil.safetensors"
+
+
+def refused(path: Path, says: str, onto: nn.Module | None = None) -> None:
+    onto = onto or model()
+    before = [(name, p.requires_grad) for name, p in onto.named_parameters()]
+    with pytest.raises(AdapterError, match=says) as told:
+        AdapterSet.load(path, onto)
+    assert str(path) in str(told.value)
+    assert len(str(told.value)) < 2000
+    assert [(name, p.requires_grad) for name, p in onto.named_parameters()] == before
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "says"),
+    [
+        ("sites", '["0", "1"]', "damaged"),
+        ("sites", '{"0": 1}', "damaged"),
+        ("sites", '{"0": ["linear"]}', "damaged"),
+        ("sites", '{"0": "pickle"}', "damaged"),
+        ("sites", "null", "damaged"),
+        ("sites", '{"": "linear"}', "unexpected"),
+        ("sites", '{"0": "attention", "1": "attention"}', "unexpected|attention"),
+        ("sites", DEEP, "nested too deeply"),
+        ("config", DEEP, "nested too deeply"),
+        ("extra", DEEP, "nested too deeply"),
+        ("extra", '{"a": 1}', "damaged"),
+        ("config", '{"kind": "lora", "rank": 1000000000, "n_blocks": 1}', "damaged"),
+        ("config", '{"kind": "lora", "rank": 2.5, "n_blocks": 1}', "damaged"),
+        ("config", '{"kind": "lora", "rank": NaN, "n_blocks": 1}', "NaN is no number of JSON"),
+        ("config", '{"kind": "lora", "rank": 2, "rank": 2, "n_blocks": 1}', "stands twice"),
+        ("config", '{"kind": "lora", "alpha": 1e999, "n_blocks": 1}', "damaged"),
+        ("format_version", "9", "format_version"),
+    ],
+    ids=str,
+)
+def test_metadata_of_strangers_are_one_sentence(whole, key, text, says):
+    metadata, tensors, path = whole
+    save_file(tensors, path, metadata | {key: text})
+    refused(path, says)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_number_is_refused(whole, value):
+    metadata, tensors, path = whole
+    next(iter(tensors.values()))[0, 0] = value
+    save_file(tensors, path, metadata)
+    refused(path, "holds values that are not finite")
+
+
+@pytest.mark.parametrize("kind", ["lora", "block_lora", "dora", "vera"])
+def test_shapes_are_compared_before_memory_is_asked_for(whole, monkeypatch, kind):
+    metadata, tensors, path = whole
+    config = {"kind": kind, "rank": 2048, "n_blocks": 1}
+    save_file(tensors, path, metadata | {"config": json.dumps(config)})
+    if kind == "vera":  # a file holds two vectors of it, what is drawn is as large as the weight
+        refused(path, "missing in the file|would be an adapter", model(64))
+        return
+    onto, built = model(1100), []
+    monkeypatch.setattr(fitting, "make_adapter", lambda *_: built.append(1))
+    refused(path, "rank=2048 at 2 places are 9,011,200 numbers at least, the file holds 64", onto)
+    assert not built
+
+
+def test_a_deep_header_is_damaged(tmp_path):
+    header = (b'{"a":' * 60_000 + b"1" + b"}" * 60_000).ljust(480_008)
+    path = tmp_path / "deep.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    refused(path, "is damaged or no safetensors file")
+    path.write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    refused(path, "is damaged or no safetensors file")
