@@ -54,9 +54,10 @@ class RunStore:
             # a name that no process of another machine has; and more than any record, since a full
             # disk takes a little, and so does a limit of a file's size
             with tempfile.NamedTemporaryFile(
-                dir=self.folder, prefix=f".writable.{HOST}.", suffix=".tmp", buffering=0
+                dir=self.folder, prefix=f".writable.{HOST}.", suffix=".tmp"
             ) as probe:
                 probe.write(b"0" * 2**20)
+                probe.flush()
         except OSError as error:
             told = f"results folder {self.folder} cannot be written ({error.strerror or error})"
             raise same_error(

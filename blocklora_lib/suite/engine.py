@@ -29,6 +29,7 @@ from .catalogue import choose_notebooks, notebook_needs
 from .parameter_cell import check_parameters
 from .variant import NAMES, place
 
+_LOCK = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW  # not what a link leads to
 ALL = "all"  # the group of all methods of a dataset
 
 
@@ -43,7 +44,8 @@ def only_one(folder: Path) -> IO[str]:
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  held until the process ends
+        place = os.open(folder / ".lock", _LOCK, 0o666)
+        lock = open(place, "a+", encoding="utf-8")  # noqa: SIM115  held until the process ends
     except OSError as error:
         raise same_error(
             error,

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocklora_lib.core.files import read_bytes, read_text, user_path, whole_file, write_whole
+from blocklora_lib.core.files import (
+    printable,
+    read_bytes,
+    read_text,
+    user_path,
+    whole_file,
+    write_whole,
+)
 
 
 def test_a_home_folder_is_expanded_and_a_relative_path_is_of_the_working_folder(
@@ -131,3 +138,36 @@ def test_a_link_stays_a_link_and_a_long_name_is_written(tmp_path):
     assert (tmp_path / "link.txt").is_symlink()
     assert real.read_text() == "new"
     assert write_whole(tmp_path / ("é" * 125 + ".json"), "x").read_text() == "x"
+
+
+def test_a_temporary_name_is_never_one_that_is_there(tmp_path, monkeypatch):
+    """A link that someone put under the name was followed, and what it led to written over."""
+    mine = Path(write_whole(tmp_path / "mine", "mine"))
+    real, made = os.open, []
+
+    def planting(path, flags, *rest, **more):
+        if len(made) < 3:  # whatever name was drawn, a link is there first
+            made.append(path)
+            os.symlink(mine, path)
+        return real(path, flags, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", planting)
+        write_whole(tmp_path / "report.html", "new")
+    assert len(made) == 3
+    assert mine.read_text() == "mine"
+    assert (tmp_path / "report.html").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain é ∑ 🙂", "plain é ∑ 🙂"),
+        ("\x1b[2J\x07\x7f\x9b", r"\x1b[2J\x07\x7f\x9b"),
+        ("a\nb\r\u2028", r"a\x0ab\x0d\u2028"),
+        ("\u202etxt.exe", r"\u202etxt.exe"),
+        ("\udcff\ud800", r"\xff\ud800"),
+    ],
+)
+def test_what_others_wrote_is_only_shown(text, shown):
+    assert printable(text) == shown

@@ -13,7 +13,9 @@ import random
 import resource
 import signal
 import time
+import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,8 @@ def child(work: Callable[[], object]) -> int:
         try:
             work()
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)  # whatever else this process was about to do is its parent's
     return number
@@ -71,7 +75,7 @@ def disturb(kills: int, specs: list[RunSpec], manifests: Path, folder: Path, spa
         seen: dict[str, bytes] = {}
         while True:
             stops = killed < kills
-            number = child(lambda place=place: work(place, specs, manifests, killed))
+            number = child(partial(work, place, specs, manifests, killed))
             if stops:
                 time.sleep(chance.random() * span)
                 os.kill(number, signal.SIGKILL)

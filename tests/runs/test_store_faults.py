@@ -321,6 +321,15 @@ def test_a_folder_that_is_away_for_a_moment_does_not_end_the_count(tmp_path, mon
     monitor.stop()
 
 
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+    """It was cut to nothing, wherever it led."""
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / ".lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match=r"results folder .* cannot be written \("):
+        only_one(tmp_path)
+    assert read_text(tmp_path / "mine") == "mine"
+
+
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_a_lock_that_is_no_file_is_a_sentence(tmp_path, make):
     make(tmp_path / ".lock")

@@ -559,7 +559,7 @@ def test_the_digest_of_files_is_about_what_they_say(tmp_path):
 
 @pytest.mark.slow
 def test_blanks_quotes_and_braces_in_paths_are_only_letters(tmp_path):
-    place = tmp_path / "a b" / "it's $HOME; & é"
+    place = tmp_path / "a b" / "it's $HOME; $(touch pwned) `touch pwned`; touch pwned & é"
     place.mkdir(parents=True)
     text = (PROFILES / f"{PROFILE}.yaml").read_text().replace("name: smoke", "name: mine")
     (place / "my own.yaml").write_text(text)
@@ -568,6 +568,7 @@ def test_blanks_quotes_and_braces_in_paths_are_only_letters(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (place / "my results" / "report.html").is_file()
     assert not (tmp_path / "results").exists()
+    assert not [*tmp_path.rglob("pwned"), *ROOT.glob("pwned")]
     (place / "my results" / "notebooks" / "00_overview.json").write_text(
         '{"figures": ['
     )  # a disk was full

@@ -107,14 +107,14 @@ def test_a_formula_is_text_once_it_is_read():
     assert "&lt;script&gt;" in mathml(r"\text{<script>}")
     assert "<mo>&lt;</mo>" in mathml("a < b")
     assert "∑" in mathml(r"\sum")
-    assert mathml("\\text{x}" * 5000).count("mtext") in (0, 10_000)  # no traceback
-    assert "<math" not in mathml("{" * 3000 + "}" * 3000) or True
+    assert "{{{" in mathml("{" * 3000 + "}" * 3000)  # no traceback
 
 
 @pytest.fixture
 def folder(tmp_path):
     """What a stranger could send: a folder of results with something in every place."""
-    (tmp_path / "notebooks").mkdir()
+    tmp_path = tmp_path / "results"
+    (tmp_path / "notebooks").mkdir(parents=True)
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "f.png").write_bytes(PNG + b"pixels")
     said = f"{MATH} {ENTITIES} {''.join(HTML)}"

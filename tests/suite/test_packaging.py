@@ -154,6 +154,9 @@ def test_make_reproduce_hands_its_options_on_as_they_were_typed(make):
     assert words == ["-m", "blocklora_lib.cli", "reproduce", f"--profile={HOSTILE}",
                      "--notebooks=01_method 08_few_shot", "--jobs=3"]  # fmt: skip
     assert not (make.place / "x").exists()
+    code, words, _ = make("reproduce", "JOBS=$(shell touch x)`touch x`", "PYTHON=$(shell touch x)")
+    assert words[-1] == "--jobs=$(shell touch x)`touch x`"
+    assert not (make.place / "x").exists()
 
 
 @pytest.mark.parametrize("target", ["test", "lint", "notebooks"])
