@@ -116,7 +116,10 @@ def _chain(name: str | Path, folder: Path) -> list[tuple[Path, dict[str, Any]]]:
                     f"{path}: {missing[0]} is missing: a profile that extends another has its own"
                 )
             if is_file_name(base):
-                base = path.parent / Path(base).expanduser()  # a file beside this one
+                try:
+                    base = path.parent / Path(base).expanduser()  # a file beside this one
+                except RuntimeError as error:
+                    raise ValueError(f"{path}: extends: {base!r}: {error}") from None
         chain.append((path, facts))
     return chain
 

@@ -267,7 +267,7 @@ def record_of(text: str, path: Path) -> RunRecord:
         record = RunRecord.from_json(text)
         if path.stem != record.key:
             raise ValueError(f"the file's name is not its key {record.key}")
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, ArithmeticError, RecursionError, SyntaxError) as error:
         reason = explain(error) if isinstance(error, ValidationError) else error
         raise DamagedRecord(path, reason) from None
     return record

@@ -9,7 +9,6 @@ import lzma
 import os
 import tarfile
 import time
-import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 from test_archives import SMALL, names, tar_of
 
+from blocklora_lib.core.machine import peak_memory, resident_memory, restart_peak
 from blocklora_lib.data.obtain.archives import DEEPEST, Limits, UnsafeArchive, count, unpacked
 
 GIB = 1 << 30
@@ -37,14 +37,11 @@ def refused(tmp_path: Path, content: bytes, says: str, limits: Limits | None = N
     archive, beside = tmp_path / "evil.tar", tmp_path / "root"
     archive.write_bytes(content)
     beside.mkdir(exist_ok=True)
-    start = time.process_time()
-    tracemalloc.start()
-    try:
-        with pytest.raises(ValueError, match=says) as told, unpacked(archive, beside, limits):
-            pass
-        assert tracemalloc.get_traced_memory()[1] < 50e6
-    finally:
-        tracemalloc.stop()
+    restart_peak()
+    before, start = resident_memory(), time.process_time()
+    with pytest.raises(ValueError, match=says) as told, unpacked(archive, beside, limits):
+        pass
+    assert peak_memory() - before < 50e6
     assert time.process_time() - start < 10
     assert "evil.tar" in str(told.value)
     assert list(beside.iterdir()) == []
@@ -119,8 +116,8 @@ def test_sparse_files_are_left_to_a_person(tmp_path):
 
 
 def test_many_members_of_few_bytes_are_refused(tmp_path):
-    whole = b"".join(header(tarfile.DIRTYPE, 0, "d") for _ in range(20_001))
-    refused(tmp_path, gzip.compress(whole + bytes(10_240)), "more than 20000 members")
+    whole = b"".join(header(tarfile.DIRTYPE, 0, "d") for _ in range(5_001))
+    refused(tmp_path, gzip.compress(whole + bytes(10_240)), "more than 5000 members")
 
 
 def test_an_xz_file_asks_for_no_more_memory_than_it_needs(tmp_path):

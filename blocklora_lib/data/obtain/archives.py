@@ -43,7 +43,7 @@ class Limits:
 
     def count(self, archive: Path) -> int:
         """Most members that this archive may have."""
-        return min(self.members, max(20_000, archive.stat().st_size // 32))
+        return min(self.members, max(5_000, archive.stat().st_size // 32))
 
 
 @contextmanager
