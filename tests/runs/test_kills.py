@@ -282,3 +282,30 @@ def test_a_full_disk_is_noticed_before_training(specs, manifests, tmp_path):
         assert list(store.folder.iterdir()) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_notebook_that_is_killed_leaves_the_copy_that_was_there(tmp_path):
+    """papermill writes after each cell: half of a copy never stands under its name."""
+    import papermill
+
+    from blocklora_lib.suite.execution import run_notebook
+
+    copy = tmp_path / "notebooks" / "01_method.ipynb"
+
+    def run(die: bool) -> None:
+        def execute(source: Path, running: Path, **_: object) -> None:
+            running.write_text("half")
+            if die:
+                os.kill(os.getpid(), signal.SIGKILL)
+            running.write_text("whole")
+
+        papermill.execute_notebook = execute
+        run_notebook("01_method", "smoke", results=tmp_path, verbose=False)
+
+    assert ended(child(partial(run, True))) == -signal.SIGKILL
+    assert not copy.exists()
+    assert ended(child(partial(run, False))) == 0
+    assert ended(child(partial(run, True))) == -signal.SIGKILL
+    assert copy.read_text() == "whole"
+    sweep(tmp_path, older=-1)
+    assert [path.name for path in (tmp_path / "notebooks").iterdir()] == [copy.name]
