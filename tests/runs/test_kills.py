@@ -284,6 +284,7 @@ def test_a_full_disk_is_noticed_before_training(specs, manifests, tmp_path):
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_a_notebook_that_is_killed_leaves_the_copy_that_was_there(tmp_path):
     """papermill writes after each cell: half of a copy never stands under its name."""
     import papermill
