@@ -38,7 +38,7 @@ reproduce: setup
 	@$(PY) -m blocklora_lib.cli reproduce --profile="$$PROFILE" --notebooks="$$NOTEBOOKS" --jobs="$$JOBS"
 
 test: setup
-	$(PY) -m pytest -n 2 --dist worksteal -m "not rare and not network"
+	$(PY) -m pytest -n 2 --dist worksteal -m "not rare and not network and not faults"
 
 test-all: setup
 	$(PY) -m pytest -n 2 --dist worksteal
