@@ -68,6 +68,9 @@ def download(
             f"{folder} is a miniature; "
             f"take it away or give another --root to download {manifest.title}"
         )
+    split = manifest.split_file
+    if not any(part.sources for part in parts(manifest)) and not (split and _links(split)):
+        return steps(manifest, root)  # nothing that a program can fetch
     store = root / DOWNLOADS / manifest.name
     store.mkdir(parents=True, exist_ok=True)
     with locked(root / f".{manifest.name}.download", say) as alone:
