@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import yaml
+from folder import CREDIT
 from letters import LETTER_PACKAGES
 
 PREAMBLE = (
@@ -46,4 +47,4 @@ def write_licences(cache: Path, manifests: Path, pocket: Path) -> None:
                 f"- {source['package']}, {source['licence']}: {source['attribution']}{link}"
             )
         lines.append("")
-    (pocket / "ATTRIBUTION.md").write_text("\n".join(lines))
+    (pocket / "ATTRIBUTION.md").write_text("\n".join([*lines, CREDIT]))
