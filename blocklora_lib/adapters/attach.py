@@ -32,6 +32,7 @@ from ..layers.adapted import (
 )
 from ..layers.names import join
 from ..layers.surroundings import bar_nested_tensors, freeze, unfreeze, unwatch, watch
+from ..layers.trained_on import WEIGHTS, refuse_others
 from ..layers.used_weight import stored
 from . import files as adapter_files
 from .adapter import Adapter
@@ -244,9 +245,15 @@ class AdapterSet:
         adapter_files.write(path, file)
 
     @classmethod
-    def load(cls, path: str | Path, model: nn.Module) -> AdapterSet:
-        """Attach the adapters of a file to `model`; a model that does not fit is left as it is."""
-        return cls.put(adapter_files.read(path), model, path)
+    def load(cls, path: str | Path, model: nn.Module, other_weights: bool = False) -> AdapterSet:
+        """Attach the adapters of a file to `model`; a model that does not fit is left as it is.
+
+        other_weights: on others than those that a kept run's file names, too, of the same shapes.
+        """
+        file = adapter_files.read(path)
+        if not other_weights:
+            refuse_others(path, file.extra.get(WEIGHTS, ""), file.sites, model)
+        return cls.put(file, model, path)
 
     @classmethod
     def put(cls, file: adapter_files.AdapterFile, model: nn.Module, path: str | Path) -> AdapterSet:

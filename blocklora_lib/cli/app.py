@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ import typer
 from ..core.schema import UnknownName
 from .data import data_app
 from .grid import grid, rates
+from .kept import evaluate, merge, predict
 from .options import OneSentence, ResultsOption, own_folder, path
 from .peft import peft_app
 from .progress import outcome
@@ -47,6 +47,9 @@ app.command()(architectures)
 app.command()(reference)
 app.command()(grid)
 app.command()(rates)
+app.command()(predict)
+app.command()(evaluate)
+app.command()(merge)
 
 
 @app.command()
@@ -83,6 +86,20 @@ def run(
         Path | None,
         typer.Option(parser=path, help="Repeat the run of this record instead, and compare."),
     ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--setting", "-s", help="One of the method's settings, as in -s rank=8."),
+    ] = None,
+    training: Annotated[
+        list[str] | None,
+        typer.Option("--training", "-t", help="One of the training settings, as in -t lr=1e-3."),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path, help="Keep the trained adapter in this file, such as pets.safetensors."
+        ),
+    ] = None,
 ) -> None:
     """Run one spec, or show its stored record."""
     if verify:
@@ -94,45 +111,50 @@ def run(
     from ..runs.store import RunStore
 
     settings = named_profile(profile, skip_unreadable, fast)
+    if setting or training:
+        settings = settings.changed(method, given(setting, "-s"), given(training, "-t"))
     store = RunStore((results or settings.results) / "runs")
     store.check_writable()
     bench = workbench(settings, device, threads)
     if folder := own_folder(dataset, settings.datasets, manifest_names()):
-        from ..data.user_dataset import write_own
-        from ..data.user_folder import look
+        from ..runs.own_images import own_images
 
         if image_loading not in (known := ("upright", "as_clip")):
             raise UnknownName("choice of --image-loading", image_loading, known)
-        folder = folder.resolve()
         how: Any = image_loading  # one of the two
-        manifest = write_own(folder, store.folder.parent / "manifests", image_loading=how)
-        for note in look(folder).notes:
+        own = own_images(settings, folder, store.folder.parent, how)
+        for note in own.notes:
             typer.echo(f"note: {note}", err=True)
-        settings = settings.model_copy(
-            update={"source": None, "variants": (), "targets": (manifest.name,)}
-        )
-        bench = replace(bench, manifests=store.folder.parent / "manifests", root=folder.parent)
-        dataset = manifest.name
+        settings, bench = own.profile, own.on(bench)
+        dataset = own.manifest.name
     spec = make_spec(settings, dataset, method, shots, seed, manifests=bench.manifests)
     from ..runs.execute import run_or_load
-    from ..runs.standing import again, remarks, stored
+    from ..runs.kept import keeper_of
+    from ..runs.standing import again, remarks, stored, to_run
     from ..runs.workbench import with_draw
 
     spec = spec if draw is None else with_draw(spec, draw, bench)
+    keeper = None if save is None else keeper_of(spec, save)
     found = stored(store, spec, keep_old, bench.images)
     for line in again([found], store):
         typer.echo(line, err=True)
-    if not found.pending(retry_failed):
+    if not to_run(found, retry_failed, keeper):
         typer.echo(
             "note: this run was stored before; its record is shown, nothing is run", err=True
         )
-    record = run_or_load(spec, store, bench, retry_failed, keep_old=keep_old)
+    elif not found.pending(retry_failed):
+        typer.echo("note: this run was stored before; it is trained again to be saved", err=True)
+    record = run_or_load(spec, store, bench, retry_failed, keep_old=keep_old, keeper=keeper)
     for line in remarks([record]):
         typer.echo(line, err=True)
     typer.echo(f"{spec}: {outcome(record)}")
     typer.echo(store.path(spec))
     if record.status == "failed":
         raise typer.Exit(1)
+    if keeper is not None:
+        for line in keeper.remarks(record):
+            typer.echo(line, err=True)
+        typer.echo(save)
 
 
 @app.command()
@@ -212,6 +234,22 @@ def _incomplete(faults: Iterable[str]) -> None:
         typer.echo(f"left out: {line}", err=True)
     if faults:
         raise typer.Exit(1)
+
+
+def given(words: list[str] | None, option: str) -> dict[str, Any]:
+    """Read NAME=VALUE of an option that may be given several times; values are YAML's."""
+    from ..core.yaml_data import parse_yaml
+
+    found: dict[str, Any] = {}
+    for word in words or ():
+        name, equals, text = word.partition("=")
+        value = parse_yaml(text, f"{option} {name}") if equals and name else None
+        if value is None:
+            raise ValueError(f"cannot read {option} {word!r}; write {option} NAME=VALUE")
+        if name in found:
+            raise ValueError(f"{option} {name} is given twice; give it once")
+        found[name] = value
+    return found
 
 
 def parameters(words: list[str]) -> dict[str, str]:

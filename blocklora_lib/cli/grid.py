@@ -23,6 +23,7 @@ from .run_options import (
 )
 
 if TYPE_CHECKING:
+    from ..runs.kept import Kept
     from ..runs.profile import Profile
     from ..runs.record import RunRecord
     from ..runs.spec import RunSpec
@@ -60,6 +61,13 @@ def grid(
     threads: ThreadsOption = 1,
     skip_unreadable: SkipOption = False,
     fast: FastOption = False,
+    save_adapters: Annotated[
+        bool,
+        typer.Option(
+            "--save-adapters",
+            help="Keep trained adapters in RESULTS/adapters, a file a run [as the profile says].",
+        ),
+    ] = False,
 ) -> None:
     """Run all specs of an experiment that have no record yet, one after another, in this process.
 
@@ -67,6 +75,7 @@ def grid(
     """
     from ..runs.experiment import RATES
     from ..runs.grid import expand
+    from ..runs.standing import to_run
     from ..runs.store import RunStore
     from ..suite.engine import write_index
 
@@ -78,17 +87,22 @@ def grid(
     runs = {spec.key: spec for name in wanted for spec in expand(settings, name, dataset, method)}
     specs = list(runs.values())
     found = _look_up(specs, store, keep_old)
+    keeper = None
+    if save_adapters or settings.save_adapters:
+        from ..runs.kept import Kept
+
+        keeper = Kept(store.folder.parent / "adapters")
     if list_only:
         lines = (f"{entry.standing:8}{entry.spec.key}  {entry.spec}" for entry in found)
         typer.echo("\n".join(lines))
         states = [entry.standing for entry in found]
-        todo = [entry.spec for entry in found if entry.pending(retry_failed)]
+        todo = [entry.spec for entry in found if to_run(entry, retry_failed, keeper)]
         if todo:
             typer.echo(forecast(todo, tflops))
         known = ("done", "missing", "failed", *sorted({*states} - {"done", "missing", "failed"}))
         typer.echo(", ".join(f"{states.count(state)} {state}" for state in known))
         return
-    records = _complete(settings, found, store, device, threads, retry_failed, keep_old)
+    records = _complete(settings, found, store, device, threads, retry_failed, keep_old, keeper)
     if index:
         write_index(index, experiment, dataset, method, specs)
     if failed := [record for record in records if record.status == "failed"]:
@@ -160,22 +174,26 @@ def _complete(
     threads: int,
     retry_failed: bool,
     keep_old: bool,
+    keeper: Kept | None = None,
 ) -> list[RunRecord]:
     """Run what the store lacks, saying how far it is; return every spec's record."""
-    from ..runs.standing import again, remarks
+    from ..runs.standing import again, remarks, to_run
 
     store.check_writable()
-    todo = [entry.spec for entry in found if entry.pending(retry_failed)]
+    if keeper is not None:
+        keeper.check()
+    todo = [entry.spec for entry in found if to_run(entry, retry_failed, keeper)]
     for line in again(found, store):
         typer.echo(line, err=True)
-    kept = [entry.record for entry in found if not entry.pending(retry_failed)]
+    waiting = set(todo)
+    kept = [entry.record for entry in found if entry.spec not in waiting]
     records = [record for record in kept if record is not None]
     progress = Progress(len(found), len(found) - len(todo))
     if todo:
         bench = workbench(settings, device, threads)
         from ..runs.execute import run_grid
 
-        for record in run_grid(todo, store, bench, retry_failed, keep_old):
+        for record in run_grid(todo, store, bench, retry_failed, keep_old, keeper):
             training: Any = record.spec.training
             rate = f"lr={training.lr:g}, " if record.spec.split == "val" else ""
             progress.report(f"{rate}{record.spec}: {outcome(record)}")

@@ -28,19 +28,23 @@ def own_manifest(
     seed: int = 1,
     template: str = "a photo of a {}.",
     image_loading: Loading = "upright",
+    whole: bool = False,
 ) -> Manifest:
     """Return the manifest of one's own images in `path`: a folder per class, or split and class.
 
     Class names are the folders' names, with spaces for underscores. With train/ and test/ (val/ may
     be left out; training, valid, validation, dev, testing are known too) these are the splits;
-    otherwise each class is cut 0.5 / 0.2 / 0.3 by `seed`, which the manifest keeps as `split_seed`.
-    Images in nested folders are of the class; what is no image, `own_images.look(path).notes`
-    tells. DataError, with a command that helps: classes without images or with too few to be cut,
-    names that CLIP reads alike, folders of no clear meaning.
+    otherwise each class is cut 0.5 / 0.2 / 0.3 by `seed`, which the manifest keeps as `split_seed`;
+    whole: it is not cut, and all of it is for testing. Images in nested folders are of the class;
+    what is no image, `user_folder.look(path).notes` tells. DataError, with a command that helps:
+    classes without images or with too few to be cut, names that CLIP reads alike, folders of no
+    clear meaning.
     """
     folder = user_path(path).resolve()
     seen = look(folder)
-    cut = set(seen.splits.values()) == {"."}
+    splits, cut = seen.splits, set(seen.splits.values()) == {"."}
+    if cut and whole:
+        splits, cut = {"test": "."}, False
     try:
         manifest = Manifest(
             name=own_name(folder),
@@ -49,7 +53,7 @@ def own_manifest(
             kind="external",
             layout="folder",
             folders={"coop": folder.name, "clip_lora": folder.name},
-            images={split: (name,) for split, name in seen.splits.items()},
+            images={split: (name,) for split, name in splits.items()},
             classes=tuple(map(class_name, seen.classes)),
             class_folders=seen.classes,
             template=template,

@@ -27,7 +27,7 @@ from .code_digest import code_of
 from .provenance import PeakMemory, provenance
 from .record import Budget, Cost, Failure, MachineFailure, Result, RunRecord
 from .spec import RunSpec
-from .standing import stored
+from .standing import Keeper, stored, to_run
 from .store import RunStore
 from .workbench import Inputs, Workbench
 
@@ -42,6 +42,7 @@ def execute(
     bench: Workbench | None = None,
     on_step: OnStep | None = None,
     inputs: Inputs | None = None,
+    keeper: Keeper | None = None,
 ) -> RunRecord:
     """Run the spec and return its record.
 
@@ -98,6 +99,8 @@ def execute(
                     overflows=predictor.overflows,
                     choice=predictor.choice,
                 )
+            if keeper is not None and keeper.lacks(spec):
+                keeper.keep(spec, predictor, result, bench)
     except OF_THE_SPEC as failure:
         error = _failure(failure)
     finally:
@@ -174,26 +177,30 @@ def run_or_load(
     keep_old: bool = False,
     inputs: Inputs | None = None,
     wait: bool = True,
+    keeper: Keeper | None = None,
 ) -> RunRecord:
     """Return the stored record of the spec, or run it and store it.
 
     A record that no longer stands (see `standing`) is run again; a damaged file is set aside. A
     failure record is returned as it is (status 'failed', no result) and only run again with
-    retry_failed. inputs: as `execute` takes them. A run that another process is at is waited for,
+    retry_failed. A finished run whose adapter `keeper` lacks is trained again for that alone: its
+    record stands. inputs: as `execute` takes them. A run that another process is at is waited for,
     or, without `wait`, Taken is raised: no run is made twice.
     """
     bench = bench or Workbench()
     found = stored(store, spec, keep_old, bench.images)
-    if found.record is not None and not found.pending(retry_failed):
+    if found.record is not None and not to_run(found, retry_failed, keeper):
         return found.record
     store.check_writable()
     with locked(store.lock(spec), _tell, wait):
         found = stored(store, spec, keep_old, bench.images)  # another process may have made it
-        if found.record is not None and not found.pending(retry_failed):
+        if found.record is not None and not to_run(found, retry_failed, keeper):
             return found.record
         if found.standing == "damaged":  # before hours of training, not after them
             store.set_aside(spec)
-        record = execute(spec, bench, on_step, inputs)
+        record = execute(spec, bench, on_step, inputs, keeper)
+        if found.record is not None and not found.pending(retry_failed):
+            return found.record
         with _machine(spec, OSError):
             store.save(record)
     return record
@@ -205,6 +212,7 @@ def run_grid(
     bench: Workbench | None = None,
     retry_failed: bool = False,
     keep_old: bool = False,
+    keeper: Keeper | None = None,
 ) -> Iterator[RunRecord]:
     """Yield the record of every spec, running what the store does not have.
 
@@ -216,7 +224,7 @@ def run_grid(
     store.check_writable()
     checked: dict[RunSpec, Inputs] = {}
     for spec in specs:
-        if stored(store, spec, keep_old, bench.images).pending(retry_failed):
+        if to_run(stored(store, spec, keep_old, bench.images), retry_failed, keeper):
             checked[spec] = bench.check(spec)
     left = list(specs)
     while left:
@@ -225,7 +233,7 @@ def run_grid(
             inputs = checked.get(spec)
             try:
                 record = run_or_load(
-                    spec, store, bench, retry_failed, keep_old=keep_old, inputs=inputs, wait=False
+                    spec, store, bench, retry_failed, None, keep_old, inputs, False, keeper
                 )
             except Taken:
                 taken.append(spec)

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ..core.paths import RESULTS
 from ..core.schema import Strict, UnknownName, explain, near
 from ..learning.spec import TrainingSpec
+from ..methods import get_method
 from ..weights.spec import BackboneSpec
 from .experiment import RATES, Experiment, MethodEntry, Rates, Seed, Shots
 
@@ -46,6 +47,9 @@ class Profile(Strict):
     experiments: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], Experiment] = Field(
         min_length=1
     )
+    # Keep what each run trains in results/<profile>/adapters (`kept`); runs that were made before
+    # are trained again for it. No part of what names a run
+    save_adapters: bool = False
     rounds: int = Field(11, ge=3, le=10_000)  # samples of each function in a paired timing
     # what one process of the engine runs: one method on a dataset, or all where runs are short
     job: Literal["dataset", "method"] = "method"
@@ -151,6 +155,32 @@ class Profile(Strict):
             if entry.name == name:
                 return entry
         raise UnknownName(f"method in profile {self.name}:", name, [m.name for m in self.methods])
+
+    def changed(self, name: str, settings: dict[str, Any], training: dict[str, Any]) -> Profile:
+        """The profile in which a method has these settings, and trains by these, above its own.
+
+        ValueError, with the near names, for what the method does not have; and for training
+        settings of a method that has a way of its own.
+        """
+        old = self.entry(name)
+        own = get_method(old.registry_name).Settings.model_fields
+        for given, here, there, way in (
+            (settings, own, TrainingSpec.model_fields, "training setting: say -t"),
+            (training, TrainingSpec.model_fields, own, f"setting of method {name}: say -s"),
+        ):
+            for key in given:
+                if key in there and key not in here:
+                    raise ValueError(f"{key} is a {way} {key}={given[key]}")
+        changes = {"settings": old.settings | settings, "training": old.training | training}
+        new = old.model_copy(update=changes)
+        if training and not new.method_spec.scheduled:
+            raise ValueError(
+                f"{', '.join(training)} say nothing to method {name}, which has a way of its own "
+                f"to train; its settings are {', '.join(own) or 'none'} (-s)"
+            )
+        self.training_of(new)
+        methods = tuple(new if entry.name == name else entry for entry in self.methods)
+        return self.model_copy(update={"methods": methods})
 
     def methods_of(self, experiment: Experiment) -> tuple[MethodEntry, ...]:
         """The methods of an experiment, with its variations of their settings."""

@@ -8,14 +8,18 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from ..core.files import holds_none, package_version, read_text
 from .code_digest import code_of
-from .record import RunRecord
+from .record import Result, RunRecord
 from .sealed import is_whole
 from .spec import RunSpec
 from .store import DamagedRecord, EarlierRecord, RunStore
+
+if TYPE_CHECKING:
+    from ..learning.method import Predictor
+    from .workbench import Workbench
 
 # Where a record, as it is written, has its method's name.
 _METHOD = re.compile(r'\n  "method": \{\n   "name": "([^"]+)"')
@@ -43,6 +47,22 @@ class Stored:
     def pending(self, retry_failed: bool = False) -> bool:
         """Whether the spec has still to be run."""
         return self.standing != "done" and (retry_failed or self.standing != "failed")
+
+
+class Keeper(Protocol):
+    """Who keeps what a run has trained, see `kept`; it changes nothing of the result."""
+
+    def lacks(self, spec: RunSpec) -> bool:
+        """Whether there is something of this run to keep that is not kept yet."""
+
+    def keep(self, spec: RunSpec, predictor: Predictor, result: Result, bench: Workbench) -> None:
+        """Keep it; called once the run has its result, before the predictor is closed."""
+
+
+def to_run(found: Stored, retry_failed: bool, keeper: Keeper | None) -> bool:
+    """Whether a spec is to be run: it has no record that stands, or what it trains is not kept."""
+    lacking = found.standing == "done" and keeper is not None and keeper.lacks(found.spec)
+    return lacking or found.pending(retry_failed)
 
 
 def stored(

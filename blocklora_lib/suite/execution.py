@@ -47,8 +47,9 @@ def run_notebook(
     # paths are of the folder where this was called; the kernel works in another one
     if is_file_name(given["profile"]):
         given["profile"] = str(user_path(given["profile"]))
-    if given["results_dir"]:
-        given["results_dir"] = str(user_path(given["results_dir"]))
+    for key in ("results_dir", "folder"):
+        if given.get(key):
+            given[key] = str(user_path(given[key]))
     if os.environ.get(DATA_VARIABLE):
         os.environ[DATA_VARIABLE] = str(user_path(os.environ[DATA_VARIABLE]))
     settings, needs = load_profile(given["profile"]), notebook_needs(name, NOTEBOOKS)

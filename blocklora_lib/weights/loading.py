@@ -38,7 +38,7 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, name: str) -> str:
             f"has a logit_scale of {scale:.3g}, whose exponential is no number (CLIP's is at most "
             "ln 100 = 4.6); take another checkpoint",
         )
-    digest = _digest(state)
+    digest = tensors_digest(state)
     model.load_state_dict(state)
     for key, value in model.state_dict().items():
         if value.is_floating_point() and not value.isfinite().all():
@@ -151,13 +151,14 @@ def _likely(state: Mapping[str, Tensor]) -> str:
     return f" (its sizes are those of {' or '.join(found[:4])})" if found else ""
 
 
-def _digest(state: Mapping[str, Tensor]) -> str:
+def tensors_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, shapes and values as float32: of the same weights, the same one."""
     digest = hashlib.sha256()
     for key in sorted(state):
         value = state[key].detach()
         value = value.float() if value.is_floating_point() else value.long()
         digest.update(f"{key} {tuple(value.shape)} ".encode())
-        numbers: Any = value.reshape(-1).contiguous().numpy()
+        numbers: Any = value.reshape(-1).contiguous().cpu().numpy()
         digest.update(numbers)
     return digest.hexdigest()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import profile_facts
+from PIL import Image
 from typer.testing import CliRunner
 
 from blocklora_lib.cli.app import app, parameters
@@ -18,6 +20,9 @@ from blocklora_lib.learning.loop import TrainingDiverged
 from blocklora_lib.runs import grid, images, rates, workbench
 
 ROOT = str(Path(__file__).parents[2])
+
+
+LORA = ["run", "--dataset", "dots", "--method", "lora", "--shots", "1"]
 
 
 @pytest.fixture
@@ -101,6 +106,77 @@ def test_grid_counts_a_run_of_two_experiments_once(blocklora, tmp_path):
         _, out, _ = blocklora("grid", "--experiment", name, "--list")
         counts[name] = int(out.splitlines()[-1].split(" done, ")[1].split()[0])
     assert counts == {"few_shot": 26, "again": 8, "all": 26 + 4}
+
+
+def test_settings_of_the_command_line_are_those_of_the_run(blocklora, tmp_path):
+    code, out, _ = blocklora(*LORA, "-s", "rank=4", "-s", "targets=[q, v]", "-t", "lr=1e-3")
+    assert code == 0
+    assert "dots lora(4) shots=1 seed=1: dots " in out
+    (path,) = (tmp_path / "results" / "runs").glob("*.json")
+    spec = json.loads(path.read_text())["spec"]
+    assert (spec["method"]["settings"]["rank"], spec["training"]["lr"]) == (4, 1e-3)
+    assert spec["method"]["settings"]["targets"] == ["q", "v"]
+    assert spec["training"]["batch_size"] == 4  # the profile's, as before
+
+
+@pytest.mark.slow
+def test_what_was_trained_is_saved_used_scored_and_merged(
+    blocklora, tmp_path, manifests, monkeypatch
+):
+    from blocklora_lib.data import manifest_files
+    from blocklora_lib.runs import scoring
+
+    def call(*words):
+        result = CliRunner().invoke(app, [*map(str, words)])
+        return result.exit_code, result.stdout, result.stderr
+
+    file = tmp_path / "dots.safetensors"
+    assert "unknown" not in blocklora(*LORA)[2]
+    code, out, err = blocklora(*LORA, "--save", str(file))
+    assert (code, out.splitlines()[-1]) == (0, str(file))
+    assert err == "note: this run was stored before; it is trained again to be saved\n"
+    _, out, err = blocklora(*LORA, "--save", str(file))
+    assert err == "note: this run was stored before; its record is shown, nothing is run\n"
+    right = out.split(" (")[1].split("/")[0]
+
+    folder = tmp_path / "new" / "inner"
+    folder.mkdir(parents=True)
+    for i in range(3):
+        Image.new("RGB", (40, 30), (80 * i, 0, 99)).save(folder / f"{i}.png")
+    (folder / "notes.txt").write_text("no image")
+    code, out, err = call("predict", file, folder.parent, folder / "0.png")
+    assert code == 0
+    assert out.split("\n", 1)[0].split() == ["image", "class", "probability"]
+    assert len(out.splitlines()) == 1 + 3  # the image that is named twice is looked at once
+    assert err == f"note: {folder.parent}: 1 file is no image and is left out: inner/notes.txt\n"
+    code, out, _ = call("predict", file, folder, "--format", "csv", "--top", 2)
+    rows = list(csv.DictReader(out.splitlines()))
+    assert [row["rank"] for row in rows] == ["1", "2"] * 3
+    assert [row["image"] for row in rows][::2] == [str(folder / f"{i}.png") for i in range(3)]
+    # two classes of two: their probabilities are all, to six digits
+    assert float(rows[0]["probability"]) + float(rows[1]["probability"]) == pytest.approx(1, 1e-5)
+    (folder / "1.png").write_bytes(b"no image")
+    code, out, err = call("predict", file, folder, "-f", "json")
+    assert code == 1
+    assert [row["class"] for row in json.loads(out)] == [rows[0]["class"], rows[4]["class"]]
+    assert f"left out: {folder / '1.png'} cannot be decoded" in err
+    assert call("predict", file, folder / "1.png")[0] == 2
+    assert "there is no image" in call("predict", file, folder / "9.png")[2]
+    assert "unknown choice of --format 'yaml'" in call("predict", file, folder, "-f", "yaml")[2]
+    assert "there is no adapter file" in call("predict", tmp_path / "x.safetensors", folder)[2]
+
+    set_for, known = scoring.set_for, {"manifests": manifests}
+    monkeypatch.setattr(scoring, "set_for", lambda *a, **k: set_for(*a, **k | known))
+    monkeypatch.setattr(manifest_files, "manifest_names", lambda: ("dots",))
+    code, out, _ = call("evaluate", file, "dots", "-f", "json")
+    *classes, whole = json.loads(out)
+    assert [row["class"] for row in classes] == ["one dot", "two dots"]
+    assert (str(whole["correct"]), whole["class"]) == (right, "dots, test")
+
+    code, out, _ = call("merge", file, "--into", tmp_path / "merged.safetensors")
+    assert code == 0
+    assert out.splitlines()[0] == "import open_clip"
+    assert "create_model_and_transforms('merged', " in out
 
 
 @pytest.fixture
@@ -274,6 +350,22 @@ def test_what_stops_a_grid_has_an_exit_code_of_its_own_and_what_is_finished_stay
         (["run", "--dataset", "dots", "--method", "lora", "--shots", "9"], "use at most 6 shots"),
         (["grid", "--experiment", "few-shot"], "did you mean 'few_shot'"),
         (["grid", "--method", "nothing"], "unknown method 'nothing'"),
+        ([*LORA, "-s", "rnak=8"], "unknown key 'rnak'; did you mean 'rank'"),
+        ([*LORA, "-t", "lrr=1e-3"], "unknown key 'lrr'; did you mean 'lr'"),
+        ([*LORA, "-s", "lr=1e-3"], "lr is a training setting: say -t lr=0.001"),
+        ([*LORA, "-t", "rank=8"], "rank is a setting of method lora: say -s rank=8"),
+        ([*LORA, "-s", "rank"], "cannot read -s 'rank'; write -s NAME=VALUE"),
+        ([*LORA, "-s", "rank="], "cannot read -s 'rank='"),
+        ([*LORA, "-s", "rank=4", "-s", "rank=8"], "-s rank is given twice"),
+        ([*LORA, "-s", "rank=four"], "settings of method lora: rank: "),
+        ([*LORA, "-t", "lr=-1"], "training of method lora: lr: "),
+        ([*LORA, "-s", "n_blocks=2"], "has one block, not n_blocks=2"),
+        (["run", "--dataset", "dots", "--method", "zero_shot", "-t", "lr=1"], "has a way of its"),
+        ([*LORA, "--save", "nowhere/a.safetensors"], "no folder that can be written to"),
+        (
+            ["run", "--dataset", "dots", "--method", "zero_shot", "--save", "a.safetensors"],
+            "method zero_shot trains nothing, so there is none to save",
+        ),
     ],
 )
 def test_what_the_user_did_wrong_is_one_sentence(blocklora, arguments, says):

@@ -340,6 +340,7 @@ def test_memory_is_measured_at_each_batch_size(tiny_clip, monkeypatch):
             "--model {tiny} --batches 1 2",
             "merged costs what the base costs, within 5%: ",
         ),
+        ("predict", "--model {tiny} --images 3", "merged costs at most 1.05 of the base: "),
     ],
 )
 def test_scripts_print_a_table_and_write_csv_and_json(

@@ -13,6 +13,7 @@ SCRIPTS = {
     "adapter_path": f"--width 16 --tokens 8 --ranks 2 --blocks 2 --dropout 0.1 {ROUNDS}",
     "inference": f"--model {{quick}} --batches 2 {ROUNDS}",
     "memory": "--model {quick} --classes 3 --threads 1",
+    "predict": f"--model {{quick}} --images 3 {ROUNDS}",
     "prompts": f"--model {{quick}} --classes 3 --tokens 2 --depth 1 {ROUNDS}",
     "roofline": f"--classes 3 --sides 8 {SMALL}",
     "scaling": "--classes 3 --by-classes 2 3 --by-images --by-rank --by-blocks --by-threads "

@@ -1,0 +1,50 @@
+"""A kept adapter merged into its backbone, as a checkpoint that open_clip loads by itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..adapters.files import sorted_header
+from ..core.files import check_writes_over, user_path, write_whole
+from ..weights.files import weight_files
+from ..weights.tags import open_clip_name
+from .classifier import open_kept
+
+
+def write_merged(path: Path | str, into: Path | str, **how: Any) -> list[str]:
+    """Write the state dict, with W + ΔW, as safetensors; return the Python that loads it again.
+
+    open_clip alone is needed for that. The config of an architecture that it does not have is
+    written beside the checkpoint, as <name>.json. how: as `classifier.open_kept`. ValueError for
+    the backbone's own checkpoint, which is not written over, nor is a config of another model.
+    """
+    import open_clip
+    from safetensors.torch import save
+
+    file = user_path(into)
+    check_writes_over(file)
+    backbone, adapters, _ = open_kept(path, device="cpu", **how)
+    if file.exists() and any(file.samefile(own) for own in weight_files(backbone.spec)):
+        raise ValueError(f"{file} is what the adapter is merged into; give another file for both")
+    name, told = open_clip_name(backbone.spec.name), ["import open_clip"]
+    if not (Path(open_clip.__file__).parent / "model_configs" / f"{name}.json").is_file():
+        config = file.with_suffix(".json")
+        text = json.dumps(open_clip.get_model_config(name), indent=1) + "\n"
+        if config.exists() and config.read_bytes() != text.encode():
+            raise ValueError(
+                f"{config}, which is there, is not the config of {name}, which open_clip needs "
+                "beside the checkpoint; move it away, or give another file"
+            )
+        write_whole(config, text)
+        name, told = config.stem, [*told, f"open_clip.add_model_config({str(config)!r})"]
+    view = open_clip.get_model_preprocess_cfg(backbone.model)
+    state = adapters.merge_and_unload().state_dict()
+    content = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
+    write_whole(file, sorted_header(save(content, metadata={"format": "pt"})))
+    given = {"pretrained": str(file)} | {
+        f"image_{key}": view[key] for key in ("mean", "std", "interpolation", "resize_mode")
+    }
+    words = ", ".join([repr(name), *(f"{key}={value!r}" for key, value in given.items())])
+    return [*told, f"model, _, preprocess = open_clip.create_model_and_transforms({words})"]
