@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from ..core.schema import AdapterError
-from ..layers.attention_layers import attention_layers, block_of, find_towers, no_attention
+from ..layers.attention_layers import attention_layers, block_of, find_towers, no_attention, wanted
 from ..layers.names import NamedModules, join, parent
 from .config import AdapterConfig
 
@@ -39,7 +39,7 @@ def chosen_layers(tower: tuple[str, str, nn.Module], config: AdapterConfig) -> N
     found, layer_of = blocks or found, parent
     if linear := {} if blocks else attention_layers(module):
         found = [site for site in found if block_of(site[0])]
-        found += [(name, m) for name, (t, m) in linear.items() if wanted(name, t, config)]
+        found += [(name, m) for name, (t, m) in linear.items() if wanted(name, t, config.targets)]
         layer_of = block_of
     if not found:
         raise AdapterError(no_attention(tower_name, prefix, module))
@@ -56,17 +56,6 @@ def chosen_layers(tower: tuple[str, str, nn.Module], config: AdapterConfig) -> N
             )
         chosen = {layers[i] for i in config.layers}
     return [(join(prefix, name), m) for name, m in found if layer_of(name) in chosen]
-
-
-def wanted(name: str, held: str, config: AdapterConfig) -> bool:
-    """Whether a linear layer computes what `config` targets; of some of it, AdapterError."""
-    missing = [target for target in held if target not in config.targets]
-    if missing and len(missing) < len(held):
-        raise AdapterError(
-            f"{name} computes {', '.join(held)} in one layer, which gets one adapter, and targets "
-            f"leave {', '.join(missing)} out; name {', '.join(held)} in targets, all or none"
-        )
-    return not missing
 
 
 def linear_sites(model: nn.Module, names: str | Pattern | Iterable[str | Pattern]) -> NamedModules:

@@ -7,7 +7,7 @@ keep several of q, k, v in one layer. Nothing of those packages is imported to s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from torch import nn
 
@@ -84,6 +84,17 @@ def block_of(name: str) -> str:
 def patterns(names: Iterable[str]) -> list[str]:
     """Return names with * for the numbers in them, each once."""
     return list(dict.fromkeys(re.sub(r"\b\d+\b", "*", name) for name in names))
+
+
+def wanted(name: str, held: str, targets: Collection[str]) -> bool:
+    """Whether what a linear layer computes is targeted; of some of it, AdapterError."""
+    missing = [target for target in held if target not in targets]
+    if missing and len(missing) < len(held):
+        raise AdapterError(
+            f"{name} computes {', '.join(held)} in one layer, which gets one adapter, and targets "
+            f"leave {', '.join(missing)} out; name {', '.join(held)} in targets, all or none"
+        )
+    return not missing
 
 
 def no_attention(tower: str, prefix: str, module: nn.Module) -> str:

@@ -29,9 +29,8 @@ from torch.nn import functional as F
 
 from ..adapters.attach import AdapterSet, attach_linear
 from ..adapters.config import AdapterConfig
-from ..adapters.sites import wanted
 from ..core.schema import AdapterError
-from ..layers.attention_layers import attention_layers, find_towers
+from ..layers.attention_layers import attention_layers, find_towers, wanted
 from ..layers.names import join
 
 TEMPERATURE = 0.07
@@ -97,7 +96,7 @@ def adapt(
         join(prefix, name)
         for _, prefix, tower in find_towers(model, config.towers)
         for name, (held, _) in attention_layers(tower, cross=True).items()
-        if wanted(name, held, config)
+        if wanted(name, held, config.targets)
     ]
     return attach_linear(model, names, config, generator)
 
