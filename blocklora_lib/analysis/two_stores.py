@@ -115,9 +115,9 @@ def _changed(x: Mapping[str, Any], y: Mapping[str, Any]) -> dict[str, tuple[Any,
 def changes(paired: Paired) -> Counter[tuple[str, str, str]]:
     """Count over the pairs each setting that differs, with its two values as text."""
     return Counter(
-        (name, *(_short(value) for value in values))
+        (name, _short(a), _short(b))
         for pair in paired.pairs
-        for name, values in pair.changed.items()
+        for name, (a, b) in pair.changed.items()
     )
 
 
