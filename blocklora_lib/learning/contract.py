@@ -25,9 +25,9 @@ class Context:
     without training has no images, no labels and no training settings. on_step(step, of, loss) is
     called after every step.
 
-    A method on features asks `features()` for the images, through the cache, in place of `images`;
-    source: where it finds them. validation: images and labels to choose settings by, of a method
-    with a grid alone.
+    source: where the cache finds the images, for a method whose image tower stays frozen; one on
+    features asks `features()` for them and has no `images`. validation: images and labels to choose
+    settings by, of a method with a grid alone.
     """
 
     backbone: Backbone

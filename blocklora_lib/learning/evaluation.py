@@ -31,7 +31,7 @@ def evaluate(
 ) -> dict[str, Count]:
     """Count correct answers on a split of each set, with the set's own classes and template.
 
-    features: of a set's split, as kept; of a method on features.
+    features: of a set's split, as kept; for a predictor whose image tower is the frozen one.
     """
     with torch.inference_mode(), predictor.inference():
         return {

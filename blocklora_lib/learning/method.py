@@ -23,8 +23,9 @@ class BaseMethod:
 
     name: in the registry; label: for figures; Settings: frozen, unknown keys refused. trains:
     whether shots and seeds mean anything. own_classes: whether it can tell only the classes that it
-    was trained on. towers: what it changes or puts tokens into. on_features: whether it reads
-    images through the frozen tower alone, and has a schedule of its own in place of the profile's.
+    was trained on. towers: what it changes or puts tokens into; images are evaluated by the feature
+    cache where the image tower is none of them. on_features: whether it trains on cached features
+    alone, and so has a schedule of its own in place of the profile's.
     """
 
     name: ClassVar[str]
@@ -73,7 +74,7 @@ class Predictor:
         raise NotImplementedError
 
     def scores(self, features: Features, classifier: Any) -> Tensor:
-        """As `logits`, of a method on features: of N images as the frozen tower gives them."""
+        """As `logits`, of N images as the frozen tower gives them, where it stays frozen."""
         raise NotImplementedError
 
     def close(self) -> None:

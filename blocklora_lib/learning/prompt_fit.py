@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from ..clip.backbone import Backbone, Prompts
 from ..clip.learnt import Learnt
-from ..clip.towers import TextTower
+from ..clip.towers import TextTower, image_projection
 from ..core.seeding import generator
 from .contract import Context
+from .feature_cache import Features
 from .feature_fit import dassl_cosine, epochs_of, parameter
 from .loop import Plan, settings_plan, train
 from .method import Predictor
@@ -137,12 +138,16 @@ class PromptPredictor(Predictor):
         images = self.backbone.encode_images(
             pixels, checkpoint=self.how.checkpointing, learnt=self.learner.image()
         )
+        return Seen(pixels, images, *self._met(images, classes))
+
+    def _met(self, images: Tensor, classes: Tensor | Prompts) -> tuple[Tensor, Tensor]:
+        """Rows of classes, as `Seen` has them, and logits (B, K) of images' unit rows (B, d)."""
         if not isinstance(classes, Tensor):
             classes = self._rows(classes, images)
         cosines = (
             (classes @ images[..., None])[..., 0] if classes.dim() == 3 else images @ classes.T
         )
-        return Seen(pixels, images, classes, self.backbone.logit_scale * cosines)
+        return classes, self.backbone.logit_scale * cosines
 
     def _rows(self, prompts: Prompts, images: Tensor | None) -> Tensor:
         """Unit rows (K, d) of the classes, or (B, K, d), as each image sees them."""
@@ -159,6 +164,13 @@ class PromptPredictor(Predictor):
     def logits(self, images: Tensor, classifier: Tensor | Prompts) -> Tensor:
         """Normalised images (B, 3, H, W) -> (B, C)."""
         return self.see(images, classifier).logits
+
+    def scores(self, features: Features, classifier: Tensor | Prompts) -> Tensor:
+        """Features of N images -> (N, C): the bits of `logits` in batches of as many."""
+        rows = features.pooled.to(self.backbone.dtype)  # kept in a wider format, with nothing lost
+        projection = image_projection(self.backbone.model)
+        rows = rows if projection is None else rows @ projection
+        return self._met(F.normalize(rows.float(), dim=-1), classifier)[1]
 
 
 def start(context: Context, method: PromptMethod) -> Tensor:

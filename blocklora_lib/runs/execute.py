@@ -64,7 +64,7 @@ def execute(
         context = run_context(spec, bench, inputs, on_step)
         backbone = context.backbone
         features = None
-        if get_method(spec.method.name).on_features:
+        if "image" not in get_method(spec.method.name).towers:
             features = partial(_features, spec, bench)
             with repeatable(backbone.device, spec.deterministic):
                 if context.source:
@@ -129,9 +129,10 @@ def run_context(
     images = labels = source = validation = None
     if inputs.index is not None:
         labels = dataset.labels("train")[inputs.index].to(backbone.device)
-        if get_method(spec.method.name).on_features:
+        method = get_method(spec.method.name)
+        if "image" not in method.towers:
             source = bench.source(dataset, "train", inputs.index)
-        else:
+        if not method.on_features:
             images = backbone.resize(dataset.images("train")[inputs.index])
     if inputs.validation is not None:
         split, rows = inputs.validation

@@ -7,11 +7,12 @@ from contextlib import nullcontext
 
 import open_clip
 import pytest
+import torch
 from conftest import profile_facts, write_bundle
 
 from blocklora_lib.learning.prompt_method import PromptMethod
 from blocklora_lib.methods import get_method, method_names
-from blocklora_lib.runs.execute import execute, run_grid
+from blocklora_lib.runs.execute import execute, run_context, run_grid
 from blocklora_lib.runs.grid import expand, make_spec
 from blocklora_lib.runs.profile import Profile
 from blocklora_lib.runs.record import RunRecord, frame
@@ -27,6 +28,11 @@ SHORT = {name: {} for name in PROMPTED} | {
 }
 OWN = {"schedule": {"epochs": [1, 2, 3], "batch_size": 4}}
 CLASSES, STEPS = 3, 4
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def profile(backbone, names=PROMPTED, **changes) -> Profile:
@@ -72,6 +78,34 @@ def test_a_run_by_its_own_schedule(name, tiny_clip, manifests):
     lr = record.spec.method.settings["schedule"]["lr"]
     assert (row["epochs"], row["batch_size"], row["lr"]) == ("1,2,3", 4, lr)
     assert "schedule" not in row
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", [n for n in PROMPTED if "image" not in get_method(n).towers])
+def test_evaluated_images_are_encoded_once_and_counted_as_before(
+    name, precision, tiny_clip, manifests
+):
+    facts = profile(tiny_clip, [name], source=None, variants=[], targets=["squares"])
+    backbone = facts.backbone.model_copy(update={"precision": precision})
+    facts = facts.model_copy(update={"backbone": backbone})
+    spec = make_spec(facts, "squares", name, 2, 1, manifests=manifests)
+    bench = Workbench("cpu", manifests)
+    record = execute(spec, bench)
+    assert bench.features.encoded == CLASSES * (6 + 4)  # squares' train and test images
+    again = Workbench("cpu", manifests)  # as in another process
+    assert execute(spec, again).result == record.result
+    assert again.features.encoded == 0
+    # of images that are encoded for each run anew: bit for bit the same scores
+    context, dataset = run_context(spec, bench, bench.check(spec)), bench.dataset("squares")
+    predictor = spec.method.load().fit(context)
+    model = context.backbone
+    features = bench.features.features(model, bench.source(dataset, "test"))
+    with torch.inference_mode():
+        classifier = predictor.classifier(model.tokenize(predictor.prompts(dataset.classes)))
+        scores = predictor.logits(model.preprocess(dataset.images("test")), classifier)
+        assert torch.equal(predictor.scores(features, classifier), scores)
+    correct = int((scores.argmax(-1) == dataset.labels("test")).sum())
+    assert record.result.accuracy["squares"].correct == correct
 
 
 def test_rates_are_chosen_for_those_without_a_schedule(tiny_clip, manifests):
