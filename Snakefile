@@ -65,7 +65,9 @@ try:
     NEEDS = {name: notebook_needs(name) for name in CHOSEN}
     # a sweep: --config variants=FILE.yaml
     VARIANTS = variant_jobs(str(TYPED.get("variants", "") or ""), PROFILE)
+    # of a notebook's experiments those that the profile has
     needed = {RATES} if CHOICE else {e for n in NEEDS.values() for e in n["experiments"]}
+    needed &= {RATES, *PROFILE.experiments}
     GROUPS = grid_groups(PROFILE, needed)
     # a notebook and the report are made again when these change
     HERE = ROOT / "blocklora_lib"

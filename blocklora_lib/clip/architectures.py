@@ -17,6 +17,7 @@ from ..adapters.config import AdapterConfig
 from ..core.json_data import read_json
 from ..core.paths import POCKET_MODEL, bundled
 from ..core.schema import UnknownName
+from ..weights.spec import BUNDLED
 
 PRESETS = ("PocketCLIP", "ViT-B-32", "ViT-B-16", "ViT-L-14")
 
@@ -102,9 +103,9 @@ def clip_architecture(name: str) -> ClipArchitecture:
 
 
 def read_config(name: str) -> dict[str, Any]:
-    """Return open_clip's config of a model (the project's own for PocketCLIP) as plain data."""
-    if name == "PocketCLIP":
-        path = bundled(POCKET_MODEL / "pocketclip.json")
+    """Return open_clip's config of a model (the project's own for its models) as plain data."""
+    if name in BUNDLED:
+        path = bundled(POCKET_MODEL / f"{BUNDLED[name]}.json")
     else:
         spec = find_spec("open_clip")  # finds the folder; imports nothing
         if spec is None or not spec.submodule_search_locations:
@@ -112,12 +113,10 @@ def read_config(name: str) -> dict[str, Any]:
                 "the configs of CLIP models are open_clip's; install open_clip_torch",
                 name="open_clip",
             )
-        folder = Path(next(iter(spec.submodule_search_locations))) / "model_configs"
-        path = folder / f"{name}.json"
+        path = Path(next(iter(spec.submodule_search_locations))) / "model_configs" / f"{name}.json"
         if not path.is_file():
-            raise UnknownName(
-                "architecture", name, ["PocketCLIP", *(p.stem for p in folder.glob("[!.]*.json"))]
-            )
+            known = (p.stem for p in path.parent.glob("[!.]*.json"))
+            raise UnknownName("architecture", name, [*BUNDLED, *known])
     return read_json(path)
 
 

@@ -23,8 +23,6 @@ from .manifest import SPLITS, Manifest
 from .problems import DataError, command, remedy
 from .roots import data_root, find_folder, is_fake
 
-_COLUMNS = ["image", "label", "split"]
-
 
 class Dataset:
     """Images and labels of one set: a bundle, whose splits are decoded once, when asked for; files.
@@ -63,13 +61,17 @@ class Dataset:
         return self._labels[split]
 
     def images(self, split: str) -> Tensor | ImageFiles:
-        """Pixels (N, 3, H, W), uint8, decoded once; of an external set, files read late."""
+        """Pixels (N, 3, H, W), uint8, decoded once; of an external set, files read late.
+
+        Of a set of texts, their UTF-8 bytes (N, most), uint8, with zeros after them.
+        """
         self._check_split(split)
         if split not in self._images:
             found = self._encoded[split]
             bundled = self.manifest.kind == "bundle"
             files = ImageFiles(found, loading=self.manifest.image_loading)
-            self._images[split] = _decode(found, self.manifest) if bundled else files
+            decode = _decode if self.manifest.holds == "images" else _padded
+            self._images[split] = decode(found, self.manifest) if bundled else files
         return self._images[split]
 
     @cached_property
@@ -189,10 +191,11 @@ def _read_bundle(manifest: Manifest) -> tuple[dict[str, list[bytes]], dict[str, 
             f"image file {path} is damaged: its SHA-256 starts {digest[:12]}, "
             f"the manifest of {manifest.name} says {manifest.sha256[:12]}; restore it from git"
         )
-    table = pq.ParquetFile(pa.BufferReader(content)).read(columns=_COLUMNS)
+    columns = [manifest.holds.removesuffix("s"), "label", "split"]
+    table = pq.ParquetFile(pa.BufferReader(content)).read(columns=columns)
     encoded: dict[str, list[bytes]] = {split: [] for split in SPLITS}
     labels: dict[str, list[int]] = {split: [] for split in SPLITS}
-    for image, label, split in zip(*(table[c].to_pylist() for c in _COLUMNS), strict=True):
+    for image, label, split in zip(*(table[c].to_pylist() for c in columns), strict=True):
         if split not in encoded or not 0 <= label < len(manifest.classes):
             raise ValueError(
                 f"{path}: split {split!r}, label {label}; splits are {', '.join(SPLITS)} and "
@@ -221,6 +224,11 @@ def _check_counts(manifest: Manifest, labels: dict[str, list[int]]) -> None:
                 f"dataset {manifest.name} has no {split} image of class "
                 f"{', '.join(map(repr, empty))}; give it images or take it off the manifest"
             )
+
+
+def _padded(texts: list[Any], _manifest: Manifest) -> Tensor:
+    encoded = [torch.tensor(list(text.encode()), dtype=torch.uint8) for text in texts]
+    return torch.nn.utils.rnn.pad_sequence(encoded, batch_first=True)
 
 
 def _decode(encoded: list[bytes], manifest: Manifest) -> Tensor:

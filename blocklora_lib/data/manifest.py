@@ -113,22 +113,24 @@ class Alternative(Strict):
 class Manifest(Strict):
     """A dataset.
 
-    kind 'bundle': the images are in one Parquet file of the repository, `file`, with checksum
-    `sha256`. kind 'external': a set that the project does not ship. `layout` says how its folder is
-    read, `folders` what the folder is called, `images` where each split's images lie (the first
-    that exists is used), `class_folders` the folder (or file prefix) of each class, `split_names`
-    the class names as the split file spells them, where they differ. `class_indices`: a variant's
-    classes among those of `variant_of`. `counts` are stated by a source, `counts_unverified` are
-    not, and are never held against a set on disk. `fact_sources` says where each fact was read.
-    `class_count`: for a set whose class names are not listed.
+    role 'task': it is of another task than classification. kind 'bundle': what it `holds` is in one
+    Parquet file of the repository, `file`, with checksum `sha256`; 'external': a set that the
+    project does not ship. `layout` says how its folder is read, `folders` what the folder is
+    called, `images` where each split's images lie (the first that exists is used), `class_folders`
+    the folder (or file prefix) of each class, `split_names` the class names as the split file
+    spells them, where they differ. `class_indices`: a variant's classes among those of
+    `variant_of`. `counts` are stated by a source, `counts_unverified` are not, and are never held
+    against a set on disk. `fact_sources` says where each fact was read; `class_count` is of a set
+    without names.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     title: str
-    role: Literal["source", "variant", "target"]
+    role: Literal["source", "variant", "target", "task"]
     kind: Literal["bundle", "external"]
     file: str = ""  # relative to the repository root
     sha256: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+    holds: Literal["images", "texts"] = "images"
     classes: tuple[str, ...] = ()
     class_count: int | None = Field(None, ge=2)
     template: Template
@@ -156,8 +158,7 @@ class Manifest(Strict):
     fact_sources: dict[str, str] = Field({})
     # as in the real archives; `data fake` names its images so
     image_names: dict[Split, RelativePath] = Field({})
-    # files that CoOp's own code asks for, and ours does not
-    companions: tuple[RelativePath, ...] = ()
+    companions: tuple[RelativePath, ...] = ()  # files that CoOp's own code asks for, ours not
     split_seed: int | None = None  # layout folder without train/ and test/: the seed of the split
     # how files become pixels: see data.decoding
     image_loading: Literal["as_clip", "upright"] = "as_clip"
@@ -191,13 +192,15 @@ class Manifest(Strict):
             raise ValueError("a bundle needs file, sha256 and classes; or say kind: external")
         if self.counts.get("test", 0) < 1:
             raise ValueError("counts must give at least one test image")
-        if self.role != "variant" and self.counts.get("train", 0) < 1:
+        if self.role in ("source", "target") and self.counts.get("train", 0) < 1:
             raise ValueError(
                 f"counts must give train images for a {self.role} set; only variants are test-only"
             )
         return self
 
     def _check_external(self) -> None:
+        if self.holds == "texts":
+            raise ValueError("holds: texts is of bundles alone; an external set has images")
         for key in ("class_folders", "split_names", "class_indices"):
             if (given := len(getattr(self, key))) not in (0, len(self.classes)):
                 raise ValueError(

@@ -17,6 +17,7 @@ from .contract import Context
 from .feature_cache import BATCH
 from .loop import settings_plan, train
 from .method import Predictor
+from .texts import TextBackbone
 
 
 def fit_adapters(context: Context, config: AdapterConfig) -> AdapterPredictor:
@@ -25,7 +26,8 @@ def fit_adapters(context: Context, config: AdapterConfig) -> AdapterPredictor:
     adapters = attach(backbone.model, config, generator(context.seed, "adapter"))
     predictor = AdapterPredictor(context, adapters)
     # to a frozen image tower, images that are not augmented look the same at every step
-    encoded = "vision" not in config.towers and training.augment == "none"
+    through = "text" if isinstance(backbone, TextBackbone) else "vision"
+    encoded = through not in config.towers and training.augment == "none"
     try:
         for adapter in adapters.adapters.values():
             adapter.train()  # dropout on its input; the frozen model stays in eval mode

@@ -17,6 +17,8 @@ from .count import Count
 from .feature_cache import BATCH, Features
 from .method import Predictor
 
+RECALLED = (1, 5)  # among how many nearest a caption, or an image, is looked for
+
 
 class NotFinite(ValueError):
     """Scores that say nothing: a run that gives them has failed."""
@@ -44,6 +46,41 @@ def evaluate(
             )
             for d in datasets
         }
+
+
+def recalls(
+    predictor: Predictor, backbone: Backbone, datasets: Iterable[Dataset], split: str
+) -> dict[str, dict[str, Count]]:
+    """Count finds of retrieval on a split of each set, whose classes are captions.
+
+    'image to text, first k': images whose caption is among their k nearest captions. 'text to
+    image, first k': captions that have an image of theirs among their k nearest images. Of two as
+    near, the first counts as nearer.
+    """
+    with torch.inference_mode(), predictor.inference():
+        return {d.name: _recalls(predictor, backbone, d, split) for d in datasets}
+
+
+def first_finds(recall: dict[str, dict[str, Count]]) -> dict[str, Count]:
+    """Of each set 'image to text, first 1', which is its accuracy."""
+    return {name: finds[f"image to text, first {RECALLED[0]}"] for name, finds in recall.items()}
+
+
+def _recalls(
+    predictor: Predictor, backbone: Backbone, dataset: Dataset, split: str
+) -> dict[str, Count]:
+    images, labels = dataset.images(split), dataset.labels(split)
+    batches = _batches(predictor, backbone, dataset, images, labels)
+    scores = torch.cat([scores.cpu() for scores, _ in batches])  # (N, C)
+    own = torch.nn.functional.one_hot(labels.cpu(), scores.shape[1]).bool()
+    found = {}
+    for what, near, true in (("image to text", scores, own), ("text to image", scores.T, own.T)):
+        order = near.argsort(dim=1, descending=True, stable=True)
+        hits = true.gather(1, order)
+        for k in RECALLED:
+            count = int(hits[:, :k].any(1).sum())
+            found[f"{what}, first {k}"] = Count(correct=count, total=len(hits))
+    return found
 
 
 def evaluate_images(
@@ -79,9 +116,22 @@ def _count(
     images: Tensor | ImageFiles | Features,
     labels: Tensor,
 ) -> Count:
+    scored = _batches(predictor, backbone, dataset, images, labels)
+    correct = sum(int((s.argmax(-1).cpu() == truth.cpu()).sum()) for s, truth in scored)
+    return Count(correct=correct, total=len(labels))
+
+
+def _batches(
+    predictor: Predictor,
+    backbone: Backbone,
+    dataset: Dataset,
+    images: Tensor | ImageFiles | Features,
+    labels: Tensor,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield scores (B, C) and labels (B,)."""
     texts = predictor.prompts(dataset.classes) if predictor.prompts else dataset.prompts
     classifier = predictor.classifier(backbone.tokenize(texts))
-    correct = seen = 0
+    seen = 0
     score: Callable[[Any, Any], Tensor] = predictor.logits
     inputs: Iterator[Any]
     if isinstance(images, Features):
@@ -99,5 +149,4 @@ def _count(
                 "the adapters"
             )
         seen += len(truth)
-        correct += int((scores.argmax(-1).cpu() == truth.cpu()).sum())
-    return Count(correct=correct, total=len(labels))
+        yield scores, truth

@@ -29,6 +29,7 @@ from ..core.files import holds_none, package_version, read_bytes, write_whole
 from ..core.seeding import generator
 from ..data.augment import augment
 from ..data.image_files import ImageFiles
+from .texts import TextBackbone
 
 BATCH = 100  # images a forward pass; larger ones fall out of a CPU's cache
 LIMIT = 2**36  # bytes of a file of features
@@ -169,12 +170,15 @@ class FeatureCache:
 
 
 def _pooled(backbone: Backbone, pixels: Tensor) -> Tensor:
+    if isinstance(backbone, TextBackbone):
+        return backbone.embed_prompts(pixels)
     pixels = pixels.to(backbone.device, backbone.dtype)
     return encode_images(backbone.model, pixels, projected=False).float()
 
 
 def _projected(backbone: Backbone, pooled: Tensor) -> Features:
-    projection = image_projection(backbone.model)
+    texts = isinstance(backbone, TextBackbone)
+    projection = None if texts else image_projection(backbone.model)
     rows = pooled if projection is None else pooled @ projection.detach().float()
     return Features(pooled, rows)
 

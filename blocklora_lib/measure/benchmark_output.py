@@ -20,8 +20,7 @@ from ..clip.backbone import Backbone, load_backbone
 from ..core.devices import resolve_device
 from ..core.files import user_path, write_whole
 from ..runs.provenance import git_revision
-from ..weights.files import POCKET
-from ..weights.spec import BackboneSpec
+from ..weights.spec import BUNDLED, BackboneSpec
 from .timing import conditions, verdict
 
 LEGEND = (
@@ -40,7 +39,9 @@ def options(
     )
     if model:
         parser.add_argument(
-            "--model", default=model, help=f"{POCKET}, or a name of open_clip (random weights)"
+            "--model",
+            default=model,
+            help=f"{', '.join(BUNDLED)}, or a name of open_clip (random weights)",
         )
     if rounds:
         parser.add_argument(
@@ -58,7 +59,7 @@ def options(
 
 def spec_of(model: str) -> BackboneSpec:
     """PocketCLIP with its weights; any other model with random ones, since values cost nothing."""
-    return BackboneSpec(name=model, pretrained="bundled" if model == POCKET else "none")
+    return BackboneSpec(name=model, pretrained="bundled" if model in BUNDLED else "none")
 
 
 def start(arguments: argparse.Namespace) -> torch.device:

@@ -18,7 +18,7 @@ from ..core.locks import Taken, locked
 from ..core.schema import AdapterError
 from ..data.dataset import Dataset
 from ..learning.contract import Context
-from ..learning.evaluation import NotFinite, evaluate, evaluate_images
+from ..learning.evaluation import NotFinite, evaluate, evaluate_images, first_finds, recalls
 from ..learning.feature_cache import Features
 from ..learning.loop import TrainingDiverged
 from ..learning.method import Predictor
@@ -89,8 +89,10 @@ def execute(
                 if few is not None and context.labels is not None:
                     data = bench.dataset(spec.dataset)
                     train = evaluate_images(predictor, backbone, data, few, context.labels)
+                asked = predictor, backbone, inputs.evaluated, spec.split
+                recall = recalls(*asked) if spec.task == "retrieval" else None
                 result = Result(
-                    accuracy=evaluate(predictor, backbone, inputs.evaluated, spec.split, features),
+                    accuracy=first_finds(recall) if recall else evaluate(*asked, features),
                     train=train,
                     loss=predictor.loss,
                     trainable_parameters=predictor.trainable_parameters,
@@ -98,6 +100,7 @@ def execute(
                     unreadable=inputs.unreadable,
                     overflows=predictor.overflows,
                     choice=predictor.choice,
+                    recall=recall,
                 )
             if keeper is not None and keeper.lacks(spec):
                 keeper.keep(spec, predictor, result, bench)
@@ -125,7 +128,7 @@ def run_context(
     spec: RunSpec, bench: Workbench, inputs: Inputs, on_step: OnStep | None = None
 ) -> Context:
     """Return what the spec's method is given."""
-    backbone, dataset = bench.backbone(spec.backbone), bench.dataset(spec.dataset)
+    backbone, dataset = bench.backbone(spec.backbone, spec.task), bench.dataset(spec.dataset)
     images = labels = source = validation = None
     if inputs.index is not None:
         labels = dataset.labels("train")[inputs.index].to(backbone.device)
@@ -156,7 +159,7 @@ def run_context(
 
 def _features(spec: RunSpec, bench: Workbench, dataset: Dataset) -> Features:
     """A set's evaluated images, as kept."""
-    backbone = bench.backbone(spec.backbone)
+    backbone = bench.backbone(spec.backbone, spec.task)
     return bench.features.features(backbone, bench.source(dataset, spec.split))
 
 

@@ -13,6 +13,8 @@ from pydantic import Field, ValidationError, field_validator
 from ..adapters.config import AdapterConfig
 from ..core.schema import Strict, explain
 from ..methods import MethodSpec, get_method
+from ..weights.spec import BackboneSpec
+from .spec import Task
 
 MOST_SEED = 2**63 - 1  # what tables and other programs can hold
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
@@ -82,14 +84,23 @@ class Experiment(Strict):
     keys such as 'settings.n_blocks' or 'training.lr', of which every combination is one method.
 
     `evaluate_on: targets` is cross-dataset transfer: only the source is trained on, and each run is
-    evaluated on the source and on every target, with that set's own class names and template.
+    evaluated on the source and on every target, with that set's own class names and template. A
+    list names the sets on which every run is evaluated.
+
+    `task` and `backbone` are other ones than the profile's, which classifies; datasets may then be
+    any that have a manifest. `settings` and `training` are those of every method that trains here,
+    over what the profile says of it.
     """
 
     datasets: tuple[str, ...] | None = None
     methods: tuple[str, ...] | None = None
     shots: tuple[Shots, ...] | None = Field(None, min_length=1)
     seeds: tuple[Seed, ...] | None = Field(None, min_length=1)
-    evaluate_on: Literal["own", "targets"] = "own"
+    evaluate_on: Literal["own", "targets"] | tuple[str, ...] = "own"
+    task: Task = "classification"
+    backbone: BackboneSpec | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
     vary: tuple[dict[str, tuple[Any, ...]], ...] = ()
 
     @field_validator("vary")
@@ -114,6 +125,11 @@ class Experiment(Strict):
 
     def variations(self, entry: MethodEntry) -> tuple[MethodEntry, ...]:
         """The entries that stand for `entry` here: itself, or one for each combination."""
+        if get_method(entry.registry_name).trains and (self.settings or self.training):
+            own = dict(
+                settings=entry.settings | self.settings, training=entry.training | self.training
+            )
+            entry = entry.model_copy(update=own)
         grids = (itertools.product(*grid.values()) for grid in self.vary)
         return tuple(
             entry.varied(dict(zip(grid, values, strict=True)))

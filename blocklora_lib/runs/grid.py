@@ -20,7 +20,7 @@ from ..data.manifest_files import manifest_names
 from ..data.roots import checksum as data_checksum
 from ..methods import get_method
 from ..weights.files import with_checksum
-from .experiment import RATES, MethodEntry
+from .experiment import RATES, Experiment, MethodEntry
 from .profile import Profile
 from .spec import RunSpec
 
@@ -57,7 +57,9 @@ def make_spec(
         raise ValueError(
             f"shots={shots}: {method} is trained on images; give 1 or more, or method zero_shot"
         )
-    ((_, spec),) = _make_specs(profile, evaluated, (entry,), (shots,), (seed,), "test", manifests)
+    ((_, spec),) = _make_specs(
+        profile, Experiment(), evaluated, (entry,), (shots,), (seed,), "test", manifests
+    )
     return spec
 
 
@@ -109,22 +111,23 @@ def planned(
     shots, seeds = chosen.shots or profile.shots, chosen.seeds or profile.seeds
     wanted = [methods[method]] if method else list(methods.values())
     split: Literal["test", "val"] = "val" if choice else "test"
-    return _make_specs(profile, evaluated, wanted, shots, seeds, split, manifests)
+    return _make_specs(profile, chosen, evaluated, wanted, shots, seeds, split, manifests)
 
 
 def _make_specs(
     profile: Profile,
-    evaluated: Mapping[
-        str, tuple[str, ...]
-    ],  # training set -> itself and what else it is evaluated on
+    experiment: Experiment,
+    # training set -> what it is evaluated on, itself first where nothing else is said
+    evaluated: Mapping[str, tuple[str, ...]],
     methods: Sequence[MethodEntry],
     shots: tuple[int, ...],
     seeds: tuple[int, ...],
     split: Literal["test", "val"],
     folder: Path,
 ) -> Iterator[tuple[MethodEntry, RunSpec]]:
-    check_manifests(profile, tuple(dict.fromkeys(itertools.chain(*evaluated.values()))), folder)
-    backbone = with_checksum(profile.backbone)
+    wanted = (*evaluated, *itertools.chain(*evaluated.values()))
+    check_manifests(profile, tuple(dict.fromkeys(wanted)), folder)
+    backbone = with_checksum(experiment.backbone or profile.backbone)
     settings = [
         (
             entry,
@@ -135,11 +138,12 @@ def _make_specs(
         for entry in methods
     ]
     for dataset, names in evaluated.items():
-        manifests = [local_manifest(name, folder) for name in names]
-        if split == "val" and "val" not in manifests[0].splits:
+        read = [local_manifest(name, folder) for name in dict.fromkeys((dataset, *names))]
+        manifests = [manifest for manifest in read if manifest.name in names]
+        if split == "val" and "val" not in read[0].splits:
             raise ValueError(f"rates: {dataset} has no validation images; choose on other datasets")
         _check_variants([m for m in manifests if m.name == dataset or m.name in profile.variants])
-        checksum = data_checksum(manifests)
+        checksum = data_checksum(read)
         for entry, trains, method, training in settings:
             # a method without training is one run, not shots x seeds
             for k in shots if trains else (0,):
@@ -159,6 +163,7 @@ def _make_specs(
                             evaluate_on=tuple(m.name for m in manifests),
                             skip_unreadable=profile.skip_unreadable,
                             deterministic=profile.deterministic,
+                            task=experiment.task,
                         ),
                     )
 

@@ -89,7 +89,7 @@ class Profile(Strict):
             grids[RATES] = self.experiment(RATES)
         for key, experiment in grids.items():
             for name in experiment.datasets or ():
-                if name not in self.datasets:
+                if experiment.task == "classification" and name not in self.datasets:
                     raise ValueError(
                         f"{key}: unknown dataset {name!r}; {near(name, self.datasets)}"
                     )
@@ -213,8 +213,12 @@ class Profile(Strict):
             alone = (self.source,)
         return experiment.datasets or alone or self.datasets
 
-    def evaluated(self, dataset: str, on: Literal["own", "targets"] = "own") -> tuple[str, ...]:
+    def evaluated(
+        self, dataset: str, on: Literal["own", "targets"] | tuple[str, ...] = "own"
+    ) -> tuple[str, ...]:
         """The sets on which a run of `dataset` is evaluated."""
+        if isinstance(on, tuple):
+            return on
         others = self.targets if on == "targets" else self.variants
         return (dataset, *others) if dataset == self.source else (dataset,)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,6 +14,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveInt,
     ValidationInfo,
+    model_serializer,
     model_validator,
 )
 
@@ -64,6 +65,8 @@ class Result(Recorded):
     unreadable: the images of each set that the run left out, by path in the set's folder (see
     RunSpec.skip_unreadable); they are in no count. overflows: steps (from 1) whose update was left
     out because a scaled float16 gradient overflowed. choice: of settings, of a method with a grid.
+    recall: of retrieval, on each set by 'image to text, first 5' and so on; its accuracy is that of
+    'image to text, first 1'.
     """
 
     accuracy: dict[str, Count]
@@ -74,6 +77,14 @@ class Result(Recorded):
     unreadable: dict[str, Annotated[tuple[str, ...], Listed]] = Field({})
     overflows: Annotated[tuple[PositiveInt, ...], Listed] = ()
     choice: Choice | None = None
+    recall: dict[str, dict[str, Count]] | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Result], dict[str, Any]]) -> dict[str, Any]:
+        data = handler(self)
+        if self.recall is None:  # records of classification keep their bits
+            del data["recall"]
+        return data
 
 
 class Budget(Recorded):
@@ -221,6 +232,7 @@ class RunRecord(Recorded):
                 "correct": count.correct,
                 "total": count.total,
             }
+            | {key: c.accuracy for key, c in (self.result.recall or {}).get(name, {}).items()}
             for name, count in self.result.accuracy.items()
         ]
 

@@ -13,10 +13,13 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, model_serializer, model_validator
 
+from ..adapters.config import AdapterConfig
 from ..core.schema import Strict, canonical
 from ..learning.spec import TrainingSpec
 from ..methods import MethodSpec, get_method
 from ..weights.spec import BackboneSpec
+
+Task = Literal["classification", "retrieval", "texts"]
 
 
 class RunSpec(Strict):
@@ -28,8 +31,12 @@ class RunSpec(Strict):
     has none of the latter. draw 'imported': the images that a file names (see
     data.draw_files); the spec holds the checksum of what is drawn, not the file's place.
     skip_unreadable: leave out images that are missing or do not decode.
+    task: what is learnt and counted. 'retrieval': each class is a caption, and images and captions
+    are looked for by one another (see learning.evaluation). 'texts': texts are classified, which go
+    through the text tower as the class names do.
     deterministic False: a GPU may use kernels that do not repeat bit for bit; written and hashed
-    only then, so that the keys of all other runs are what they were before there was a choice.
+    only then, and so is a task other than classification, so that the keys of all other runs are
+    what they were before there was a choice.
     """
 
     dataset: str
@@ -46,12 +53,14 @@ class RunSpec(Strict):
     evaluate_on: tuple[str, ...] = Field(min_length=1)
     skip_unreadable: bool = False
     deterministic: bool = True
+    task: Task = "classification"
 
     @model_serializer(mode="wrap")
     def _without_the_default(self, handler: Callable[[RunSpec], dict[str, Any]]) -> dict[str, Any]:
         data = handler(self)
-        if self.deterministic:
-            del data["deterministic"]
+        for name, usual in _UNSAID.items():
+            if data[name] == usual:
+                del data[name]
         return data
 
     @model_validator(mode="after")
@@ -94,6 +103,23 @@ class RunSpec(Strict):
                 "use training=None"
             )
 
+        if self.task != "classification" and method.trains:
+            self._check_task(method)
+
+    def _check_task(self, method: Any) -> None:
+        if not issubclass(method.Settings, AdapterConfig):
+            raise ValueError(
+                f"method {self.method.name} is for the classification of images; for task "
+                f"{self.task} use zero_shot or a method of adapters, such as lora or block_lora"
+            )
+        towers = list(self.method.settings["towers"])
+        assert self.training is not None  # as `_check_method` has seen
+        if self.task == "texts" and (self.training.augment != "none" or towers != ["text"]):
+            raise ValueError(
+                f"task texts with augment={self.training.augment!r} and towers={towers}: texts are "
+                "not cropped and go through the text tower; use augment: none and towers: [text]"
+            )
+
     @property
     def sets(self) -> tuple[str, ...]:
         """Every set that the run reads, the training set first; what data_checksum covers."""
@@ -103,8 +129,9 @@ class RunSpec(Strict):
     def canonical(self) -> str:
         """The JSON text that is hashed; a grid's runs share the texts of their parts."""
         facts = {name: getattr(self, name) for name in _FIELDS}
-        if self.deterministic:
-            del facts["deterministic"]
+        for name, usual in _UNSAID.items():
+            if facts[name] == usual:
+                del facts[name]
         written = (
             f'"{name}":{value.canonical if value and name in _PARTS else canonical(value)}'
             for name, value in facts.items()
@@ -127,6 +154,7 @@ class RunSpec(Strict):
 
 
 _FIELDS = sorted(RunSpec.model_fields)
+_UNSAID = {"deterministic": True, "task": "classification"}  # written where they are another
 _PARTS = ("backbone", "method", "training")  # models themselves
 
 

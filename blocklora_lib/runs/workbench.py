@@ -23,12 +23,13 @@ from ..data.image_files import ImageFiles
 from ..data.roots import checksum as data_checksum
 from ..learning.evaluation import same_prompts
 from ..learning.feature_cache import FeatureCache, Source
+from ..learning.texts import TextBackbone
 from ..methods import get_method
 from ..weights.spec import BackboneSpec
 from .code_digest import code_digest
 from .images import RunImages, check_shots, draw_of
 from .record import MachineFailure
-from .spec import RunSpec
+from .spec import RunSpec, Task
 
 
 @dataclass
@@ -61,10 +62,12 @@ class Workbench:
         """The device that `device` names."""
         return resolve_device(self.device)
 
-    def backbone(self, spec: BackboneSpec) -> Backbone:
+    def backbone(self, spec: BackboneSpec, task: Task = "classification") -> Backbone:
+        """The loaded model; of texts, as their encoder."""
         if spec not in self._backbones:
             self._backbones[spec] = load_backbone(spec, self.device)
-        return self._backbones[spec]
+        found = self._backbones[spec]
+        return TextBackbone.of(found) if task == "texts" else found
 
     def dataset(self, name: str) -> Dataset:
         if name not in self._datasets:
@@ -86,6 +89,7 @@ class Workbench:
                 "restore the data"
             )
         self._refuse_other_classes(spec)
+        self._refuse_other_content(spec)
         method = spec.method.load()
         for name in spec.sets:
             method.check(self.backbone(spec.backbone), self.dataset(name).classes)
@@ -183,6 +187,15 @@ class Workbench:
                     f"method {spec.method.name} learns a classifier of the classes of "
                     f"{spec.dataset} and cannot tell those of {other.name}; leave it out of "
                     "experiments with evaluate_on: targets"
+                )
+
+    def _refuse_other_content(self, spec: RunSpec) -> None:
+        wanted = "texts" if spec.task == "texts" else "images"
+        for manifest in (self.dataset(name).manifest for name in spec.sets):
+            if manifest.holds != wanted:
+                raise ValueError(
+                    f"{manifest.name} holds {manifest.holds}, and task {spec.task} takes {wanted}; "
+                    "give the experiment another task, or other datasets"
                 )
 
     def _validation(self, spec: RunSpec) -> tuple[str, torch.Tensor] | None:

@@ -17,9 +17,8 @@ from pathlib import Path
 from ..core.files import user_path
 from ..core.paths import POCKET_MODEL, bundled
 from ..data.content import file_digests
-from .spec import BackboneSpec
+from .spec import BUNDLED, BackboneSpec
 
-POCKET = "PocketCLIP"  # registered with open_clip under its config file's name
 CONFIG = "open_clip_config.json"  # beside a checkpoint: how its model looks at images
 ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 # Which of several checkpoints in a folder is meant; open_clip's own order.
@@ -62,14 +61,15 @@ def weight_files(spec: BackboneSpec) -> list[Path]:
 
     Raises OSError or ValueError, in a sentence, if the checkpoint is not there or is not one file.
     """
-    files = [bundled(POCKET_MODEL / "pocketclip.json")] if spec.name == POCKET else []
+    own = BUNDLED.get(spec.name)
+    files = [bundled(POCKET_MODEL / f"{own}.json")] if own else []
     if spec.pretrained == "bundled":
-        if spec.name != POCKET:
+        if own is None:
             raise ValueError(
                 f"backbone {spec.name} has no bundled weights; "
-                f"only {POCKET} is, others take a tag or path"
+                f"only {', '.join(BUNDLED)} have, others take a tag or path"
             )
-        files.append(POCKET_MODEL / "pocketclip.safetensors")
+        files.append(POCKET_MODEL / f"{own}.safetensors")
     elif is_path(spec.pretrained):
         path = _checkpoint(spec)
         files += [path.with_name(CONFIG)] if path.with_name(CONFIG).is_file() else []

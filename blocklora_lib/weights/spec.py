@@ -9,6 +9,14 @@ from pydantic import BeforeValidator
 
 from ..core.schema import Strict
 
+# The models that the project ships -> stem of their config and weights in pocket/model, and the
+# name under which open_clip knows them once the config is registered.
+BUNDLED = {
+    "PocketCLIP": "pocketclip",
+    "PocketSigmoid": "pocketsigmoid",
+    "PocketCoCa": "pocketcoca",
+}
+
 
 def _digest(value: Any) -> Any:
     """Small letters, as hashlib writes them; ValueError for a shortened or other text."""
@@ -24,8 +32,8 @@ def _digest(value: Any) -> Any:
 class BackboneSpec(Strict):
     """Which CLIP, with which weights.
 
-    pretrained: 'bundled' (the project's PocketCLIP), a tag of open_clip, the path of a checkpoint
-    or of a folder that holds one, or 'none' (random weights, always the same ones).
+    pretrained: 'bundled' (of the project's models), a tag of open_clip, the path of a checkpoint or
+    of a folder that holds one, or 'none' (random weights, always the same ones).
     """
 
     name: str

@@ -23,8 +23,8 @@ from open_clip.pretrained import (
 from ..core.files import user_path
 from ..core.paths import POCKET_MODEL, bundled
 from ..core.schema import UnknownName, near
-from .files import POCKET, sha256, stamps
-from .spec import BackboneSpec
+from .files import sha256, stamps
+from .spec import BUNDLED, BackboneSpec
 
 FOLDER = "BLOCKLORA_WEIGHTS"  # a folder of one's own for files that were fetched by hand
 OPENAI_CACHE = "~/.cache/clip"  # where OpenAI's code, and open_clip's for addresses, keep downloads
@@ -87,15 +87,14 @@ class Offer:
 
 
 def open_clip_name(name: str) -> str:
-    """Return open_clip's name of a backbone; PocketCLIP's config is made known to it first.
+    """Return open_clip's name of a backbone; a bundled one's config is made known to it first.
 
     Raises ValueError for a name that is no architecture, with the near ones.
     """
-    config = POCKET_MODEL / "pocketclip.json"
-    if name == POCKET:
-        if config.stem not in open_clip.list_models():
-            open_clip.add_model_config(bundled(config))
-        return config.stem
+    if own := BUNDLED.get(name):
+        if own not in open_clip.list_models():
+            open_clip.add_model_config(bundled(POCKET_MODEL / f"{own}.json"))
+        return own
     if name.startswith(("hf-hub:", "local-dir:")):
         place = name.partition(":")[2]
         known = [
@@ -108,7 +107,7 @@ def open_clip_name(name: str) -> str:
             f"name of the architecture: say {known[0] if known else 'name: (such as ViT-B-16)'}"
             + ("" if known else " and pretrained: the checkpoint's path or its folder")
         )
-    known = [POCKET, *(m for m in open_clip.list_models() if m != config.stem)]
+    known = [*BUNDLED, *(m for m in open_clip.list_models() if m not in BUNDLED.values())]
     if name not in known:
         raise UnknownName("backbone", name, known)
     return name

@@ -18,7 +18,8 @@ from blocklora_lib.weights.spec import BackboneSpec
 
 POCKET = ROOT / "pocket"
 WEIGHTS = POCKET / "model" / "pocketclip.safetensors"
-MANIFESTS = {name: m for name, m in all_manifests().items() if m.kind == "bundle"}
+BUNDLES = {name: m for name, m in all_manifests().items() if m.kind == "bundle"}
+MANIFESTS = {name: m for name, m in BUNDLES.items() if m.role != "task"}
 EVALUATION = json.loads((POCKET / "model" / "evaluation.json").read_text())["sets"]
 MEBI = 2**20
 
@@ -64,8 +65,21 @@ def test_a_bundle_is_what_its_manifest_says_and_no_object_crosses_splits(name):
         assert torch.bincount(data.labels("train")).min() >= 16
 
 
+def test_sets_of_other_tasks_share_nothing_between_what_is_trained_on_and_what_is_asked():
+    known, new = (pd.read_parquet(BUNDLES[n].path) for n in ("emoji_names", "emoji_names_new"))
+    assert not set(known["group"]) & set(new["group"])
+    assert not set(BUNDLES["emoji_names"].classes) & set(BUNDLES["emoji_names_new"].classes)
+    assert known.groupby("split")["source"].unique().map(set).to_dict() == {
+        "test": {"twemoji"}, "train": {"noto", "fluent-emoji"},
+    }  # fmt: skip
+    texts = pd.read_parquet(BUNDLES["definitions"].path)
+    assert not texts["text"].duplicated().any()
+    counts = texts.groupby(["split", "label"]).size().groupby("split").unique().map(list)
+    assert counts.to_dict() == {"train": [32], "val": [8], "test": [40]}
+
+
 def test_bundles_and_weights_stay_small():
-    assert sum(m.path.stat().st_size for m in MANIFESTS.values()) < 30 * MEBI
+    assert sum(m.path.stat().st_size for m in BUNDLES.values()) < 30 * MEBI
     assert WEIGHTS.stat().st_size < 20 * MEBI
     with safe_open(WEIGHTS, "pt") as file:
         assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float16}  # noqa: SIM118
@@ -73,7 +87,7 @@ def test_bundles_and_weights_stay_small():
 
 def test_every_licence_has_its_text_and_every_set_its_credit():
     credits = (POCKET / "ATTRIBUTION.md").read_text()
-    for manifest in MANIFESTS.values():
+    for manifest in BUNDLES.values():
         assert f"`{manifest.file}`" in credits
         for source in manifest.sources:
             assert source.attribution in credits

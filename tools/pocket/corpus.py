@@ -1,7 +1,7 @@
 """PocketCLIP's training pairs: drawings with captions, none of them an evaluated image or close to
 one.
 
-    python tools/pocket/corpus.py CACHE        writes CACHE/corpus/{images.npy,captions.json}
+    python tools/pocket/corpus.py CACHE [JOBS]   writes CACHE/corpus/{images.npy,captions.json}
 
 Captions of a pair: names (what the drawing is called), tags (keywords) and kinds (category words;
 where a word of the name is the Unicode name of an emoji, the class of that emoji). The vendors of
@@ -16,6 +16,8 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from functools import partial
+from multiprocessing import Pool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,19 +112,18 @@ def kinds_of(name: str, classes: dict[str, str]) -> list[str]:
     return found[:2]
 
 
-def icons(cache: Path, classes: dict[str, str]) -> Iterator[Pair]:
-    """Icons of the packs that no evaluated set draws from."""
-    for pack_name, pattern in PACKS.items():
-        pack = IconPack(cache, pack_name)
-        for icon in pack.names:
-            if not re.search(pattern, icon) or pack.categories.get(icon) == "brand / logo":
-                continue
-            name = STYLE.sub("", STYLE.sub("", icon)).replace("-", " ").strip()
-            image = fit(pack.image(icon))
-            if name and image is not None and image.std() >= 4:
-                category = pack.categories.get(icon, "")
-                kinds = [category] if category and category not in EMPTY_CATEGORIES else []
-                yield Pair(image, [name], [], kinds + kinds_of(name, classes), pack_name)
+def icons(cache: Path, pack_name: str) -> Iterator[Pair]:
+    """Icons of a pack that no evaluated set draws from."""
+    pack, classes = IconPack(cache, pack_name), words_to_classes(cache)
+    for icon in pack.names:
+        if not re.search(PACKS[pack_name], icon) or pack.categories.get(icon) == "brand / logo":
+            continue
+        name = STYLE.sub("", STYLE.sub("", icon)).replace("-", " ").strip()
+        image = fit(pack.image(icon))
+        if name and image is not None and image.std() >= 4:
+            category = pack.categories.get(icon, "")
+            kinds = [category] if category and category not in EMPTY_CATEGORIES else []
+            yield Pair(image, [name], [], kinds + kinds_of(name, classes), pack_name)
 
 
 # Photographs that no evaluated image is cut from.
@@ -178,9 +179,9 @@ SKIPPED_FOLDERS = (
 )
 
 
-def openclipart(cache: Path, classes: dict[str, str]) -> Iterator[Pair]:
+def openclipart(cache: Path) -> Iterator[Pair]:
     """Openclipart outside the evaluated folders, captioned by title, keywords and folder."""
-    folder = cache / OPENCLIPART
+    folder, classes = cache / OPENCLIPART, words_to_classes(cache)
     evaluated = {sub for folders in CLIPART.values() for sub in folders.split()}
     for path in sorted(folder.rglob("*.svg")):
         place = str(path.parent.relative_to(folder))
@@ -255,18 +256,20 @@ def close_to_evaluated(images: np.ndarray, evaluated: np.ndarray) -> np.ndarray:
     return close
 
 
-def main(cache: Path) -> None:
+def drawn(source: partial[Iterator[Pair]]) -> list[Pair]:
+    """All pairs of a source."""
+    return list(source())
+
+
+def main(cache: Path, jobs: int = 1) -> None:
     """Collect the pairs, drop what is close to an evaluated image and what occurs twice, write the
-    corpus.
+    corpus. Sources are drawn in `jobs` processes; the pairs and their order are the same.
     """
-    classes = words_to_classes(cache)
-    sources = [icons(cache, classes), emoji_pairs(cache), openclipart(cache, classes)]
-    sources += [other_flags(cache), characters(cache)]
-    pairs = [
-        pair
-        for source in sources
-        for pair in tqdm(source, desc="pairs", unit="pair", mininterval=5)
-    ]
+    sources = [partial(icons, cache, pack) for pack in PACKS]
+    sources += [partial(s, cache) for s in (emoji_pairs, openclipart, other_flags, characters)]
+    with Pool(jobs) as pool:
+        drawings = tqdm(pool.imap(drawn, sources), desc="sources", total=len(sources))
+        pairs = [pair for source in drawings for pair in source]
     images = np.stack([pair.image for pair in pairs])
     bundles = sorted((ROOT / "pocket" / "images").glob("*.parquet"))
     encoded = [data for path in bundles for data in pd.read_parquet(path, columns=["image"]).image]
@@ -295,4 +298,4 @@ def main(cache: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -1,10 +1,12 @@
-"""Hold PocketCLIP against chance, the majority class and a pixel probe on every pocket set; write
+"""Hold a family against chance, the majority class and a pixel probe on every pocket set; write
 its card.
 
-    python tools/pocket/evaluate.py CACHE    pocket/model/evaluation.json and pocket/model/README.md
+    python tools/pocket/evaluate.py CACHE [FAMILY]     pocket/model/NAME.md and NAME_evaluation.json
+
+PocketCLIP's, the default, are README.md and evaluation.json.
 
 Probes are logistic regressions on 16 images a class, the strength of their penalty chosen by
-cross-validation on those images, mean of three draws: one on PocketCLIP's frozen image features,
+cross-validation on those images, mean of three draws: one on the family's frozen image features,
 one on 16 x 16 pixels and a colour histogram (what a model must beat to be worth its name). A
 variant is tested with the source set's probes.
 """
@@ -32,7 +34,7 @@ from blocklora_lib.clip.backbone import load_backbone  # noqa: E402
 from blocklora_lib.data.dataset import load_dataset  # noqa: E402
 from blocklora_lib.data.manifest_files import all_manifests  # noqa: E402
 from blocklora_lib.data.sampling import draw  # noqa: E402
-from blocklora_lib.weights.spec import BackboneSpec  # noqa: E402
+from blocklora_lib.weights.spec import BUNDLED, BackboneSpec  # noqa: E402
 
 SHOTS, SEEDS = 16, (1, 2, 3)
 COLUMNS = (
@@ -68,10 +70,10 @@ def probe(train: np.ndarray, labels: np.ndarray) -> GridSearchCV:
     return GridSearchCV(pipeline, grid, cv=3).fit(train, labels)
 
 
-def evaluate() -> dict[str, dict]:
-    """Accuracies in percent for every bundled set."""
+def evaluate(family: str) -> dict[str, dict]:
+    """Accuracies in percent for every bundled set of classification."""
     warnings.simplefilter("ignore", ConvergenceWarning)
-    backbone = load_backbone(BackboneSpec(name="PocketCLIP", pretrained="bundled"), "cpu")
+    backbone = load_backbone(BackboneSpec(name=family, pretrained="bundled"), "cpu")
 
     @torch.inference_mode()
     def features(images: torch.Tensor) -> np.ndarray:
@@ -91,7 +93,8 @@ def evaluate() -> dict[str, dict]:
         ]
 
     result = {}
-    manifests = {name: m for name, m in all_manifests().items() if m.kind == "bundle"}
+    bundles = {name: m for name, m in all_manifests().items() if m.kind == "bundle"}
+    manifests = {name: m for name, m in bundles.items() if m.role != "task"}
     for name, manifest in tqdm(manifests.items(), desc="sets"):
         data = load_dataset(name)
         test, labels = data.images("test"), data.labels("test").numpy()
@@ -112,24 +115,28 @@ def evaluate() -> dict[str, dict]:
     return result
 
 
-def curve(cache: Path, stage: str) -> dict:
-    """First and last line of a training curve."""
-    lines = [
-        json.loads(line) for line in (cache / "train" / f"{stage}.jsonl").read_text().splitlines()
-    ]
-    return dict(seen=lines[-1]["seen"], hours=round(lines[-1]["seconds"] / 3600, 2))
+def curve(cache: Path, family: str, stage: str) -> dict:
+    """What a training curve ends with; nothing was trained where there is none."""
+    path = cache / "train" / family / f"{stage}.jsonl"
+    if not path.exists():
+        return dict(seen=0, hours=0.0)
+    last = json.loads(path.read_text().splitlines()[-1])
+    return dict(seen=last["seen"], hours=round(last["seconds"] / 3600, 2))
 
 
-def main(cache: Path) -> None:
+def main(cache: Path, family: str = "PocketCLIP") -> None:
     """Evaluate, and write the numbers and the card."""
-    sets = evaluate()
+    sets, stem = evaluate(family), BUNDLED[family]
     corpus = json.loads((cache / "corpus" / "summary.json").read_text())
     folder = ROOT / "pocket" / "model"
-    facts = dict(sets=sets, corpus=corpus, text=curve(cache, "text"), image=curve(cache, "image"))
-    (folder / "evaluation.json").write_text(json.dumps(facts, indent=1) + "\n")
+    text, image = (curve(cache, family, stage) for stage in ("text", "image"))
+    facts = dict(sets=sets, corpus=corpus, text=text, image=image)
+    first = family == "PocketCLIP"
+    numbers, page = ("evaluation.json", "README.md") if first else (f"{stem}_evaluation.json", "")
+    (folder / numbers).write_text(json.dumps(facts, indent=1) + "\n")
     titles = {name: m.title for name, m in all_manifests().items()}
     rows = [[titles[name], *(row[column] for column in COLUMNS)] for name, row in sets.items()]
-    card = Path(__file__).with_name("model_card.md").read_text()
+    card = (Path(__file__).parent / "cards" / f"{family}.md").read_text()
     card = card.format(
         table="\n".join(f"| {' | '.join(map(str, row))} |" for row in rows),
         kept=f"{corpus['kept']:,}",
@@ -140,9 +147,9 @@ def main(cache: Path) -> None:
         images=f"{facts['image']['seen']:,}",
         image_hours=facts["image"]["hours"],
     )
-    (folder / "README.md").write_text(card)
+    (folder / (page or f"{stem}.md")).write_text(card)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

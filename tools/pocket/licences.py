@@ -30,6 +30,8 @@ def write_licences(cache: Path, manifests: Path, pocket: Path) -> None:
             text = json.loads((texts / f"{licence}.json").read_text())["licenseText"]
             stripped = [line.rstrip() for line in text.strip().splitlines()]
             (folder / f"{licence}.txt").write_text("\n".join(stripped) + "\n")
+    copied = cache / "deb/wordnet-base/usr/share/doc/wordnet-base/copyright"  # SPDX has no such
+    (folder / "LicenseRef-WordNet-3.0.txt").write_text(copied.read_text())
     packages = {source["package"] for source in sources}
     debian = {name.removeprefix("debian:") for name in packages if name.startswith("debian:")}
     for package in sorted(debian - {"fonts-*"} | {f"fonts-{name}" for name in LETTER_PACKAGES}):
