@@ -84,8 +84,7 @@ def execute(
                 predictor = spec.method.load().fit(context)
                 budget = _budget(predictor, backbone.passes - before)
             with _timed(seconds, "evaluate"):
-                train = None
-                few = context.features() if context.source else context.images
+                train, few = None, context.features() if context.source else context.images
                 if few is not None and context.labels is not None:
                     data = bench.dataset(spec.dataset)
                     train = evaluate_images(predictor, backbone, data, few, context.labels)
