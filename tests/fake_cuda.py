@@ -344,7 +344,8 @@ def on_meta(function: Any) -> Any:
 
 def stay_here(monkeypatch: Any) -> None:
     """Let the library do in this thread what it would do in others, which have no stand-in."""
-    for module in ("learning.loop", "learning.evaluation", "measure.gpu_acceptance"):
+    reading = ("learning.loop", "learning.evaluation", "runs.classifier")
+    for module in (*reading, "measure.gpu_acceptance"):
         monkeypatch.setattr(f"blocklora_lib.{module}.ahead", iter)
     for module in ("inference", "step_costs", "training_step"):
         monkeypatch.setattr(f"blocklora_lib.measure.{module}.peak_memories", _measured_here)
