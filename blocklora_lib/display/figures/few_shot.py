@@ -45,7 +45,7 @@ def accuracy_by_shots(
         shows_chance(part, 100 * chance[s]) for s, part in summary.groupby("dataset") if s in chance
     ]
     handles = method_handles(summary, chance=any(near))
-    width = TEXT_WIDTH * (1 if columns > 2 else 0.3 + 0.2 * columns)
+    width = TEXT_WIDTH * (1 if columns > 2 else 0.7)  # of one panel: the footer's
     figure = new_figure(width, 1.42 * lines + 0.44)
     grid = figure.subplots(lines, columns, squeeze=False)
     for i, axes in enumerate(grid.flat):
