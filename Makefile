@@ -21,7 +21,7 @@ export PROFILE NOTEBOOKS JOBS PYTHON
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE  ?= 1
 
-.PHONY: help setup reproduce test test-all test-fast test-faults test-lock gpu-check lint docs notebooks clean lock reference
+.PHONY: help setup reproduce test test-all test-fast test-faults test-lock gpu-check lint docs notebooks paper clean lock reference
 help:
 	@echo "make reproduce [PROFILE=pocket] [NOTEBOOKS=\"01_method 08_few_shot\"] [JOBS=2] | test | test-all | test-fast | lint | notebooks | clean"
 	@echo "make gpu-check: measure and judge a GPU before a reproduction on it; under ten minutes"
@@ -62,6 +62,14 @@ lint: setup
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
+# The reproduction report of a results folder, by default the reference run's, as build/paper/report.pdf. Needs LaTeX (see README.md).
+RESULTS ?= results/reference/pocket-full
+export RESULTS
+paper: setup
+	@command -v latexmk >/dev/null && command -v pdflatex >/dev/null || { echo "error: make paper needs latexmk and pdflatex; README.md names the packages" >&2; exit 2; }
+	@$(PY) -m blocklora_lib.cli paper "$$RESULTS" build/paper
+	@cd build/paper && latexmk -pdf -silent -interaction=nonstopmode -halt-on-error report.tex && echo build/paper/report.pdf
 
 notebooks: setup
 	$(PY) -m jupyter lab notebooks

@@ -13,9 +13,10 @@ from .data import data_app
 from .grid import grid, rates
 from .kept import evaluate, merge, predict
 from .options import OneSentence, ResultsOption, own_folder, path
+from .paper import export, paper
 from .peft import peft_app
 from .progress import outcome
-from .records import architectures, records_app, reference
+from .records import architectures, diff, records_app, reference
 from .run_options import (
     DeviceOption,
     FastOption,
@@ -45,6 +46,9 @@ app.add_typer(records_app, name="records")
 app.add_typer(peft_app, name="peft")
 app.command()(architectures)
 app.command()(reference)
+app.command()(diff)
+app.command()(export)
+app.command()(paper)
 app.command()(grid)
 app.command()(rates)
 app.command()(predict)

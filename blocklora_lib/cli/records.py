@@ -102,3 +102,21 @@ def architectures(
         write_record(frame, record)
     if not frame["right"].eq(True).all():
         raise typer.Exit(1)
+
+
+def diff(
+    a: Annotated[Path, typer.Argument(parser=path, help="Results folder, or Parquet of records.")],
+    b: Annotated[Path, typer.Argument(parser=path, help="The one to hold against it.")],
+) -> None:
+    """Tell two results folders apart: settings, versions, accuracies, and whether by chance.
+
+    Exit code 1 if damaged records are left out.
+    """
+    from ..suite.difference import difference
+
+    text, damaged = difference(a, b)
+    typer.echo(text, nl=False)
+    for line in damaged:
+        typer.echo(f"left out: {line}", err=True)
+    if damaged:
+        raise typer.Exit(1)

@@ -19,6 +19,29 @@ _NUMBER = re.compile(
 SENTENCE = 40  # characters beyond which a cell is a sentence, whose lines are broken
 
 
+# characters of the suite's texts that LaTeX's fonts lack, as it writes them
+SYMBOLS = {
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "–": "--",
+    "Δ": r"$\Delta$",
+    "Σ": r"$\Sigma$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "·": r"$\cdot$",
+    "α": r"$\alpha$",
+    "β": r"$\beta$",
+    "δ": r"$\delta$",
+    "σ": r"$\sigma$",
+    "ᵀ": r"$^\top$",
+    "²": r"$^2$",
+    "‖": r"$\|$",
+    "→": r"$\to$",
+    "−": r"$-$",
+    "√": r"$\surd$",
+}
+
+
 @dataclass(frozen=True)
 class Table:
     """tidy: the numbers (CSV); shown: cells as a reader sees them; latex: a booktabs tabular."""
@@ -87,7 +110,7 @@ def shots_of(k: int) -> str:
 
 
 def escape_latex(text: object) -> str:
-    """Return text in one line, with LaTeX's special characters escaped."""
+    """Return text in one line, its special characters and symbols as LaTeX's commands."""
     special = {
         "\\": r"\textbackslash{}",
         "&": r"\&",
@@ -99,17 +122,9 @@ def escape_latex(text: object) -> str:
         "}": r"\}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
-        "±": r"$\pm$",
-        "×": r"$\times$",
-        "–": "--",
-        "Δ": r"$\Delta$",
-        "Σ": r"$\Sigma$",
-        "≤": r"$\le$",
-        "≥": r"$\ge$",
-        "·": r"$\cdot$",
     }
     # one line: what follows a line end, in a comment above all, would be read as LaTeX
-    return "".join(special.get(character, character) for character in one_line(text))
+    return "".join((special | SYMBOLS).get(character, character) for character in one_line(text))
 
 
 def one_line(text: object) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import (
     ValidationError,
@@ -24,6 +24,7 @@ from .spec import RunSpec
 if TYPE_CHECKING:
     from pandas import DataFrame
 from .record import RunRecord, frame, in_order
+from .sealed import unseal
 
 
 class RunStore:
@@ -117,6 +118,24 @@ class RunStore:
             except DamagedRecord as error:
                 damaged.append(error)
         return in_order(found), damaged
+
+    def facts(self) -> tuple[list[dict[str, Any]], list[DamagedRecord]]:
+        """Return all records as JSON, and what is wrong with files that are none.
+
+        As `read`, many times faster: by checksum alone, which a record that was written whole has.
+        """
+        found, damaged = [], []
+        for name in self._names():
+            path = (self.file if self._packed is not None else self.folder) / name
+            try:
+                packed = self._packed
+                text = read_text(path) if packed is None else packed[name.removesuffix(".json")]
+                found.append(unseal(text))
+            except (ValueError, OSError, KeyError) as error:
+                if isinstance(error, OSError) and not holds_none(error):
+                    raise
+                damaged.append(DamagedRecord(path, error))
+        return found, damaged
 
     def records(self, status: Literal["done", "failed"] | None = None) -> list[RunRecord]:
         """All records, sorted by what they ran; `status` keeps one kind. DamagedRecord names the

@@ -72,6 +72,9 @@ def keep(profile: str, results: str | Path = "") -> Path:
         for name in executed:  # whose the tables are, and what was checked
             index = read_json(folder / "notebooks" / f"{name}.json")
             kept = {key: index[key] for key in ("notebook", "profile", "note", "checks", "claims")}
+            for kind in ("figures", "tables"):  # what `blocklora export` writes below them
+                said = [{k: entry[k] for k in ("name", "caption")} for entry in index[kind]]
+                kept[kind] = said
             text = json.dumps(kept, indent=1, ensure_ascii=False) + "\n"
             write_whole(Path(new, "notebooks", f"{name}.json"), text)
         shutil.rmtree(place, ignore_errors=True)

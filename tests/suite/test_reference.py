@@ -135,7 +135,7 @@ def kept(tmp_path, monkeypatch):
     for name in notebook_names():
         nbformat.write(executed(), results / "notebooks" / f"{name}.ipynb")
         index = dict(notebook=name, profile="smoke", note=None, checks=[], claims=[])
-        exports = dict(figures=[], tables=[{"html": "<table>"}])
+        exports = dict(figures=[], tables=[dict(name="t", caption="A table.", html="<table>")])
         (results / "notebooks" / f"{name}.json").write_text(json.dumps(index | exports))
     store = RunStore(results / "runs")
     write_records(load_profile("smoke"), store.folder, ["few_shot"])

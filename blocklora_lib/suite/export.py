@@ -1,0 +1,104 @@
+"""`blocklora export`: a results folder's figures and tables for a paper of one's own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..core.files import read_text, write_whole
+from ..core.json_data import read_json, undamaged
+from ..core.schema import UnknownName
+from ..display.venues import VENUES, Venue, figure_float, placed, prose, table_floats
+
+PNG_PIXELS = 220  # an inch, of exported figures (see display.style)
+USES = r"% \usepackage{graphicx,booktabs,array}"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One figure or table of a results folder: 'figures' or 'tables', 'NOTEBOOK/NAME', files."""
+
+    kind: str
+    name: str
+    stem: Path
+    caption: str
+
+    @property
+    def label(self) -> str:
+        """Its label in LaTeX."""
+        return f"{'fig' if self.kind == 'figures' else 'tab'}:{self.name.replace('/', ':')}"
+
+    def latex(self, venue: Venue, file: str = "") -> str:
+        """Return its float. file: of a figure, as \\includegraphics is to find it."""
+        if self.kind == "tables":
+            text = read_text(self.stem.with_suffix(".tex"))
+            return table_floats(text, prose(self.caption), self.label, venue)
+        with Image.open(self.stem.with_suffix(".png")) as image:
+            place = placed(image.width / PNG_PIXELS, venue)
+        return figure_float(file, place, prose(self.caption), self.label, venue)
+
+
+def exports(folder: Path) -> dict[str, Exported]:
+    """Return what a results folder has, by 'figures/NOTEBOOK/NAME' or 'tables/NOTEBOOK/NAME'."""
+    found = {}
+    for kind, ending in (("figures", "pdf"), ("tables", "tex")):
+        for path in sorted((folder / kind).glob(f"*/*.{ending}")):
+            name = f"{path.parent.name}/{path.stem}"
+            caption = _caption(folder, kind, path.parent.name, path.stem)
+            found[f"{kind}/{name}"] = Exported(kind, name, path.with_suffix(""), caption)
+    if not found:
+        raise FileNotFoundError(
+            f"{folder} has neither figures nor tables; `blocklora reproduce` makes them, and "
+            "results/reference/pocket-full is a folder that has them"
+        )
+    return found
+
+
+def _caption(folder: Path, kind: str, notebook: str, name: str) -> str:
+    path = folder / "notebooks" / f"{notebook}.json"
+    if path.is_file():
+        with undamaged(str(path), f"delete it, and execute notebook {notebook} again"):
+            index: Any = read_json(path)
+            for entry in index.get(kind, ()):
+                if entry["name"] == name:
+                    return str(entry["caption"])
+    return f"{name.replace('_', ' ')}, of notebook {notebook}."
+
+
+def chosen(found: dict[str, Exported], wanted: Iterable[str], kind: str) -> Iterator[Exported]:
+    """Yield what is asked for: 'NOTEBOOK/NAME', 'NOTEBOOK' for all of its, or 'all'."""
+    names = [one.name for one in found.values() if one.kind == kind]
+    for word in wanted:
+        mine = [n for n in names if word in ("all", n, n.partition("/")[0])]
+        if not mine:
+            raise UnknownName(f"{kind.removesuffix('s')} of this results folder", word, names)
+        yield from (found[f"{kind}/{name}"] for name in mine)
+
+
+def export(
+    folder: Path, venue: str, to: Path, figures: Sequence[str] = (), tables: Sequence[str] = ()
+) -> list[Path]:
+    """Write floats of figures and tables for a venue; return the files that are to be \\input.
+
+    A figure's PDF lies beside its float. A float names it as TO/NAME.pdf, so that \\input works
+    from the folder in which `to` was given.
+    """
+    if venue not in VENUES:
+        raise UnknownName("venue", venue, VENUES)
+    if not (figures or tables):
+        raise ValueError("nothing is asked for; say --figures or --tables NOTEBOOK/NAME, or all")
+    found, written = exports(folder), []
+    parts = [*chosen(found, figures, "figures"), *chosen(found, tables, "tables")]
+    for one in dict.fromkeys(parts):
+        file = to / f"{one.label.replace(':', '-')}.tex"
+        if one.kind == "figures":
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(one.stem.with_suffix(".pdf"), file.with_suffix(".pdf"))
+        text = one.latex(VENUES[venue], file.with_suffix(".pdf").as_posix())
+        written.append(write_whole(file, f"{USES}\n{text}"))
+    return written
