@@ -158,7 +158,9 @@ def bare(wheel, metadata, tmp_path_factory) -> Path:
 def test_it_asks_for_torch_safetensors_and_pydantic_alone(metadata):
     wanted = [Requirement(r) for r in metadata.get_all("Requires-Dist")]
     assert {r.name for r in wanted if not r.marker} == {"torch", "safetensors", "pydantic"}
-    assert {"suite", "test", "docs", "cluster"} == set(metadata.get_all("Provides-Extra"))
+    assert {"suite", "test", "docs", "cluster", "hugging-face"} == set(
+        metadata.get_all("Provides-Extra")
+    )
 
 
 def test_it_holds_every_module_the_templates_and_the_mark_of_a_typed_package(wheel):
