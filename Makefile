@@ -63,11 +63,11 @@ lint: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
-# The reproduction report of a results folder, by default the reference run's, as build/paper/report.pdf. Needs LaTeX (see README.md).
+# The reproduction report of a results folder, by default the reference run's, as build/paper/report.pdf. Needs LaTeX (see docs/results.md).
 RESULTS ?= results/reference/pocket-full
 export RESULTS
 paper: setup
-	@command -v latexmk >/dev/null && command -v pdflatex >/dev/null || { echo "error: make paper needs latexmk and pdflatex; README.md names the packages" >&2; exit 2; }
+	@command -v latexmk >/dev/null && command -v pdflatex >/dev/null || { echo "error: make paper needs latexmk and pdflatex; docs/results.md names the packages" >&2; exit 2; }
 	@$(PY) -m blocklora_lib.cli paper "$$RESULTS" build/paper
 	@cd build/paper && latexmk -pdf -silent -interaction=nonstopmode -halt-on-error report.tex && echo build/paper/report.pdf
 

@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,8 @@ def run_notebook(
     ) as temporary:
         running = Path(temporary, done.name)
         try:
-            papermill.execute_notebook(
+            _started(
+                papermill.execute_notebook,
                 NOTEBOOKS / f"{name}.ipynb",
                 running,
                 parameters=given,
@@ -109,3 +110,17 @@ def run_notebook(
             f"notebook {name} done in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True
         )
     return done
+
+
+def _started(execute: Callable[..., Any], *notebook: Any, **how: Any) -> None:
+    """Execute a notebook; once more where its kernel ended before it was there.
+
+    Jupyter chooses a kernel's ports before it starts it: of two that start at a time, one may find
+    a port taken.
+    """
+    try:
+        execute(*notebook, **how)
+    except RuntimeError as error:
+        if "died before" not in str(error):
+            raise
+        execute(*notebook, **how)
