@@ -107,8 +107,9 @@ def of_claims(numbers: Numbers, board: Facts) -> None:
     stems = [stem(row["verdict"]) for row in rows]
     numbers.add("profile", board["profile"], "claims.json: profile")
     numbers.add("claims", len(rows), "claims.json: number of claims")
-    for word, name in zip(STEMS, ("confirmed", "contradicted", "open", "notrun"), strict=True):
-        numbers.add(f"claims.{name}", stems.count(word), f"claims.json: verdicts '{word}'")
+    for word in STEMS:
+        name = f"claims.{word.replace(' ', '')}"
+        numbers.add(name, stems.count(word), f"claims.json: verdicts '{word}'")
     decided = stems.count(CONFIRMED) + stems.count(CONTRADICTED)
     numbers.add("claims.decided", decided, "claims.json: verdicts that decide")
     numbers.add("caution", board["caution"], "claims.json: caution")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from blocklora_lib.claims.verdict import STEMS
 from blocklora_lib.core.paths import RESULTS, ROOT
 from blocklora_lib.core.schema import UnknownName
 from blocklora_lib.display.venues import VENUES, placed, prose, table_floats
@@ -84,7 +85,7 @@ def test_numbers_agree_with_other_ways_to_count(folder, board):
     widths = 3 * 12 * (768 + 512)  # q, k, v of both towers of ViT-B/16
     assert found["parameters.lora"] == f"{2 * 2 * widths:,}"
     assert found["parameters.block"] == f"{(1 + 2) * widths:,}"
-    kinds = [found[f"claims.{name}"] for name in ("confirmed", "contradicted", "open", "notrun")]
+    kinds = [found[f"claims.{word.replace(' ', '')}"] for word in STEMS]
     assert sum(map(int, kinds)) == len(board)
     with (REFERENCE / "tables/08_few_shot/paired_differences.csv").open() as file:
         rows = [r for r in csv.DictReader(file) if r["comparison"].startswith("Block-LoRA")]
