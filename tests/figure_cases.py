@@ -36,6 +36,7 @@ from blocklora_lib.display.figures import (
     cost,
     few_shot,
     method,
+    theory,
     timing,
     transfer,
 )
@@ -419,6 +420,16 @@ def spectrum(forms, last, rank):
     return block.spectra(pd.DataFrame(rows))
 
 
+def ratios(optimizers, sizes):
+    rows = [
+        dict(optimizer=name, lawful=i % 2 == 0, n_blocks=n, law=n ** (1 - i), low=n**-0.2)
+        | dict(high=n**1.0, difference=1e-16 * i, control=0.1 * n)
+        for i, name in enumerate(optimizers)
+        for n in sizes
+    ]
+    return theory.ratio_law(pd.DataFrame(rows), 1e-12)
+
+
 def changes(many):
     rows = [
         dict(what="tensor clipping", against="threshold / $\\sqrt{n}$ for B", optimizer="AdamW")
@@ -712,6 +723,10 @@ CASES = {
         ),
     ),
     block.breaks: (lambda: changes(1), lambda: changes(40)),
+    theory.ratio_law: (
+        lambda: ratios(["SGD"], [2]),
+        lambda: ratios([f"norm of the stack {i}" for i in range(30)], [2, 3, 4, 8]),
+    ),
     block.sharing: (lambda: shared([1], [24]), lambda: shared([1, 2, 4, 8, 16], [24, 48, 96])),
     block.readings: (
         lambda: readings(["every direction"], [1]),

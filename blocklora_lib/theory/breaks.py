@@ -96,13 +96,14 @@ def clip_tensors(threshold_a: float, threshold_b: float) -> dict[str, Hook]:
     return {"before_update": act}
 
 
-def norm_scaled() -> dict[str, Hook]:
-    """Scale each tensor's gradient to the tensor's norm, ‖p‖ / ‖g‖, as LARS does."""
+def norm_scaled(degree: float = 1.0) -> dict[str, Hook]:
+    """Give each matrix a step of degree k in its own size, ‖p‖^k g / ‖g‖; k = 1: as LARS does."""
 
     def act(adapters: AdapterSet, step: int) -> None:
         for parameter in adapters.parameters():
             grad = gradient(parameter)
-            grad *= parameter.detach().norm() / grad.norm()
+            size, length = (p.norm(dim=(-2, -1), keepdim=True) for p in (parameter.detach(), grad))
+            grad *= size**degree / length
 
     return {"before_update": act}
 
