@@ -22,12 +22,16 @@ def forecast(specs: Sequence[RunSpec], tflops: float) -> str:
         cost = estimate(specs)
     except (UnknownName, FileNotFoundError) as error:  # a model or a set of one's own
         return f"no estimate of their cost: {error}"
+    models = ", ".join(f"{n} of {model}" for model, n in cost.unpriced.items())
+    if not cost.runs:
+        return f"no estimate of their cost: there is no closed form for the model of {models}"
+    without = f"; without {models}, for which there is no closed form" if models else ""
     hours = cost.hours(tflops)
     told = f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
     return (
         f"the missing ones: {cost.steps:,} steps, {cost.flops:.2g} floating-point operations, "
         f"about {told} hours at {tflops:g} TFLOP/s (--tflops: "
-        f"what your device sustains), at most {cost.peak_bytes / 2**30:.1f} GiB a step"
+        f"what your device sustains), at most {cost.peak_bytes / 2**30:.1f} GiB a step{without}"
     )
 
 

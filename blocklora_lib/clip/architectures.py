@@ -22,6 +22,16 @@ from ..weights.spec import BUNDLED
 PRESETS = ("PocketCLIP", "ViT-B-32", "ViT-B-16", "ViT-L-14")
 
 
+class NoClosedForm(ValueError):
+    """A model whose towers are no plain transformers: it can be trained, but not be priced."""
+
+    def __init__(self, name: str, what: str) -> None:
+        super().__init__(
+            f"architecture {name} sets {what}, for which there is no closed form here; "
+            f"use a CLIP with two plain transformer towers, such as {', '.join(PRESETS[1:])}"
+        )
+
+
 @dataclass(frozen=True)
 class Tower:
     """One transformer tower. `inputs`: numbers of one patch (3 p²), or words of the vocabulary."""
@@ -44,9 +54,8 @@ class Tower:
 
     @property
     def embedding_weights(self) -> int:
-        """Patches or words, and positions; a vision tower's class token and first norm too."""
-        more = 3 * self.width if self.kind == "vision" else 0
-        return (self.inputs + self.tokens) * self.width + more
+        """Patches or words, positions, a vision tower's class token and first norm too (3 E)."""
+        return (self.inputs + self.tokens + 3 * (self.kind == "vision")) * self.width
 
     @property
     def weights(self) -> int:
@@ -126,13 +135,9 @@ def from_config(name: str, config: Mapping[str, Any]) -> ClipArchitecture:
         name, "vision_cfg", config, image_size=224, patch_size=16, head_width=64, width=768
     )
     text = _sizes(name, "text_cfg", config, context_length=77, vocab_size=49408, heads=8, width=512)
-    unknown = set(config) - {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"}
+    unknown = sorted(set(config) - {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"})
     if unknown or isinstance(vision["layers"], list):
-        what = ", ".join(sorted(unknown)) or f"layers={vision['layers']} (a ResNet)"
-        raise ValueError(
-            f"architecture {name} sets {what}, for which there is no closed form here; "
-            f"use a CLIP with two plain transformer towers, such as {', '.join(PRESETS[1:])}"
-        )
+        raise NoClosedForm(name, ", ".join(unknown) or f"layers={vision['layers']} (a ResNet)")
     common = {"embed_dim": config["embed_dim"], "quick_gelu": config.get("quick_gelu", False)}
     patch = vision["patch_size"]
     return ClipArchitecture(
@@ -165,9 +170,5 @@ def _sizes(name: str, part: str, config: Mapping[str, Any], **defaults: int) -> 
     known = {"layers": 12, "mlp_ratio": 4.0, **defaults}
     given = config[part]
     if unknown := set(given) - set(known):
-        raise ValueError(
-            f"architecture {name} sets {part}.{', '.join(sorted(unknown))}, "
-            "for which there is no closed form here; "
-            f"use a CLIP with two plain transformer towers, such as {', '.join(PRESETS[1:])}"
-        )
+        raise NoClosedForm(name, f"{part}.{', '.join(sorted(unknown))}")
     return known | dict(given)

@@ -7,7 +7,8 @@ counter counts. The rate at which a machine does them is the reader's assumption
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import ceil
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..adapters.config import AdapterConfig
-from ..clip.architectures import clip_architecture
+from ..clip.architectures import NoClosedForm, clip_architecture
 from ..core.paths import MANIFESTS
 from ..core.schema import UnknownName
 from ..costs.memory import step_memory, total_bytes
@@ -40,13 +41,14 @@ NAME_TOKENS = 5  # a name of 2 or 3 tokens, full stop, end
 @dataclass(frozen=True)
 class Estimate:
     """runs; steps of training; floating-point operations (two a multiply-add); bytes of the largest
-    step.
+    step; runs of models that have no closed form, which are in none of these, by model.
     """
 
     runs: int
     steps: int
     flops: float
     peak_bytes: int
+    unpriced: Mapping[str, int]
 
     def hours(self, tflops: float) -> float:
         """Hours on one device that does `tflops` 10^12 operations a second, sustained."""
@@ -62,11 +64,15 @@ def estimate(specs: Iterable[RunSpec], manifests: Path = MANIFESTS) -> Estimate:
     them, and evaluation. What those methods do with features costs next to nothing.
     """
     runs, steps, work, peak = 0, 0, 0, 0
+    unpriced: Counter[str] = Counter()
     sets = cache(lambda name: local_manifest(name, manifests))
     evaluation = cache(lambda model, on, *rest: _evaluation(model, sets(on), *rest))
     encoded: dict[tuple[object, ...], int] = {}  # what methods on features read, by what it is of
     loaded = cache(lambda method: method.load())  # the runs of a grid share their methods
     for spec in specs:
+        if not _has_closed_form(spec.backbone.name):
+            unpriced[spec.backbone.name] += 1
+            continue
         runs += 1
         method, model, classes = (
             loaded(spec.method),
@@ -85,7 +91,17 @@ def estimate(specs: Iterable[RunSpec], manifests: Path = MANIFESTS) -> Estimate:
         steps += sum(part.steps for part in parts)
         peak = max(peak, *(part.bytes for part in parts), 0)
         work += sum(tests.values()) + sum(part.steps * part.work for part in parts)
-    return Estimate(runs, steps, 2.0 * (work + sum(encoded.values())), peak)
+    return Estimate(runs, steps, 2.0 * (work + sum(encoded.values())), peak, unpriced)
+
+
+@cache
+def _has_closed_form(model: str) -> bool:
+    """Whether the model's towers are plain transformers; a name that nobody has is an error."""
+    try:
+        clip_architecture(model)
+    except NoClosedForm:
+        return False
+    return True
 
 
 class _Part(NamedTuple):
@@ -148,13 +164,16 @@ def _norm_step(backbone: BackboneSpec, batch: int, classes: int) -> tuple[int, i
 def minutes(specs: Iterable[RunSpec], gpu: bool) -> int:
     """Return what a job of these runs may take: twice what the cost model says, plus half an hour.
 
-    At most a day, and a day for a model or a set that is not known: a job that is ended by it goes
-    on, in its next attempt, with the run that it was at.
+    At most a day, and a day for a model without a closed form or a set that is not known: a job
+    that is ended by it goes on, in its next attempt, with the run that it was at.
     """
     try:
-        hours = estimate(specs).hours(TFLOPS if gpu else CPU_TFLOPS)
+        cost = estimate(specs)
     except (UnknownName, FileNotFoundError):
         return DAY
+    if cost.unpriced:
+        return DAY
+    hours = cost.hours(TFLOPS if gpu else CPU_TFLOPS)
     return min(DAY, 30 + ceil(2 * 60 * hours))
 
 

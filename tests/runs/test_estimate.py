@@ -7,10 +7,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from blocklora_lib.cli.progress import forecast
 from blocklora_lib.data.manifest_files import load_manifest
 from blocklora_lib.data.obtain.miniature import make_fake
 from blocklora_lib.methods import MethodSpec
-from blocklora_lib.runs.estimate import PROMPT_TOKENS, estimate
+from blocklora_lib.runs.estimate import DAY, PROMPT_TOKENS, estimate, minutes
 from blocklora_lib.runs.grid import expand, make_spec
 from blocklora_lib.runs.profile_files import load_profile
 
@@ -30,6 +31,19 @@ def test_a_run_is_its_steps_and_its_evaluated_images():
     step = (one.flops - zero.flops) / 96
     # as many steps as the spec says: 16 shots want 80
     assert estimate([shorter]).flops - zero.flops == pytest.approx(80 * step, rel=1e-12)
+
+
+@pytest.mark.parametrize("model", ["RN50", "PocketSigmoid", "ViT-B-16-SigLIP", "coca_ViT-B-32"])
+def test_a_model_without_a_closed_form_is_told_and_the_others_are_priced(model):
+    spec = make_spec(POCKET, "fashion", "block_lora", 16, 1)
+    own = spec.backbone.model_copy(update={"name": model})
+    other = spec.model_copy(update={"backbone": own})
+    both = estimate([spec, other])
+    assert both.unpriced == {model: 1}
+    assert (both.runs, both.flops) == (1, estimate([spec]).flops)
+    assert minutes([spec, other], gpu=False) == DAY
+    assert f"without 1 of {model}, for which there is no closed form" in forecast([spec, other], 20)
+    assert f"no closed form for the model of 1 of {model}" in forecast([other], 20)
 
 
 @pytest.mark.slow
