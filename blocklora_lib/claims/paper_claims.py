@@ -8,7 +8,7 @@ for a structural claim what its proof says. A statement that says two things is 
 from __future__ import annotations
 
 from .claim import Claim, by_id
-from .judges import ablations, accuracy, costs, counts, published_numbers
+from .judges import ablations, accuracy, beyond, costs, counts, published_numbers
 
 ABSTRACT, SUMMARY, OURS = "arXiv abstract", "public summary", "this suite"
 
@@ -135,9 +135,9 @@ CLAIMS = (
         "C15",
         "Works beyond CLIP and beyond few-shot learning",
         SUMMARY + ", an open question there",
-        ("00_overview", "map"),
-        (),
-        accuracy.beyond_clip,
+        ("19_beyond_clip", "tasks"),
+        ("sigmoid", "captioner", "retrieval", "texts"),
+        beyond.beyond_clip,
     ),
     Claim(
         "C16a",

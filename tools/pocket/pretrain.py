@@ -8,10 +8,10 @@ Text from scratch on 60,000 captions learns nothing; a sentence encoder knows al
 mean. So the text tower of PocketCLIP first learns to give the encoder's embeddings (centred,
 normalised), is then frozen, and the image tower is trained against it (locked-text tuning: Zhai et
 al. 2022, LiT, with the roles of the towers exchanged). The other families (`families.py`) take
-PocketCLIP's text tower, or learn from it, and train their image towers for their own objective
-(`objectives/`). Every stage checkpoints each minute, goes on where it stopped, and appends to
-CACHE/train/FAMILY/STAGE.jsonl; the rate falls to zero over the last third, whose end `--images`
-may move during the run.
+PocketCLIP's text tower, or learn from it, and train their image towers, which begin with its trunk,
+for their own objective (`objectives/`). Every stage checkpoints each minute, goes on where it
+stopped, and appends to CACHE/train/FAMILY/STAGE.jsonl; the rate falls to zero over the last third,
+whose end `--images` may move during the run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from captions import distillation_texts, pair_captions
-from families import FAMILIES, ROOT, begin_text, embed, texts_and_targets, untrained
+from families import FAMILIES, ROOT, begin_image, begin_text, embed, texts_and_targets, untrained
 from objectives.batch import Batch, autocast, of_text_tower, trained
 from safetensors.torch import save_file
 from sampling import augment, sampling_weights
@@ -110,6 +110,7 @@ def train_image(
     state = torch.load(folder / "text.pt", weights_only=True)["modules"]["model"]
     texts = {key: tensor for key, tensor in state.items() if of_text_tower(key)}
     model.load_state_dict(texts, strict=False)
+    begin_image(name, backbone)
     captions, rows, caption_weights, sources = pair_captions(cache / "corpus")
     classes, tokens = embed(backbone, captions), backbone._tokenizer(captions)
     words = tokens.unique()

@@ -213,14 +213,6 @@ def _above_zero_shot(runs: DataFrame, at_most: DataFrame, method: str) -> float 
     return d.mean if d.complete else None
 
 
-def beyond_clip(e: Evidence) -> Finding:
-    """C15: nothing of the suite touches it."""
-    raise MissingResults(
-        "no model but CLIP and no task but few-shot classification was run here; no command of "
-        "`blocklora` makes such runs"
-    )
-
-
 def control_is_the_same(e: Evidence) -> Finding:
     """O2: equivalence where rounding can tell the two apart.
 

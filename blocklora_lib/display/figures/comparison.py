@@ -131,7 +131,7 @@ def fronts(rows: pd.DataFrame, told: Sequence[str]) -> Figure:
         wide = part["x"].max() > 10 * part["x"].min()
         panel.set_xscale("log" if wide else "linear")
         panel.margins(x=0.18 if wide else 0.3)
-        panel.set_xlabel(label)
+        panel.set_xlabel(f"{label} (left edge: none)" if (rows[column] == 0).any() else label)
     panels[0].set_ylabel("accuracy (%)")
     legend_outside(figure, _handles(rows["cost"].tolist()), "lower center")
     return figure

@@ -1,0 +1,79 @@
+"""The judge of what lies beyond CLIP and beyond few-shot classification."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...analysis.comparisons import difference_by_set, over_sets
+from ...analysis.intervals import Interval, Question, together
+from ...display.tables import shots_of
+from ...runs.results import MissingResults
+from ..evidence import Evidence
+from ..verdict import Finding
+from .accuracy import MARGIN, by_method, smallest, trained_shots
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+FAMILIES = {"sigmoid": "a model of a sigmoid loss", "captioner": "a captioner"}
+TASKS = {"retrieval": "retrieval", "texts": "classification of texts"}
+
+
+def beyond_clip(e: Evidence) -> Finding:
+    """C15: in each other family and task Block-LoRA learns, and is not worse than LoRA.
+
+    It learns where it is above zero-shot on what it was trained for; it is not worse where it is at
+    most a point below LoRA on all that is evaluated. Units are sets of a family, and draws of a
+    task, which has one set to train on.
+    """
+    asked: list[tuple[Interval, Question]] = []
+    told, missing = [], []
+    for experiment, what in (FAMILIES | TASKS).items():
+        try:
+            runs = e.runs(experiment)
+            shots = trained_shots(runs)[-1]
+            runs = runs[runs["shots"].isin([0, shots])]
+            by_method(runs, ["evaluated_on", "seed"], ["block_lora", "lora"])  # or refuse
+        except MissingResults as lacking:
+            missing.append(lacking)
+            continue
+        to_lora = _differences(runs, "lora", experiment in FAMILIES)
+        own = runs[runs["evaluated_on"] == runs["dataset"]]
+        learnt = _differences(own, "zero_shot", experiment in FAMILIES)
+        asked += [(d, no_worse) for d in to_lora.values()]
+        asked += [(d, Interval.above) for d in learnt.values()]
+        units = "sets" if experiment in FAMILIES else "draws"
+        told.append(
+            f"{what.capitalize()}, {shots_of(shots)}: minus LoRA {_listed(to_lora)}, minus "
+            f"zero-shot {_listed(learnt)}, over {next(iter(to_lora.values())).n} {units}."
+        )
+    holds = together(*asked) if asked else None
+    if missing and holds is not False:  # what is there does not settle it
+        raise missing[0]
+    return Finding(
+        holds,
+        f"'Works': above zero-shot where it is trained, and at most {MARGIN:.0f} point below LoRA. "
+        f"{' '.join(told)} No generation, no model beyond these two kinds.",
+        smallest=smallest(*(d for d, _ in asked)),
+        but="two other families and two other tasks, all small",
+    )
+
+
+def no_worse(d: Interval) -> bool | None:
+    """Whether it is at most the margin below."""
+    return d.above(-MARGIN)
+
+
+def _differences(runs: DataFrame, rival: str, over: bool) -> dict[str, Interval]:
+    """Block-LoRA minus the rival in points: over the sets, or over the seeds of each set."""
+    by_set = difference_by_set(runs, "block_lora", rival)
+    if over:
+        return {"": over_sets(by_set)}
+    return {r.evaluated_on: Interval(r.mean, r.low, r.high, r.n) for r in by_set.itertuples()}
+
+
+def _listed(found: dict[str, Interval]) -> str:
+    return "; ".join(
+        f"{d.mean:+.1f} points [{d.low:+.1f}, {d.high:+.1f}]{f' on {name}' * (len(found) > 1)}"
+        for name, d in found.items()
+    )
