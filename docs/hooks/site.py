@@ -37,6 +37,8 @@ PAGES = {
     "benchmarks/README.md": "benchmarks.md",
     "pocket/ATTRIBUTION.md": "images.md",
     "pocket/model/README.md": "model-card.md",
+    "pocket/model/pocketcoca.md": "model-card-pocketcoca.md",
+    "pocket/model/pocketsigmoid.md": "model-card-pocketsigmoid.md",
     "published/README.md": "published.md",
     "tools/pocket/README.md": "pocket-tools.md",
 }
