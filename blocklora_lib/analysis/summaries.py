@@ -75,16 +75,30 @@ def summarise(
     if (twice := runs.duplicated([*by, *over])).any():
         told = ", ".join(f"{name}={v}" for name, v in runs.loc[twice, [*by, *over]].iloc[0].items())
         raise ValueError(f"several runs of {told} in one mean; name in `by` what sets them apart")
-    expected = {
-        key: max(len(near[over].drop_duplicates()), planned(near, over))
-        for key, near in (runs.groupby(within, dropna=False) if within else [((), runs)])
-    }
-    at, rows = [by.index(name) for name in within], []
-    for group, values in runs.groupby(by, sort=True, dropna=False)[value]:
-        rows.append(
-            [*group, *_means(values.dropna().tolist(), expected[tuple(group[i] for i in at)])]
-        )
+    expected, at = _expected(runs, within, over), [by.index(name) for name in within]
+    grouped = runs.groupby(by, sort=True, dropna=False, as_index=False)[value].agg(list)
+    rows = [
+        [*group, *_means([v for v in values if v == v], expected[tuple(group[i] for i in at)])]
+        for *group, values in grouped.itertuples(index=False, name=None)
+    ]
     return pd.DataFrame(rows, columns=[*by, *MEANS])
+
+
+def _expected(
+    runs: pd.DataFrame, within: list[str], over: list[str]
+) -> dict[tuple[object, ...], int]:
+    """Return how many repetitions neighbours are to have: what one of them has, or is planned."""
+    if not within:
+        return {(): max(len(runs[over].drop_duplicates()), planned(runs, over))}
+    there = runs[[*within, *over]].drop_duplicates().groupby(within, dropna=False).size()
+    if PLANNED in runs.columns:
+        plan = runs.groupby(within, dropna=False)[PLANNED].max().fillna(0)
+        if others := [name for name in over if name != "seed"]:
+            of_each = runs[[*within, *others]].drop_duplicates()
+            plan *= of_each.groupby(within, dropna=False).size()
+        there = there.combine(plan, max)
+    keys = there.index.to_frame().itertuples(index=False, name=None)
+    return {key: int(n) for key, n in zip(keys, there, strict=True)}
 
 
 def summarise_each(
