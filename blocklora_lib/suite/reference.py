@@ -147,7 +147,7 @@ def timings(
     seconds = {r.key: sum(r.cost.seconds.values()) for r in store.records("done") if r.cost}
     rows = []
     for name, path in executed.items():
-        wanted = notebook_needs(name)["experiments"]
+        wanted = {*notebook_needs(name)["experiments"]} & {*profile.experiments}
         keys = {spec.key for experiment in wanted for spec in expand(profile, experiment)}
         own = nbformat.read(path, 4).metadata.papermill.duration
         rows.append(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ...analysis.comparisons import difference_by_set, over_sets
 from ...analysis.intervals import Interval, Question, together
+from ...analysis.summaries import own_images
 from ...display.tables import shots_of
 from ...runs.results import MissingResults
 from ..evidence import Evidence
@@ -23,8 +24,8 @@ def beyond_clip(e: Evidence) -> Finding:
     """C15: in each other family and task Block-LoRA learns, and is not worse than LoRA.
 
     It learns where it is above zero-shot on what it was trained for; it is not worse where it is at
-    most a point below LoRA on all that is evaluated. Units are sets of a family, and draws of a
-    task, which has one set to train on.
+    most a point below LoRA, in a task on new classes too. Units are a family's sets (variants share
+    what was trained on their source), and the draws of a task, which has one set to train on.
     """
     asked: list[tuple[Interval, Question]] = []
     told, missing = [], []
@@ -37,8 +38,10 @@ def beyond_clip(e: Evidence) -> Finding:
         except MissingResults as lacking:
             missing.append(lacking)
             continue
-        to_lora = _differences(runs, "lora", experiment in FAMILIES)
-        own = runs[runs["evaluated_on"] == runs["dataset"]]
+        own = own_images(runs)
+        to_lora = _differences(
+            own if experiment in FAMILIES else runs, "lora", experiment in FAMILIES
+        )
         learnt = _differences(own, "zero_shot", experiment in FAMILIES)
         asked += [(d, no_worse) for d in to_lora.values()]
         asked += [(d, Interval.above) for d in learnt.values()]
