@@ -40,17 +40,19 @@ class _Read(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
-class _Table(_Read):
+class _Export(_Read):
     name: str
     caption: str
     files: list[OwnFile]
+    experiments: list[str] = []  # whose records the notebook had read when it made this
+
+
+class _Table(_Export):
     html: str
+    note: str | None = None
 
 
-class _Figure(_Read):
-    name: str
-    caption: str
-    files: list[OwnFile]
+class _Figure(_Export):
     width: float = Field(gt=0, le=100, allow_inf_nan=False)  # inches
 
 

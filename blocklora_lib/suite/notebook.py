@@ -98,15 +98,9 @@ class Notebook:
             given = {"profile": stated.name, **as_given(stated, needs, varied)}
             write_whole(self.folder / "parameters.json", json.dumps(given, indent=1) + "\n")
         self._remarks: list[str] = []
-        self._index: dict[str, Any] = {
-            "notebook": name,
-            "profile": self.profile.name,
-            "note": self.note,
-            "figures": [],
-            "tables": [],
-            "checks": [],
-            "claims": [],
-        }
+        self._read: list[str] = []  # experiments whose records were read, in order
+        self._index: dict[str, Any] = {"notebook": name, "profile": self.profile.name}
+        self._index |= {"note": self.note, "figures": [], "tables": [], "checks": [], "claims": []}
         self._failed: list[str] = []
 
     @property
@@ -146,6 +140,7 @@ class Notebook:
         What sets the records apart from each other, or from this library, is shown once a notebook.
         """
         runs = experiment_runs(self.profile, self.store, experiment, partial)
+        self._read += [experiment] * (experiment not in self._read)
         for line in runs.attrs["remarks"]:
             if line not in self._remarks:
                 self._remarks.append(line)
@@ -160,6 +155,7 @@ class Notebook:
         """
         if not self._rates.exists():
             return None
+        self._read += [RATES] * (RATES not in self._read)
         store = RunStore(self._rates.with_suffix(SUFFIX))
         runs = experiment_runs(self._stated, store, RATES, partial=bool(self.without_rate))
         runs["method"] = runs["method"].str.rpartition(",lr=")[0]
@@ -207,7 +203,7 @@ class Notebook:
         line = note or self._footer(rests_on)
         write_whole(files[1], (f"% {one_line(line)}\n" if line else "") + table.latex)
         shown = to_html(table.shown)
-        self._add("tables", name, caption, files, html=shown)
+        self._add("tables", name, caption, files, html=shown, note=line)
         _display_html(f"<div class='export'><b>Table.</b> {caption}{shown}</div>")
 
     def check(
@@ -284,7 +280,8 @@ class Notebook:
                 f"{self.name} exports two {what} named {name!r}; give each its own name"
             )
         relative = [str(path.relative_to(self.folder)) for path in files]
-        self._index[what].append({"name": name, "caption": caption, "files": relative, **more})
+        told = {"name": name, "caption": caption, "files": relative, "experiments": [*self._read]}
+        self._index[what].append(told | more)
 
 
 def _display_figure(png: Path, width: float, caption: str) -> None:

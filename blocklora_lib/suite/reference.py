@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import json
 import os
 import shutil
 import tempfile
@@ -27,7 +26,6 @@ from ..claims.scoreboard import as_json
 from ..claims.scoreboard import write_into as write_claims
 from ..core.durations import clock
 from ..core.files import read_text, write_between, write_whole
-from ..core.json_data import read_json
 from ..core.machine import processor_name
 from ..core.paths import DOCS, RESULTS, ROOT
 from ..runs.grid import expand
@@ -69,14 +67,8 @@ def keep(profile: str, results: str | Path = "") -> Path:
         for part in ("figures", "tables"):
             shutil.copytree(folder / part, Path(new, part))
         Path(new, "notebooks").mkdir()
-        for name in executed:  # whose the tables are, and what was checked
-            index = read_json(folder / "notebooks" / f"{name}.json")
-            kept = {key: index[key] for key in ("notebook", "profile", "note", "checks", "claims")}
-            for kind in ("figures", "tables"):  # what `blocklora export` writes below them
-                said = [{k: entry[k] for k in ("name", "caption")} for entry in index[kind]]
-                kept[kind] = said
-            text = json.dumps(kept, indent=1, ensure_ascii=False) + "\n"
-            write_whole(Path(new, "notebooks", f"{name}.json"), text)
+        for path in indexes:  # of which claims, exports and the report are made
+            shutil.copy(path, Path(new, "notebooks"))
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(new, place)
     write_whole(TIMINGS, _merged(rows))

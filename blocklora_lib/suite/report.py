@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import datetime
-import json
-import os
-import platform
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,26 +19,30 @@ import nbformat
 from markupsafe import Markup, escape
 
 from .. import __version__
+from ..claims.paper_claims import BY_ID
 from ..claims.verdict import tone
-from ..core.files import package_version, read_bytes, read_text, write_whole
+from ..core.files import read_bytes, read_text, write_whole
 from ..core.json_data import read_json, read_notebook, undamaged
-from ..core.paths import NOTEBOOKS, POCKET_MODEL, PROFILES
-from ..data.manifest_files import load_manifest, manifest_names
+from ..core.paths import NOTEBOOKS
 from ..display.mathml import MathMLExporter, highlight_css, inline_mathml
 from ..display.safe_html import safe_html
+from ..runs.experiment import RATES
+from ..runs.packed import SUFFIX
 from ..runs.profile import Profile
-from ..runs.profile_files import load_profile, profile_files
+from ..runs.profile_files import load_profile, rates_file
 from ..runs.record import RunRecord
 from ..runs.results import results_folder
 from ..runs.standing import remarks
 from ..runs.store import DamagedRecord, RunStore
 from .catalogue import heading, inside, notebook_names, read_indexes
 from .notebook import profile_note
+from .origins import makers, manifests, profile_yaml, provenance, record_data
 
 KEY_FIGURE = ("00_overview", "key_figure")
 PNG = b"\x89PNG\r\n\x1a\n"  # how every such file begins
 SCOREBOARD = "16_claims"  # the notebook that writes claims.json
-PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "papermill", "snakemake")
+_PARTS = (Path(__file__).parent / "templates" / f"{x}.js" for x in ("tables", "records", "page"))
+SCRIPT = "\n".join(map(read_text, _PARTS))  # all that the page runs
 
 
 def write_report(profile: str, results: str | Path = "") -> tuple[Path, list[DamagedRecord]]:
@@ -50,20 +52,26 @@ def write_report(profile: str, results: str | Path = "") -> tuple[Path, list[Dam
     settings = load_profile(profile)
     folder = results_folder(settings, results)
     records, damaged = RunStore(folder / "runs").read()
-    text = render_report(settings, folder, records, damaged)
+    rates = rates_file(profile).with_suffix(SUFFIX)
+    text = render_report(settings, folder, records, damaged, rates)
     folder.mkdir(parents=True, exist_ok=True)
     return write_whole(inside(folder, "report.html"), text), damaged
 
 
 def render_report(
-    profile: Profile, folder: Path, records: list[RunRecord], damaged: Sequence[DamagedRecord] = ()
+    profile: Profile,
+    folder: Path,
+    records: list[RunRecord],
+    damaged: Sequence[DamagedRecord] = (),
+    rates: Path | None = None,
 ) -> str:
-    """Return the report's HTML."""
+    """Return the report's HTML. rates: the Parquet of the records by which rates were chosen."""
     indexes = read_indexes(folder)
     notebooks = [
         _notebook(name, indexes[name], folder) for name in notebook_names() if name in indexes
     ]
     scoreboard, caution = _scoreboard(folder)
+    read = {e for n in notebooks for x in (*n["figures"], *n["tables"]) for e in x["experiments"]}
     checks = [
         check | {"notebook": n["name"], "badge": tone(check["verdict"])}
         for n in notebooks
@@ -91,9 +99,13 @@ def render_report(
         facts=_facts(records, *((scoreboard, "claims") if scoreboard else (checks, "checks"))),
         failures=_failures(folder),
         remarks=[*map(str, damaged), *remarks(records, "the runs")],
-        provenance=_provenance(profile, records, folder),
-        data=_manifests(profile),
-        profile_yaml=_profile_yaml(profile),
+        provenance=provenance(profile, records, folder),
+        makers=makers(records),
+        record_data=record_data(profile, folder, records, rates if RATES in read else None),
+        data=manifests(profile),
+        profile_yaml=profile_yaml(profile),
+        script=Markup(SCRIPT),
+        script_hash=base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
         version=__version__,
         pygments=Markup(highlight_css()),
         made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
@@ -113,6 +125,7 @@ def _notebook(name: str, index: Mapping[str, Any], folder: Path) -> dict[str, An
             f
             | {
                 "id": f"{name}-{f['name']}",
+                "experiments": f.get("experiments", []),
                 "label": f"Figure {number}.{i}",
                 "links": _links(f["files"]),
                 "src": f"data:image/png;base64,{data}",
@@ -122,6 +135,9 @@ def _notebook(name: str, index: Mapping[str, Any], folder: Path) -> dict[str, An
     tables = [
         t
         | {
+            "id": f"{name}-table-{t['name']}",
+            "experiments": t.get("experiments", []),
+            "note": t.get("note"),
             "label": f"Table {number}.{i}",
             "links": _links(t["files"]),
             "html": Markup(safe_html(inline_mathml(t["html"]))),
@@ -138,6 +154,7 @@ def _notebook(name: str, index: Mapping[str, Any], folder: Path) -> dict[str, An
         "figures": figures,
         "tables": tables,
         "checks": index["checks"],
+        "executed": copy.is_file(),
         "body": Markup(notebook_html(source)),
     }
 
@@ -174,9 +191,16 @@ def _scoreboard(folder: Path) -> tuple[list[dict[str, str]], str]:
         rows = [
             {name: row[name] for name in shown}
             | {"badge": tone(row["verdict"]), "notebook": row["cell"].partition(".ipynb")[0]}
+            | {"experiments": _experiments(row["id"])}
             for row in board["claims"]
         ]
         return rows, str(board["caution"])
+
+
+def _experiments(claim: str) -> list[str]:
+    """The experiments whose runs the claim's judge looks at."""
+    known = BY_ID.get(claim)
+    return [need for need in known.needs if "/" not in need] if known else []
 
 
 def _facts(
@@ -207,52 +231,3 @@ def _failures(folder: Path) -> list[dict[str, str]]:
         error = f"{errors[0].ename}: {errors[0].evalue}" if errors else "it was interrupted"
         found.append({"name": path.name.removesuffix(".failed.ipynb"), "error": error})
     return found
-
-
-def _provenance(profile: Profile, records: list[RunRecord], folder: Path) -> list[tuple[str, Any]]:
-    def seen(key: str) -> str:
-        values = {
-            json.dumps(r.provenance.get(key), sort_keys=True)
-            for r in records
-            if r.provenance.get(key)
-        }
-        return ", ".join(sorted(str(json.loads(v)) for v in values)) or "–"
-
-    checksums = sorted({r.spec.backbone.checksum for r in records} - {""})
-    card = POCKET_MODEL / "README.md"
-    backbone = (
-        f"{profile.backbone.name} ({profile.backbone.pretrained}, {profile.backbone.precision})"
-    )
-    if profile.backbone.pretrained == "bundled" and card.is_file():
-        backbone = Markup('{} (<a href="{}">model card</a>)').format(
-            backbone, os.path.relpath(card, folder)
-        )
-    return [
-        ("Backbone", backbone),
-        ("Weights (SHA-256)", ", ".join(checksums) or "–"),
-        ("Git revision of the runs", seen("git_revision")),
-        ("Device", seen("device")),
-        ("Threads", seen("threads")),
-        (
-            "Versions of this report",
-            ", ".join(
-                [f"python {platform.python_version()}"]
-                + [f"{package} {package_version(package, '–')}" for package in PACKAGES]
-            ),
-        ),
-        (
-            "Seeds, shots",
-            f"{', '.join(map(str, profile.seeds))}; {', '.join(map(str, profile.shots))}",
-        ),
-    ]
-
-
-def _manifests(profile: Profile) -> list[Any]:
-    known = manifest_names()
-    return [load_manifest(name) for name in (*profile.datasets, *profile.variants) if name in known]
-
-
-def _profile_yaml(profile: Profile) -> str:
-    if not (PROFILES / f"{profile.name}.yaml").is_file():
-        return ""
-    return "\n".join(read_text(path) for path in profile_files(profile.name))

@@ -6,16 +6,20 @@ mathematics, raw HTML and links in notebooks and tables, files outside in figure
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from html.parser import HTMLParser
 
 import nbformat
 import pytest
+from browser import Browser, needs_chromium
 
 from blocklora_lib.display.mathml import MathMLExporter, inline_mathml, mathml
 from blocklora_lib.display.safe_html import safe_html
 from blocklora_lib.display.tables import escape_latex, one_line
 from blocklora_lib.suite.report import PNG, notebook_html, write_report
+from blocklora_lib.suite.report import SCRIPT as OWN
 
 SCRIPT = "<script>alert(1)</script>"
 MATH = rf"so $x_i \text{{{SCRIPT}}}$ and $\mathrm{{<img src=x onerror=alert(2)>}}$"
@@ -157,13 +161,45 @@ def page_of(folder):
 @pytest.mark.slow
 def test_nothing_of_a_strangers_folder_runs(folder):
     page = page_of(folder)
+    own = f"<script>{OWN}</script>"
+    assert page.count(own) == 1
+    page = page.replace(own, "")
     head, _, body = page.partition("<body>")
     assert Live(head).heads == 1
     assert Live(body).heads == 0
     assert body.count("</main>") == 1
     assert "default-src 'none'" in head
-    assert "script-src" not in head  # none at all
+    # its own script, to the letter, and no other; and that one writes no HTML
+    digest = base64.b64encode(hashlib.sha256(OWN.encode()).digest()).decode()
+    assert head.count("script-src") == 1
+    assert f"default-src 'none'; script-src 'sha256-{digest}'; " in head
+    assert "require-trusted-types-for 'script'; trusted-types 'none';" in head
+    assert "</script" not in OWN
+    assert "<!--" not in OWN
     assert body.index("</main>") > body.index("Provenance")
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_nothing_of_it_runs_in_a_browser_and_no_other_script_can(folder, tmp_path_factory):
+    page = page_of(folder)
+    other = folder / "other.html"
+    more = "<script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\">"
+    other.write_text(page.replace("</main>", f"{more}</main>"), encoding="utf-8")
+    window = Browser(tmp_path_factory.mktemp("chromium"))
+    try:
+        window.open((folder / "report.html").as_uri())
+        assert window.run("document.getElementById('without-script')") is None  # its own one ran
+        assert window.errors == []
+        assert window.fetched == [(folder / "report.html").as_uri()]
+        window.open(other.as_uri())
+        assert window.run("document.title") == "Block-LoRA suite: smoke report"
+        told = [error for error in window.errors if "Content Security Policy" in error]
+        assert len(told) >= 2  # of the script and of the attribute
+        with pytest.raises(AssertionError, match="TrustedHTML"):
+            window.run("document.body.innerHTML = '<p>x</p>'")
+    finally:
+        window.close()
 
 
 @pytest.fixture
