@@ -430,6 +430,25 @@ def ratios(optimizers, sizes):
     return theory.ratio_law(pd.DataFrame(rows), 1e-12)
 
 
+def certified(panels, many):
+    rows = [
+        dict(panel=panel, row=f"fashion: qkvo r=2, k={i}, L=5", seen=20.0 + i, certified=i - 10.0)
+        for panel in panels
+        for i in range(many)
+    ]
+    return theory.certified_gains(pd.DataFrame(rows))
+
+
+def informed(counts):
+    rows = [
+        dict(method=m, supersamples=k, member=0.1, left_out=0.5, bound=0.8, conditional=1.0)
+        for m in ("block_lora", "lora_plus")
+        for k in counts
+    ]
+    labels = {"block_lora": "Block-LoRA", "lora_plus": "collapsed form"}
+    return theory.information_over_supersamples(pd.DataFrame(rows), labels)
+
+
 def changes(many):
     rows = [
         dict(what="tensor clipping", against="threshold / $\\sqrt{n}$ for B", optimizer="AdamW")
@@ -723,6 +742,14 @@ CASES = {
         ),
     ),
     block.breaks: (lambda: changes(1), lambda: changes(40)),
+    theory.certified_gains: (
+        lambda: certified(["paired"], 1),
+        lambda: certified(["paired, on the sample", "counts, on test images"], 24),
+    ),
+    theory.information_over_supersamples: (
+        lambda: informed([2]),
+        lambda: informed([2, 10, 20, 100]),
+    ),
     theory.ratio_law: (
         lambda: ratios(["SGD"], [2]),
         lambda: ratios([f"norm of the stack {i}" for i in range(30)], [2, 3, 4, 8]),

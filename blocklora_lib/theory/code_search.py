@@ -28,7 +28,8 @@ from ..runs.profile import Profile
 from ..runs.workbench import Workbench
 from . import compression
 
-Objective = Callable[[], tuple[int, Tensor]]  # (wrong answers, cross-entropy) of the adapter now on
+# (whether each answer is right, cross-entropy) of the adapter that is now on
+_Scorer = Callable[[], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ def search_codes(
 
     The last two of a set: Block-LoRA as the profile trains it, on half of the sample, scored on the
     rest; and the code `smallest` on top of it. Columns: dataset, setting, prior ("fixed beforehand"
-    or "from the data"), bits (of the code), samples, wrong (of the sample), test_error, and
-    decodes: whether the code's bytes gave back the very same adapter (None without a code). With a
-    progress bar.
+    or "from the data"), bits (of the code), samples, wrong (of the sample), better and worse
+    (images that it alone, or zero-shot alone, has right), test_error, and decodes: whether the
+    code's bytes gave back the very same adapter (None without a code). With a progress bar.
     """
     from tqdm import tqdm
 
@@ -108,9 +109,10 @@ def search_codes(
         for name in sets:
             sample = _sample(bench, backbone, name)
             drawn = _half(sample, bench.dataset(name).labels("train"), search.seed)
+            model = _model(backbone, sample, torch.ones(len(sample.labels), dtype=torch.bool))
             found = itertools.chain(
-                _fixed_beforehand(backbone, sample, search, tried),
-                _from_the_data(backbone, other, profile, sample, drawn, search, smallest),
+                _fixed_beforehand(model, search, tried),
+                _from_the_data(model, other, profile, sample, drawn, search, smallest),
             )
             for row in found:
                 rows.append({"dataset": name, **row})
@@ -128,44 +130,57 @@ def _sample(bench: Workbench, backbone: Backbone, name: str) -> Sample:
 
 @dataclass(frozen=True)
 class _Model:
-    """What scores the adapter that is now on a backbone: on n sampled, and on the test images."""
+    """What scores the adapter that is now on a backbone: on some sampled, and the test images."""
 
     backbone: Backbone
-    score: Objective
-    test: Objective
-    n: int
-    n_test: int
+    sampled: _Scorer
+    test: _Scorer
+    zero_shot: Tensor  # its right answers on the sampled
+
+    def score(self) -> tuple[int, Tensor]:
+        right, loss = self.sampled()
+        return int((~right).sum()), loss
 
     @torch.no_grad()
     def row(self, setting: str, prior: str, bits: int = 0) -> dict[str, object]:
-        found = {"setting": setting, "prior": prior, "bits": bits, "samples": self.n}
-        return found | {"wrong": self.score()[0], "test_error": self.test()[0] / self.n_test}
+        right, test = self.sampled()[0], self.test()[0]
+        found = {"setting": setting, "prior": prior, "bits": bits, "samples": len(right)}
+        found |= {"wrong": int((~right).sum()), "better": int((right & ~self.zero_shot).sum())}
+        found |= {"worse": int((self.zero_shot & ~right).sum())}
+        return found | {"test_error": int((~test).sum()) / len(test)}
 
 
-def _model(backbone: Backbone, sample: Sample, chosen: Tensor) -> _Model:
-    """Return what scores on the chosen images of the sample; features are computed once."""
-    score = _objective(backbone, sample.tokens, sample.images[chosen], sample.labels[chosen])
-    test = _objective(backbone, sample.tokens, sample.test_images, sample.test_labels)
-    return _Model(backbone, score, test, int(chosen.sum()), len(sample.test_labels))
+def _model(
+    backbone: Backbone, sample: Sample, chosen: Tensor, zero_shot: Tensor | None = None
+) -> _Model:
+    """Return what scores on the chosen images of the sample; features are computed once.
+
+    zero_shot: its right answers there; None: what the backbone has right as it is now.
+    """
+    sampled = _scorer(backbone, sample.tokens, sample.images[chosen], sample.labels[chosen])
+    test = _scorer(backbone, sample.tokens, sample.test_images, sample.test_labels)
+    if zero_shot is None:
+        with torch.no_grad():
+            zero_shot = sampled()[0]
+    return _Model(backbone, sampled, test, zero_shot)
 
 
-def _objective(backbone: Backbone, tokens: Tensor, images: Tensor, labels: Tensor) -> Objective:
+def _scorer(backbone: Backbone, tokens: Tensor, images: Tensor, labels: Tensor) -> _Scorer:
     with torch.no_grad():
         parts = [backbone.encode_images(backbone.preprocess(part)) for part in images.split(250)]
     features = torch.cat(parts)
     labels = labels.to(features.device)
 
-    def objective() -> tuple[int, Tensor]:
+    def score() -> tuple[Tensor, Tensor]:
         scores = backbone.logit_scale * features @ backbone.encode_prompts(tokens).T
-        return int((scores.argmax(1) != labels).sum()), cross_entropy(scores, labels)
+        return scores.argmax(1) == labels, cross_entropy(scores, labels)
 
-    return objective
+    return score
 
 
 def _fixed_beforehand(
-    backbone: Backbone, sample: Sample, search: Search, tried: Sequence[Choice]
+    model: _Model, search: Search, tried: Sequence[Choice]
 ) -> Iterator[dict[str, object]]:
-    model = _model(backbone, sample, torch.ones(len(sample.labels), dtype=torch.bool))
     yield {**model.row("zero-shot", "fixed beforehand"), "decodes": None}
     for choice in tried:
         yield _code(model, search, choice, str(choice), "fixed beforehand")
@@ -195,7 +210,7 @@ def _half(sample: Sample, train: Tensor, seed: int) -> Tensor:
 
 
 def _from_the_data(
-    backbone: Backbone,
+    whole: _Model,
     other: Backbone,
     profile: Profile,
     sample: Sample,
@@ -204,6 +219,7 @@ def _from_the_data(
     smallest: Choice,
 ) -> Iterator[dict[str, object]]:
     """Train on all but the images that are drawn, and score on these."""
+    backbone = whole.backbone
     rest = torch.zeros(len(sample.labels), dtype=torch.bool).index_fill(0, drawn, True)
     shots = len(drawn) // len(sample.tokens)
     entry = profile.entry("block_lora")
@@ -215,6 +231,7 @@ def _from_the_data(
     with predictor.inference():  # W + ΔW, in a model of their own
         other.model.load_state_dict(dict(backbone.model.named_parameters()), strict=False)
     predictor.close()
-    model = _model(other, sample, rest)
+    zero_shot = whole.zero_shot[rest.to(whole.zero_shot.device)]
+    model = _model(other, sample, rest, zero_shot)
     yield {**model.row("half: Block-LoRA", "from the data"), "decodes": None}
     yield _code(model, search, smallest, f"half + {smallest}", "from the data")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from blocklora_lib.adapters.config import AdapterConfig
+from blocklora_lib.data.sampling import draw
 from blocklora_lib.runs.profile_files import load_profile
 from blocklora_lib.runs.workbench import Workbench
 from blocklora_lib.theory.code_search import Choice, Search, search_codes
@@ -46,8 +47,11 @@ def test_rows_are_of_zero_shot_of_each_code_and_of_the_half(bench):
     assert [row["decodes"] for row in rows] == [None, True, True, None, True]
 
     data, backbone = bench.dataset("chess"), bench.backbone(profile.backbone)
+    half = draw(data.labels("train"), rows[3]["samples"] // len(data.classes), search.seed)
     with torch.no_grad():
         text = backbone.encode_prompts(backbone.tokenize(data.prompts))
+        seen = backbone.encode_images(backbone.preprocess(data.images("train")[half]))
+        wrong_half = int(((seen @ text.T).argmax(1) != data.labels("train")[half]).sum())
         wrong = {
             split: int(
                 (
@@ -63,9 +67,13 @@ def test_rows_are_of_zero_shot_of_each_code_and_of_the_half(bench):
     sampled = sum(data.manifest.counts.get(split, 0) for split in ("train", "val"))
     assert rows[0]["samples"] == sampled
     assert rows[0]["wrong"] == sum(n for split, n in wrong.items() if split != "test")
+    assert (rows[0]["better"], rows[0]["worse"]) == (0, 0)
     assert rows[0]["test_error"] == wrong["test"] / data.manifest.counts["test"]
     shots = int(torch.cat([data.labels(s) for s in wrong if s != "test"]).bincount().min()) // 2
     assert rows[3]["samples"] == shots * len(data.classes)  # the other half has trained
+    for row, zero_shot in zip(rows, [rows[0]["wrong"]] * 3 + [wrong_half] * 2, strict=True):
+        assert row["better"] - row["worse"] == zero_shot - row["wrong"]  # on the same images
+        assert row["better"] <= zero_shot
 
 
 def test_a_choice_says_its_payload_and_its_name():

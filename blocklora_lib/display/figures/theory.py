@@ -1,8 +1,9 @@
-"""Figures of this suite's own theory: the law of ratios."""
+"""Figures of this suite's own theory: the law of ratios, certified gains, information."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -48,6 +49,74 @@ def ratio_law(frame: pd.DataFrame, bar: float) -> Figure:
     handles += [
         Line2D([], [], color=method_style(form).colour, marker="o", linestyle="", label=words)
         for form, words in told.items()
+    ]
+    legend_outside(figure, handles, "lower center")
+    return figure
+
+
+@in_style
+def certified_gains(frame: pd.DataFrame) -> Figure:
+    """Draw for each row the gain that was seen and the least that is certified, in points.
+
+    frame: panel, row, seen, certified; rows of one name share a line. A gain is certified where the
+    line begins above 0.
+    """
+    panels = list(dict.fromkeys(frame["panel"]))
+    tallest = frame.groupby("panel")["row"].nunique().max()
+    figure = new_figure(TEXT_WIDTH, 0.9 + 0.165 * tallest)
+    figure.get_layout_engine().set(w_pad=0.1)  # as in `breaks`
+    colours = {True: method_style("block_lora").colour, False: GREY}
+    for axes, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        part = frame[frame["panel"] == name]
+        rows = list(dict.fromkeys(part["row"]))
+        for given in part.itertuples():
+            at, colour = rows.index(given.row), colours[given.certified > 0]
+            axes.plot([given.certified, given.seen], [at, at], color=colour, linewidth=1.2)
+            axes.plot(given.seen, at, "o", color=colour, markerfacecolor="white", zorder=3)
+            axes.plot(given.certified, at, "|", color=colour, markersize=9, markeredgewidth=2)
+        axes.axvline(0, color="#a6a6a6", linewidth=0.9, zorder=1)
+        axes.set_yticks(range(len(rows)), rows, fontsize=7)
+        axes.set(title=name, xlabel="gain over zero-shot (points)", ylim=(len(rows) - 0.5, -0.5))
+        axes.grid(axis="y", visible=False)
+    marks = {"o": "seen", "|": "at least"}
+    handles = [
+        Line2D([], [], color=GREY, marker=m, linestyle="", markerfacecolor="white", label=label)
+        for m, label in marks.items()
+    ]
+    handles += [
+        Line2D([], [], color=colours[sure], label=words)
+        for sure, words in ((True, "certified"), (False, "not certified"))
+    ]
+    legend_outside(figure, handles, "lower center")
+    return figure
+
+
+@in_style
+def information_over_supersamples(frame: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
+    """Draw bounds on the error by what the losses tell of the sample, over supersamples counted.
+
+    frame: method (of METHOD_STYLES), supersamples, member and left_out (errors), bound, conditional
+    (bounds on the error of images that are left out). labels: of the methods.
+    """
+    figure = new_figure(TEXT_WIDTH, 2.6)
+    axes = figure.subplots()
+    looks = {"conditional": ":", "bound": "-", "left_out": "--", "member": "-."}
+    words = {"conditional": "bound, given the supersample", "bound": "bound by I(ΔL; U)"}
+    words |= {"left_out": "error on those left out", "member": "on those trained on"}
+    for width, method in zip((3.2, 1.2, 1.2), labels, strict=False):
+        line = frame[frame["method"] == method].sort_values("supersamples")
+        for column, dashes in looks.items():
+            look = dict(color=method_style(method).colour, linestyle=dashes, linewidth=width)
+            axes.plot(line["supersamples"], line[column], **look)
+    axes.axhline(1, color=GREY, linewidth=0.9)
+    axes.set(xlabel="supersamples", ylabel="error", ylim=(0, 1.1 * max(1, frame["bound"].max())))
+    handles = [
+        Line2D([], [], color="black", linestyle=dashes, linewidth=1.0, label=words[column])
+        for column, dashes in looks.items()
+    ]
+    handles += [
+        Line2D([], [], color=method_style(method).colour, linewidth=width, label=label)
+        for width, (method, label) in zip((3.2, 1.2, 1.2), labels.items(), strict=False)
     ]
     legend_outside(figure, handles, "lower center")
     return figure
