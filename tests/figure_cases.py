@@ -449,6 +449,17 @@ def informed(counts):
     return theory.information_over_supersamples(pd.DataFrame(rows), labels)
 
 
+def cuts(tasks, blocks, counts):
+    rows = [
+        dict(task=task, samples=k, n_blocks=n, predicted=n / k, mean=1.1 * n / k)
+        | dict(low=-0.1 if n == 1 else 0.9 * n / k, high=1.3 * n / k)
+        for task in tasks
+        for n in blocks
+        for k in counts
+    ]
+    return theory.when_a_cut_pays(pd.DataFrame(rows))
+
+
 def changes(many):
     rows = [
         dict(what="tensor clipping", against="threshold / $\\sqrt{n}$ for B", optimizer="AdamW")
@@ -749,6 +760,10 @@ CASES = {
     theory.information_over_supersamples: (
         lambda: informed([2]),
         lambda: informed([2, 10, 20, 100]),
+    ),
+    theory.when_a_cut_pays: (
+        lambda: cuts(["one direction"], [1], [24]),
+        lambda: cuts(["one direction", "each weaker"], [1, 2, 4, 8], [24, 32, 64, 128, 400]),
     ),
     theory.ratio_law: (
         lambda: ratios(["SGD"], [2]),

@@ -17,18 +17,20 @@ from ..core.seeding import generator
 from ..learning.loop import cosine_lr
 
 
-def orthogonal_groups(d_in: int, d_out: int, directions: int, seed: int) -> Tensor:
-    """Return Z = Σ_j v_j u_jᵀ: (d_out, d_in), with orthonormal u_j and v_j: equal singular values.
+def orthogonal_groups(
+    d_in: int, d_out: int, directions: int, seed: int, decay: float = 1.0
+) -> Tensor:
+    """Return Z = Σ_j decay^j v_j u_jᵀ: (d_out, d_in), u_j and v_j orthonormal, j from 0.
 
-    Cut into groups, the u_j span feature spaces orthogonal to each other, one for each group
-    of labels.
+    Without decay all singular values are equal. Cut into groups, the u_j span feature spaces
+    orthogonal to each other, one for each group of labels.
     """
     draw = generator(seed, "orthogonal groups")
     inputs, outputs = (
         torch.linalg.qr(torch.randn(d, directions, generator=draw, dtype=torch.float64))[0]
         for d in (d_in, d_out)
     )
-    return outputs @ inputs.T
+    return outputs * decay ** torch.arange(directions, dtype=torch.float64) @ inputs.T
 
 
 def repeated_along_the_input(
@@ -53,6 +55,24 @@ def floor(target: Tensor, config: AdapterConfig) -> float:
         reachable = target.unflatten(1, (n, -1)).sum(1) / n**0.5
     fitted = torch.linalg.svdvals(reachable)[:width].square().sum()
     return max(0.0, 1 - (fitted / target.square().sum()).item())
+
+
+def cut_risk(target: Tensor, width: int, samples: int, sigma: float) -> float:
+    """Return the risk of least squares on N samples of noise σ, cut to rank b, about, over ‖Z‖².
+
+    σ² b (d_in + d_out - b) / (N - d_in - 1) + Σ_{k > b} s_k²: the noise that lies in the tangent
+    space of matrices of rank b, and the tail of Z. Exact at full rank, and to first order in σ
+    where s_b is far above the noise. N > d_in + 1.
+    """
+    d_out, d_in = target.shape
+    if samples <= d_in + 1:
+        raise ValueError(
+            f"samples={samples} of d_in={d_in}; least squares has a finite risk from "
+            f"{d_in + 2} samples on"
+        )
+    noise = sigma**2 * width * (d_in + d_out - width) / (samples - d_in - 1)
+    values = torch.linalg.svdvals(target).square()
+    return (noise + values[width:].sum().item()) / values.sum().item()
 
 
 def smaller_lora(config: AdapterConfig) -> AdapterConfig:

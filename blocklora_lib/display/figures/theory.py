@@ -1,4 +1,4 @@
-"""Figures of this suite's own theory: the law of ratios, certified gains, information."""
+"""Figures of this suite's own theory: the law of ratios, certified gains, information, cuts."""
 
 from __future__ import annotations
 
@@ -118,5 +118,40 @@ def information_over_supersamples(frame: pd.DataFrame, labels: Mapping[str, str]
         Line2D([], [], color=method_style(method).colour, linewidth=width, label=label)
         for width, (method, label) in zip((3.2, 1.2, 1.2), labels.items(), strict=False)
     ]
+    legend_outside(figure, handles, "lower center")
+    return figure
+
+
+@in_style
+def when_a_cut_pays(frame: pd.DataFrame) -> Figure:
+    """Draw risk over samples for each n: predicted (line) and trained (marker), a panel a task.
+
+    frame: task, samples, n_blocks, predicted, mean, low, high. The best n of each number of samples
+    is ringed, as trained, and crossed, as predicted.
+    """
+    tasks = list(dict.fromkeys(frame["task"]))
+    figure = new_figure(TEXT_WIDTH, 2.8)
+    sizes = sorted(frame["n_blocks"].unique())
+    looks = dict(zip(sizes, ("#0072B2", "#009E73", "#E69F00", "#D55E00"), strict=False))
+    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+        part = frame[frame["task"] == task]
+        for n, line in part.sort_values("samples").groupby("n_blocks"):
+            axes.plot(line["samples"], line["predicted"], color=looks[n], linewidth=1.1)
+            axes.vlines(line["samples"], line["low"], line["high"], color=looks[n], linewidth=0.9)
+            axes.plot(line["samples"], line["mean"], "o", color=looks[n], markersize=3.5)
+        best = part.loc[part.groupby("samples")["mean"].idxmin()]
+        axes.plot(best["samples"], best["mean"], "o", color="black", mfc="none", markersize=8)
+        best = part.loc[part.groupby("samples")["predicted"].idxmin()]
+        axes.plot(best["samples"], best["predicted"], "x", color="black", markersize=5, zorder=4)
+        low = part["low"].where(part["low"] > 0).min()
+        axes.set(title=task, xlabel="training samples $N$", xscale="log", yscale="log")
+        axes.set_ylim(bottom=min(low, part["predicted"].min()) / 1.4)
+        axes.set_xticks(sorted(part["samples"].unique()), sorted(part["samples"].unique()))
+        axes.minorticks_off()
+    figure.axes[0].set_ylabel(r"error $‖ΔW-Z‖^2/‖Z‖^2$")
+    handles = [Line2D([], [], color=looks[n], marker="o", label=f"n = {n}") for n in sizes]
+    for marker, size, words in (("o", 8, "best n, trained"), ("x", 5, "best n, predicted")):
+        look = dict(linestyle="", color="black", markerfacecolor="none", markersize=size)
+        handles.append(Line2D([], [], marker=marker, label=words, **look))
     legend_outside(figure, handles, "lower center")
     return figure
