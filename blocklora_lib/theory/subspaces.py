@@ -62,7 +62,7 @@ def cut_risk(target: Tensor, width: int, samples: int, sigma: float) -> float:
 
     σ² b (d_in + d_out - b) / (N - d_in - 1) + Σ_{k > b} s_k²: the noise that lies in the tangent
     space of matrices of rank b, and the tail of Z. Exact at full rank, and to first order in σ
-    where s_b is far above the noise. N > d_in + 1.
+    where s_b is far above the noise and s_{b+1}. N > d_in + 1.
     """
     d_out, d_in = target.shape
     if samples <= d_in + 1:

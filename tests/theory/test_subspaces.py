@@ -106,31 +106,33 @@ def test_many_trainings_are_each_training(kind):
         torch.testing.assert_close(updates[k], adapter.delta_weight().detach(), rtol=0, atol=1e-11)
 
 
-def risk_of_a_cut(target, width, samples, sigma, draws=2000):
-    """The mean error over ‖Z‖² of least squares, cut to its first singular directions, in NumPy."""
+def noise_of_a_cut(target, width, samples, sigma, draws=2000):
+    """How far least squares, cut to its first singular directions, is from Z cut, in NumPy."""
     rng = np.random.default_rng(1)
     x = rng.standard_normal((draws, samples, target.shape[1]))
     y = x @ target.T + sigma * rng.standard_normal((draws, samples, len(target)))
-    fitted = np.linalg.pinv(x) @ y
-    u, s, v = np.linalg.svd(fitted, full_matrices=False)
-    cut = (u[..., :width] * s[:, None, :width]) @ v[:, :width]
-    return np.square(cut - target.T).sum((1, 2)).mean() / np.square(target).sum()
+
+    def cut(matrix):
+        u, s, v = np.linalg.svd(matrix, full_matrices=False)
+        return (u[..., :width] * s[..., None, :width]) @ v[..., :width, :]
+
+    apart = cut(np.linalg.pinv(x) @ y) - cut(target.T)
+    return np.square(apart).sum((1, 2)).mean() / np.square(target).sum()
 
 
 @pytest.mark.parametrize("width", [1, 2, 4, 8])
 def test_the_risk_of_a_cut_is_that_of_least_squares_cut(width):
     """d_in 10, d_out 8: to first order in σ, at full rank exactly; not without "- b", or by N."""
-    target, sigma, samples = subspace.orthogonal_groups(10, 8, 8, 1, 0.6), 1e-3, 40
-    assert torch.linalg.svdvals(target).tolist() == pytest.approx([0.6**j for j in range(8)])
-    energy = [0.36**j for j in range(8)]
-    tail = sum(energy[width:]) / sum(energy)
-    measured = risk_of_a_cut(target.numpy(), width, samples, sigma) - tail
-    predicted = subspace.cut_risk(target, width, samples, sigma) - tail
-    assert measured == pytest.approx(predicted, rel=0.05)  # 2000 draws of b (18 - b) numbers
-    wrong = predicted * (samples - 11) / samples
-    assert measured != pytest.approx(wrong, rel=0.05)
+    target, sigma, samples = subspace.orthogonal_groups(10, 8, 8, 1, 0.2), 1e-6, 40
+    assert torch.linalg.svdvals(target).tolist() == pytest.approx([0.2**j for j in range(8)])
+    energy = [0.04**j for j in range(8)]
+    predicted = subspace.cut_risk(target, width, samples, sigma) - sum(energy[width:]) / sum(energy)
+    ratio = noise_of_a_cut(target.numpy(), width, samples, sigma) / predicted
+    # 2000 draws of b (18 - b) numbers, and (s_{b+1}/s_b)² = 0.04 of second order
+    assert ratio == pytest.approx(1, abs=0.05)
+    assert ratio != pytest.approx((samples - 11) / samples, abs=0.05)
     if width > 1:
-        assert measured != pytest.approx(predicted * 18 / (18 - width), rel=0.05)
+        assert ratio != pytest.approx(18 / (18 - width), abs=0.05)
 
 
 def test_too_few_samples_have_no_risk():
