@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from ..style import GREY, TEXT_WIDTH, in_style, legend_outside, method_style, new_figure
 from .block import ZERO, with_zero
@@ -107,9 +108,11 @@ def information_over_supersamples(frame: pd.DataFrame, labels: Mapping[str, str]
         line = frame[frame["method"] == method].sort_values("supersamples")
         for column, dashes in looks.items():
             look = dict(color=method_style(method).colour, linestyle=dashes, linewidth=width)
-            axes.plot(line["supersamples"], line[column], **look)
+            axes.plot(line["supersamples"], line[column], marker=".", **look)
     axes.axhline(1, color=GREY, linewidth=0.9)
-    axes.set(xlabel="supersamples", ylabel="error", ylim=(0, 1.1 * max(1, frame["bound"].max())))
+    top = max(1, frame[["bound", "conditional"]].max().max())
+    axes.set(xlabel="supersamples", ylabel="error", ylim=(0, 1.1 * top))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles = [
         Line2D([], [], color="black", linestyle=dashes, linewidth=1.0, label=words[column])
         for column, dashes in looks.items()
