@@ -146,9 +146,9 @@ def when_a_cut_pays(frame: pd.DataFrame) -> Figure:
         axes.plot(best["samples"], best["mean"], "o", color="black", mfc="none", markersize=8)
         best = part.loc[part.groupby("samples")["predicted"].idxmin()]
         axes.plot(best["samples"], best["predicted"], "x", color="black", markersize=5, zorder=4)
-        low = part["low"].where(part["low"] > 0).min()
+        drawn = part[["low", "mean", "predicted"]]
         axes.set(title=task, xlabel="training samples $N$", xscale="log", yscale="log")
-        axes.set_ylim(bottom=min(low, part["predicted"].min()) / 1.4)
+        axes.set_ylim(bottom=drawn.where(drawn > 0).min().min() / 1.4)
         axes.set_xticks(sorted(part["samples"].unique()), sorted(part["samples"].unique()))
         axes.minorticks_off()
     figure.axes[0].set_ylabel(r"error $‖ΔW-Z‖^2/‖Z‖^2$")
