@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -68,7 +69,8 @@ def _supersample(
     bench: Workbench, profile: Profile, name: str, shots: int, seed: int
 ) -> tuple[Tensor, Tensor, Context]:
     """Return pairs of images (N, 2, 3, H, W) and labels (N, 2), and what a training needs else."""
-    backbone, data = bench.backbone(profile.backbone), bench.dataset(name)
+    backbone = bench.backbone(profile.backbone)
+    data: Any = bench.dataset(name)  # bundled: the images of a split are one tensor
     chosen = draw(data.labels("train"), 2 * shots, seed)
     labels = data.labels("train")[chosen]
     order = labels.argsort(stable=True).view(-1, 2, shots).transpose(1, 2).reshape(-1, 2)
