@@ -67,11 +67,10 @@ def workbench(settings: Profile, device: str | None, threads: int) -> Workbench:
     load_libraries()
     import torch
 
-    from ..core.devices import profile_device
-    from ..runs.workbench import Workbench
+    from ..runs.workbench import bench_for
 
     torch.set_num_threads(threads)
-    return Workbench(profile_device(settings.device, device))
+    return bench_for(settings, device)
 
 
 def load_libraries() -> None:

@@ -61,3 +61,30 @@ def _facts(path: Path) -> dict[str, str]:
     except OSError:
         return {}
     return {name.strip(): value.strip() for name, _, value in (li.partition(":") for li in lines)}
+
+
+def usable_cpus(groups: Path = Path("/sys/fs/cgroup"), own: Path = PROC / "self/cgroup") -> int:
+    """How many CPUs this process may use now: by its affinity, and by the quotas of its control
+    groups and of those above them.
+    """
+    allowed = hasattr(os, "sched_getaffinity")
+    cpus = len(os.sched_getaffinity(0)) if allowed else os.cpu_count() or 1
+    with suppress(OSError):
+        for line in own.read_text(encoding="utf-8").splitlines():
+            _, kinds, place = line.split(":", 2)
+            if not kinds or "cpu" in kinds.split(","):
+                mount = groups / "cpu" if kinds else groups  # of version 1, each kind has its own
+                for part in (place := Path(place.lstrip("/")), *place.parents):
+                    cpus = min(cpus, _quota(mount / part, cpus))
+    return cpus
+
+
+def _quota(group: Path, most: int) -> int:
+    """CPUs that a control group may use; `most` where it has no limit."""
+    names = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
+    for files in names:
+        with suppress(OSError, ValueError):  # 'max': no limit
+            text = " ".join((group / name).read_text() for name in files)
+            quota, period = map(int, text.split())
+            return max(1, round(quota / period)) if quota > 0 else most  # nor does -1
+    return most

@@ -10,9 +10,9 @@ from an explicit generator, as CLIP-LoRA does it. Pixels stay 0..255.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,16 +21,27 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
+from ..core.machine import usable_cpus
 from .augment import RATIO, RECIPES
 from .decoding import Loading, fault, image_size, read
+from .kept_views import KeptViews
 from .views import Box, View
 
 # decoded few-shot images that stay in memory: 16 shots of a hundred classes fit
 KEPT_BYTES = 4 * 2**30
-WORKERS = min(8, os.cpu_count() or 1)  # PIL decodes and resizes without holding the interpreter
+MOST_WORKERS = 8
 
 T = TypeVar("T")
 _END: Any = object()
+
+
+@dataclass
+class _Held:
+    """What a sequence of files and its parts hold: decoded images and sizes, and kept views."""
+
+    images: dict[Path, Image.Image] = field(default_factory=dict)
+    sizes: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    views: KeptViews | None = None
 
 
 class ImageFiles:
@@ -38,7 +49,7 @@ class ImageFiles:
 
     `at` sets the view and the device (a number: CLIP's view at that size); loading: see
     `data.decoding`. What `training_views` has decoded is kept, up to KEPT_BYTES, for this sequence
-    and all parts of it.
+    and all parts of it, and so are evaluation views, once `keep_views` says where.
     """
 
     def __init__(
@@ -46,12 +57,12 @@ class ImageFiles:
         paths: Sequence[Path],
         view: View | int = 224,
         device: torch.device | str = "cpu",
-        kept: dict[Path, Image.Image] | None = None,
         loading: Loading = "as_clip",
+        held: _Held | None = None,
     ) -> None:
         self.paths, self.device, self.loading = list(paths), torch.device(device), loading
         self.view = View.square(view) if isinstance(view, int) else view
-        self._kept: dict[Path, Image.Image] = {} if kept is None else kept
+        self._held = held or _Held()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -66,23 +77,38 @@ class ImageFiles:
 
     def at(self, view: View | int, device: torch.device | str) -> ImageFiles:
         """The same files, viewed so, on a device."""
-        return ImageFiles(self.paths, view, device, self._kept, self.loading)
+        return ImageFiles(self.paths, view, device, self.loading, self._held)
+
+    @property
+    def keeps_views(self) -> bool:
+        """Whether evaluation views are taken from where they are kept."""
+        return self._held.views is not None
+
+    def keep_views(self, views: KeptViews) -> None:
+        """Take evaluation views of this sequence, and of all its parts, from these from now on."""
+        self._held.views = views
 
     def evaluation_views(self) -> Tensor:
         """Return what the backbone sees of each image: (N, 3, height, width), uint8."""
-        return self._stack(lambda path: self._fit(path, read(path, self.loading)), self.paths)
+        views = self._held.views
+        kept = views.read(self.view, self.paths, self._evaluated) if views else None
+        return self._placed(self._evaluated(self.paths) if kept is None else kept)
 
     def training_views(self, how: str, generator: torch.Generator) -> Tensor:
         """Return a random view of each image: (N, 3, height, width), uint8. how: of `augment`."""
         if how == "none":
-            return self._stack(lambda path: self._fit(path, self._read_and_keep(path)), self.paths)
+            fit = self._workers(lambda path: self._fit(path, self._read_and_keep(path)), self.paths)
+            return self._placed(torch.stack(fit))
+        new = [path for path in dict.fromkeys(self.paths) if path not in self._held.sizes]
+        found = self._workers(lambda path: image_size(path, self.loading), new)
+        self._held.sizes.update(zip(new, found, strict=True))
         smallest, mirror = RECIPES[how]
         plans = []  # all random numbers are drawn here, in order; threads only follow
         for path in self.paths:
-            width, height = self._size(path)
+            width, height = self._held.sizes[path]
             box = crop_box(height, width, smallest, generator)
             plans.append((path, box, mirror and torch.rand(1, generator=generator).item() < 0.5))
-        return self._stack(lambda plan: self._crop(*plan), plans)
+        return self._placed(torch.stack(self._workers(lambda plan: self._crop(*plan), plans)))
 
     def faults(self, thorough: bool) -> list[str]:
         """Why each file cannot be read, '' for one that can.
@@ -91,11 +117,17 @@ class ImageFiles:
         JPEG or PNG must: this finds those that are missing, cut short, no images, too large or of
         unsure values.
         """
-        with ThreadPoolExecutor(WORKERS) as pool:
-            return list(pool.map(lambda path: fault(path, thorough), self.paths))
+        return self._workers(lambda path: fault(path, thorough), self.paths)
 
     def _with(self, paths: list[Path]) -> ImageFiles:
-        return ImageFiles(paths, self.view, self.device, self._kept, self.loading)
+        return ImageFiles(paths, self.view, self.device, self.loading, self._held)
+
+    def _evaluated(self, paths: Sequence[Path]) -> Tensor:
+        """Views of these files; one that was decoded for training is not decoded again."""
+        kept, loading = self._held.images, self.loading
+        return torch.stack(
+            self._workers(lambda p: self._fit(p, kept.get(p) or read(p, loading)), paths)
+        )
 
     def _fit(self, path: Path, image: Image.Image) -> Tensor:
         try:
@@ -109,24 +141,25 @@ class ImageFiles:
     def _crop(self, path: Path, box: Box, mirror: bool) -> Tensor:
         return pil_to_tensor(self.view.crop(self._read_and_keep(path), box, mirror))
 
-    def _size(self, path: Path) -> tuple[int, int]:
-        if path in self._kept:
-            return self._kept[path].size
-        return image_size(path, self.loading)
-
     def _read_and_keep(self, path: Path) -> Image.Image:
-        image = self._kept.get(path) or read(path, self.loading)
-        if (
-            path not in self._kept
-            and 3 * image.width * image.height * (len(self._kept) + 1) <= KEPT_BYTES
-        ):
+        kept = self._held.images
+        image = kept.get(path) or read(path, self.loading)
+        if path not in kept and 3 * image.width * image.height * (len(kept) + 1) <= KEPT_BYTES:
             # as if all were as large as this one: a bound on memory, not an account
-            self._kept[path] = image
+            kept[path] = image
         return image
 
-    def _stack(self, look: Callable[[Any], Tensor], plans: Sequence[Any]) -> Tensor:
-        with ThreadPoolExecutor(WORKERS) as pool:
-            return torch.stack(list(pool.map(look, plans))).to(self.device)
+    def _placed(self, views: Tensor) -> Tensor:
+        """Views on the device; by pinned memory to a GPU, so that no one waits for the copy."""
+        if self.device.type == "cuda":
+            views = views.pin_memory()
+        return views.to(self.device, non_blocking=True)
+
+    @staticmethod
+    def _workers(look: Callable[[Any], T], plans: Sequence[Any]) -> list[T]:
+        """look(plan) of each, in order; PIL decodes and resizes without holding the interpreter."""
+        with ThreadPoolExecutor(min(MOST_WORKERS, usable_cpus())) as pool:
+            return list(pool.map(look, plans))
 
 
 def ahead(made: Iterable[T]) -> Generator[T]:

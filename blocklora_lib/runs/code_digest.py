@@ -45,11 +45,20 @@ def code_digest(method: str = "", package: Path = PACKAGE) -> str:
     known = recall(f"code/{raw}{method}")  # parsing takes half a second
     if re.fullmatch("[0-9a-f]{64}", known):
         return known
-    found = hashlib.sha256()
-    for name, said in sorted(computing_modules(method, package).items()):
-        found.update(f"{name}\n{said}\n".encode())
-    remember(f"code/{raw}{method}", found.hexdigest())
-    return found.hexdigest()
+    found = _digest(computing_modules(method, package))
+    remember(f"code/{raw}{method}", found)
+    return found
+
+
+@cache
+def views_digest(package: Path = PACKAGE) -> str:
+    """The same of what decodes and views image files, by which views that are kept are named."""
+    return _digest(_reached({"data.image_files"}, package))
+
+
+def _digest(modules: dict[str, str]) -> str:
+    said = "".join(f"{name}\n{text}\n" for name, text in sorted(modules.items()))
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 @cache  # a listing asks for the digest of every method
@@ -77,8 +86,12 @@ def computing_modules(method: str = "", package: Path = PACKAGE) -> dict[str, st
     """Return the modules that the digest covers, by name within the package ('data.draws'), by
     `meaning`.
     """
+    return _reached({ROOT, f"methods.{method}".rstrip(".")}, package)
+
+
+def _reached(todo: set[str], package: Path) -> dict[str, str]:
+    """The same of these modules and what they import."""
     files = {_name(path, package): path for path in sources(package)}
-    todo = {ROOT, f"methods.{method}".rstrip(".")}
     found: dict[str, str] = {}
     while todo:
         name = todo.pop()

@@ -63,6 +63,8 @@ def execute(
         images = bench.images(spec)
         context = run_context(spec, bench, inputs, on_step)
         backbone = context.backbone
+        for other in inputs.evaluated:
+            bench.keep_views(other, spec.split)
         features = None
         if "image" not in get_method(spec.method.name).towers:
             features = partial(_features, spec, bench)
@@ -70,9 +72,6 @@ def execute(
                 if context.source:
                     context.features()
                 list(map(features, inputs.evaluated))
-        else:
-            for other in inputs.evaluated:
-                other.images(spec.split)
     about = provenance(spec, backbone, bench.dataset(spec.dataset), inputs.evaluated)
     if one_prompt := {name: found for name in spec.sets if (found := bench.one_prompt(spec, name))}:
         about["one_prompt"] = one_prompt

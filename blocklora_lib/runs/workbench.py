@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,13 +11,12 @@ from typing import Any
 import torch
 
 from ..clip.backbone import Backbone, load_backbone
-from ..core.devices import resolve_device
+from ..core.devices import profile_device, resolve_device
 from ..core.paths import MANIFESTS
 from ..core.user_cache import cache_folder
 from ..data.dataset import Dataset, load_dataset
 from ..data.draw import Draw, validation_rows
 from ..data.draw_files import import_draw
-from ..data.image_files import ImageFiles
 from ..data.roots import checksum as data_checksum
 from ..learning.evaluation import same_prompts
 from ..learning.feature_cache import FeatureCache, Source
@@ -28,7 +25,9 @@ from ..methods import get_method
 from ..weights.spec import BackboneSpec
 from .code_digest import code_digest
 from .images import RunImages, check_shots, draw_of
+from .profile import Profile
 from .record import MachineFailure
+from .sources import keep_views, source_of
 from .spec import RunSpec, Task
 
 
@@ -37,7 +36,8 @@ class Workbench:
     """What runs of one process share: the device, and backbones, datasets and features, made once.
 
     device: as `resolve_device` reads it, once; a profile says its own. features: the cache of all
-    runs, by default kept in the user's cache folder.
+    runs, by default kept in the user's cache folder. views: where decoded views of evaluated images
+    are kept, by default beside them; None: nowhere.
     """
 
     device: str | torch.device = "auto"
@@ -47,6 +47,7 @@ class Workbench:
     features: FeatureCache = field(
         default_factory=lambda: FeatureCache(cache_folder() / "features", code_digest())
     )
+    views: Path | None = field(default_factory=lambda: cache_folder() / "views")
     _backbones: dict[BackboneSpec, Backbone] = field(default_factory=dict)
     _datasets: dict[str, Dataset] = field(default_factory=dict)
     _drawn: dict[tuple[object, ...], Draw] = field(default_factory=dict)
@@ -153,30 +154,13 @@ class Workbench:
         return self._drawn[key]
 
     def source(self, dataset: Dataset, split: str, index: torch.Tensor | None = None) -> Source:
-        """Return a split's images, or those at `index`, as the feature cache takes them.
+        """Return a split's images, or those at `index`, see `source_of`."""
+        return source_of(dataset, split, self._files, index)
 
-        A bundle's split is encoded whole, since it is decoded whole; of files, what is asked for.
-        """
-        manifest = dataset.manifest
-        if manifest.kind == "bundle":
-            return Source(lambda: dataset.images(split), f"{manifest.sha256}/{split}", index)
-        wanted = range(len(dataset.labels(split))) if index is None else index.tolist()
-        paths = [dataset.path(split, i) for i in wanted]
-        digests = self._files.contents(dataset.name, paths)
-
-        def images() -> torch.Tensor | ImageFiles:
-            files = dataset.images(split)
-            return files if index is None else files[index]
-
-        def unchanged() -> None:
-            if path := self._files.other(dataset.name, paths):
-                raise MachineFailure(
-                    f"{path} changed while it was encoded: no features are kept of it; once it "
-                    "stays as it is, the same command goes on from there"
-                )
-
-        held = json.dumps([manifest.image_loading, digests])
-        return Source(images, hashlib.sha256(held.encode()).hexdigest(), None, unchanged)
+    def keep_views(self, dataset: Dataset, split: str) -> None:
+        """Let a split's image files be decoded once for all, unless the bench keeps no views."""
+        if self.views is not None:
+            keep_views(dataset, split, self._files, self.views)
 
     def _refuse_other_classes(self, spec: RunSpec) -> None:
         """Of a method that tells its own classes alone, refuse sets of other ones."""
@@ -268,6 +252,14 @@ class Inputs:
     evaluated: tuple[Dataset, ...]
     unreadable: dict[str, tuple[str, ...]]
     validation: tuple[str, torch.Tensor] | None = None
+
+
+def bench_for(profile: Profile, device: str | None = None) -> Workbench:
+    """Return the bench of a profile's runs, on its device, or on the one of the command line."""
+    bench = Workbench(profile_device(profile.device, device))
+    if not profile.keep_views:
+        bench.views = None
+    return bench
 
 
 def with_draw(spec: RunSpec, file: Path, bench: Workbench) -> RunSpec:

@@ -118,12 +118,12 @@ class Notebook:
         from tqdm import tqdm
 
         from ..runs.execute import run_grid
-        from ..runs.workbench import Workbench
+        from ..runs.workbench import bench_for
 
         specs = {s.key: s for name in experiments for s in expand(self.profile, name)}
         missing = [spec for spec in specs.values() if not self._has(spec)]
         if missing:
-            records = run_grid(missing, self.store, Workbench(self.device))
+            records = run_grid(missing, self.store, bench_for(self.profile))
             for _ in tqdm(records, total=len(missing), desc="runs", unit="run"):
                 pass
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..core.files import user_path
+from ..core.machine import usable_cpus
 from ..core.paths import ROOT
 from ..runs.profile_files import is_file_name, load_profile
 from ..runs.store import RunStore
@@ -45,7 +46,7 @@ def reproduce(
         given["results"] = str(folder)
         home = folder
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-    command += ["--directory", str(home), "--cores", str(jobs or _cores()), "--keep-going"]
+    command += ["--directory", str(home), "--cores", str(jobs or usable_cpus()), "--keep-going"]
     command += ["--rerun-incomplete", "--nolock", "--quiet", "host", "--config"]
     command += [f"{key}={value}" for key, value in given.items()]
     with subprocess.Popen(command) as engine:
@@ -72,10 +73,6 @@ def as_typed(entries: Iterable[str] | None) -> dict[str, str]:
     """
     pairs = (entry.split("=", 1) for entry in entries or () if "=" in entry)
     return {key: re.sub(r"^(['\"])(.*)\1$", r"\2", value, flags=re.DOTALL) for key, value in pairs}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shown(path: Path) -> str:

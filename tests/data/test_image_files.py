@@ -79,7 +79,7 @@ def test_training_views_are_torchvisions_crop_and_flip(photos):
 def test_parts_share_what_was_decoded_and_keep_their_order(photos):
     files = ImageFiles(photos).at(16, "cpu")
     files[torch.tensor([2, 0])].training_views("light", torch.Generator().manual_seed(0))
-    assert set(files._kept) == {photos[2], photos[0]}
+    assert set(files._held.images) == {photos[2], photos[0]}
     assert [len(part) for part in files.split(2)] == [2, 1]
     assert files[torch.tensor([1])].paths == [photos[1]]
     upright = ImageFiles(photos, loading="upright").at(16, "cpu")
