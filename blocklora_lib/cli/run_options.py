@@ -67,10 +67,12 @@ def workbench(settings: Profile, device: str | None, threads: int) -> Workbench:
     load_libraries()
     import torch
 
-    from ..runs.workbench import bench_for
+    from ..core.devices import profile_device
+    from ..runs.workbench import Workbench
 
     torch.set_num_threads(threads)
-    return bench_for(settings, device)
+    place = profile_device(settings.device, device)
+    return Workbench(place, keeps_views=settings.keep_views)
 
 
 def load_libraries() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..clip.backbone import Backbone, load_backbone
-from ..core.devices import profile_device, resolve_device
+from ..core.devices import resolve_device
 from ..core.paths import MANIFESTS
 from ..core.user_cache import cache_folder
 from ..data.dataset import Dataset, load_dataset
@@ -25,7 +25,6 @@ from ..methods import get_method
 from ..weights.spec import BackboneSpec
 from .code_digest import code_digest
 from .images import RunImages, check_shots, draw_of
-from .profile import Profile
 from .record import MachineFailure
 from .sources import keep_views, source_of
 from .spec import RunSpec, Task
@@ -36,8 +35,8 @@ class Workbench:
     """What runs of one process share: the device, and backbones, datasets and features, made once.
 
     device: as `resolve_device` reads it, once; a profile says its own. features: the cache of all
-    runs, by default kept in the user's cache folder. views: where decoded views of evaluated images
-    are kept, by default beside them; None: nowhere.
+    runs, by default kept in the user's cache folder. keeps_views: whether evaluated images are, too,
+    as the backbone sees them.
     """
 
     device: str | torch.device = "auto"
@@ -47,7 +46,7 @@ class Workbench:
     features: FeatureCache = field(
         default_factory=lambda: FeatureCache(cache_folder() / "features", code_digest())
     )
-    views: Path | None = field(default_factory=lambda: cache_folder() / "views")
+    keeps_views: bool = True
     _backbones: dict[BackboneSpec, Backbone] = field(default_factory=dict)
     _datasets: dict[str, Dataset] = field(default_factory=dict)
     _drawn: dict[tuple[object, ...], Draw] = field(default_factory=dict)
@@ -252,14 +251,6 @@ class Inputs:
     evaluated: tuple[Dataset, ...]
     unreadable: dict[str, tuple[str, ...]]
     validation: tuple[str, torch.Tensor] | None = None
-
-
-def bench_for(profile: Profile, device: str | None = None) -> Workbench:
-    """Return the bench of a profile's runs, on its device, or on the one of the command line."""
-    bench = Workbench(profile_device(profile.device, device))
-    if not profile.keep_views:
-        bench.views = None
-    return bench
 
 
 def with_draw(spec: RunSpec, file: Path, bench: Workbench) -> RunSpec:

@@ -118,12 +118,13 @@ class Notebook:
         from tqdm import tqdm
 
         from ..runs.execute import run_grid
-        from ..runs.workbench import bench_for
+        from ..runs.workbench import Workbench
 
         specs = {s.key: s for name in experiments for s in expand(self.profile, name)}
         missing = [spec for spec in specs.values() if not self._has(spec)]
         if missing:
-            records = run_grid(missing, self.store, bench_for(self.profile))
+            bench = Workbench(self.device, keeps_views=self.profile.keep_views)
+            records = run_grid(missing, self.store, bench)
             for _ in tqdm(records, total=len(missing), desc="runs", unit="run"):
                 pass
 
