@@ -35,8 +35,8 @@ class Workbench:
     """What runs of one process share: the device, and backbones, datasets and features, made once.
 
     device: as `resolve_device` reads it, once; a profile says its own. features: the cache of all
-    runs, by default kept in the user's cache folder. keeps_views: whether evaluated images are, too,
-    as the backbone sees them.
+    runs, by default in the user's cache folder. keeps_views: whether evaluated images are kept
+    there, too, as the backbone sees them.
     """
 
     device: str | torch.device = "auto"
@@ -157,9 +157,9 @@ class Workbench:
         return source_of(dataset, split, self._files, index)
 
     def keep_views(self, dataset: Dataset, split: str) -> None:
-        """Let a split's image files be decoded once for all, unless the bench keeps no views."""
-        if self.views is not None:
-            keep_views(dataset, split, self._files, self.views)
+        """Let a split's images be decoded once for all, if the bench keeps views."""
+        if self.keeps_views:
+            keep_views(dataset, split, self._files, cache_folder() / "views")
 
     def _refuse_other_classes(self, spec: RunSpec) -> None:
         """Of a method that tells its own classes alone, refuse sets of other ones."""
