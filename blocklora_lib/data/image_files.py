@@ -152,7 +152,7 @@ class ImageFiles:
     def _placed(self, views: Tensor) -> Tensor:
         """Views on the device; by pinned memory to a GPU, so that no one waits for the copy."""
         if self.device.type == "cuda":
-            views = views.pin_memory()
+            views = torch.empty_like(views, pin_memory=True).copy_(views)
         return views.to(self.device, non_blocking=True)
 
     @staticmethod

@@ -125,8 +125,7 @@ class Notebook:
         if missing:
             bench = Workbench(self.device, keeps_views=self.profile.keep_views)
             records = run_grid(missing, self.store, bench)
-            for _ in tqdm(records, total=len(missing), desc="runs", unit="run"):
-                pass
+            list(tqdm(records, total=len(missing), desc="runs", unit="run"))
 
     def _has(self, spec: RunSpec) -> bool:
         try:
