@@ -69,6 +69,8 @@ try:
     needed = {RATES} if CHOICE else {e for n in NEEDS.values() for e in n["experiments"]}
     needed &= {RATES, *PROFILE.experiments}
     GROUPS = grid_groups(PROFILE, needed)
+    # runs of theirs that train what a job trains are made by that job
+    BESIDE = " ".join(f"--beside {name}" for name in sorted(needed - {RATES}))
     # a notebook and the report are made again when these change
     HERE = ROOT / "blocklora_lib"
     LIBRARY = digest([*sources(HERE), *sources(HERE, "j2"), *profile_files(GIVEN)])
@@ -198,6 +200,7 @@ rule grid:
     output:
         f"{OUT}/grid/{{experiment}}/{{dataset}}-{{method}}.json",
     params:
+        dataset=lambda w: "" if w.dataset == ALL else f"--dataset {w.dataset}",
         method=lambda w: "" if w.method == ALL else f"--method {group_of(w)[2]}",
         keep="--keep-old" if KEEP_OLD else "",
     log:
@@ -216,7 +219,7 @@ rule grid:
         """
         echo "$(date '+%F %T') on $(uname -n)" >> {log:q}
         {{ {BLOCKLORA} grid --profile {GIVEN:q} --results {RESULTS:q} \
-            --experiment {wildcards.experiment} --dataset {wildcards.dataset} {params.method} \
+            --experiment {wildcards.experiment} {params.dataset} {params.method} {BESIDE} \
             {params.keep} --index {output:q} 2>&1 >> {log:q} || [ $? -eq 1 ]; }} \
             | tee -ia {log:q} >&2
         """

@@ -56,6 +56,12 @@ def grid(
             parser=path, help="Write the runs' keys here once each has a record.", hidden=True
         ),
     ] = None,
+    beside: Annotated[
+        list[str],
+        typer.Option(
+            help="An experiment whose runs are made, too, that train what these do.", hidden=True
+        ),
+    ] = [],  # noqa: B006  as typer has lists
     results: ResultsOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = 1,
@@ -102,7 +108,15 @@ def grid(
         known = ("done", "missing", "failed", *sorted({*states} - {"done", "missing", "failed"}))
         typer.echo(", ".join(f"{states.count(state)} {state}" for state in known))
         return
-    records = _complete(settings, found, store, device, threads, retry_failed, keep_old, keeper)
+    others = [
+        spec
+        for name in beside
+        if dataset is None or dataset in settings.datasets_of(settings.experiment(name))
+        for spec in expand(settings, name, dataset)
+    ]
+    records = _complete(
+        settings, found, store, device, threads, retry_failed, keep_old, keeper, others
+    )
     if index:
         write_index(index, experiment, dataset, method, specs)
     if failed := [record for record in records if record.status == "failed"]:
@@ -175,6 +189,7 @@ def _complete(
     retry_failed: bool,
     keep_old: bool,
     keeper: Kept | None = None,
+    beside: Sequence[RunSpec] = (),
 ) -> list[RunRecord]:
     """Run what the store lacks, saying how far it is; return every spec's record."""
     from ..runs.standing import again, remarks, to_run
@@ -193,7 +208,7 @@ def _complete(
         bench = workbench(settings, device, threads)
         from ..runs.execute import run_grid
 
-        for record in run_grid(todo, store, bench, retry_failed, keep_old, keeper):
+        for record in run_grid(todo, store, bench, retry_failed, keep_old, keeper, beside):
             training: Any = record.spec.training
             rate = f"lr={training.lr:g}, " if record.spec.split == "val" else ""
             progress.report(f"{rate}{record.spec}: {outcome(record)}")

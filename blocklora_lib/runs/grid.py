@@ -131,7 +131,7 @@ def _make_specs(
     settings = [
         (
             entry,
-            get_method(entry.registry_name).trains,
+            get_method(entry.registry_name),
             (method := entry.method_spec),
             profile.training_of(entry) if method.scheduled else None,
         )
@@ -143,8 +143,13 @@ def _make_specs(
         if split == "val" and "val" not in read[0].splits:
             raise ValueError(f"rates: {dataset} has no validation images; choose on other datasets")
         _check_variants([m for m in manifests if m.name == dataset or m.name in profile.variants])
-        checksum = data_checksum(read)
-        for entry, trains, method, training in settings:
+        every = read, data_checksum(read)
+        known = [m for m in read if m.name not in profile.variants or m.classes == read[0].classes]
+        alike = every if known == read else (known, data_checksum(known))
+        for entry, kind, method, training in settings:
+            trains = kind.trains
+            # of a variant with some of the classes, what tells all of its own has no accuracy
+            seen, checksum = alike if kind.own_classes else every
             # a method without training is one run, not shots x seeds
             for k in shots if trains else (0,):
                 for seed in seeds if trains else (0,):
@@ -160,7 +165,7 @@ def _make_specs(
                             backbone=backbone,
                             method=method,
                             training=training,
-                            evaluate_on=tuple(m.name for m in manifests),
+                            evaluate_on=tuple(m.name for m in seen if m.name in names),
                             skip_unreadable=profile.skip_unreadable,
                             deterministic=profile.deterministic,
                             task=experiment.task,

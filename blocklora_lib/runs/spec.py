@@ -143,6 +143,21 @@ class RunSpec(Strict):
         """First 16 hex digits of the SHA-256 of the canonical JSON."""
         return _short(self.canonical)
 
+    @cached_property
+    def fit_key(self) -> str:
+        """What names all that is trained: one for runs that differ in their evaluated sets alone.
+
+        With one block Block-LoRA is LoRA, by any reading of (r, n), to the bit. A run that trains
+        nothing has its own.
+        """
+        if not self.shots:
+            return self.key
+        data = self.model_dump(mode="json", exclude={"evaluate_on", "data_checksum"})
+        settings = data["method"]["settings"]
+        if settings.get("kind") in ("lora", "block_lora") and settings["n_blocks"] == 1:
+            data["method"] = settings | {"kind": "lora", "reading": "total_rank"}
+        return _short(canonical(data))
+
     def __hash__(self) -> int:
         return hash(self.key)
 

@@ -44,8 +44,8 @@ class RunStore:
         return self._path(spec.key)
 
     def lock(self, spec: RunSpec) -> Path:
-        """The name that whoever runs this spec has locked (see `locks.locked`)."""
-        return self.folder / f".{spec.key}.lock"
+        """The name that whoever runs this spec, or trains the same, has locked (`locks.locked`)."""
+        return self.folder / f".{spec.fit_key}.lock"
 
     def check_writable(self) -> None:
         """Fail now, with one sentence, rather than after hours of training."""

@@ -30,7 +30,7 @@ from .parameter_cell import check_parameters
 from .variant import NAMES, place
 
 _LOCK = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW  # not what a link leads to
-ALL = "all"  # the group of all methods of a dataset
+ALL = "all"  # datasets, or methods, of a group
 
 
 def only_one(folder: Path) -> IO[str]:
@@ -85,15 +85,19 @@ def only_one(folder: Path) -> IO[str]:
 def grid_groups(
     profile: Profile, experiments: Iterable[str]
 ) -> dict[tuple[str, str, str], list[RunSpec]]:
-    """Return (experiment, dataset, method or "all") -> its runs.
+    """Return (experiment, dataset or "all", method or "all") -> its runs.
 
-    One group is one job: `profile.job` says whether the methods of a dataset share a process. The
-    runs' keys follow from profile, data and weights.
+    One group is one job: `profile.job` says whether the methods of a dataset share a process. A
+    method that trains nothing is one job for all sets: its model is loaded once. The runs' keys
+    follow from profile, data and weights.
     """
     found: dict[tuple[str, str, str], dict[str, RunSpec]] = {}
     for experiment in sorted(experiments):
         for entry, spec in planned(profile, experiment):
-            group = experiment, spec.dataset, ALL if profile.job == "dataset" else entry.name
+            if profile.job == "dataset":
+                group = experiment, spec.dataset, ALL
+            else:
+                group = experiment, spec.dataset if spec.shots else ALL, entry.name
             found.setdefault(group, {})[spec.key] = spec
     return {group: list(specs.values()) for group, specs in found.items()}
 

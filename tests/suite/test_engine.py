@@ -136,7 +136,8 @@ def compute(folder, profile, index):
     """What the job of a group does, in this process."""
     dataset, method = Path(index).stem.split("-")
     results = folder / Path(index).parts[0] / Path(index).parts[1]
-    words = f"--profile {profile} --results {results} --dataset {dataset} --method {method}"
+    words = f"--profile {profile} --results {results} --dataset {dataset}"
+    words += f" --method {method}" * (method != "all")
     done = CliRunner().invoke(app, ["grid", *words.split(), "--index", str(folder / index)])
     assert done.exit_code == 0, done.output
 
@@ -362,9 +363,9 @@ def test_unchanged_image_files_leave_nothing_to_do_and_a_changed_one_its_runs(
         "PocketCLIP", targets=["eurosat", "dtd"], methods=[{"name": "zero_shot"}]
     )
     facts = facts.model_dump(mode="json", exclude_unset=True) | {"name": "mine"}
-    facts["backbone"] = {"name": "PocketCLIP", "pretrained": "bundled"}
+    facts |= {"backbone": {"name": "PocketCLIP", "pretrained": "bundled"}, "job": "dataset"}
     (tmp_path / "mine.yaml").write_text(to_yaml(facts))
-    indexes = [f"results/mine/grid/few_shot/{name}-zero_shot.json" for name in ("eurosat", "dtd")]
+    indexes = [f"results/mine/grid/few_shot/{name}-all.json" for name in ("eurosat", "dtd")]
     given = dict(profile="mine.yaml", notebooks="08_few_shot")
     for place in indexes:
         compute(tmp_path, tmp_path / "mine.yaml", place)
@@ -381,6 +382,16 @@ def test_groups_hold_every_run_of_the_experiment_once():
     profile = load_profile(PROFILE)
     keys = [spec.key for group in grid_groups(profile, ["few_shot"]).values() for spec in group]
     assert sorted(keys) == sorted(spec.key for spec in expand(profile, "few_shot"))
+
+
+def test_what_trains_nothing_is_one_job_for_all_sets():
+    profile = load_profile("paper")
+    assert profile.job == "method"
+    groups = grid_groups(profile, ["few_shot", "cross_dataset"])
+    alone = {group: specs for group, specs in groups.items() if not specs[0].shots}
+    names = [(experiment, "all", "zero_shot") for experiment in ("cross_dataset", "few_shot")]
+    assert sorted(alone) == names
+    assert [spec.dataset for spec in alone[names[1]]] == list(profile.datasets)
 
 
 @pytest.fixture

@@ -1,0 +1,290 @@
+"""Runs that train the same: trained once, and evaluated on the sets of all of them."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from ..core.devices import check_repeatable, repeatable
+from ..core.schema import AdapterError
+from ..data.dataset import Dataset
+from ..learning.contract import Context
+from ..learning.count import Count
+from ..learning.evaluation import NotFinite, evaluate, evaluate_images, first_finds, recalls
+from ..learning.feature_cache import Features
+from ..learning.loop import TrainingDiverged
+from ..learning.method import Predictor
+from ..methods import get_method
+from .code_digest import code_of
+from .provenance import PeakMemory, provenance
+from .record import Budget, Cost, Failure, MachineFailure, Result, RunRecord
+from .spec import RunSpec
+from .standing import Keeper
+from .workbench import Inputs, Workbench
+
+# what ends a run wherever it is run; every other error says nothing of the spec
+OF_THE_SPEC = (TrainingDiverged, AdapterError, NotFinite)
+OnStep = Callable[[int, int, float], None]
+
+
+def execute_alike(
+    wanted: Mapping[RunSpec, Inputs | None],
+    bench: Workbench,
+    on_step: OnStep | None = None,
+    keeper: Keeper | None = None,
+) -> Iterator[RunRecord]:
+    """Yield the records of these specs, in order, which all have one `RunSpec.fit_key`.
+
+    wanted: what `Workbench.check` found of each; None: it is checked first. Training is done once,
+    for the first; a set that two are evaluated on is evaluated once. A record that shares says with
+    which keys (provenance.trained_with); its seconds are those of the load and the training that
+    are shared, and of the sets that were evaluated for it.
+    Bad input raises. What follows from a spec wherever it is run, that training diverges or that an
+    adapter refuses its settings, is a failure record. Everything else that ends a run is
+    MachineFailure.
+    """
+    first = next(iter(wanted))
+    if first.deterministic:
+        check_repeatable(bench.place)
+    memory, start = PeakMemory(bench.place), _now()
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "load"), _loading(first):
+        checked = {spec: inputs or bench.check(spec) for spec, inputs in wanted.items()}
+        images = {spec: bench.images(spec) for spec in wanted}
+        context = run_context(first, bench, checked[first], on_step)
+    shared = _Fit(first, bench, context)
+    try:
+        for spec, inputs in checked.items():
+            with _timed(seconds, "load"), _loading(spec):
+                features = _ready(spec, bench, context, inputs)
+            about = provenance(
+                spec, context.backbone, bench.dataset(spec.dataset), inputs.evaluated
+            )
+            named = ((name, bench.one_prompt(spec, name)) for name in spec.sets)
+            if one_prompt := {name: found for name, found in named if found}:
+                about["one_prompt"] = one_prompt
+            if others := [other.key for other in wanted if other is not spec]:
+                about["trained_with"] = others
+            result, error = None, None
+            try:
+                with (
+                    machine(spec, Exception),
+                    repeatable(context.backbone.device, spec.deterministic),
+                ):
+                    result = shared.result(spec, inputs, features, seconds)
+                    if keeper is not None and keeper.lacks(spec):
+                        keeper.keep(spec, shared.fitted(seconds), result, bench)
+            except OF_THE_SPEC as failure:
+                error = _failure(failure)
+            bench.check_unchanged(spec)
+            about |= {"host": platform.node(), "start": start, "end": _now()}
+            cost = Cost(
+                seconds=dict(seconds), peak_memory_bytes=memory.bytes(), budget=shared.budget
+            )
+            yield RunRecord(
+                key=spec.key,
+                spec=spec,
+                status="failed" if error else "done",
+                result=result,
+                error=error,
+                cost=cost,
+                provenance=about,
+                code=code_of(spec.method.name),
+                images=images[spec] or "",
+            )
+            seconds["evaluate"] = 0.0
+    finally:
+        shared.close()
+
+
+class _Fit:
+    """What specs share that train the same: the predictor, and what it was evaluated on."""
+
+    def __init__(self, spec: RunSpec, bench: Workbench, context: Context) -> None:
+        self.spec, self.bench, self.context = spec, bench, context
+        self.budget: Budget | None = None
+        self._predictor: Predictor | None = None
+        self._failed: BaseException | None = None
+        self._train: Count | None = None
+        self._found: dict[str, Any] = {}  # of a set: its count, or those of retrieval
+
+    def fitted(self, seconds: dict[str, float]) -> Predictor:
+        """The predictor, trained when it is first asked for; again the error that ended that."""
+        if self._failed is not None:
+            raise self._failed
+        if self._predictor is None:
+            backbone, context = self.context.backbone, self.context
+            try:
+                with _timed(seconds, "train"):
+                    before = backbone.passes.copy()
+                    self._predictor = self.spec.method.load().fit(context)
+                    self.budget = _budget(self._predictor, backbone.passes - before)
+                with _timed(seconds, "evaluate"):
+                    few = context.features() if context.source else context.images
+                    if few is not None and context.labels is not None:
+                        data = self.bench.dataset(self.spec.dataset)
+                        self._train = evaluate_images(
+                            self._predictor, backbone, data, few, context.labels
+                        )
+            except OF_THE_SPEC as error:
+                self._failed = error
+                raise
+        return self._predictor
+
+    def result(
+        self,
+        spec: RunSpec,
+        inputs: Inputs,
+        features: Callable[[Dataset], Features] | None,
+        seconds: dict[str, float],
+    ) -> Result:
+        """The result of a spec, for which its sets are evaluated that were not before."""
+        predictor, backbone = self.fitted(seconds), self.context.backbone
+        new = [other for other in inputs.evaluated if other.name not in self._found]
+        retrieval = spec.task == "retrieval"
+        with _timed(seconds, "evaluate"):
+            if retrieval:
+                self._found |= recalls(predictor, backbone, new, spec.split)
+            else:
+                self._found |= evaluate(predictor, backbone, new, spec.split, features)
+        mine = {other.name: self._found[other.name] for other in inputs.evaluated}
+        return Result(
+            accuracy=first_finds(mine) if retrieval else mine,
+            train=self._train,
+            loss=predictor.loss,
+            trainable_parameters=predictor.trainable_parameters,
+            draw_checksum=inputs.draw_checksum,
+            unreadable=inputs.unreadable,
+            overflows=predictor.overflows,
+            choice=predictor.choice,
+            recall=mine if retrieval else None,
+        )
+
+    def close(self) -> None:
+        """Leave the backbone as it was."""
+        if self._predictor is not None:
+            self._predictor.close()
+
+
+def run_context(
+    spec: RunSpec, bench: Workbench, inputs: Inputs, on_step: OnStep | None = None
+) -> Context:
+    """Return what the spec's method is given."""
+    backbone, dataset = bench.backbone(spec.backbone, spec.task), bench.dataset(spec.dataset)
+    images = labels = source = validation = None
+    if inputs.index is not None:
+        labels = dataset.labels("train")[inputs.index].to(backbone.device)
+        method = get_method(spec.method.name)
+        if "image" not in method.towers:
+            source = bench.source(dataset, "train", inputs.index)
+        if not method.on_features:
+            images = backbone.resize(dataset.images("train")[inputs.index])
+    if inputs.validation is not None:
+        split, rows = inputs.validation
+        truth = dataset.labels(split)[rows].to(backbone.device)
+        validation = bench.source(dataset, split, rows), truth
+    return Context(
+        backbone=backbone,
+        tokens=backbone.tokenize(dataset.prompts),
+        images=images,
+        labels=labels,
+        training=spec.training,
+        shots=spec.shots,
+        seed=spec.seed,
+        on_step=on_step,
+        source=source,
+        validation=validation,
+        cache=bench.features,
+        names=dataset.classes,
+    )
+
+
+def _ready(
+    spec: RunSpec, bench: Workbench, context: Context, inputs: Inputs
+) -> Callable[[Dataset], Features] | None:
+    """Decode and encode what can be before the clock of evaluation runs; return where a set's
+    features are found, None where the method has an image tower of its own.
+    """
+    for other in inputs.evaluated:
+        bench.keep_views(other, spec.split)
+    if "image" in get_method(spec.method.name).towers:
+        for other in inputs.evaluated:
+            other.images(spec.split)
+        return None
+    backbone = context.backbone
+
+    def features(dataset: Dataset) -> Features:
+        return bench.features.features(backbone, bench.source(dataset, spec.split))
+
+    with repeatable(backbone.device, spec.deterministic):
+        if context.source:
+            context.features()
+        for other in inputs.evaluated:
+            features(other)
+    return features
+
+
+def _budget(predictor: Predictor, passes: Counter[str]) -> Budget:
+    return Budget(
+        updates=predictor.updates,
+        images_seen=predictor.images_seen,
+        image_passes=passes["image"],
+        text_passes=passes["text"],
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _failure(error: TrainingDiverged | AdapterError | NotFinite) -> Failure:
+    message = " ".join(str(error).split())
+    if isinstance(error, NotFinite):
+        return Failure(kind="diverged", message=message, retry="use fp32, or a lower lr")
+    if isinstance(error, AdapterError):
+        retry = "correct the method's settings in the profile"
+        return Failure(kind="refused", message=message, retry=retry)
+    return Failure(
+        kind="diverged",
+        message=message,
+        retry=error.retry,
+        step=error.step,
+        loss=repr(error.loss),
+        lr=error.lr,
+    )
+
+
+@contextmanager
+def machine(spec: RunSpec, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn these errors, but for those that follow from the spec, into MachineFailure."""
+    try:
+        yield
+    except OF_THE_SPEC:
+        raise
+    except kinds as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+        raise MachineFailure(
+            f"run {spec} ended with {what}; nothing is stored of it, what was finished before is "
+            "kept, and the same command goes on from there (BLOCKLORA_TRACEBACK=1 shows where it "
+            "was)"
+        ) from error
+
+
+def _loading(spec: RunSpec) -> Any:
+    return machine(spec, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start
