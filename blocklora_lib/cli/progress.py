@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def forecast(specs: Sequence[RunSpec], tflops: float) -> str:
-    """What these runs will cost, in one line."""
+    """What these runs will cost, in a line, and in another what their image files will."""
     from ..runs.estimate import estimate
 
     try:
@@ -26,13 +26,24 @@ def forecast(specs: Sequence[RunSpec], tflops: float) -> str:
     if not cost.runs:
         return f"no estimate of their cost: there is no closed form for the model of {models}"
     without = f"; without {models}, for which there is no closed form" if models else ""
-    hours = cost.hours(tflops)
-    told = f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
-    return (
+    lines = [
         f"the missing ones: {cost.steps:,} steps, {cost.flops:.2g} floating-point operations, "
-        f"about {told} hours at {tflops:g} TFLOP/s (--tflops: "
-        f"what your device sustains), at most {cost.peak_bytes / 2**30:.1f} GiB a step{without}"
-    )
+        f"about {_hours(cost.hours(tflops))} hours at {tflops:g} TFLOP/s (--tflops: "
+        f"what your device sustains), at most {cost.peak_bytes / 2**30:.1f} GiB a step; a GPU's "
+        f"host takes {_hours(cost.host_hours)} hours, for which a faster GPU waits{without}"
+    ]
+    if cost.test_images:
+        lines.append(
+            f"image files: {cost.test_images:,} test images are decoded once and kept in "
+            f"{cost.view_bytes / 2**30:.1f} GiB of disk; with the few-shot images that is "
+            f"{_hours(cost.decoding_hours())} hours of one core, or "
+            f"{_hours(cost.decoding_hours(kept=False))} without (keep_views: false)"
+        )
+    return "\n".join(lines)
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
 def outcome(record: Any) -> str:

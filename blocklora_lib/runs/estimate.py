@@ -2,7 +2,8 @@
 rate. No torch.
 
 Counted are training steps and the images that are evaluated, in the products that torch's FLOP
-counter counts. The rate at which a machine does them is the reader's assumption.
+counter counts; the image files that are decoded, and the disk that keeps their views; and what a
+GPU's host does, which a fast GPU waits for. The rates of a machine are the reader's assumption.
 """
 
 from __future__ import annotations
@@ -36,12 +37,22 @@ TFLOPS = 20.0  # that a GPU is assumed to sustain
 CPU_TFLOPS = 0.02  # and one thread of a CPU
 PROMPT_TOKENS = 10  # of a prompt: start, 'a photo of a', and
 NAME_TOKENS = 5  # a name of 2 or 3 tokens, full stop, end
+# s of one core to decode a JPEG of 500 x 375 and view it at 224 x 224: measured, 5 to 6.5 ms
+DECODING = 6.5e-3
+# Kernels of a step a layer of either tower, there and back: 1,900 of ViT-B/16's 24, counted on a
+# GPU that is not there; and s of a host for each, of PyTorch without graphs
+KERNELS, LAUNCH = 80, 1e-5
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """runs; steps of training; floating-point operations (two a multiply-add); bytes of the largest
-    step; runs of models that have no closed form, which are in none of these, by model.
+    """runs; steps of training, of runs that train the same once; floating-point operations (two a
+    multiply-add); bytes of the largest step; runs of models that have no closed form, which are in
+    none of these, by model.
+
+    kernels: that a GPU's host starts for the steps. Of sets in image files: test_images, each
+    once; evaluated, as often as runs ask for them; few_shot, once a training; view_bytes, what the
+    views of the test images take of the disk.
     """
 
     runs: int
@@ -49,6 +60,11 @@ class Estimate:
     flops: float
     peak_bytes: int
     unpriced: Mapping[str, int]
+    kernels: int = 0
+    test_images: int = 0
+    evaluated: int = 0
+    few_shot: int = 0
+    view_bytes: int = 0
 
     def hours(self, tflops: float) -> float:
         """Hours on one device that does `tflops` 10^12 operations a second, sustained."""
@@ -57,6 +73,15 @@ class Estimate:
                 f"tflops={tflops} must be positive: the rate that your device sustains, such as 20"
             )
         return self.flops / (tflops * 1e12) / 3600
+
+    @property
+    def host_hours(self) -> float:
+        """Hours that a GPU's host takes to start the kernels of all steps."""
+        return self.kernels * LAUNCH / 3600
+
+    def decoding_hours(self, kept: bool = True) -> float:
+        """Hours of one core to decode the images; kept: of test images views are, as by default."""
+        return (self.few_shot + (self.test_images if kept else self.evaluated)) * DECODING / 3600
 
 
 def estimate(specs: Iterable[RunSpec], manifests: Path = MANIFESTS) -> Estimate:
@@ -69,6 +94,9 @@ def estimate(specs: Iterable[RunSpec], manifests: Path = MANIFESTS) -> Estimate:
     evaluation = cache(lambda model, on, *rest: _evaluation(model, sets(on), *rest))
     encoded: dict[tuple[object, ...], int] = {}  # what methods on features read, by what it is of
     loaded = cache(lambda method: method.load())  # the runs of a grid share their methods
+    files: dict[tuple[str, str, str], tuple[int, int]] = {}  # test images, bytes of their views
+    fitted: dict[str, str] = {}  # what was trained -> the first run that does
+    kernels = asked_for = few_shot = 0
     for spec in specs:
         if not _has_closed_form(spec.backbone.name):
             unpriced[spec.backbone.name] += 1
@@ -82,16 +110,28 @@ def estimate(specs: Iterable[RunSpec], manifests: Path = MANIFESTS) -> Estimate:
         words = _words(method, model) if getattr(method, "reads_images", False) else 0
         asked = [(model, on, spec.split, words) for on in spec.evaluate_on]
         tests = {test: evaluation(*test) for test in asked}
+        for on in spec.evaluate_on:
+            if sets(on).kind == "external":
+                one = model, on, spec.split
+                if one not in files:
+                    files[one] = _views(model, _count(sets(on), spec.split))
+                asked_for += 0 if method.on_features else files[one][0]
         if method.on_features:
             views = getattr(method.settings, "views", 0)
             drawn = model, spec.dataset, spec.draw, spec.shots, spec.seed, views
             encoded |= tests | {drawn: _images(model, spec.shots * classes * (1 + views))}
             continue
-        parts = _training(spec, method, classes)
+        once = fitted.setdefault(spec.fit_key, spec.key) == spec.key
+        parts = _training(spec, method, classes) if once else []
+        few_shot += spec.shots * classes * (once and sets(spec.dataset).kind == "external")
+        kernels += sum(part.steps for part in parts) * _kernels(model)
         steps += sum(part.steps for part in parts)
-        peak = max(peak, *(part.bytes for part in parts), 0)
+        peak = max([peak, *(part.bytes for part in parts)])
         work += sum(tests.values()) + sum(part.steps * part.work for part in parts)
-    return Estimate(runs, steps, 2.0 * (work + sum(encoded.values())), peak, unpriced)
+    images, size = (sum(column) for column in zip((0, 0), *files.values(), strict=True))
+    flops = 2.0 * (work + sum(encoded.values()))
+    asked_for = max(asked_for, images)  # once at least, for methods on features
+    return Estimate(runs, steps, flops, peak, unpriced, kernels, images, asked_for, few_shot, size)
 
 
 @cache
@@ -198,11 +238,28 @@ def _memory(
 
 def _evaluation(backbone: str, manifest: Manifest, split: Split, words: int) -> int:
     """Multiply-adds of a set's images, and of their own prompts behind so many learnt tokens."""
-    images, text = manifest.counts.get(split), clip_architecture(backbone).text
-    images = images or manifest.counts_unverified.get(split, 0)
+    images, text = _count(manifest, split), clip_architecture(backbone).text
     length, classes = 1 + words + NAME_TOKENS, manifest.num_classes
     own = whole_work(text, classes, length, 1 + words).forward if words else 0
     return _images(backbone, images) + images * own
+
+
+def _count(manifest: Manifest, split: Split) -> int:
+    """Images of a split."""
+    return manifest.counts.get(split) or manifest.counts_unverified.get(split, 0)
+
+
+@cache
+def _views(backbone: str, images: int) -> tuple[int, int]:
+    """(images, bytes of what the backbone sees of them)."""
+    vision = clip_architecture(backbone).vision
+    return images, images * (vision.tokens - 1) * vision.inputs
+
+
+@cache
+def _kernels(backbone: str) -> int:
+    """Kernels of a step."""
+    return KERNELS * sum(tower.layers for tower in clip_architecture(backbone).towers)
 
 
 def _words(method: PromptMethod, backbone: str) -> int:

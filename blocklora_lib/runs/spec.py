@@ -128,12 +128,16 @@ class RunSpec(Strict):
     @cached_property
     def canonical(self) -> str:
         """The JSON text that is hashed; a grid's runs share the texts of their parts."""
-        facts = {name: getattr(self, name) for name in _FIELDS}
+        return self._written()
+
+    def _written(self, **instead: Any) -> str:
+        """The same with other facts in place of its own."""
+        facts = {name: getattr(self, name) for name in _FIELDS} | instead
         for name, usual in _UNSAID.items():
             if facts[name] == usual:
                 del facts[name]
         written = (
-            f'"{name}":{value.canonical if value and name in _PARTS else canonical(value)}'
+            f'"{name}":{value.canonical if hasattr(value, "canonical") else canonical(value)}'
             for name, value in facts.items()
         )
         return f"{{{','.join(written)}}}"
@@ -152,11 +156,11 @@ class RunSpec(Strict):
         """
         if not self.shots:
             return self.key
-        data = self.model_dump(mode="json", exclude={"evaluate_on", "data_checksum"})
-        settings = data["method"]["settings"]
+        trained: Any = self.method
+        settings = trained.settings
         if settings.get("kind") in ("lora", "block_lora") and settings["n_blocks"] == 1:
-            data["method"] = settings | {"kind": "lora", "reading": "total_rank"}
-        return _short(canonical(data))
+            trained = {**settings, "kind": "lora", "reading": "total_rank"}
+        return _short(self._written(method=trained, evaluate_on=None, data_checksum=None))
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -170,7 +174,6 @@ class RunSpec(Strict):
 
 _FIELDS = sorted(RunSpec.model_fields)
 _UNSAID = {"deterministic": True, "task": "classification"}  # written where they are another
-_PARTS = ("backbone", "method", "training")  # models themselves
 
 
 def key_of(spec: dict[str, Any]) -> str:

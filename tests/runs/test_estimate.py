@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from blocklora_lib.cli.progress import forecast
+from blocklora_lib.data.image_files import ImageFiles
+from blocklora_lib.data.kept_views import KeptViews
 from blocklora_lib.data.manifest_files import load_manifest
 from blocklora_lib.data.obtain.miniature import make_fake
 from blocklora_lib.methods import MethodSpec
@@ -120,6 +123,49 @@ def test_images_of_methods_on_features_are_encoded_once_for_all():
     drawn = {spec.method.settings.get("views", 0) for spec in few}
     images = 600 + sum(160 * (1 + views) for views in drawn)
     assert estimate([*few, zero]).flops == pytest.approx(estimate([zero]).flops * images / 600)
+
+
+def test_image_files_are_counted_once_and_as_often_as_they_are_asked_for():
+    """DTD: 47 classes, 1,692 test images; what methods on features ask for is encoded once."""
+    paper = load_profile("paper")
+    runs = [spec for spec in expand(paper, "few_shot", "dtd", "lora") if spec.shots == 16]
+    cost = estimate([*runs, *expand(paper, "few_shot", "dtd", "zero_shot")])
+    assert len(runs) == 3
+    assert (cost.test_images, cost.evaluated, cost.few_shot) == (1692, 3 * 1692, 3 * 16 * 47)
+    assert cost.view_bytes == 1692 * 3 * 224 * 224
+    assert cost.decoding_hours() == pytest.approx((1692 + 2256) * 6.5e-3 / 3600)
+    assert cost.decoding_hours(kept=False) > cost.decoding_hours()
+    assert cost.kernels == cost.steps * 1920  # of ViT-B/16's 12 and 12 layers
+    pocket = estimate(expand(POCKET, "few_shot", "fashion"))
+    assert (pocket.test_images, pocket.few_shot, pocket.view_bytes) == (0, 0, 0)  # a bundle
+
+
+def test_a_file_of_views_takes_what_the_estimate_says(tmp_path):
+    files = ImageFiles([tmp_path / f"{i}.png" for i in range(3)])
+    for i, path in enumerate(files.paths):
+        Image.new("RGB", (300, 200), (i, 0, 0)).save(path)
+    files.keep_views(KeptViews(tmp_path / "views", "toys-test", files.paths, {}))
+    files.evaluation_views()  # at ViT-B/16's 224 x 224
+    (file,) = (tmp_path / "views").iterdir()
+    (spec,) = expand(load_profile("paper"), dataset="dtd", method="zero_shot")
+    an_image = estimate([spec]).view_bytes / 1692
+    assert file.stat().st_size == pytest.approx(3 * an_image, rel=2e-3)  # with head and digests
+
+
+def test_what_trains_the_same_costs_its_training_once():
+    few, across = (expand(load_profile("paper"), name) for name in ("few_shot", "cross_dataset"))
+    (one,) = (s for s in few if str(s) == "imagenet lora(2) shots=16 seed=1")
+    (other,) = (s for s in across if str(s) == str(one))
+    assert one.key != other.key
+    alone = [estimate([spec]) for spec in (one, other)]
+    both = estimate([one, other])
+    assert both.steps == alone[0].steps == alone[1].steps == 8000
+    tests = [
+        estimate([s for s in e if not s.shots and s.dataset == "imagenet"]).flops
+        for e in (few, across)
+    ]
+    training = alone[0].flops - tests[0]
+    assert both.flops == pytest.approx(training + sum(tests), rel=1e-12)
 
 
 def test_a_rate_must_be_positive():
