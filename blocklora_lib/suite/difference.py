@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from ..runs.store import RunStore
 
 SHOWN = 12  # rows of a list; how many more there are is said
 LEVEL = 0.05
+WIDTH = 100  # characters of a line of prose
 
 
 def difference(a: Path, b: Path) -> tuple[str, list[str]]:
@@ -41,7 +43,8 @@ def difference(a: Path, b: Path) -> tuple[str, list[str]]:
                 "results/reference/pocket, a folder of records or a Parquet of `records pack`"
             )
     paired = pair_up(left, right)
-    lines = [_told("A", a, left), _told("B", b, right), "", *_overlap(paired)]
+    lines = [_told("A", a, left), _told("B", b, right), ""]
+    lines += [part for line in _overlap(paired) for part in textwrap.wrap(line, WIDTH)]
     lines += ["", "Settings", *_settings(paired)]
     lines += ["", "Versions and machines (with numbers of runs)", *_versions(left, right)]
     lines += ["", *_accuracies(paired)]
@@ -98,7 +101,8 @@ def _versions(left: Sequence[Any], right: Sequence[Any]) -> list[str]:
             same.append(f"{name} {', '.join(a[name])}")
         else:
             rows.append((name, _spread(a[name]), "->", _spread(b[name])))
-    return _columns(rows) + ([f"  the same: {'; '.join(same)}"] if same else [])
+    told = f"the same: {'; '.join(same)}" if same else ""
+    return _columns(rows) + textwrap.wrap(told, WIDTH, initial_indent="  ", subsequent_indent="  ")
 
 
 def _spread(found: Counter[str]) -> str:
