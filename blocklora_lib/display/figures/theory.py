@@ -28,8 +28,8 @@ def ratio_law(frame: pd.DataFrame, bar: float) -> Figure:
     look = dict(linestyle="", color=method_style("block_lora").colour)
     shapes = dict(zip(sizes, "os^DvP", strict=False))
     for row in frame.itertuples():
-        at = len(names) - 1 - names.index(row.optimizer)
-        at += 0.22 * (sizes.index(row.n_blocks) - (len(sizes) - 1) / 2)
+        shift = 0.22 * (sizes.index(row.n_blocks) - (len(sizes) - 1) / 2)
+        at = len(names) - 1 - names.index(row.optimizer) + shift
         low, high = (math.log(ratio, row.n_blocks) for ratio in (row.low, row.high))
         left.plot([low, high], [at, at], color=look["color"], linewidth=1.2)
         left.plot([low, high], [at, at], shapes[row.n_blocks], **look, markersize=3)
