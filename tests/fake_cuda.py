@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -33,6 +34,9 @@ INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_, 
 # a number of the CPU, as a tensor without dimensions, may stand beside CUDA in these and in the
 # pointwise
 TAKES_A_NUMBER = {aten.where, aten.fill_, aten.fill, aten.masked_fill, aten.masked_fill_, *INDEXING}
+
+
+_counting: list[Any] = []  # who counts what a GPU would be asked for: launches.py
 
 
 class CudaTensor(Tensor):
@@ -86,6 +90,8 @@ class CudaTensor(Tensor):
         return self.numpy()
 
     def tolist(self):
+        for counted in _counting:
+            counted.waits("tolist")
         return self.detach().held.tolist()
 
     def __setitem__(self, index, value) -> None:
@@ -103,7 +109,11 @@ class CudaTensor(Tensor):
 
 def computed(func: Any, args: tuple, kwargs: dict) -> Any:
     """Call an operator on CPU numbers; its result lies where a GPU's would, or raises as there."""
+    for counted in _counting:
+        counted.sees(func, args, kwargs)
     check(func, args, kwargs)
+    if func.overloadpacket in ANY_LENGTHS:
+        return ANY_LENGTHS[func.overloadpacket](*args, **kwargs)
     given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
     place = next(
         (leaf.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.device)), None
@@ -131,6 +141,62 @@ def computed(func: Any, args: tuple, kwargs: dict) -> Any:
     if not on_gpu:
         return result
     return tree_map(lambda t: CudaTensor(t) if isinstance(t, Tensor) else t, result)
+
+
+def _groups(at_q: Tensor, at_k: Tensor, *sides: Tensor) -> Iterator[list[Tensor]]:
+    """The sides q, k, v, .., (1, T, H, D), cut into neighbours of one length: (n, H, L, D) each."""
+    assert at_q.dtype == at_k.dtype == torch.int32
+    assert {int(at_q[-1]), int(at_k[-1])} >= {x.shape[1] for x in sides}
+    lengths = list(zip(at_q.diff().tolist(), at_k.diff().tolist(), strict=True))
+    runs = [(pair, len(list(same))) for pair, same in itertools.groupby(lengths)]
+    sizes = [[n * pair[i] for pair, n in runs] for i in (0, 1)]
+    cut = [x[0].split(sizes[0 if x.shape[1] == sum(sizes[0]) else 1]) for x in sides]
+    for (_, n), parts in zip(runs, zip(*cut, strict=True), strict=True):
+        yield [part.unflatten(0, (n, -1)).transpose(1, 2) for part in parts]
+
+
+def _weights(q: Tensor, k: Tensor, causal: int) -> Tensor:
+    scores = q @ k.mT / q.shape[-1] ** 0.5
+    return (
+        scores.masked_fill(torch.ones_like(scores).triu(1) > 0, -torch.inf) if causal else scores
+    ).softmax(-1)
+
+
+def _together(parts: list[Tensor]) -> CudaTensor:
+    return CudaTensor(torch.cat([part.transpose(1, 2).flatten(0, 1) for part in parts])[None])
+
+
+def _forward(q, k, v, bias, at_q, at_k, most_q, most_k, p, causal, keep=False):
+    """Attention of sequences of any lengths."""
+    assert bias is None
+    assert p == 0
+    q, k, v, at_q, at_k = map(numbers, (q, k, v, at_q, at_k))
+    assert most_q >= int(at_q.diff().max())
+    assert most_k >= int(at_k.diff().max())
+    groups = _groups(at_q, at_k, q, k, v)
+    found = _together([_weights(a, b, causal) @ c for a, b, c in groups])
+    seed = torch.zeros((), dtype=torch.int64)
+    rest = torch.empty(1 if keep else 0), seed, seed.clone()
+    return found, *map(CudaTensor, rest), most_q, most_k
+
+
+def _backward(grad, q, k, v, bias, out, at_q, at_k, most_q, most_k, sums, p, seed, offset, causal,
+              *_, **__):  # fmt: skip
+    assert len(sums), "the forward pass was not told that there would be a backward one"
+    grad, q, k, v, at_q, at_k = map(numbers, (grad, q, k, v, at_q, at_k))
+    found = []
+    for g, a, b, c in _groups(at_q, at_k, grad, q, k, v):
+        weights, below = _weights(a, b, causal), g @ c.mT
+        scores = weights * (below - (below * weights).sum(-1, keepdim=True)) / a.shape[-1] ** 0.5
+        found.append((scores @ b, scores.mT @ a, weights.mT @ g))
+    return *map(_together, map(list, zip(*found, strict=True))), CudaTensor(torch.empty(0))
+
+
+# as torch's nested tensors call them
+ANY_LENGTHS = {
+    aten._efficient_attention_forward: _forward,
+    aten._efficient_attention_backward: _backward,
+}
 
 
 def _follow(owner: CudaTensor) -> None:
@@ -234,6 +300,12 @@ class _Calls(TorchFunctionMode):
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
         if name == "cuda" and args and isinstance(args[0], Tensor):
             return args[0].to(CUDA)
+        if name == "pin_memory":
+            pinned = args[0].clone()
+            pinned.pinned = True  # what is copied from here need not be waited for
+            return pinned
+        if name == "scaled_dot_product_attention" and _counting:
+            return _counting[-1].attention(func, *args, **kwargs)
         if (
             name in ("tensor", "as_tensor", "asarray")
             and args

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,12 @@ class Adapter(Update):
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return A (width, d_in or d_in/n) and Σ B_i (d_out, width), added before any product."""
         raise NotImplementedError
+
+    @staticmethod
+    def stacked(adapters: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        """Return the factors of m adapters of one kind and shape as (m, ..) each."""
+        downs, ups = zip(*(adapter.factors() for adapter in adapters), strict=True)
+        return torch.stack(downs), torch.stack(ups)
 
     def delta_weight(self) -> Tensor:
         """Return ΔW: (d_out, d_in), scale included, by its definition."""

@@ -16,9 +16,8 @@ from torch.nn import functional as F
 
 from ..core.schema import AdapterError
 from ..layers.adapted import Adapted, is_merged
-from ..layers.dropped import dropped_projection, sum_blocks
-from ..layers.eager import plain_eager, without_autocast
 from ..layers.frozen import frozen_linear
+from ..layers.side_by_side import updated_product
 from ..layers.used_weight import (
     adapted_product,
     project,
@@ -128,11 +127,8 @@ class AdaptedMultiheadAttention(Adapted, nn.MultiheadAttention):
         return [self.adapters[t] if t in self.adapters else None for t in targets]  # noqa: SIM401 (ModuleDict)
 
     def project_qkv(self, x: Tensor, targets: str = "qkv") -> Tensor:
-        """As `qkv_projection`: one product for all, and the adapters' updates added in place."""
-        base, adapters = frozen_qkv(self, x, targets), self.active(targets)
-        if any(adapter is not None and adapter.alone for adapter in adapters):
-            return add_each(base, x, adapters, rows_of(self, targets)[0])
-        return add_updates(base, x, adapters) if any(adapters) else base
+        """As `qkv_projection`: one product for all, and the adapters' updates added to it."""
+        return updated_product(x, *rows_of(self, targets), self.active(targets))
 
     def _in_projection(
         self, query: Tensor, key: Tensor, value: Tensor, self_attention: bool
@@ -178,11 +174,6 @@ def qkv_projection(attention: nn.MultiheadAttention, x: Tensor, targets: str = "
     """
     if isinstance(attention, AdaptedMultiheadAttention):
         return attention.project_qkv(x, targets)
-    return frozen_qkv(attention, x, targets)
-
-
-def frozen_qkv(attention: nn.MultiheadAttention, x: Tensor, targets: str) -> Tensor:
-    """Return the projections named as one product with the frozen weights."""
     return frozen_linear(x, *rows_of(attention, targets))
 
 
@@ -198,48 +189,6 @@ def output_projection(attention: nn.MultiheadAttention, context: Tensor) -> Tens
     """Return the o projection, its adapter included. context: (..., E) -> (..., E)."""
     own = attention.active("o") if isinstance(attention, AdaptedMultiheadAttention) else [None]
     return project(context, stored(attention.out_proj, "weight"), attention.out_proj.bias, *own)
-
-
-def add_updates(base: Tensor, x: Tensor, adapters: list[Adapter | None]) -> Tensor:
-    """Return base + [x ΔW_qᵀ, x ΔW_kᵀ, x ΔW_vᵀ]; None stands for no update.
-
-    base: (..., m E) for m adapters or None, x: (..., E).
-
-    The adapters, of one kind, are two products: their A side by side, h = x [A_q A_k A_v], then
-    their Σ B_i as a block diagonal. While dropout is on, each of them sees x through a mask of its
-    own.
-    """
-    return without_autocast(lambda x: _add_updates(base, x, adapters), x)
-
-
-def _add_updates(base: Tensor, x: Tensor, adapters: list[Adapter | None]) -> Tensor:
-    present = [adapter for adapter in adapters if adapter is not None]
-    first = present[0]
-    factors = {adapter: adapter.factors() for adapter in present}
-    downs = [down for down, _ in factors.values()]
-    rows = x.reshape(-1, x.shape[-1]).to(downs[0].dtype)  # (T, E), T = N L tokens
-    if first.training and first.dropout > 0:
-        hidden = dropped_projection(rows, torch.stack(downs), first.dropout, first.input_blocks)
-        hidden = hidden.transpose(0, 1).flatten(1)
-    else:
-        hidden = F.linear(sum_blocks(rows, first.input_blocks), torch.cat(downs))  # (T, m b)
-    nothing = hidden.new_empty(0, first.d_out)
-    up = torch.block_diag(
-        *(nothing if adapter is None else factors[adapter][1].T for adapter in adapters)
-    )
-    total = base.reshape(-1, base.shape[-1]).to(torch.promote_types(base.dtype, up.dtype))
-    # in place: autograd needs the result of the frozen product nowhere
-    add = total.addmm_ if plain_eager(total) else total.addmm
-    total = add(hidden.to(total.dtype), up.to(total.dtype), alpha=first.scale)
-    return total.view_as(base).to(base.dtype)
-
-
-def add_each(base: Tensor, x: Tensor, adapters: list[Adapter | None], weight: Tensor) -> Tensor:
-    """The same for adapters that are computed one by one, on their rows of W. weight: (m E, E)."""
-    m = len(adapters)
-    parts = zip(base.chunk(m, -1), weight.chunk(m), adapters, strict=True)
-    added = (b if a is None else (b + a.update_on(w, x)).to(b.dtype) for b, w, a in parts)
-    return torch.cat(list(added), -1)
 
 
 def as_batch(x: Tensor, batch_first: bool) -> Tensor:

@@ -19,7 +19,8 @@ reading is LoRA of rank r, bit for bit from the same generator.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +81,13 @@ class BlockLoRA(Adapter):
 
     def factors(self) -> tuple[Tensor, Tensor]:
         return self.A_s, self.B.sum(0)
+
+    @staticmethod
+    def stacked(adapters: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        blocks = torch.stack([adapter.B for adapter in adapters])
+        if blocks.requires_grad:  # one gradient for all blocks: written out once, not for each B
+            blocks.register_hook(Tensor.contiguous)
+        return torch.stack([adapter.A_s for adapter in adapters]), blocks.sum(1)
 
     def delta_weight(self) -> Tensor:
         return self.scale * torch.einsum("nob,bi->oi", self.B, self.A_s)

@@ -43,6 +43,8 @@ class Backbone(nn.Module):
 
     image_mean: Tensor  # (3, 1, 1), of pixels in 0..1
     image_std: Tensor
+    _scale: Tensor
+    _shift: Tensor
 
     def __init__(
         self,
@@ -65,6 +67,9 @@ class Backbone(nn.Module):
         self.view = View.from_config(config)
         self.register_buffer("image_mean", _per_channel("mean", config), persistent=False)
         self.register_buffer("image_std", _per_channel("std", config), persistent=False)
+        # of `normalise`, made once: a GPU is asked for less
+        self.register_buffer("_scale", 1 / (255 * self.image_std), persistent=False)
+        self.register_buffer("_shift", -self.image_mean / self.image_std, persistent=False)
 
     @property
     def device(self) -> torch.device:
@@ -118,8 +123,7 @@ class Backbone(nn.Module):
 
         pixels: 0..255, float32, on any device.
         """
-        scale = 1 / (255 * self.image_std)
-        return torch.addcmul(-self.image_mean / self.image_std, pixels.to(self.device), scale)
+        return torch.addcmul(self._shift, pixels.to(self.device), self._scale)
 
     def encode_images(
         self, images: Tensor, *, checkpoint: bool = False, learnt: Learnt | None = None

@@ -20,10 +20,11 @@ from open_clip.transformer import QuickGELU, ResidualAttentionBlock, Transformer
 from torch import Tensor, nn
 
 from ..adapters.attention import can_project, output_projection, qkv_projection
-from ..layers.eager import is_eager
-from ..layers.frozen import frozen_mlp
+from ..layers.eager import is_eager, on_gpu
+from ..layers.frozen import frozen_mlp, frozen_norm
+from ..layers.sequences import Layout, attend
 from .learnt import Learnt
-from .packing import Layout, PackedPrompts, attend, pack
+from .packing import PackedPrompts, pack
 from .recomputation import recomputed
 from .untouched import has_own_encoders, untouched
 
@@ -54,7 +55,7 @@ def encode_images(
         prompts = visual.ln_pre(learnt.blocks[0].to(x.dtype))
         x = torch.cat([x, prompts.expand(len(x), -1, -1)], dim=1)
     n, length, _ = x.shape
-    first = torch.arange(n, device=x.device) * length
+    first = torch.arange(0, n * length, length, device=x.device)
     if learnt:
         last = torch.arange(length - len(prompts), length, device=x.device)
         put = partial(learnt.put, rows=first[:, None] + last)
@@ -184,23 +185,32 @@ def _run(
 def _block(block: ResidualAttentionBlock, x: Tensor, layout: Layout) -> Tensor:
     """x + attention(norm x), then x + MLP(norm x), of all tokens. x: (T, E) -> (T, E)."""
     heads = block.attn.num_heads
-    q, k, v = qkv_projection(block.attn, block.ln_1(x)).unflatten(-1, (3, heads, -1)).unbind(1)
-    x = x + block.ls_1(output_projection(block.attn, attend(q, k, v, layout)))
-    return x + block.ls_2(_mlp(block, x))
+    qkv = qkv_projection(block.attn, frozen_norm(block.ln_1, x)).unflatten(-1, (3, heads, -1))
+    return _rest_of_block(block, x, attend(qkv, layout))
 
 
 def _last_block(block: ResidualAttentionBlock, x: Tensor, pooled: Tensor, layout: Layout) -> Tensor:
     """The block's output at one token a sequence. x: (T, E), pooled: (N,) rows -> (N, E)."""
-    heads, normed = block.attn.num_heads, block.ln_1(x)
+    heads, normed = block.attn.num_heads, frozen_norm(block.ln_1, x)
+    if on_gpu(x):  # q of all tokens: fewer kernels, and a hundredth more to compute
+        qkv = qkv_projection(block.attn, normed).unflatten(-1, (3, heads, -1))
+        context = attend(qkv, layout, pooled)
+        return _rest_of_block(block, x[pooled], context)
     q = qkv_projection(block.attn, normed[pooled], "q").unflatten(-1, (heads, -1))
-    k, v = qkv_projection(block.attn, normed, "kv").unflatten(-1, (2, heads, -1)).unbind(1)
-    x = x[pooled] + block.ls_1(output_projection(block.attn, attend(q, k, v, layout)))
+    kv = qkv_projection(block.attn, normed, "kv").unflatten(-1, (2, heads, -1))
+    return _rest_of_block(block, x[pooled], attend(kv, layout, q))
+
+
+def _rest_of_block(block: ResidualAttentionBlock, x: Tensor, context: Tensor) -> Tensor:
+    x = x + block.ls_1(output_projection(block.attn, context))
     return x + block.ls_2(_mlp(block, x))
 
 
 def _mlp(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     return frozen_mlp(
-        block.mlp, block.ln_2(x), quick=any(type(part) is QuickGELU for part in block.mlp)
+        block.mlp,
+        frozen_norm(block.ln_2, x),
+        quick=any(type(part) is QuickGELU for part in block.mlp),
     )
 
 

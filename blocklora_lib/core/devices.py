@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .gpus import claim_gpu, visible_gpus
@@ -116,6 +117,13 @@ def unusable_gpu(said: str = "", devices: Path = Path("/dev")) -> str:
         f"old{found} for CUDA {torch.version.cuda}, or the GPU not handed to this process; "
         "update the driver, or install a torch that is built for an older CUDA"
     )
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; a GPU is not waited for."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def check_repeatable(device: torch.device) -> None:

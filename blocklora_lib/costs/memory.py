@@ -94,7 +94,7 @@ def _together_bytes(
     x_needs_grad: bool,
     size: int,
 ) -> float:
-    """The m adapters among a group of projections as one path (`attention.add_updates`)."""
+    """The m adapters among a group of projections as one path (`side_by_side.add_updates`)."""
     m = len(set(group) & set(targets))
     if not m:
         return 0

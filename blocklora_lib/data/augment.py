@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..core.devices import moved
+
 # Least share of the image's area that a crop keeps, and whether to mirror.
 # CLIP-LoRA: RandomResizedCrop(scale=(0.08, 1)) and a horizontal flip.
 # Tip-Adapter and its kin: RandomResizedCrop(scale=(0.5, 1)) and a horizontal flip.
@@ -47,7 +49,7 @@ def augment(
     theta = torch.zeros(len(x), 2, 3)
     theta[:, 0, 0], theta[:, 0, 2] = width * flip, 2 * left + width - 1
     theta[:, 1, 1], theta[:, 1, 2] = height, 2 * top + height - 1
-    grid = F.affine_grid(theta.to(x.device), list(x.shape), align_corners=False)
+    grid = F.affine_grid(moved(theta, x.device), list(x.shape), align_corners=False)
     # bilinear: crops are enlarged, never reduced, and on small images bicubic costs more than it
     # gives
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)

@@ -30,6 +30,15 @@ def plain_eager(x: Tensor) -> bool:
     return is_eager() and not autocasts(x) and not torch._C._functorch.is_legacy_batchedtensor(x)
 
 
+def on_gpu(x: Tensor) -> bool:
+    """Whether x lies on a GPU, which is kept waiting by Python unless it is asked for few kernels.
+
+    The one place where a way to compute is chosen by the device: what a CPU computes is what it
+    always was, bit for bit.
+    """
+    return x.device.type == "cuda" and plain_eager(x)
+
+
 def autocasts(x: Tensor) -> bool:
     """Whether torch.autocast is on where x lies; "meta", for one, has none."""
     kind = x.device.type

@@ -8,13 +8,15 @@ fast. On other devices, in other number formats and wherever `plain_eager` says 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.weak import WeakIdKeyDictionary
 
-from .eager import plain_eager
+from .eager import on_gpu, plain_eager
 
 
 def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -50,8 +52,41 @@ def frozen_mlp(mlp: nn.Sequential, x: Tensor, quick: bool = False) -> Tensor:
     parts = x, up.weight, up.bias, down.weight, down.bias, quick
     if _wants_grad(x):
         return _FrozenMLP.apply(*parts)[0]
-    hidden = _gelu(_gelu_input(*parts[:3], quick), quick, inplace=True)
-    return frozen_linear(hidden, down.weight, down.bias)
+    return _gelu_output(_gelu_input(*parts[:3], quick), down.weight, down.bias, quick, inplace=True)
+
+
+def frozen_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """Return norm(x).
+
+    open_clip norms a half-precision x in float32: the kernel of a GPU does so by itself, if only
+    the weights are of x's format, as those of OpenAI's models are without loss.
+    """
+    if on_gpu(x) and x.dtype != torch.float32 and _all_frozen(norm.weight, norm.bias):
+        weight, bias = (
+            None if t is None else kept(t, x.dtype, _exactly) for t in (norm.weight, norm.bias)
+        )
+        if weight is not False and bias is not False:
+            return F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
+    return norm(x)
+
+
+def _exactly(t: Tensor, dtype: torch.dtype) -> Tensor | Literal[False]:
+    """The tensor in another number format; False where that loses something."""
+    there = t.detach().to(dtype)
+    return there if torch.equal(there.to(t.dtype), t.detach()) else False
+
+
+def kept(t: Tensor, how: Any, make: Callable[[Tensor, Any], Any]) -> Any:
+    """What is made of a frozen tensor, made again only where it changed or moved."""
+    state = t._version, t.data_ptr(), t.device, t.dtype
+    made = _KEPT.setdefault(t, {})
+    if made.get(how, (None,))[0] != state:
+        with torch.no_grad():
+            made[how] = state, make(t, how)
+    return made[how][1]
+
+
+_KEPT: Any = WeakIdKeyDictionary()  # of parameters, while they live
 
 
 class _FrozenLinear(torch.autograd.Function):
@@ -88,7 +123,7 @@ class _FrozenMLP(torch.autograd.Function):
         ctx.save_for_backward(u, up, down)
         ctx.quick = quick
         ctx.set_materialize_grads(False)  # of u, unless differentiated twice
-        return frozen_linear(_gelu(u, quick), down, c), u
+        return _gelu_output(u, down, c, quick), u
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, grad_u: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -104,14 +139,22 @@ class _FrozenMLP(torch.autograd.Function):
 
 def _gelu_input(x: Tensor, up: Tensor, b: Tensor | None, quick: bool) -> Tensor:
     """x Uᵀ + b; times 1.702 for OpenAI's x σ(1.702 x) = silu(1.702 x) / 1.702."""
+    if quick and b is not None and on_gpu(x):  # within the product, no pass over u
+        return torch.addmm(kept(b, 1.702, torch.mul), x, up.t(), alpha=1.702)
     u = frozen_linear(x, up, b)
     return u.mul_(1.702) if quick else u
 
 
-def _gelu(u: Tensor, quick: bool, inplace: bool = False) -> Tensor:
-    if quick:
-        return F.silu(u, inplace=inplace).div_(1.702)
-    return torch.ops.aten.gelu_(u) if inplace else F.gelu(u)
+def _gelu_output(
+    u: Tensor, down: Tensor, c: Tensor | None, quick: bool, inplace: bool = False
+) -> Tensor:
+    """gelu(u) Vᵀ + c, of u as `_gelu_input` gives it. inplace: u is used up."""
+    if not quick:
+        return frozen_linear(torch.ops.aten.gelu_(u) if inplace else F.gelu(u), down, c)
+    hidden = F.silu(u, inplace=inplace)
+    if c is not None and on_gpu(u):
+        return torch.addmm(c, hidden, down.t(), alpha=1 / 1.702)
+    return frozen_linear(hidden.div_(1.702), down, c)
 
 
 def _gelu_backward(g: Tensor, u: Tensor, quick: bool) -> Tensor:

@@ -13,6 +13,7 @@ from ..adapters.attach import AdapterSet, attach
 from ..adapters.config import AdapterConfig
 from ..core.seeding import generator
 from ..data.image_files import ImageFiles
+from ..layers.side_by_side import FactorsAhead
 from .contract import Context
 from .feature_cache import BATCH
 from .loop import settings_plan, train
@@ -90,8 +91,12 @@ class AdapterPredictor(Predictor):
             with torch.no_grad():
                 fixed = classes()
 
+        ahead = FactorsAhead()
+
         def logits(images: Tensor) -> Tensor:
-            return backbone.logit_scale * rows(images) @ (classes() if fixed is None else fixed).T
+            with ahead:
+                seen = rows(images)
+                return backbone.logit_scale * seen @ (classes() if fixed is None else fixed).T
 
         return logits
 

@@ -17,6 +17,7 @@ from .feature_cache import Features
 from .loop import TrainingDiverged, batches, cosine_lr
 from .method import Predictor
 from .selection import choose
+from .told import Told
 
 Score = Callable[[Features, Tensor], Tensor]
 
@@ -172,23 +173,26 @@ def descend(
     """
     rates = [group["lr"] for group in optimizer.param_groups]
     losses: list[float] = []
+
+    def look(step: int, value: float) -> None:
+        losses.append(value)
+        if not math.isfinite(value):
+            lr = rate(step - 1) * rates[0]
+            raise TrainingDiverged(step, len(order), value, lr, "the loss is not finite")
+        if context.on_step:
+            context.on_step(step, len(order), value)
+
+    told = Told(context.backbone.device, len(order), look)
     with torch.enable_grad():
         for step, index in enumerate(order):
             for group, first in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = first * rate(step)
             value = loss(index)
-            losses.append(value.item())
-            if not math.isfinite(losses[-1]):
-                lr = optimizer.param_groups[0]["lr"]
-                raise TrainingDiverged(
-                    step + 1, len(order), losses[-1], lr, "the loss is not finite"
-                )
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
             after(step + 1)
-            if context.on_step:
-                context.on_step(step + 1, len(order), losses[-1])
+            told.tell(value.detach())
     return losses
 
 
@@ -206,7 +210,7 @@ def epochs_of(
     for epoch in range(epochs):
         shown = [next(order) for _ in range(-(-n // size))][:full]
         found += [index + n * (epoch % max(views, 1)) for index in shown]
-    return [index.to(context.backbone.device) for index in found]
+    return on_device(context, found)
 
 
 def pooled_epochs(context: Context, size: int, epochs: int, views: int = 0) -> list[Tensor]:
@@ -220,7 +224,13 @@ def pooled_epochs(context: Context, size: int, epochs: int, views: int = 0) -> l
     for _ in range(epochs):
         pool = torch.randperm(n * max(views, 1), generator=random)
         found += pool.split(size)[: max(n // size, 1)]
-    return [index.to(context.backbone.device) for index in found]
+    return on_device(context, found)
+
+
+def on_device(context: Context, order: Sequence[Tensor]) -> list[Tensor]:
+    """The batches of an order, where the backbone is: moved together, since each is waited for."""
+    sizes = [len(index) for index in order]
+    return list(torch.cat(list(order)).to(context.backbone.device).split(sizes))
 
 
 def cosine(steps: int) -> Callable[[int], float]:

@@ -20,8 +20,7 @@ from ..core.seeding import generator, seeded_torch
 from ..data.augment import augment
 from ..data.image_files import ImageFiles, ahead
 from .contract import Context
-
-_WINDOW = 20  # steps whose mean loss is watched
+from .told import WINDOW, Told
 
 
 class TrainingDiverged(RuntimeError):
@@ -114,32 +113,41 @@ def train(
     ratios = [group["lr"] / plan.lr for group in optimizer.param_groups]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+    one = torch.ones((), device=device)
     shown = _shown(context, plan)
     losses: list[float] = []
     skipped: list[int] = []
+    factors = [float(scaler.scale(one))]
+
+    def look(step: int, loss: float, factor: float) -> None:
+        lr = plan.rate(step - 1)
+        losses.append(loss)
+        _watch(losses, steps, lr, plan.divergence_factor, classes)
+        if factor < factors[-1]:
+            skipped.append(step)
+        factors[:] = [factor]
+        if skipped[-WINDOW:] == list(range(step - WINDOW + 1, step + 1)):
+            reason = f"the gradients of {WINDOW} steps in a row are not finite"
+            raise TrainingDiverged(step, steps, loss, lr, reason)
+        if context.on_step:
+            context.on_step(step, steps, loss)
+
+    told = Told(device, steps, look)
     with seeded_torch(context.seed, "dropout", device), closing(shown):
         for step, (views, truth) in enumerate(shown, 1):
             lr = plan.rate(step - 1)
             for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
                 group["lr"] = lr * ratio
             scores = logits(views)
+            classes = scores.shape[1]
             loss = objective(scores.float(), truth)
-            losses.append(loss.flatten()[0].item())
-            _watch(losses, steps, lr, plan.divergence_factor, scores.shape[1])
             optimizer.zero_grad()
             backward(scaler.scale(loss))
             scaler.step(optimizer)
-            factor = scaler.get_scale()
             scaler.update()
-            if scaler.get_scale() < factor:
-                skipped.append(step)
-            if skipped[-_WINDOW:] == list(range(step - _WINDOW + 1, step + 1)):
-                reason = f"the gradients of {_WINDOW} steps in a row are not finite"
-                raise TrainingDiverged(step, steps, losses[-1], lr, reason)
             after(step)
-            if context.on_step:
-                context.on_step(step, steps, losses[-1])
-    if not all(torch.isfinite(p).all() for p in parameters):
+            told.tell(loss.detach().flatten()[0], scaler.scale(one))
+    if not torch.stack([torch.isfinite(p).all() for p in parameters]).all():
         raise TrainingDiverged(steps, steps, losses[-1], lr, "a trained parameter is not finite")
     return tuple(losses), tuple(skipped)
 
@@ -159,19 +167,24 @@ def _shown(context: Context, plan: Plan) -> Generator[tuple[Tensor, Tensor]]:
     """Yield each step's views (B, 3, H, W), pixels 0..255, float32, and labels (B,)."""
     images, labels = context.few()
     randomness = generator(context.seed, "augmentation")
+    of_files = isinstance(images, ImageFiles)
     labels = labels.to(images.device)
+    # all indices at once: each step's own would be waited for
+    sizes, order = [len(index) for index in plan.order], torch.cat(list(plan.order))
+    places = order.to(images.device).split(sizes)
+    read = order.cpu().split(sizes) if of_files else places
     shown = (
-        (augment(images[index], plan.augment, randomness), labels[index])
-        for index in (index.to(images.device) for index in plan.order)
+        (augment(images[index], plan.augment, randomness), labels[place])
+        for index, place in zip(read, places, strict=True)
     )
-    return ahead(shown) if isinstance(images, ImageFiles) else shown
+    return ahead(shown) if of_files else shown
 
 
 def _watch(losses: list[float], steps: int, lr: float, most: float, classes: int) -> None:
     if not math.isfinite(losses[-1]):
         raise TrainingDiverged(len(losses), steps, losses[-1], lr, "the loss is not finite")
     start = max(losses[0], math.log(classes))
-    recent = sum(losses[-_WINDOW:]) / _WINDOW
-    if len(losses) > _WINDOW and recent > most * start:
-        reason = f"the mean loss of {_WINDOW} steps is {recent / start:.1f} times the first one"
+    recent = sum(losses[-WINDOW:]) / WINDOW
+    if len(losses) > WINDOW and recent > most * start:
+        reason = f"the mean loss of {WINDOW} steps is {recent / start:.1f} times the first one"
         raise TrainingDiverged(len(losses), steps, losses[-1], lr, reason)

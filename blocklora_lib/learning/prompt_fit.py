@@ -104,7 +104,11 @@ def plan_of(context: Context, method: PromptMethod) -> Plan:
     factor = dassl_cosine(epochs, len(order), schedule.lr)
 
     def sgd(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(groups, lr=schedule.lr, momentum=schedule.momentum)
+        # fused, a scaled step need not be waited for; on a CPU it would round in another way
+        gpu = context.backbone.device.type == "cuda"
+        return torch.optim.SGD(
+            groups, lr=schedule.lr, momentum=schedule.momentum, fused=gpu or None
+        )
 
     return Plan(
         order=order,

@@ -18,9 +18,10 @@ from torch import nn
 from blocklora_lib.adapters.attach import attach
 from blocklora_lib.adapters.config import AdapterConfig
 from blocklora_lib.clip.backbone import BackboneSpec, load_backbone
-from blocklora_lib.clip.packing import Layout, PackedPrompts, attend, pack
+from blocklora_lib.clip.packing import PackedPrompts, pack
 from blocklora_lib.clip.towers import TextTower, encode_images
 from blocklora_lib.layers.frozen import frozen_linear, frozen_mlp
+from blocklora_lib.layers.sequences import Layout, attend
 from blocklora_lib.measure.counted import kept_bytes
 
 # with start and end 16 tokens: the whole context of the tiny model
@@ -223,9 +224,9 @@ def test_packed_attention_is_attention_prompt_by_prompt(tokens, share, seed):
     # q, k and v that depend on the token, its position and what precedes it, as in a causal tower
     table = torch.randn(3, 100, 10, 2, 3, generator=random, dtype=torch.float64)
     q, k, v = (part[packed.ids, packed.positions] for part in table)
-    context = attend(q, k, v, packed.layout)
+    context = attend(torch.stack([q, k, v], 1), packed.layout)
     assert context.shape == (len(packed.ids), 6)
-    single = attend(q[packed.pooled], k, v, packed.layout)[packed.places]
+    single = attend(torch.stack([k, v], 1), packed.layout, q[packed.pooled])[packed.places]
     assert torch.allclose(single, context[packed.pooled][packed.places])
     for i, row in enumerate(tokens):
         length = int(end[i]) + 1
@@ -245,7 +246,7 @@ def test_packed_attention_is_attention_prompt_by_prompt(tokens, share, seed):
 
 def test_attention_that_is_not_causal_sees_all():
     q, k, v = torch.randn(3, 10, 2, 4, dtype=torch.float64)
-    context = attend(q, k, v, Layout(((2, 5),)))
+    context = attend(torch.stack([q, k, v], 1), Layout(((2, 5),)))
     for s in (slice(0, 5), slice(5, 10)):
         weights = (q[s].transpose(0, 1) @ k[s].permute(1, 2, 0) / 2).softmax(-1)
         assert torch.allclose(

@@ -101,10 +101,19 @@ def test_the_backbones_images_and_prompts(clip):
 @pytest.mark.parametrize("checkpoint", [False, True])
 @pytest.mark.parametrize("chunk", [None, 3])
 @pytest.mark.parametrize("prefix", [False, True])
-def test_a_step_gives_a_cpus_gradients_however_it_is_recomputed(clip, checkpoint, chunk, prefix):
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_a_step_gives_a_cpus_gradients_however_it_is_recomputed(
+    clip, monkeypatch, checkpoint, chunk, prefix, dropout
+):
+    if dropout:  # a GPU draws other masks, by torch's own kernel
+        for module in ("layers.side_by_side", "clip.towers"):
+            monkeypatch.setattr(f"blocklora_lib.{module}.on_gpu", lambda x: False)
+
     def run(device):
         backbone = clip(device)
-        config = AdapterConfig(kind="block_lora", rank=2, n_blocks=2, targets=("q", "k", "v", "o"))
+        config = AdapterConfig(
+            kind="block_lora", rank=2, n_blocks=2, targets=("q", "k", "v", "o"), dropout=dropout
+        )
         adapters = attach(backbone.model, config, generator(1, "adapter"))
         set_up(adapters)
         packed = backbone.pack(backbone.tokenize(PROMPTS), share_prefix=prefix, class_chunk=chunk)
@@ -116,6 +125,27 @@ def test_a_step_gives_a_cpus_gradients_however_it_is_recomputed(clip, checkpoint
         return [loss, *(p.grad for p in adapters.parameters())]
 
     same(run)
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+def test_a_gpus_masks_are_drawn_again_in_what_is_recomputed(clip, prefix):
+    """Of one chunk: how many rows draw together is the same then, and so are the numbers drawn."""
+    found = []
+    for checkpoint in (False, True):
+        backbone = clip("cuda")
+        adapters = attach(
+            backbone.model, AdapterConfig(rank=2, n_blocks=2), generator(1, "adapter")
+        )
+        set_up(adapters)
+        packed = backbone.pack(backbone.tokenize(PROMPTS), share_prefix=prefix)
+        with seeded_torch(1, "dropout", backbone.device):
+            text = backbone.encode_prompts(packed, checkpoint=checkpoint)
+            image = backbone.encode_images(backbone.preprocess(pixels()), checkpoint=checkpoint)
+            (10 * image @ text.T).square().sum().backward()
+        found.append([p.grad.cpu() for p in adapters.parameters()])
+    for kept, again in zip(*found, strict=True):
+        assert torch.equal(kept, again)
+        assert kept.any()
 
 
 def test_labels_may_stay_on_the_cpu(clip):
