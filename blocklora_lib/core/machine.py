@@ -74,7 +74,8 @@ def usable_cpus(groups: Path = Path("/sys/fs/cgroup"), own: Path = PROC / "self/
             _, kinds, place = line.split(":", 2)
             if not kinds or "cpu" in kinds.split(","):
                 mount = groups / "cpu" if kinds else groups  # of version 1, each kind has its own
-                for part in (place := Path(place.lstrip("/")), *place.parents):
+                group = Path(place.lstrip("/"))
+                for part in (group, *group.parents):
                     cpus = min(cpus, _quota(mount / part, cpus))
     return cpus
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -39,7 +39,7 @@ def execute_alike(
     bench: Workbench,
     on_step: OnStep | None = None,
     keeper: Keeper | None = None,
-) -> Iterator[RunRecord]:
+) -> Generator[RunRecord]:
     """Yield the records of these specs, in order, which all have one `RunSpec.fit_key`.
 
     wanted: what `Workbench.check` found of each; None: it is checked first. Training is done once,
