@@ -62,7 +62,7 @@ def attend(projected: Tensor, layout: Layout, pooled: Tensor | None = None) -> T
     if pooled is not None and pooled.dim() == 1:
         q, kv = projected.split([1, 2], dim=1)
         pooled, projected = q[pooled, 0], kv
-    if on_gpu(projected) and not layout.prefix:
+    if _any_lengths(projected) and not layout.prefix:
         return _attend_at_once(projected, layout, pooled)
     sizes = [n for n, _ in layout.groups] if pooled is not None else layout.sizes
     *asking, k, v = projected.unbind(1)
@@ -76,6 +76,11 @@ def attend(projected: Tensor, layout: Layout, pooled: Tensor | None = None) -> T
     for (n, _), query, pair in zip(layout.groups, queries, pairs, strict=True):
         contexts.append(_attend(query, *pair, n, causal, before, layout.sets))
     return contexts[0] if len(contexts) == 1 else torch.cat(contexts)
+
+
+def _any_lengths(x: Tensor) -> bool:
+    """Whether a GPU has a kernel for sequences of any lengths of such heads, (.., H, D)."""
+    return on_gpu(x) and x.dtype != torch.float64 and x.shape[-1] % 8 == 0
 
 
 def _attend_at_once(projected: Tensor, layout: Layout, pooled: Tensor | None) -> Tensor:
