@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from blocklora_lib.analysis.retrieval import WAYS
 from blocklora_lib.data.manifest import Manifest
 from blocklora_lib.data.manifest_files import load_manifest
 from blocklora_lib.learning.count import Count
@@ -57,9 +58,15 @@ def made_up(spec: RunSpec) -> RunRecord:
     total = 16 * len(read(spec.dataset).classes)
     train = Count(correct=round(0.97 * total), total=total) if spec.shots else None
     loss = (1.0,) * (spec.training.steps(spec.shots) if spec.training else 0)
+    recall = {
+        on: {f"{way}, first {k}": count for way in WAYS for k in (1, 5)}
+        for on, count in counts.items()
+        if getattr(spec, "task", None) == "retrieval"
+    }
     result = Result(
-        accuracy=counts, train=train, loss=loss, trainable_parameters=trained_numbers(spec)
-    )
+        accuracy=counts, train=train, loss=loss, trainable_parameters=trained_numbers(spec),
+        **{"recall": recall} if recall else {},
+    )  # fmt: skip
     return RunRecord(
         key=spec.key,
         spec=spec,

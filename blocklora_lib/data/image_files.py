@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
+from ..core.devices import moved
 from ..core.machine import usable_cpus
 from .augment import RATIO, RECIPES
 from .decoding import Loading, fault, image_size, read
@@ -92,13 +93,13 @@ class ImageFiles:
         """Return what the backbone sees of each image: (N, 3, height, width), uint8."""
         views = self._held.views
         kept = views.read(self.view, self.paths, self._evaluated) if views else None
-        return self._placed(self._evaluated(self.paths) if kept is None else kept)
+        return moved(self._evaluated(self.paths) if kept is None else kept, self.device)
 
     def training_views(self, how: str, generator: torch.Generator) -> Tensor:
         """Return a random view of each image: (N, 3, height, width), uint8. how: of `augment`."""
         if how == "none":
             fit = self._workers(lambda path: self._fit(path, self._read_and_keep(path)), self.paths)
-            return self._placed(torch.stack(fit))
+            return moved(torch.stack(fit), self.device)
         new = [path for path in dict.fromkeys(self.paths) if path not in self._held.sizes]
         found = self._workers(lambda path: image_size(path, self.loading), new)
         self._held.sizes.update(zip(new, found, strict=True))
@@ -108,7 +109,7 @@ class ImageFiles:
             width, height = self._held.sizes[path]
             box = crop_box(height, width, smallest, generator)
             plans.append((path, box, mirror and torch.rand(1, generator=generator).item() < 0.5))
-        return self._placed(torch.stack(self._workers(lambda plan: self._crop(*plan), plans)))
+        return moved(torch.stack(self._workers(lambda plan: self._crop(*plan), plans)), self.device)
 
     def faults(self, thorough: bool) -> list[str]:
         """Why each file cannot be read, '' for one that can.
@@ -148,12 +149,6 @@ class ImageFiles:
             # as if all were as large as this one: a bound on memory, not an account
             kept[path] = image
         return image
-
-    def _placed(self, views: Tensor) -> Tensor:
-        """Views on the device; by pinned memory to a GPU, so that no one waits for the copy."""
-        if self.device.type == "cuda":
-            views = torch.empty_like(views, pin_memory=True).copy_(views)
-        return views.to(self.device, non_blocking=True)
 
     @staticmethod
     def _workers(look: Callable[[Any], T], plans: Sequence[Any]) -> list[T]:

@@ -38,7 +38,7 @@ def blocklora(tmp_path, tiny_clip, manifests, monkeypatch):
     monkeypatch.setattr(rates, "choose", lambda *a: choose(*a, manifests))
     monkeypatch.setattr(rates, "write_choice", lambda *a: write(*a, manifests))
     bench = workbench.Workbench
-    monkeypatch.setattr(workbench, "Workbench", lambda device: bench(device, manifests))
+    monkeypatch.setattr(workbench, "Workbench", lambda *a, **k: bench(*a, manifests, **k))
 
     def call(command, *arguments):
         given = [

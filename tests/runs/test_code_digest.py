@@ -60,7 +60,7 @@ def test_what_computes_nothing_moves_nothing(package):
     before = fresh(package)
     loop = package / "learning/loop.py"
     edit(loop, '"""The one training loop', '"""A training loop')
-    edit(loop, "# steps whose mean loss is watched", "# a remark")
+    edit(package / "learning/told.py", "WINDOW = 20  # steps", "WINDOW = 20  # a remark")
     edit(loop, "skipped: list[int] = []", "skipped: list[int] = (\n        []\n    )")
     edit(package / "cli/run_options.py", "import gc", "import gc, re")  # the command line
     edit(package / "display/tables.py", "SENTENCE = 40", "SENTENCE = 41")  # a table's looks
@@ -70,7 +70,7 @@ def test_what_computes_nothing_moves_nothing(package):
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        ("learning/loop.py", "_WINDOW = 20", "_WINDOW = 21"),
+        ("learning/told.py", "WINDOW = 20", "WINDOW = 21"),
         ("learning/loop.py", "betas=spec.betas", "betas=(0.9, 0.98)"),
         ("learning/evaluation.py", "argmax(-1)", "argmin(-1)"),
         ("learning/feature_cache.py", "BATCH = 100", "BATCH = 100.0"),

@@ -284,7 +284,7 @@ def test_an_empty_folder_in_an_indexs_place_goes_and_a_full_one_is_named(tmp_pat
 
 @pytest.mark.slow
 def test_the_engine_ends_with_a_sentence_and_an_exit_code(tmp_path):
-    index = tmp_path / "results" / PROFILE / "grid" / "few_shot" / "chess-zero_shot.json"
+    index = tmp_path / "results" / PROFILE / "grid" / "few_shot" / "chess-lora.json"
     (index / "mine").mkdir(parents=True)
     done = snakemake(tmp_path, "--dry-run", notebooks="08_few_shot")
     assert done.returncode == 2

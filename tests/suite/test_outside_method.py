@@ -38,7 +38,7 @@ methods:
   - {name: block_lora, settings: {rank: 2, n_blocks: 2}}
   - {name: nearest_mean}
 experiments: {few_shot: null, blocks: null, collapse: null, cross_dataset: null, twins: null,
-  placement: null}
+  placement: null, sigmoid: null, captioner: null, retrieval: null, texts: null}
 """
 
 

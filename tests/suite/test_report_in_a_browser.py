@@ -181,7 +181,7 @@ def test_a_figure_opens_grows_and_closes(page):
     page.press("-", 4)
     assert page.run(width) == fitted
     page.press("Escape")
-    assert page.run("document.querySelector('dialog')") is None
+    page.wait("!document.querySelector('dialog')")
     assert page.run("document.activeElement.className") == "zoom"
 
 
