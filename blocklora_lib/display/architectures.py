@@ -19,8 +19,7 @@ def architectures(frame: pd.DataFrame) -> Table:
         "tower": frame["tower"],
         "adapters on": frame["where"].fillna("–"),
         "by": frame["how"],
-        "with gradient": [_share(row, "gradients") for row in seen],
-        "moved by a step": [_share(row, "moved") for row in seen],
+        "with gradient, moved by a step": [_shares(row) for row in seen],
         "merged, loaded, by hand: largest error": ["–" if e != e else f"{e:.0e}" for e in errors],
         "all right": ["yes" if row["right"] is True else "no" for row in seen],
         "why attach refuses": frame["refusal"].replace("", "–"),
@@ -28,6 +27,7 @@ def architectures(frame: pd.DataFrame) -> Table:
     return Table(frame, (table := plain(pd.DataFrame(shown))).shown, table.latex)
 
 
-def _share(row: dict[str, Any], what: str) -> str:
-    whole, part = row["adapters"], row[what]
-    return "–" if pd.isna(whole) else f"{part:.0f} of {whole:.0f}"
+def _shares(row: dict[str, Any]) -> str:
+    if pd.isna(whole := row["adapters"]):
+        return "–"
+    return f"{row['gradients']:.0f}, {row['moved']:.0f} of {whole:.0f}"
