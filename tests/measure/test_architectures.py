@@ -86,13 +86,13 @@ def test_adapters_that_do_nothing_are_an_error_in_training(monkeypatch):
 
 def test_the_table_shows_all_rows(quick):
     table = architectures(quick)
-    assert table.shown["with gradient"].tolist()[0] == "4 of 4"
+    assert table.shown["with gradient, moved by a step"].tolist()[0] == "4, 4 of 4"
     assert set(table.shown["all right"]) == {"yes"}
     refused = {**dict.fromkeys(quick.columns), "family": "none", "how": "refused"}
     refused |= dict(refusal="why not", right=None, config="x", tower="vision")
     whole = architectures(pd.concat([quick, pd.DataFrame([refused])], ignore_index=True)).shown
     last = whole.iloc[-1]
-    assert (last["all right"], last["with gradient"]) == ("no", "–")
+    assert (last["all right"], last["with gradient, moved by a step"]) == ("no", "–")
     assert last["why attach refuses"] == "why not"
 
 

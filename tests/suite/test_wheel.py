@@ -165,7 +165,8 @@ def test_it_asks_for_torch_safetensors_and_pydantic_alone(metadata):
 
 def test_it_holds_every_module_the_templates_and_the_mark_of_a_typed_package(wheel):
     held = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
-    here = {p for p in (ROOT / "blocklora_lib").rglob("*") if p.suffix in (".py", ".j2", ".js", ".typed")}
+    kinds = (".py", ".j2", ".js", ".typed")
+    here = {p for p in (ROOT / "blocklora_lib").rglob("*") if p.suffix in kinds}
     assert held == {p.relative_to(ROOT).as_posix() for p in here}
     assert "blocklora_lib/py.typed" in held
 
