@@ -15,8 +15,7 @@ def architectures(frame: pd.DataFrame) -> Table:
     errors = frame[["by_hand", "merged", "loaded"]].astype(float).max(axis=1, skipna=False)
     shown = {
         "family": frame["family"],
-        "open_clip's config": frame["config"],
-        "tower": frame["tower"],
+        "open_clip's config, tower": frame["config"] + ", " + frame["tower"],
         "adapters on": frame["where"].fillna("–"),
         "by": frame["how"],
         "with gradient, moved by a step": [_shares(row) for row in seen],
