@@ -73,7 +73,8 @@ try:
     BESIDE = " ".join(f"--beside {name}" for name in sorted(needed - {RATES}))
     # a notebook and the report are made again when these change
     HERE = ROOT / "blocklora_lib"
-    LIBRARY = digest([*sources(HERE), *sources(HERE, "j2"), *profile_files(GIVEN)])
+    made_by = [path for ending in ("py", "j2", "js") for path in sources(HERE, ending)]
+    LIBRARY = digest([*made_by, *profile_files(GIVEN)])
 except (ValueError, KeyError, OSError) as error:
     end(error)
 # records of an earlier library stand

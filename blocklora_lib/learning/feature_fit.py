@@ -14,7 +14,7 @@ from ..core.seeding import generator
 from .contract import Context
 from .count import Choice
 from .feature_cache import Features
-from .loop import TrainingDiverged, batches, cosine_lr
+from .loop import TrainingDiverged, batches, cosine_lr, moved_together
 from .method import Predictor
 from .selection import choose
 from .told import Told
@@ -210,7 +210,7 @@ def epochs_of(
     for epoch in range(epochs):
         shown = [next(order) for _ in range(-(-n // size))][:full]
         found += [index + n * (epoch % max(views, 1)) for index in shown]
-    return on_device(context, found)
+    return list(moved_together(found, context.backbone.device))
 
 
 def pooled_epochs(context: Context, size: int, epochs: int, views: int = 0) -> list[Tensor]:
@@ -224,13 +224,7 @@ def pooled_epochs(context: Context, size: int, epochs: int, views: int = 0) -> l
     for _ in range(epochs):
         pool = torch.randperm(n * max(views, 1), generator=random)
         found += pool.split(size)[: max(n // size, 1)]
-    return on_device(context, found)
-
-
-def on_device(context: Context, order: Sequence[Tensor]) -> list[Tensor]:
-    """The batches of an order, where the backbone is: moved together, since each is waited for."""
-    sizes = [len(index) for index in order]
-    return list(torch.cat(list(order)).to(context.backbone.device).split(sizes))
+    return list(moved_together(found, context.backbone.device))
 
 
 def cosine(steps: int) -> Callable[[int], float]:

@@ -163,16 +163,19 @@ def batches(n: int, batch_size: int, shuffle: torch.Generator) -> Iterator[Tenso
         yield from torch.randperm(n, generator=shuffle).split(batch_size)
 
 
+def moved_together(order: Sequence[Tensor], device: torch.device | str) -> tuple[Tensor, ...]:
+    """The index batches of an order on a device, by one copy: each of them would be waited for."""
+    return torch.cat(list(order)).to(device).split([len(index) for index in order])
+
+
 def _shown(context: Context, plan: Plan) -> Generator[tuple[Tensor, Tensor]]:
     """Yield each step's views (B, 3, H, W), pixels 0..255, float32, and labels (B,)."""
     images, labels = context.few()
     randomness = generator(context.seed, "augmentation")
     of_files = isinstance(images, ImageFiles)
     labels = labels.to(images.device)
-    # all indices at once: each step's own would be waited for
-    sizes, order = [len(index) for index in plan.order], torch.cat(list(plan.order))
-    places = order.to(images.device).split(sizes)
-    read = order.cpu().split(sizes) if of_files else places
+    places = moved_together(plan.order, images.device)
+    read = moved_together(plan.order, "cpu") if of_files else places
     shown = (
         (augment(images[index], plan.augment, randomness), labels[place])
         for index, place in zip(read, places, strict=True)

@@ -134,12 +134,11 @@ def run_grid(
                     store,
                     bench,
                     retry_failed,
-                    None,
-                    keep_old,
-                    inputs,
-                    False,
-                    keeper,
-                    _together(spec, alike, keeper),
+                    keep_old=keep_old,
+                    inputs=inputs,
+                    wait=False,
+                    keeper=keeper,
+                    alike=_together(spec, alike, keeper),
                 )
             except Taken:
                 taken.append(spec)

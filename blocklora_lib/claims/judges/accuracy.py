@@ -19,7 +19,6 @@ from ...analysis.comparisons import (
 )
 from ...analysis.intervals import (
     Interval,
-    PairedDifference,
     paired_difference,
     together,
 )
@@ -66,7 +65,7 @@ def differences(runs: DataFrame, a: str, b: str, shots: int) -> OverSets:
     return over_sets(difference_by_set(part, a, b))
 
 
-def points(d: PairedDifference) -> str:
+def points(d: Interval) -> str:
     """Write a difference with its interval."""
     return f"{d.mean:+.1f} points [{d.low:+.1f}, {d.high:+.1f}]"
 
@@ -154,7 +153,7 @@ def competitive(e: Evidence) -> Finding:
             f"On {at_most['evaluated_on'].nunique()} {where}, at {shots_of(most)}, "
             f"{found[0].told('seeds')}: Block-LoRA minus {minus}{gains}."
         )
-    holds = together(*((d, _no_worse) for d in seen))
+    holds = together(*((d, no_worse) for d in seen))
     if missing and holds is not False:  # what is there does not settle it
         raise missing[0]
     return Finding(
@@ -164,7 +163,8 @@ def competitive(e: Evidence) -> Finding:
     )
 
 
-def _no_worse(d: Interval) -> bool | None:
+def no_worse(d: Interval) -> bool | None:
+    """Whether it is at most the margin below."""
     return d.above(-MARGIN)
 
 
@@ -188,7 +188,7 @@ def outperforms_or_matches(e: Evidence) -> Finding:
     shots = trained_shots(runs)
     found = [(name, k, differences(runs, "block_lora", name, k)) for name in RIVALS for k in shots]
     fair = own_rates(e.profile, "block_lora", *RIVALS)
-    holds = together(*((d, _no_worse) for *_, d in found))
+    holds = together(*((d, no_worse) for *_, d in found))
     rates = "" if fair else " Not each has a rate of its own yet, so nothing follows."
     return Finding(
         holds if fair else None,

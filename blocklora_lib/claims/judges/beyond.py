@@ -11,7 +11,7 @@ from ...display.tables import shots_of
 from ...runs.results import MissingResults
 from ..evidence import Evidence
 from ..verdict import Finding
-from .accuracy import MARGIN, by_method, smallest, trained_shots
+from .accuracy import MARGIN, by_method, no_worse, points, smallest, trained_shots
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -38,14 +38,12 @@ def beyond_clip(e: Evidence) -> Finding:
         except MissingResults as lacking:
             missing.append(lacking)
             continue
-        own = own_images(runs)
-        to_lora = _differences(
-            own if experiment in FAMILIES else runs, "lora", experiment in FAMILIES
-        )
-        learnt = _differences(own, "zero_shot", experiment in FAMILIES)
+        own, family = own_images(runs), experiment in FAMILIES
+        to_lora = _differences(own if family else runs, "lora", family)
+        learnt = _differences(own, "zero_shot", family)
         asked += [(d, no_worse) for d in to_lora.values()]
         asked += [(d, Interval.above) for d in learnt.values()]
-        units = "sets" if experiment in FAMILIES else "draws"
+        units = "sets" if family else "draws"
         told.append(
             f"{what.capitalize()}, {shots_of(shots)}: minus LoRA {_listed(to_lora)}, minus "
             f"zero-shot {_listed(learnt)}, over {next(iter(to_lora.values())).n} {units}."
@@ -62,11 +60,6 @@ def beyond_clip(e: Evidence) -> Finding:
     )
 
 
-def no_worse(d: Interval) -> bool | None:
-    """Whether it is at most the margin below."""
-    return d.above(-MARGIN)
-
-
 def _differences(runs: DataFrame, rival: str, over: bool) -> dict[str, Interval]:
     """Block-LoRA minus the rival in points: over the sets, or over the seeds of each set."""
     by_set = difference_by_set(runs, "block_lora", rival)
@@ -76,7 +69,4 @@ def _differences(runs: DataFrame, rival: str, over: bool) -> dict[str, Interval]
 
 
 def _listed(found: dict[str, Interval]) -> str:
-    return "; ".join(
-        f"{d.mean:+.1f} points [{d.low:+.1f}, {d.high:+.1f}]{f' on {name}' * (len(found) > 1)}"
-        for name, d in found.items()
-    )
+    return "; ".join(points(d) + f" on {name}" * (len(found) > 1) for name, d in found.items())
