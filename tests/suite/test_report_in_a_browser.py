@@ -135,7 +135,7 @@ def test_every_mean_leads_to_the_records_that_it_is_the_mean_of(page):
 def test_a_number_its_record_and_back(page, folder):
     page.click(f"{FEW_SHOT} tbody tr:last-child a.number")
     assert page.run("location.hash").startswith("#records?of=few_shot&")
-    assert page.run("document.activeElement.innerText") == "Records"
+    page.wait("document.activeElement.innerText === 'Records'", 20)
     filters = page.run("document.querySelector('.filters').innerText")
     assert "experiment: few_shot" in filters
     assert "method: " in filters
