@@ -23,6 +23,7 @@ CHROMIUM = next(
 QUIET = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars
 --disable-component-update --disable-background-networking --disable-sync
 --remote-debugging-port=0 --remote-allow-origins=*""".split()
+PAINTED = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))"
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 KEYS = {"Enter": (13, "\r"), "Escape": (27, ""), "Tab": (9, ""), "ArrowRight": (39, "")}
 
@@ -90,6 +91,7 @@ class Browser:
         self.send("Page.navigate", url="about:blank")
         self.send("Page.navigate", url=address)
         self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
+        self.run(PAINTED)  # before, Chromium lets a click fall
 
     def run(self, expression: str):
         """Return the value of an expression, awaited."""
@@ -107,17 +109,25 @@ class Browser:
             time.sleep(0.1)
         return value
 
+    def see(self, expression: str, wanted, seconds: float = 60) -> None:
+        """Look until an expression has this value: what follows a click comes a moment later."""
+        end = time.monotonic() + seconds
+        while (value := self.run(expression)) != wanted and time.monotonic() < end:
+            time.sleep(0.05)
+        assert value == wanted, expression
+
     def click(self, selector: str, text: str = "") -> None:
         """Click with the mouse in the middle of the first element that is shown and has this text;
         it is scrolled to before.
         """
         found = self.wait(
-            f"""(() => {{
+            f"""(async () => {{
               const nodes = [...document.querySelectorAll({json.dumps(selector)})]
               const node = nodes.find((one) => one.checkVisibility() &&
                 one.textContent.includes({json.dumps(text)}))
               if (!node) return null
               node.scrollIntoView({{block: "center", inline: "center", behavior: "instant"}})
+              await {PAINTED}
               const box = node.getBoundingClientRect()
               return [box.x + box.width / 2, box.y + box.height / 2]
             }})()""",
