@@ -156,11 +156,14 @@ if workflow.is_main_process:
     STOPPED = []
 
     def stop(number, frame):
-        """Ctrl-C: the jobs of this machine got it too, and how they end is no error to be told."""
+        """Ctrl-C: how the jobs of this machine, which get it too, end is no error to be told."""
         STOPPED.append(number)
-        signal.signal(number, signal.default_int_handler)
         if not CLUSTER:
             logger.setLevel("CRITICAL")
+        signal.signal(number, signal.SIG_IGN)
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, number)
+        signal.signal(number, signal.default_int_handler)
         raise KeyboardInterrupt
 
     def say_stopped():

@@ -13,13 +13,14 @@ def main() -> None:
     Exit codes are those of `options.OneSentence`.
     """
     try:
-        from .app import app
-    except ModuleNotFoundError as error:
-        print(f"error: {missing_package(error)}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
+        try:
+            from .app import app
+        except ModuleNotFoundError as error:
+            print(f"error: {missing_package(error)}", file=sys.stderr)
+            sys.exit(2)
+        app()
+    except KeyboardInterrupt:  # before a command has begun, which says more
         sys.exit(130)
-    app()
 
 
 if __name__ == "__main__":

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from ..core.files import user_path
 from ..core.machine import usable_cpus
 from ..core.paths import ROOT
 from ..runs.profile_files import is_file_name, load_profile
 from ..runs.store import RunStore
+
+STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
 def reproduce(
@@ -49,15 +54,41 @@ def reproduce(
     command += ["--directory", str(home), "--cores", str(jobs or usable_cpus()), "--keep-going"]
     command += ["--rerun-incomplete", "--nolock", "--quiet", "host", "--config"]
     command += [f"{key}={value}" for key, value in given.items()]
-    with subprocess.Popen(command) as engine:
-        try:
-            code = engine.wait()
-        except KeyboardInterrupt:  # the engine got it too, and ends its jobs
-            engine.wait()
-            return 130
+    code = _run(command)
     if code == 0:
         print(f"done: open {_shown(folder / 'report.html')}")
     return code if code >= 0 else 128 - code
+
+
+def _run(command: list[str]) -> int:
+    """Run the engine; what ends or halts this process alone, as `kill` does, does so to all jobs.
+
+    Engine and jobs are a group of their own. A stop is passed on to the engine as Ctrl-C, and by it
+    to its jobs. A signal that was ignored before, as by nohup or of a script's background job,
+    still is.
+    """
+    stopped: list[int] = []
+
+    def pass_on(number: int, _: object) -> None:
+        if before[number] is signal.SIG_IGN:
+            return
+        with suppress(ProcessLookupError):  # it has just ended
+            if number == signal.SIGTSTP:
+                os.killpg(engine.pid, signal.SIGSTOP)
+                os.kill(os.getpid(), signal.SIGSTOP)  # until someone says fg
+                os.killpg(engine.pid, signal.SIGCONT)
+            else:
+                stopped.append(number)
+                os.kill(engine.pid, signal.SIGINT)
+
+    before: dict[int, Any] = {n: signal.signal(n, pass_on) for n in (*STOPS, signal.SIGTSTP)}
+    try:
+        with subprocess.Popen(command, process_group=0) as engine:
+            code = engine.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 128 + stopped[0] if stopped else code
 
 
 def _absolute(given: str) -> str:

@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import eurosat_profile
 from engine_runs import PROFILE, record, runs, snakemake
@@ -295,7 +296,16 @@ def test_the_whole_paper_reaches_a_cluster(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_ctrl_c_is_one_line_and_the_same_command_goes_on(tmp_path):
+@pytest.mark.parametrize(
+    ("end", "stop", "code"),
+    [
+        (os.killpg, signal.SIGINT, 130),
+        (os.kill, signal.SIGTERM, 143),
+        (os.kill, signal.SIGHUP, 129),
+    ],
+    ids=["ctrl-c", "kill", "hang up"],
+)  # a terminal's Ctrl-C goes to all, `kill` to one
+def test_a_stop_is_one_line_and_the_same_command_goes_on(tmp_path, end, stop, code):
     command = [sys.executable, "-m", "blocklora_lib.cli", "reproduce", "--profile", PROFILE]
     command += ["--notebooks", "08_few_shot", "--jobs", "1", "--results", str(tmp_path)]
     process = subprocess.Popen(
@@ -304,13 +314,22 @@ def test_ctrl_c_is_one_line_and_the_same_command_goes_on(tmp_path):
     deadline = time.monotonic() + 120
     while not (logs := [*tmp_path.rglob("logs/grid/*/*.log")]) and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(1.5)  # a job whose Python has not started yet would say where it was
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
+    time.sleep(1.5)  # Python itself, before it reaches our code, would say where it was
+    if stop == signal.SIGTERM:  # Ctrl-Z and fg before it
+        os.kill(process.pid, signal.SIGTSTP)
+        found = psutil.Process(process.pid)
+        while found.status() != psutil.STATUS_STOPPED:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        jobs = {job.status() for job in found.children(recursive=True)}
+        assert psutil.STATUS_STOPPED in jobs <= {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE}
+        os.kill(process.pid, signal.SIGCONT)
+    end(process.pid, stop)
+    said = process.communicate(timeout=60)[1]  # which ends when no job holds its pipe any more
+    assert process.returncode == code
     assert logs
     assert re.fullmatch(
-        r"runs: 0 of \d+ are there already\n(runs: .* left\n)?"
+        r"runs: 0 of \d+ are there already\n(runs: .* left\n)*"
         r"stopped; the same command goes on\n",
         said,
     )
