@@ -18,7 +18,7 @@ class Interval:
 
     @property
     def half_width(self) -> float:
-        """The number after the plus-minus sign: an effect below it is not told from none."""
+        """The number after the plus-minus sign: an effect as large is seen in half of repeats."""
         return (self.high - self.low) / 2
 
     def above(self, bound: float = 0.0) -> bool | None:

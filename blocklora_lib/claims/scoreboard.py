@@ -24,8 +24,8 @@ def caution(judged: list[Judged]) -> str:
     return (
         f"Each statistical verdict is wrong at most once in 20 times by chance; nothing corrects "
         f"for the number of claims, and of {many} empirical verdicts about one may be such a "
-        "chance. Smallest visible effect: half of the 95% interval; a smaller one would not have "
-        "been told from none."
+        "chance. Smallest visible effect: half of the 95% interval; one of that size would be seen "
+        "in about half of all repeats, one 1.4 times as large in four of five."
     )
 
 

@@ -38,6 +38,18 @@ def test_one_seed_has_no_interval():
     assert all(math.isnan(x) for x in (ours.low, ours.high, ours.half_width))
 
 
+@pytest.mark.parametrize("n", [3, 5, 11, 33])
+@pytest.mark.parametrize(("times", "low", "high"), [(1.0, 0.5, 0.62), (1.4, 0.78, 0.84)])
+def test_an_effect_of_half_an_interval_is_seen_half_of_the_time(n, times, low, high):
+    """What the scoreboard says of its smallest visible effects: in closed form, and drawn."""
+    critical = stats.t.ppf(0.975, n - 1)
+    assert low < stats.nct.sf(critical, n - 1, times * critical) < high
+    effect = times * critical / math.sqrt(n)  # in standard deviations
+    drawn = np.random.default_rng(n).normal(effect, 1, (2000, n))
+    seen = np.mean([mean_interval(sample.tolist()).above() is True for sample in drawn])
+    assert seen == pytest.approx(stats.nct.sf(critical, n - 1, times * critical), abs=0.04)
+
+
 @given(
     values.flatmap(
         lambda a: st.tuples(
