@@ -21,7 +21,7 @@ export PROFILE NOTEBOOKS JOBS PYTHON
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE  ?= 1
 
-.PHONY: help setup reproduce test test-all test-fast test-faults test-lock gpu-check lint docs notebooks paper clean lock reference
+.PHONY: help setup reproduce test test-all test-fast test-faults test-lab test-lock gpu-check lint docs notebooks paper clean lock reference
 help:
 	@echo "make reproduce [PROFILE=pocket] [NOTEBOOKS=\"01_method 08_few_shot\"] [JOBS=2] | test | test-all | test-fast | lint | notebooks | clean"
 	@echo "make gpu-check: measure and judge a GPU before a reproduction on it; under ten minutes"
@@ -38,13 +38,17 @@ reproduce: setup
 	@$(PY) -m blocklora_lib.cli reproduce --profile="$$PROFILE" --notebooks="$$NOTEBOOKS" --jobs="$$JOBS"
 
 test: setup
-	$(PY) -m pytest -n 2 --dist worksteal -m "not rare and not network and not faults"
+	$(PY) -m pytest -n 2 --dist worksteal -m "not rare and not network and not faults and not lab"
 
 test-all: setup
 	$(PY) -m pytest -n 2 --dist worksteal
 
 test-fast: setup
-	$(PY) -m pytest -n 2 --dist worksteal -m "not slow and not network and not faults"
+	$(PY) -m pytest -n 2 --dist worksteal -m "not slow and not network and not faults and not lab"
+
+# JupyterLab on this machine, in a headless Chromium: a minute of a core, more than `make test` has room for.
+test-lab: setup
+	$(PY) -m pytest -m lab tests/suite/test_jupyterlab.py
 
 # A thousand kills, 500 damaged files of each kind that is read: half an hour of a core.
 test-faults: setup

@@ -80,7 +80,8 @@ class Browser:
         elif method == "Runtime.consoleAPICalled" and said["type"] == "error":
             self.errors.append(str([arg.get("value") for arg in said["args"]]))
         elif method == "Page.javascriptDialogOpening":
-            self.errors.append(f"a dialog: {said['message']}")
+            if said["type"] != "beforeunload":
+                self.errors.append(f"a dialog: {said['message']}")
             self._socket.send(
                 json.dumps({"id": 0, "method": "Page.handleJavaScriptDialog",
                             "params": {"accept": True}})
@@ -88,9 +89,10 @@ class Browser:
 
     def open(self, address: str) -> None:
         """Go to an address, from an empty page, and wait until it is loaded."""
-        self.send("Page.navigate", url="about:blank")
-        self.send("Page.navigate", url=address)
-        self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
+        for place in ("about:blank", address):  # one after the other: a page may ask before it goes
+            self.send("Page.navigate", url=place)
+            there = f"(location.href === 'about:blank') === {json.dumps(place == 'about:blank')}"
+            self.wait(f"document.readyState === 'complete' && {there}", 300)
         self.run(PAINTED)  # before, Chromium lets a click fall
 
     def run(self, expression: str):
@@ -133,9 +135,9 @@ class Browser:
             }})()""",
             60,
         )
-        for kind in ("mousePressed", "mouseReleased"):
-            self.send("Input.dispatchMouseEvent", type=kind, x=found[0], y=found[1], button="left",
-                      clickCount=1)  # fmt: skip
+        for kind, button in (("Moved", "none"), ("Pressed", "left"), ("Released", "left")):
+            self.send("Input.dispatchMouseEvent", type=f"mouse{kind}", x=found[0], y=found[1],
+                      button=button, clickCount=1)  # fmt: skip
 
     def press(self, key: str, times: int = 1) -> None:
         """Press a key."""

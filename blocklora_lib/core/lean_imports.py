@@ -20,6 +20,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 from typing import Any
+from warnings import catch_warnings, filterwarnings
 
 COMPILER = "torch._dynamo"
 # the modules of open_clip that try to import one of the two, and their class that needs it
@@ -64,7 +65,8 @@ class _Finder(MetaPathFinder):
 
 class _OpenClip(SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
-        with _standing_in({"transformers": None, "timm": None}) as absent:
+        with _standing_in({"transformers": None, "timm": None}) as absent, catch_warnings():
+            filterwarnings("ignore", "IProgress not found")  # bars are of text, not widgets
             super().exec_module(module)
         for name, built in BUILT.items():
             inner = sys.modules.get(f"{module.__name__}.{name}")
