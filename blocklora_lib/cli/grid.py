@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -87,6 +88,8 @@ def grid(
 
     if not 0 < tflops < float("inf"):
         raise ValueError(f"--tflops {tflops:g} is no rate; give what a device sustains, such as 20")
+    if list_only:  # specs and records by the thousand, which stay: nothing is to be collected
+        gc.disable()
     settings = named_profile(profile, skip_unreadable, fast, chosen=experiment != RATES)
     store = RunStore((results or settings.results) / "runs")
     wanted = list(settings.experiments) if experiment == "all" else [experiment]

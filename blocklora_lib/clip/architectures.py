@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -106,6 +107,7 @@ class ClipArchitecture:
         )
 
 
+@cache
 def clip_architecture(name: str) -> ClipArchitecture:
     """Return the sizes of PocketCLIP or of any open_clip CLIP with two plain transformer towers."""
     return from_config(name, read_config(name))

@@ -168,16 +168,24 @@ class RunRecord(Recorded):
         return self
 
     @classmethod
-    def from_json(cls, text: str) -> RunRecord:
-        """Read the file's text; ValueError where it is not what was written or cannot be true."""
+    def from_json(cls, text: str, known: RunSpec | None = None) -> RunRecord:
+        """Read the file's text; ValueError where it is not what was written or cannot be true.
+
+        known: the spec that it should be of, which then need not be read again.
+        """
         facts, key = unseal(text), None
         if isinstance(spec := facts.get("spec"), dict):
             key = key_of(spec)
-            facts["spec"] = spec | {
-                name: _part(name, repr(part))
-                for name in _PARTS
-                if isinstance(part := spec.get(name), dict)
-            }
+            facts["spec"] = (
+                known
+                if known and key == known.key
+                else spec
+                | {
+                    name: _part(name, repr(part))
+                    for name in _PARTS
+                    if isinstance(part := spec.get(name), dict)
+                }
+            )
         return cls.model_validate(facts, context=key)
 
     def to_json(self) -> str:

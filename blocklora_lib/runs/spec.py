@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, model_serializer, model_validator
@@ -137,7 +137,7 @@ class RunSpec(Strict):
             if facts[name] == usual:
                 del facts[name]
         written = (
-            f'"{name}":{value.canonical if hasattr(value, "canonical") else canonical(value)}'
+            f'"{name}":{value.canonical if hasattr(value, "canonical") else _text(value)}'
             for name, value in facts.items()
         )
         return f"{{{','.join(written)}}}"
@@ -172,6 +172,12 @@ class RunSpec(Strict):
         return f"{self.dataset} {method}{shots}"
 
 
+def _text(value: Any) -> str:
+    """The same of a value that the runs of a grid share; what cannot be looked up is written."""
+    return canonical(value) if isinstance(value, dict) else _shared_text(value)
+
+
+_shared_text = lru_cache(2**12, typed=True)(canonical)  # typed, since 1 == True
 _FIELDS = sorted(RunSpec.model_fields)
 _UNSAID = {"deterministic": True, "task": "classification"}  # written where they are another
 

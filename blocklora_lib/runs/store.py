@@ -75,15 +75,15 @@ class RunStore:
 
     def load(self, spec: RunSpec) -> RunRecord | None:
         """Return the record of this spec, done or failed, or None; errors as `read_record`."""
-        return self.load_key(spec.key)
+        return self.load_key(spec.key, spec)
 
-    def load_key(self, key: str) -> RunRecord | None:
-        """Return the record of this key, see `load`."""
+    def load_key(self, key: str, known: RunSpec | None = None) -> RunRecord | None:
+        """Return the record of this key, see `load`. known: its spec, where that is at hand."""
         if self._packed is not None:
             text = self._packed.get(key)
-            return None if text is None else record_of(text, self.file / f"{key}.json")
+            return None if text is None else record_of(text, self.file / f"{key}.json", known)
         path = self._path(key)
-        return read_record(path) if is_there(path) else None
+        return read_record(path, known) if is_there(path) else None
 
     def set_aside(self, spec: RunSpec) -> Path:
         """Move the file of this spec to runs/damaged, under a name that is free, and return that
@@ -264,7 +264,7 @@ class EarlierRecord(DamagedRecord):
         )
 
 
-def read_record(path: Path) -> RunRecord:
+def read_record(path: Path, known: RunSpec | None = None) -> RunRecord:
     """Read one record file; DamagedRecord says what is wrong with it, and the way out.
 
     Raises OSError where the machine does not let it be read, which says nothing of the record.
@@ -275,15 +275,15 @@ def read_record(path: Path) -> RunRecord:
         if isinstance(error, OSError) and not holds_none(error):
             raise
         raise DamagedRecord(path, error) from None
-    return record_of(text, path)
+    return record_of(text, path, known)
 
 
-def record_of(text: str, path: Path) -> RunRecord:
+def record_of(text: str, path: Path, known: RunSpec | None = None) -> RunRecord:
     """Return the record of a text that was found at `path`; DamagedRecord as `read_record`."""
     if text.startswith('{\n "schema": 1,'):
         raise EarlierRecord(path)
     try:
-        record = RunRecord.from_json(text)
+        record = RunRecord.from_json(text, known)
         if path.stem != record.key:
             raise ValueError(f"the file's name is not its key {record.key}")
     except (ValueError, TypeError, ArithmeticError, RecursionError, SyntaxError) as error:

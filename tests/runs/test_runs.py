@@ -20,6 +20,7 @@ from blocklora_lib.runs.record import (
     RunSpec,
     TrainingSpec,
 )
+from blocklora_lib.runs.spec import key_of
 from blocklora_lib.runs.store import RunStore
 
 
@@ -33,6 +34,14 @@ def test_a_spec_is_frozen_hashable_and_survives_json():
     assert (again, again.key, hash(again)) == (spec, spec.key, hash(spec))
     assert len(spec.key) == 16
     assert int(spec.key, 16) >= 0
+
+
+def test_values_that_python_takes_for_equal_have_texts_of_their_own():
+    """1 == True: texts that runs share are looked up by type, too, in either order."""
+    for changes in ({"skip_unreadable": True}, {"shots": 1, "skip_unreadable": True}, {"shots": 1}):
+        spec = make_spec(**changes)
+        assert spec.key == key_of(json.loads(spec.model_dump_json()))
+        assert json.loads(spec.canonical)["skip_unreadable"] is spec.skip_unreadable
 
 
 CHANGES = [
@@ -177,7 +186,7 @@ def test_store_gives_back_what_it_got(tmp_path):
     record = make_record()
     path = store.save(record)
     assert path.name == f"{record.key}.json"
-    assert store.load(make_spec()) == record
+    assert store.load(make_spec()) == store.load_key(record.key) == record
     assert store.records() == [record]
     assert [p.name for p in store.folder.iterdir()] == [path.name]  # no temporary file is left
     data = json.loads(path.read_text())
