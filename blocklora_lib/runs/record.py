@@ -171,21 +171,12 @@ class RunRecord(Recorded):
     def from_json(cls, text: str, known: RunSpec | None = None) -> RunRecord:
         """Read the file's text; ValueError where it is not what was written or cannot be true.
 
-        known: the spec that it should be of, which then need not be read again.
+        known: the spec that it should be of, then not read again.
         """
         facts, key = unseal(text), None
         if isinstance(spec := facts.get("spec"), dict):
             key = key_of(spec)
-            facts["spec"] = (
-                known
-                if known and key == known.key
-                else spec
-                | {
-                    name: _part(name, repr(part))
-                    for name in _PARTS
-                    if isinstance(part := spec.get(name), dict)
-                }
-            )
+            facts["spec"] = known if known and key == known.key else _with_parts(spec)
         return cls.model_validate(facts, context=key)
 
     def to_json(self) -> str:
@@ -247,6 +238,11 @@ class RunRecord(Recorded):
 
 # the parts of a spec that most records of a store share, validated once
 _PARTS: dict[str, Any] = {"backbone": BackboneSpec, "method": MethodSpec, "training": TrainingSpec}
+
+
+def _with_parts(spec: dict[str, Any]) -> dict[str, Any]:
+    given = {name: part for name in _PARTS if isinstance(part := spec.get(name), dict)}
+    return spec | {name: _part(name, repr(part)) for name, part in given.items()}
 
 
 @lru_cache(4096)
