@@ -32,6 +32,16 @@ from blocklora_lib.suite.parameter_cell import known_parameters
 NAMES = notebook_names()  # fails if the folder holds none
 LAST = [name for name in NAMES if notebook_needs(name)["last"]]
 
+# Less of what a notebook does many times over; a parameter that is not named here has its default.
+# Counts of every model stand in tests/costs, and searches of the pocket profile in its reference.
+SMALLER = {
+    "03_counts": dict(other_models=["PocketCLIP"]),
+    "07_nonvacuous_bound": dict(
+        coded_sets=["fashion"], steps=50, sweeps=1, supersamples=3, paired_shots=2
+    ),
+    "12_inference": dict(batches=[1, 8], repeats=1, rounds_factor=3),
+}
+
 
 def read(name):
     return nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
@@ -72,7 +82,7 @@ def test_a_notebook_without_its_runs_says_how_they_are_made(tmp_path):
 @pytest.mark.parametrize("name", sorted(NAMES, key=lambda name: (name in LAST, name)))
 def test_it_runs(name, results):
     with measuring_kernels() as (files, faults):
-        path = run_notebook(name, "smoke", {}, results)
+        path = run_notebook(name, "smoke", SMALLER.get(name, {}), results)
     executed = nbformat.read(path, as_version=4)
     code = [cell for cell in executed.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in code)

@@ -32,6 +32,7 @@ PROFILE = """
 extends: smoke
 name: mine
 description: A method of my own beside two others.
+targets: [chess]
 rates: null
 methods:
   - {name: zero_shot}
