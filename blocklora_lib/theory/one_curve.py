@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -192,3 +193,16 @@ def accuracy(
         for adapter in predictor.adapters.adapters.values():
             adapter.eval()
         return evaluate(predictor, context.backbone, [data], "test")[data.name].accuracy
+
+
+def half_lost(points: Sequence[tuple[float, float]], start: float) -> float:
+    """Return the first t past the best value where half of its gain over `start` is lost again.
+
+    points: (t, value), t ascending. Between two of them by the logarithm of t; nan if none is.
+    """
+    best = max(range(len(points)), key=lambda i: points[i][1])
+    half = (points[best][1] + start) / 2
+    for (low, above), (high, below) in pairwise(points[best:]):
+        if below <= half < above:
+            return low * (high / low) ** ((above - half) / (above - below))
+    return math.nan

@@ -1,4 +1,4 @@
-"""Figures of this suite's own theory: the law of ratios, certified gains, information, cuts."""
+"""Figures of this suite's own theory: laws of rates, certified gains, information, cuts."""
 
 from __future__ import annotations
 
@@ -51,6 +51,51 @@ def ratio_law(frame: pd.DataFrame, bar: float) -> Figure:
         Line2D([], [], color=method_style(form).colour, marker="o", linestyle="", label=words)
         for form, words in told.items()
     ]
+    legend_outside(figure, handles, "lower center")
+    return figure
+
+
+@in_style
+def one_curve(frame: pd.DataFrame, zero: float, earliest: float) -> Figure:
+    """Draw accuracy over the rate of B and over τ for each form, and over τ/τ* for each width.
+
+    frame: part ("one width": lines by form; "another rate of A"; "widths": lines by width), form,
+    width, rate (of B), tau, threshold (τ*), accuracy (%). zero: zero-shot accuracy; earliest: what
+    share of τ* the dotted mark stands at; dashed: τ*.
+    """
+    figure = new_figure(TEXT_WIDTH, 2.5)
+    by_rate, by_tau, by_width = figure.subplots(1, 3, sharey=True)
+    cuts, other, widths = (
+        frame[frame["part"] == part] for part in ("one width", "another rate of A", "widths")
+    )
+    colours, handles = ("#0072B2", "#009E73", "#E69F00", "#D55E00"), []
+    for (form, line), colour, marker in zip(
+        cuts.groupby("form", sort=False), colours, "os^D", strict=False
+    ):
+        look = dict(color=colour, marker=marker, markersize=4)
+        by_rate.plot(line["rate"], line["accuracy"], **look, linewidth=0.9)
+        by_tau.plot(line["tau"], line["accuracy"], **look, linestyle="")
+        handles.append(Line2D([], [], **look, linewidth=0.9, label=form))
+    mean = cuts.groupby("tau")["accuracy"].mean()
+    by_tau.plot(mean.index, mean, color="#a6a6a6", linewidth=0.9, zorder=1)
+    look = dict(color="black", marker="x", linestyle=":", linewidth=0.9)
+    by_tau.plot(other["tau"], other["accuracy"], **look)
+    handles.append(Line2D([], [], **look, label="another rate of A"))
+    for (width, line), dashes, marker in zip(
+        widths.groupby("width"), ("-", "--", "-.", ":"), "vPX<", strict=False
+    ):
+        look = dict(color="#7A4EAB", marker=marker, linestyle=dashes, linewidth=1.0)
+        by_width.plot(line["tau"] / line["threshold"], line["accuracy"], **look)
+        handles.append(Line2D([], [], **look, label=f"width {width}"))
+    for axes, at in ((by_tau, cuts["threshold"].iloc[0]), (by_width, 1.0)):
+        axes.axvline(at, color=GREY, linestyle="--", linewidth=0.9, zorder=1)
+        axes.axvline(at * earliest, color=GREY, linestyle=":", linewidth=0.9, zorder=1)
+    names = ("rate of B, $η_B$", "$τ = n\\,s\\,σ\\,η_B$", "$τ / τ^*$, each width its own")
+    for axes, name in zip(figure.axes, names, strict=True):
+        axes.axhline(zero, color="#a6a6a6", linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
+        axes.set(xscale="log", xlabel=name)
+        axes.minorticks_off()
+    by_rate.set(ylabel="accuracy (%)", ylim=(0, None))
     legend_outside(figure, handles, "lower center")
     return figure
 
