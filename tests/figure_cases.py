@@ -430,6 +430,23 @@ def ratios(optimizers, sizes):
     return theory.ratio_law(pd.DataFrame(rows), 1e-12)
 
 
+def curves(forms, cases, points):
+    """Accuracy that rises and falls with τ, for each form at one case, and for other cases."""
+    rows = [
+        dict(part=part, form=form, case=case, rate=2.0 ** (k + i), tau=2.0**k, threshold=4.0 * j)
+        | dict(accuracy=40.0 - abs(k - 2) * 5)
+        for part, names, of in (
+            ("forms", forms, cases[:1]),
+            ("another rate of A", forms[:1], cases[:1]),
+            ("cases", ["LoRA"], cases[1:]),
+        )
+        for i, form in enumerate(names)
+        for j, case in enumerate(of, 1)
+        for k in range(points)
+    ]
+    return theory.one_curve(pd.DataFrame(rows), 13.0, 0.08)
+
+
 def certified(panels, many):
     rows = [
         dict(panel=panel, row=f"fashion: qkvo r=2, k={i}, L=5", seen=20.0 + i, certified=i - 10.0)
@@ -764,6 +781,14 @@ CASES = {
     theory.when_a_cut_pays: (
         lambda: cuts(["one direction"], [1], [24]),
         lambda: cuts(["one direction", "each weaker"], [1, 2, 4, 8], [24, 32, 64, 128, 400]),
+    ),
+    theory.one_curve: (
+        lambda: curves(["LoRA"], ["width 1"], 2),
+        lambda: curves(
+            [f"total rank ({n}, {n}), α/r" for n in (2, 4, 8, 16)],
+            ["width 1", "width 4", "width 16", "width 1, last layers"],
+            8,
+        ),
     ),
     theory.ratio_law: (
         lambda: ratios(["SGD"], [2]),

@@ -177,6 +177,11 @@ def of_tables(numbers: Numbers, folder: Path) -> None:
         numbers.add("breaks.cases", len(rows), f"{name}.csv: rows")
         leaves = sum(row["expected"] == "leaves" for row in rows)
         numbers.add("breaks.leaves", leaves, f"{name}.csv: rows expected to leave")
+    name = "tables/14_where_it_breaks/thresholds"
+    if ratios := [float(row["ratio"]) for row in rows_of(folder, name) if row["ratio"]]:
+        numbers.add("collapse.cases", len(ratios), f"{name}.csv: rows that lost half of the gain")
+        numbers.add("collapse.least", f"{min(ratios):.1f}", f"{name}.csv: smallest ratio")
+        numbers.add("collapse.most", f"{max(ratios):.1f}", f"{name}.csv: largest ratio")
     name = "figures/06_generalization_bound/bounds"
     if rows := rows_of(folder, name):
         numbers.add("bounds", len(rows), f"{name}.csv: rows")

@@ -57,40 +57,40 @@ def ratio_law(frame: pd.DataFrame, bar: float) -> Figure:
 
 @in_style
 def one_curve(frame: pd.DataFrame, zero: float, earliest: float) -> Figure:
-    """Draw accuracy over the rate of B and over τ for each form, and over τ/τ* for each width.
+    """Draw accuracy over the rate of B and over τ for each form, and over τ/τ* for each case.
 
-    frame: part ("one width": lines by form; "another rate of A"; "widths": lines by width), form,
-    width, rate (of B), tau, threshold (τ*), accuracy (%). zero: zero-shot accuracy; earliest: what
-    share of τ* the dotted mark stands at; dashed: τ*.
+    frame: part ("forms", of the first case; "another rate of A"; "cases", the others), form, case,
+    rate (of B), tau, threshold (τ*), accuracy (%). zero: zero-shot accuracy. Dashed: τ*; dotted: so
+    much of it as `earliest` says.
     """
     figure = new_figure(TEXT_WIDTH, 2.5)
-    by_rate, by_tau, by_width = figure.subplots(1, 3, sharey=True)
-    cuts, other, widths = (
-        frame[frame["part"] == part] for part in ("one width", "another rate of A", "widths")
-    )
+    by_rate, by_tau, by_share = figure.subplots(1, 3, sharey=True)
+    forms, other = (frame[frame["part"] == part] for part in ("forms", "another rate of A"))
+    cases = frame[frame["part"] != "another rate of A"]
     colours, handles = ("#0072B2", "#009E73", "#E69F00", "#D55E00"), []
     for (form, line), colour, marker in zip(
-        cuts.groupby("form", sort=False), colours, "os^D", strict=False
+        forms.sort_values("tau").groupby("form", sort=False), colours, "os^D", strict=False
     ):
         look = dict(color=colour, marker=marker, markersize=4)
         by_rate.plot(line["rate"], line["accuracy"], **look, linewidth=0.9)
         by_tau.plot(line["tau"], line["accuracy"], **look, linestyle="")
         handles.append(Line2D([], [], **look, linewidth=0.9, label=form))
-    mean = cuts.groupby("tau")["accuracy"].mean()
+    mean = forms.groupby("tau")["accuracy"].mean()
     by_tau.plot(mean.index, mean, color="#a6a6a6", linewidth=0.9, zorder=1)
     look = dict(color="black", marker="x", linestyle=":", linewidth=0.9)
     by_tau.plot(other["tau"], other["accuracy"], **look)
     handles.append(Line2D([], [], **look, label="another rate of A"))
-    for (width, line), dashes, marker in zip(
-        widths.groupby("width"), ("-", "--", "-.", ":"), "vPX<", strict=False
+    for (case, line), dashes, marker in zip(
+        cases.groupby("case", sort=False), ("-", "--", "-.", ":"), "vPX<", strict=False
     ):
         look = dict(color="#7A4EAB", marker=marker, linestyle=dashes, linewidth=1.0)
-        by_width.plot(line["tau"] / line["threshold"], line["accuracy"], **look)
-        handles.append(Line2D([], [], **look, label=f"width {width}"))
-    for axes, at in ((by_tau, cuts["threshold"].iloc[0]), (by_width, 1.0)):
+        means = line.groupby("tau")["accuracy"].mean()
+        by_share.plot(means.index / line["threshold"].iloc[0], means, **look)
+        handles.append(Line2D([], [], **look, label=case))
+    for axes, at in ((by_tau, forms["threshold"].iloc[0]), (by_share, 1.0)):
         axes.axvline(at, color=GREY, linestyle="--", linewidth=0.9, zorder=1)
         axes.axvline(at * earliest, color=GREY, linestyle=":", linewidth=0.9, zorder=1)
-    names = ("rate of B, $η_B$", "$τ = n\\,s\\,σ\\,η_B$", "$τ / τ^*$, each width its own")
+    names = ("rate of B, $η_B$", "$τ = n\\,s\\,σ\\,η_B$", "$τ / τ^*$, each case its own")
     for axes, name in zip(figure.axes, names, strict=True):
         axes.axhline(zero, color="#a6a6a6", linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
         axes.set(xscale="log", xlabel=name)
