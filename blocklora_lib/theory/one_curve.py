@@ -163,6 +163,7 @@ def adapted(context: Context, config: AdapterConfig) -> Iterator[AdapterPredicto
 def first_step_on(context: Context, config: AdapterConfig) -> FirstStep:
     """Look along the first step on all images at once, without augmentation or dropout."""
     images, labels = context.few()
+    assert isinstance(images, Tensor)  # bundled
     with adapted(context, config) as predictor:
         scores = predictor.training_logits()
         return first_step(

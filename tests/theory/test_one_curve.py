@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from decimal import Decimal, localcontext
 from functools import partial
+from itertools import chain
 
 import pytest
 import torch
@@ -74,7 +75,8 @@ def at(n, s, sigma, tau="0.05", rate="0.02", decay="0.1", epsilon="0", **more):
 
 
 def apart(ours, theirs):
-    return max(float(abs(x - y)) for p, q in zip(ours, theirs, strict=True) for x, y in zip(p, q))
+    pairs = zip(chain(*ours), chain(*theirs), strict=True)
+    return max(float(abs(x - y)) for x, y in pairs)
 
 
 @pytest.mark.parametrize("form", [(2, "0.7", 1), (8, 1, 1), (3, "0.25", 1), (1, "0.3", 10)])
@@ -237,6 +239,14 @@ def test_no_gradients_take_adam_further_and_some_take_it_there():
         optimizer.step()
     assert entry.item() == pytest.approx(one.reach(last, betas), rel=1e-12)  # equality
     assert math.isclose(one.reach([1.0]), 1.0)
+
+
+def test_half_of_the_gain_is_lost_between_two_points_by_the_logarithm():
+    points = [(1.0, 20.0), (2.0, 40.0), (4.0, 35.0), (16.0, 15.0), (64.0, 39.0)]
+    # best 40, start 10: half is 25, midway between 35 and 15
+    assert one.half_lost(points, 10.0) == pytest.approx(8.0, rel=1e-12)
+    assert math.isnan(one.half_lost(points[:3], 10.0))
+    assert math.isnan(one.half_lost([(1.0, 20.0), (2.0, 40.0)], 10.0))  # a rise is no loss
 
 
 # on a CLIP
