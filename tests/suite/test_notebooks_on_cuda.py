@@ -35,7 +35,7 @@ LESS = {  # parameters of a notebook that repeat what one step shows
     "07_nonvacuous_bound": {"steps": 1, "sweeps": 1, "candidates": [["o", 8, 15, 2, 1.0]],
                             "coded_sets": ["chess"], "supersamples": 2, "paired_shots": 1,
                             "paired_on": "chess"},
-    "14_where_it_breaks": {"points": 1},
+    "14_where_it_breaks": {"octaves": [0]},
     "12_inference": {"rounds_factor": 1, "batches": [1], "repeats": 1},
 }  # fmt: skip
 COMPUTES = "08_few_shot"  # runs, by nb.compute(); the others find all of theirs

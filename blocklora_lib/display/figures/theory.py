@@ -60,8 +60,8 @@ def one_curve(frame: pd.DataFrame, zero: float, earliest: float) -> Figure:
     """Draw accuracy over the rate of B and over τ for each form, and over τ/τ* for each case.
 
     frame: part ("forms", of the first case; "another rate of A"; "cases", the others), form, case,
-    rate (of B), tau, threshold (τ*), accuracy (%). zero: zero-shot accuracy. Dashed: τ*; dotted: so
-    much of it as `earliest` says.
+    rate (of B), tau, threshold (τ*), accuracy (%). zero: zero-shot accuracy. Dotted: so much of τ*
+    as `earliest` says; grey: from twice as much to τ*.
     """
     figure = new_figure(TEXT_WIDTH, 2.5)
     by_rate, by_tau, by_share = figure.subplots(1, 3, sharey=True)
@@ -88,7 +88,7 @@ def one_curve(frame: pd.DataFrame, zero: float, earliest: float) -> Figure:
         by_share.plot(means.index / line["threshold"].iloc[0], means, **look)
         handles.append(Line2D([], [], **look, label=case))
     for axes, at in ((by_tau, forms["threshold"].iloc[0]), (by_share, 1.0)):
-        axes.axvline(at, color=GREY, linestyle="--", linewidth=0.9, zorder=1)
+        axes.axvspan(2 * at * earliest, at, color="#e4e4e4", linewidth=0, zorder=0)
         axes.axvline(at * earliest, color=GREY, linestyle=":", linewidth=0.9, zorder=1)
     names = ("rate of B, $η_B$", "$τ = n\\,s\\,σ\\,η_B$", "$τ / τ^*$, each case its own")
     for axes, name in zip(figure.axes, names, strict=True):
