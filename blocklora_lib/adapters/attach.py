@@ -259,6 +259,8 @@ class AdapterSet:
     def put(cls, file: adapter_files.AdapterFile, model: nn.Module, path: str | Path) -> AdapterSet:
         """As `load`, of a file that was read; path: what errors call it."""
         sites, differences = fit(file, model)
+        if any(next(module.parameters()).is_meta for _, module in sites):
+            differences.append("the model lies on the device meta; give it its weights first")
         if differences:
             raise AdapterError(
                 f"the adapters of {path} do not fit {type(model).__name__}: "

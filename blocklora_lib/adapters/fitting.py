@@ -50,6 +50,10 @@ def plan(
             check_linear(name, module)
         adapters = nn.ModuleDict()
         for target, (d_in, d_out) in projection_shapes(module, config.targets).items():
+            if not d_in * d_out:
+                raise AdapterError(
+                    f"{join(name, target)} has {d_out} x {d_in} numbers, none; leave it out"
+                )
             try:
                 adapter = make_adapter(config, d_in, d_out, generator)
             except AdapterError as error:

@@ -64,7 +64,7 @@ def run(
     method: Annotated[str, typer.Option(help="Method, as the profile names it.")] = "",
     shots: Annotated[int, typer.Option(help="Images a class.", min=0)] = 16,
     seed: Annotated[
-        int, typer.Option(help="Seed of draw, start, shuffling and dropout.", min=0)
+        int, typer.Option(help="Seed of draw, start, shuffling and dropout.", min=0, max=2**63 - 1)
     ] = 1,
     draw: Annotated[
         Path | None,

@@ -70,7 +70,7 @@ class OneSentence(TyperGroup):
             where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
             typer.echo(f"error: {_line(error.format_message())}{where}", err=True)
             raise typer.Exit(2) from None
-        except (ValueError, OSError, RuntimeError, MemoryError, ModuleNotFoundError) as error:
+        except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:
             if os.environ.get("BLOCKLORA_TRACEBACK"):
                 raise
             typer.echo(f"error: {sentence(error)}", err=True)

@@ -24,7 +24,7 @@ def pack(
     from ..runs.store import RunStore
 
     store = RunStore(folder)
-    if not folder.is_dir():
+    if not any(folder.glob("[0-9a-f]*.json")):
         raise FileNotFoundError(f"no folder of records {folder}; give one, as results/pocket/runs")
     file = file or store.file
     typer.echo(f"{store.pack(file)} records packed into {file}")
@@ -63,7 +63,7 @@ def merge(
 
     others = [RunStore(store) for store in stores]
     for store, given in zip(others, stores, strict=True):
-        if not (store.folder.is_dir() or store.file.is_file()):
+        if not (any(store.folder.glob("[0-9a-f]*.json")) or store.file.is_file()):
             raise FileNotFoundError(f"no records in {given}; give a folder of them or a Parquet")
     merged = RunStore(into).merge(others)
     typer.echo(f"{merged.taken} records merged into {into}")

@@ -31,6 +31,7 @@ ThreadsOption = Annotated[
         help="CPU threads of torch; part of what makes runs repeatable.",
         envvar="OMP_NUM_THREADS",
         min=1,
+        max=1024,
     ),
 ]
 RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Run failed specs again.")]

@@ -40,7 +40,8 @@ TEXT_LIMIT = 64 * 2**20
 def user_path(name: str | Path) -> Path:
     """Return a path as a person means it: ~ is the home folder, else relative to the working one.
 
-    Raises ValueError where `~name` names no user, or the text is empty, an address or holds a NUL.
+    Raises ValueError where `~name` names no user, or the text is empty, an address or holds a NUL;
+    ./~name is the file of that name here.
     """
     text = os.fspath(name)
     if not text or "\0" in text:
@@ -48,10 +49,17 @@ def user_path(name: str | Path) -> Path:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
         raise ValueError(f"{text!r} is an address; give the path of a file or a folder")
     try:
-        return Path(os.path.abspath(Path(text).expanduser()))
+        path = Path(text).expanduser() if text[0] == "~" else Path(text)
     except RuntimeError:
         raise ValueError(
-            f"{text!r} names the home folder of a user who is not known here"
+            f"{text!r} names the home folder of a user who is not known here; "
+            f"write ./{text} if a file or folder of that name is meant"
+        ) from None
+    try:
+        return Path(os.path.abspath(path))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{text!r} is relative to the working folder, which is gone; cd to one that is there"
         ) from None
 
 

@@ -78,6 +78,13 @@ class Adapted(nn.Module):
                 for target, rows in weight.parts:
                     yield holder.adapters[target], stored(holder, key), rows
 
+    def __prepare_scriptable__(self) -> None:
+        """What torch.jit.script asks of every module."""
+        raise AdapterError(
+            f"{self.attached.name or 'the model'} has adapters, which torch.jit.script cannot "
+            "read; call merge_and_unload() on a copy first, or use torch.jit.trace or torch.export"
+        )
+
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:

@@ -73,12 +73,13 @@ class Guard:
 
     def __init__(self, attachment: Attachment, name: str, sites: AdaptedSites, asks: bool):
         self.attachment, self.name, self.sites, self.asks = attachment, name, sites, asks
-        self.reached_before = False
+        self.reached_before = self.whole = False
 
     def before(self, module: nn.Module, args: Any) -> None:
         # of nn.DataParallel: they run at once and share these notes
         if "_is_replica" in module.__dict__:
             return
+        self.whole = self.whole or have_numbers(self.sites)
         self.attachment.running.append(self.name)
         if self.asks:
             self.reached_before, self.attachment.reached = self.attachment.reached, False
@@ -104,6 +105,25 @@ class Guard:
                 "so they would not be trained; "
                 "attach to layers that its forward calls, or run it in eval mode"
             )
+
+
+def have_numbers(sites: AdaptedSites) -> bool:
+    """Whether none lies on "meta"; adapters without numbers on weights that have them are refused.
+
+    On a CPU torch multiplies with what lies on "meta", and gives whatever was in the memory.
+    """
+    empty = [
+        (name, module)
+        for name, module in sites
+        if any(p.is_meta for adapter in module.adapters.values() for p in adapter.parameters())
+    ]
+    for name, module in empty:
+        if not next(module.parameters()).is_meta:
+            raise AdapterError(
+                f"{name or 'the model'} has weights by now, and its adapters lie on the device "
+                "meta, without numbers; attach or load adapters after the weights"
+            )
+    return not empty
 
 
 def watch(model: nn.Module, attachment: Attachment, sites: AdaptedSites) -> None:

@@ -399,6 +399,9 @@ def test_notebook_parameters_are_read_in_papermills_way():
             "shots=0: lora is trained",
         ),
         (["run", "--dataset", "my_pets", "--method", "lora"], "unknown dataset 'my_pets'"),
+        (["run", "--seed", str(2**63)], "Invalid value for '--seed': Input should be less than"),
+        (["run", "--threads", "99999"], "Invalid value for '--threads' (env var: 'OMP_NUM_THR"),
+        (["run", "--dataset", "./~pets", "--method", "lora"], "/"),
         (["grid", "--list", "--tflops", "nan"], "--tflops nan is no rate"),
         (["grid", "--list", "--tflops=-1"], "--tflops -1 is no rate"),
         (["grid", "--experiment", "gone", "--tflops=0"], "--tflops 0 is no rate"),
@@ -415,10 +418,20 @@ def test_what_cannot_be_is_one_sentence(tmp_path, words, told):
     assert "data download" not in line
 
 
-def test_no_memory_left_before_a_run_begins_is_the_machines_failure_in_a_sentence(monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (MemoryError(), 75, "out of memory"),
+        (ImportError("a.so cannot be mapped"), 2, "a.so cannot"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_machine_that_fails_before_a_run_begins_is_a_sentence(monkeypatch, error, code, says):
     def full(*_):
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr("blocklora_lib.cli.app.named_profile", full)
     done = CliRunner().invoke(app, ["run", "--dataset", "chess", "--method", "lora"])
-    assert (done.exit_code, done.output.strip()) == (75, "error: out of memory")
+    assert done.exit_code == code
+    assert done.output.startswith(f"error: {says}")
+    assert done.output.count("\n") == 1

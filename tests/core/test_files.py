@@ -28,6 +28,17 @@ def test_a_home_folder_is_expanded_and_a_relative_path_is_of_the_working_folder(
     assert user_path("~/results") == tmp_path / "home" / "results"
     assert user_path("results/../mine") == tmp_path / "mine"
     assert user_path(tmp_path / "a b") == tmp_path / "a b"
+    assert user_path("./~mine") == tmp_path / "~mine"
+    assert user_path("a/~b") == tmp_path / "a" / "~b"
+
+
+def test_a_working_folder_that_is_gone_is_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert user_path(tmp_path) == tmp_path
+    with pytest.raises(ValueError, match="'results' is relative to the working folder, which is"):
+        user_path("results")
 
 
 @pytest.mark.parametrize(

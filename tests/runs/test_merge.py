@@ -79,3 +79,5 @@ def test_a_store_that_is_not_there_is_a_sentence(machines, tmp_path):
     assert (code, err.count("\n")) == (2, 1)
     assert "no records in" in err
     assert not (tmp_path / "all").exists()
+    code, _, err = merge(machines[0].folder.parent, "--into", tmp_path / "all")
+    assert (code, "no records in" in err) == (2, True)

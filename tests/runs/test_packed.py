@@ -154,3 +154,6 @@ def test_a_folder_that_is_not_there_is_not_packed_as_nothing(tmp_path):
     assert not (tmp_path / "none.parquet").exists()
     assert call("records", "unpack", tmp_path / "none.parquet")[0] == 2
     assert call("records", "unpack", tmp_path / "none")[0] == 2
+    (tmp_path / "none" / "runs").mkdir(parents=True)  # a results folder in place of its records
+    code, said = call("records", "pack", tmp_path / "none")
+    assert (code, "no folder of records" in said) == (2, True)
