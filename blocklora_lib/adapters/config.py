@@ -76,6 +76,14 @@ class AdapterConfig(BaseModel):
             values = {**values, "n_blocks": 2 if cut else 1}
         return values
 
+    @field_validator("rank", "n_blocks", "alpha", "dropout", "init_scale", "layers", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        entries = value if isinstance(value, list | tuple) else (value,)
+        if value != "all" and any(isinstance(entry, bool | str) for entry in entries):
+            raise ValueError(f"{info.field_name}={value!r} is no number; write one such as 1")
+        return value
+
     @field_validator("targets", "towers")
     @classmethod
     def _known_names(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:

@@ -197,7 +197,8 @@ def wrapper_names(file: adapter_files.AdapterFile, modules: dict[str, nn.Module]
     """Say that file and model differ by a wrapper's prefix; "" where they do not."""
     for prefix in ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."):
         inner = prefix.rstrip(".")
-        if all(name.startswith(prefix) for name in file.sites) and inner not in modules:
+        saved = file.sites and all(name.startswith(prefix) for name in file.sites)
+        if saved and inner not in modules:
             return (
                 f"they were saved from a wrapped model (names begin with {prefix!r}); "
                 f"save from model.{inner}"

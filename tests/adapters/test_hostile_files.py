@@ -56,6 +56,8 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ("sites", "null", "damaged"),
         ("sites", '{"": "linear"}', "unexpected"),
         ("sites", '{"0": "attention", "1": "attention"}', "unexpected|attention"),
+        ("sites", "{}", "unexpected, the model has no such place"),
+        ("config", '{"kind": "lora", "rank": true, "n_blocks": 1}', "rank=True is no number"),
         ("sites", DEEP, "nested too deeply"),
         ("config", DEEP, "nested too deeply"),
         ("extra", DEEP, "nested too deeply"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -302,6 +303,11 @@ def test_dropout_is_unbiased_repeatable_and_off_in_eval():
         (dict(rank=0), ["greater than or equal to 1"]),
         (dict(dropout=1.0), ["less than 1"]),
         (dict(alfa=2), ["alfa"]),  # a typo is no default
+        (dict(rank=True), ["rank=True is no number"]),  # which Python takes for 1
+        (dict(rank="4"), ["rank='4' is no number"]),
+        (dict(alpha=True), ["alpha=True is no number"]),
+        (dict(layers=(True,)), ["layers=(True,) is no number"]),
+        (dict(layers="0"), ["layers='0' is no number"]),
     ],
 )
 def test_settings_that_cannot_be(settings, words):
@@ -320,6 +326,7 @@ def test_an_input_that_cannot_be_cut():
 
 def test_settings_have_one_form():
     assert AdapterConfig(targets=["v", "q"]) == AdapterConfig(targets=("q", "v"))
+    assert AdapterConfig(rank=np.int64(4), alpha=2) == AdapterConfig(rank=4.0, alpha=2.0)
     assert AdapterConfig(kind="lora").n_blocks == 1
     assert AdapterConfig(kind="frozen_a").n_blocks == 2
     config = AdapterConfig(
