@@ -38,6 +38,19 @@ class PackedPrompts:
             first = torch.cat([first[:1], self.pooled[:-1] + 1])
         return first[:, None] + torch.arange(1, m + 1, device=first.device)
 
+    def repeated(self, times: int) -> PackedPrompts:
+        """The prompts so many times, each time anew as if they were others; without a prefix."""
+        groups, offset = self.layout.groups, torch.arange(times, device=self.ids.device)[:, None]
+        one = [(n * times, length) for n, length in groups]
+        return PackedPrompts(
+            tokens=self.tokens.repeat(times, 1),
+            ids=self.ids.repeat(times),
+            positions=self.positions.repeat(times),
+            pooled=(self.pooled + offset * len(self.ids)).flatten(),
+            places=(self.places + offset * len(self.places)).flatten(),
+            layout=Layout(tuple(one) if len(one) == 1 else groups * times, causal=True),
+        )
+
 
 def pack(tokens: Tensor, end: Tensor, share_prefix: bool = False, sets: int = 1) -> PackedPrompts:
     """Pack token ids (C, context length) up to `end` (C,), the position of each end-of-text token.

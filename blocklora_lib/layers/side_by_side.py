@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ from torch.nn import functional as F
 from .dropped import dropped_projection, sum_blocks
 from .eager import on_gpu, plain_eager, without_autocast
 from .frozen import frozen_linear
+from .stacked import each_run, runs_of
 
-Updates = Sequence[Any]  # of each neighbour a low-rank `Update` with factors, or None
+# of each neighbour a low-rank `Update` with factors, or such updates of several runs, or None
+Updates = Sequence[Any]
 
 
 def updated_product(x: Tensor, weight: Tensor, bias: Tensor | None, updates: Updates) -> Tensor:
@@ -46,25 +49,40 @@ def add_updates(base: Tensor, x: Tensor, updates: Updates) -> Tensor:
 
 
 def _add_updates(base: Tensor, x: Tensor, updates: Updates) -> Tensor:
+    rows = x.reshape(-1, x.shape[-1])  # (T, E), T = N L tokens
+    scale = next(update for update in updates if update is not None).scale
+    factored = [_factored(part, run) for run, part in each_run(updates, rows)]
+    hidden, up = factored[0]
+    total = base.reshape(-1, base.shape[-1]).to(torch.promote_types(base.dtype, up.dtype))
+    # in place: autograd needs the result of the frozen product nowhere
+    in_place = plain_eager(total)
+    if len(factored) == 1:
+        add = total.addmm_ if in_place else total.addmm
+        total = add(hidden.to(total.dtype), up.to(total.dtype), alpha=scale)
+    else:  # of a stack, one product for all runs
+        both = (torch.stack(list(t)).to(total.dtype) for t in zip(*factored, strict=True))
+        total = total.unflatten(0, (len(factored), -1))
+        add = total.baddbmm_ if in_place else total.baddbmm
+        total = add(*both, alpha=scale)
+    return total.view_as(base).to(base.dtype)
+
+
+def _factored(rows: Tensor, updates: Updates) -> tuple[Tensor, Tensor]:
+    """Return h = x [A_q A_k A_v], (T, m b), and the Σ B_i as a block diagonal, (m b, m E)."""
     present = [update for update in updates if update is not None]
     first = present[0]
     factors = {update: update.factors() for update in present}
     downs = [down for down, _ in factors.values()]
-    rows = x.reshape(-1, x.shape[-1]).to(downs[0].dtype)  # (T, E), T = N L tokens
+    rows = rows.to(downs[0].dtype)
     if _drops(first):
         hidden = dropped_projection(rows, torch.stack(downs), first.dropout, first.input_blocks)
         hidden = hidden.transpose(0, 1).flatten(1)
     else:
         hidden = F.linear(sum_blocks(rows, first.input_blocks), torch.cat(downs))  # (T, m b)
     nothing = hidden.new_empty(0, first.d_out)
-    up = torch.block_diag(
+    return hidden, torch.block_diag(
         *(nothing if update is None else factors[update][1].T for update in updates)
     )
-    total = base.reshape(-1, base.shape[-1]).to(torch.promote_types(base.dtype, up.dtype))
-    # in place: autograd needs the result of the frozen product nowhere
-    add = total.addmm_ if plain_eager(total) else total.addmm
-    total = add(hidden.to(total.dtype), up.to(total.dtype), alpha=first.scale)
-    return total.view_as(base).to(base.dtype)
 
 
 def add_each(base: Tensor, x: Tensor, updates: Updates, weight: Tensor) -> Tensor:
@@ -86,10 +104,11 @@ def _in_few_kernels(
 
     The masks are torch's own, of p as it is.
     """
-    first, rows = updates[0], x.reshape(-1, x.shape[-1])
-    downs, ups = _ahead[-1].factors(updates) if _ahead else first.stacked(updates)
-    how = first.scale, first.dropout, first.input_blocks
-    product = _UpdatedProduct.apply(rows, weight, bias, downs, ups, *how)
+    rows, runs = x.reshape(-1, x.shape[-1]), runs_of(updates)
+    first = runs[0][0]
+    factors = (_ahead[-1].factors(run) if _ahead else first.stacked(run) for run in runs)
+    how = updates, first.scale, first.dropout, first.input_blocks
+    product = _UpdatedProduct.apply(rows, weight, bias, how, *chain(*factors))
     return product.view(*x.shape[:-1], len(weight))
 
 
@@ -134,52 +153,62 @@ _ahead: list[FactorsAhead] = []  # the one within which updates are computed, if
 
 
 class _UpdatedProduct(torch.autograd.Function):
-    """y = x Wᵀ + b, and s (x ∘ M_j) A_jᵀ B_jᵀ added to the j-th of its m parts.
+    """y = x Wᵀ + b, and s (x ∘ M_j) A_jᵀ B_jᵀ added to the j-th of its m parts; of each run's rows.
 
-    x: (T, E), W: (m E', E), A: (m, b, E/n), B: (m, E', b). The masks and h_j = Σ_i (x ∘ M_j)_i A_jᵀ
-    are kept; backward forms x ∘ M_j again.
+    x: (T, E), W: (m E', E), and of each run A: (m, b, E/n), B: (m, E', b). The masks and
+    h_j = Σ_i (x ∘ M_j)_i A_jᵀ are kept; backward forms x ∘ M_j again.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        downs: Tensor,
-        ups: Tensor,
-        scale: float,
-        p: float,
-        n: int,
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, how: Any, *factors: Tensor
     ) -> Tensor:
-        rows, m = x.to(downs.dtype), len(downs)
-        masked, kept = torch.native_dropout(rows.expand(m, *rows.shape), p, True)
-        hidden = torch.bmm(sum_blocks(masked, n), downs.mT)
-        total = F.linear(x, weight, bias)
-        if total.dtype == downs.dtype:
-            _parts(total, m).baddbmm_(hidden, ups.mT, alpha=scale)
-        else:  # summed in the adapters' precision, and rounded once
-            _parts(total, m).add_(_scaled_product(hidden, ups.mT, scale))
-        ctx.save_for_backward(rows, weight, downs, ups, kept, hidden)
-        ctx.how = scale, 1 / (1 - p), n, x.dtype
+        updates, scale, p, n = how
+        m, dtype, runs = len(updates), factors[0].dtype, len(factors) // 2
+        total, rows = F.linear(x, weight, bias), x.to(dtype)
+        drawn: list[Tensor] = []
+        each = zip(each_run(updates, rows), total.chunk(runs), *_pairs(factors), strict=True)
+        for (_, own), out, downs, ups in each:
+            masked, kept = torch.native_dropout(own.expand(m, *own.shape), p, True)
+            hidden = torch.bmm(sum_blocks(masked, n), downs.mT)
+            if total.dtype == dtype:
+                _parts(out, m).baddbmm_(hidden, ups.mT, alpha=scale)
+            else:  # summed in the adapters' precision, and rounded once
+                _parts(out, m).add_(_scaled_product(hidden, ups.mT, scale))
+            drawn += [kept, hidden]
+        ctx.save_for_backward(rows, weight, *factors, *drawn)
+        ctx.how = m, runs, scale, 1 / (1 - p), n, x.dtype
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight, downs, ups, kept, hidden = ctx.saved_tensors
-        scale, spread, n, dtype = ctx.how
-        parts = _parts(grad.to(downs.dtype), len(downs))
-        grad_ups = _scaled_product(parts.mT, hidden, scale)
-        below = _scaled_product(parts, ups, scale)
-        masked = torch.ops.aten.native_dropout_backward(rows.expand(kept.shape), kept, spread)
-        grad_downs = torch.bmm(below.mT, sum_blocks(masked, n))
+        rows, weight, *saved = ctx.saved_tensors
+        m, runs, scale, spread, n, dtype = ctx.how
+        given = rows.chunk(runs), grad.to(rows.dtype).chunk(runs)
+        each = zip(*given, *_pairs(saved[: 2 * runs]), *_pairs(saved[2 * runs :]), strict=True)
+        grads_x: list[Tensor] = []
+        grads: list[Tensor] = []
+        for own, out, downs, ups, kept, hidden in each:
+            parts = _parts(out, m)
+            grad_ups = _scaled_product(parts.mT, hidden, scale)
+            below = _scaled_product(parts, ups, scale)
+            masked = torch.ops.aten.native_dropout_backward(own.expand(kept.shape), kept, spread)
+            grads += [torch.bmm(below.mT, sum_blocks(masked, n)), grad_ups]
+            if ctx.needs_input_grad[0]:
+                spreads = torch.bmm(below, downs)
+                spreads = spreads.repeat(1, 1, n) if n > 1 else spreads
+                masked = torch.ops.aten.native_dropout_backward(spreads, kept, spread)
+                grads_x.append(masked.sum(0).to(dtype))
         grad_x = None
-        if ctx.needs_input_grad[0]:
-            spreads = torch.bmm(below, downs).repeat(1, 1, n) if n > 1 else torch.bmm(below, downs)
-            masked = torch.ops.aten.native_dropout_backward(spreads, kept, spread)
-            grad_x = masked.sum(0).to(dtype).addmm_(grad, weight)
-        return grad_x, None, None, grad_downs, grad_ups, None, None, None
+        if grads_x:
+            grad_x = (torch.cat(grads_x) if runs > 1 else grads_x[0]).addmm_(grad, weight)
+        return grad_x, None, None, None, *grads
+
+
+def _pairs(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """Of each run the first, and of each run the second."""
+    return tensors[::2], tensors[1::2]
 
 
 def _scaled_product(a: Tensor, b: Tensor, scale: float) -> Tensor:
