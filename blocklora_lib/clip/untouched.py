@@ -27,9 +27,9 @@ from torch.nn.modules import module as of_all_modules
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.utils.module_tracker import ModuleTracker
 
-from ..adapters.adapter import Adapter
 from ..layers.adapted import Adapted
 from ..layers.surroundings import is_guard
+from ..layers.update import Update
 
 MODELS = (CLIP, CustomTextCLIP)
 PARTS = (
@@ -75,7 +75,7 @@ def untouched(*roots: nn.Module) -> bool:
 
 def _without_adapters(roots: tuple[nn.Module, ...]) -> Iterator[nn.Module]:
     """Their parameters are read, by the fast path as by an adapted layer; they are never called."""
-    return (m for root in roots for m in root.modules() if not isinstance(m, Adapter))
+    return (m for root in roots for m in root.modules() if not isinstance(m, Update))
 
 
 def _kind(module: nn.Module) -> type[nn.Module]:

@@ -91,9 +91,7 @@ def each_run(updates: Sequence[Any], x: Tensor) -> Iterable[tuple[list[Any], Ten
     return _in_turn(stack.draws, runs, x) if isinstance(stack, Stacked) else [(runs[0], x)]
 
 
-def _in_turn(
-    draws: Draws, runs: list[list[Any]], x: Tensor
-) -> Iterator[tuple[list[Any], Tensor]]:
+def _in_turn(draws: Draws, runs: list[list[Any]], x: Tensor) -> Iterator[tuple[list[Any], Tensor]]:
     for s, (own, rows) in enumerate(zip(runs, x.chunk(len(runs)), strict=True)):
         with draws.of(s):
             yield own, rows

@@ -12,7 +12,6 @@ from torch import Tensor
 from ..adapters.attach import AdapterSet, attach
 from ..adapters.config import AdapterConfig
 from ..core.seeding import generator
-from ..data.image_files import ImageFiles
 from ..layers.side_by_side import FactorsAhead
 from .contract import Context
 from .feature_cache import BATCH
@@ -23,17 +22,13 @@ from .texts import TextBackbone
 
 def fit_adapters(context: Context, config: AdapterConfig) -> AdapterPredictor:
     """Attach adapters to the context's backbone and train them; on errors it is as before."""
-    backbone, (images, _, training) = context.backbone, context.to_train()
+    backbone, (_, _, training) = context.backbone, context.to_train()
     adapters = attach(backbone.model, config, generator(context.seed, "adapter"))
     predictor = AdapterPredictor(context, adapters)
-    # to a frozen image tower, images that are not augmented look the same at every step
-    through = "text" if isinstance(backbone, TextBackbone) else "vision"
-    encoded = through not in config.towers and training.augment == "none"
     try:
         for adapter in adapters.adapters.values():
             adapter.train()  # dropout on its input; the frozen model stays in eval mode
-        if encoded:
-            context = replace(context, images=predictor.encoded(images))
+        context, encoded = predictor.to_train(context)
         plan = settings_plan(context)
         predictor.images_seen = plan.images_seen
         with backbone.training_kernels():
@@ -60,23 +55,31 @@ class AdapterPredictor(Predictor):
         _, _, self.training = context.to_train()
         self.trainable_parameters = adapters.num_parameters()
 
-    def encoded(self, images: Tensor | ImageFiles) -> Tensor:
-        """Return unit rows (N, d) of images by the image tower as it is, without a graph."""
-        backbone = self.backbone
-        with torch.no_grad():
-            return torch.cat(
-                [backbone.encode_images(backbone.preprocess(x)) for x in images.split(BATCH)]
-            )
+    def to_train(self, context: Context) -> tuple[Context, bool]:
+        """Return what is trained on, and whether its images are given as unit rows.
 
-    def training_logits(self, encoded: bool = False) -> Callable[[Tensor], Tensor]:
+        To a frozen image tower, images that are not augmented look the same at every step.
+        """
+        backbone, (images, _, training) = self.backbone, context.to_train()
+        through = "text" if isinstance(backbone, TextBackbone) else "vision"
+        if through in self.adapters.config.towers or training.augment != "none":
+            return context, False
+        with torch.no_grad():
+            parts = [backbone.encode_images(backbone.preprocess(x)) for x in images.split(BATCH)]
+        return replace(context, images=torch.cat(parts)), True
+
+    def training_logits(self, encoded: bool = False, runs: int = 1) -> Callable[[Tensor], Tensor]:
         """Return logits(images), pixels 0..255; prompts are encoded once if their tower is frozen.
 
-        encoded: images are given as unit rows.
+        encoded: images are given as unit rows. runs: of a stack, whose images follow each other;
+        with more than one the logits are (runs, B, C).
         """
         backbone, training, fixed = self.backbone, self.training, None
         prompts = backbone.pack(
             self.tokens, share_prefix=training.share_prefix, class_chunk=training.class_chunk
         )
+        if runs > 1 and "text" in self.adapters.config.towers:
+            prompts = tuple(part.repeated(runs) for part in prompts)  # each run's are its own
 
         def rows(images: Tensor) -> Tensor:
             if encoded:
@@ -95,8 +98,14 @@ class AdapterPredictor(Predictor):
 
         def logits(images: Tensor) -> Tensor:
             with ahead:
-                seen = rows(images)
-                return backbone.logit_scale * seen @ (classes() if fixed is None else fixed).T
+                seen = backbone.logit_scale * rows(images)
+                known = classes() if fixed is None else fixed
+            if runs == 1:
+                return seen @ known.T
+            own = known.unflatten(
+                0, (-1, len(self.tokens))
+            )  # (runs, C, d); of a frozen tower (1, ..)
+            return seen.unflatten(0, (runs, -1)) @ own.mT
 
         return logits
 

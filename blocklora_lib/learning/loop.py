@@ -108,48 +108,75 @@ def train(
     own, dropout by torch's global one, whose state is given back.
     """
     plan = plan or settings_plan(context)
-    device, steps = context.few()[0].device, len(plan.order)
-    optimizer = plan.optimizer(groups)
-    ratios = [group["lr"] / plan.lr for group in optimizer.param_groups]
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    scaler = torch.amp.GradScaler(device.type, enabled=scaled)
-    one = torch.ones((), device=device)
-    shown = _shown(context, plan)
-    losses: list[float] = []
-    skipped: list[int] = []
-    factors = [float(scaler.scale(one))]
-
-    def look(step: int, loss: float, factor: float) -> None:
-        lr = plan.rate(step - 1)
-        losses.append(loss)
-        _watch(losses, steps, lr, plan.divergence_factor, classes)
-        if factor < factors[-1]:
-            skipped.append(step)
-        factors[:] = [factor]
-        if skipped[-WINDOW:] == list(range(step - WINDOW + 1, step + 1)):
-            reason = f"the gradients of {WINDOW} steps in a row are not finite"
-            raise TrainingDiverged(step, steps, loss, lr, reason)
-        if context.on_step:
-            context.on_step(step, steps, loss)
-
-    told = Told(device, steps, look)
-    with seeded_torch(context.seed, "dropout", device), closing(shown):
+    run, shown = Run(context, groups, plan, scaled), views_shown(context, plan)
+    with seeded_torch(context.seed, "dropout", run.device), closing(shown):
         for step, (views, truth) in enumerate(shown, 1):
-            lr = plan.rate(step - 1)
-            for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
-                group["lr"] = lr * ratio
+            run.begin(step)
             scores = logits(views)
-            classes = scores.shape[1]
             loss = objective(scores.float(), truth)
-            optimizer.zero_grad()
-            backward(scaler.scale(loss))
-            scaler.step(optimizer)
-            scaler.update()
+            run.optimizer.zero_grad()
+            backward(run.scaler.scale(loss))
+            run.take_step()
             after(step)
-            told.tell(loss.detach().flatten()[0], scaler.scale(one))
-    if not torch.stack([torch.isfinite(p).all() for p in parameters]).all():
-        raise TrainingDiverged(steps, steps, losses[-1], lr, "a trained parameter is not finite")
-    return tuple(losses), tuple(skipped)
+            run.tell(loss, scores.shape[-1])
+    return run.finish()
+
+
+class Run:
+    """What a run has of its own while it trains: optimizer, loss's factor, losses, divergence."""
+
+    def __init__(
+        self, context: Context, groups: list[dict[str, Any]], plan: Plan, scaled: bool
+    ) -> None:
+        self.plan, self.steps, self._on_step = plan, len(plan.order), context.on_step
+        self.device = context.few()[0].device
+        self.optimizer = plan.optimizer(groups)
+        self._ratios = [group["lr"] / plan.lr for group in self.optimizer.param_groups]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+        self._one = torch.ones((), device=self.device)
+        self.losses: list[float] = []
+        self.skipped: list[int] = []
+        self._factor = float(self.scaler.scale(self._one))
+        self._told = Told(self.device, self.steps, self._look)
+        self._classes = 0
+
+    def begin(self, step: int) -> None:
+        """Set the rates of a step, counted from 1."""
+        lr = self.plan.rate(step - 1)
+        for group, ratio in zip(self.optimizer.param_groups, self._ratios, strict=True):
+            group["lr"] = lr * ratio
+
+    def take_step(self) -> None:
+        """Move the parameters by the gradients of the scaled loss, if those are finite."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def tell(self, loss: Tensor, classes: int) -> None:
+        """Tell a step's loss, the first of several; TrainingDiverged, within 20 steps."""
+        self._classes = classes
+        self._told.tell(loss.detach().flatten()[0], self.scaler.scale(self._one))
+
+    def _look(self, step: int, loss: float, factor: float) -> None:
+        lr = self.plan.rate(step - 1)
+        self.losses.append(loss)
+        _watch(self.losses, self.steps, lr, self.plan.divergence_factor, self._classes)
+        if factor < self._factor:
+            self.skipped.append(step)
+        self._factor = factor
+        if self.skipped[-WINDOW:] == list(range(step - WINDOW + 1, step + 1)):
+            reason = f"the gradients of {WINDOW} steps in a row are not finite"
+            raise TrainingDiverged(step, self.steps, loss, lr, reason)
+        if self._on_step:
+            self._on_step(step, self.steps, loss)
+
+    def finish(self) -> tuple[tuple[float, ...], tuple[int, ...]]:
+        """Return the loss of every step, and the steps skipped; TrainingDiverged, once more."""
+        parameters = (p for group in self.optimizer.param_groups for p in group["params"])
+        if not torch.stack([torch.isfinite(p).all() for p in parameters]).all():
+            lr = self.plan.rate(self.steps - 1)
+            reason = "a trained parameter is not finite"
+            raise TrainingDiverged(self.steps, self.steps, self.losses[-1], lr, reason)
+        return tuple(self.losses), tuple(self.skipped)
 
 
 def cosine_lr(step: int, steps: int, lr: float, lr_min: float) -> float:
@@ -168,7 +195,7 @@ def moved_together(order: Sequence[Tensor], device: torch.device | str) -> tuple
     return torch.cat(list(order)).to(device).split([len(index) for index in order])
 
 
-def _shown(context: Context, plan: Plan) -> Generator[tuple[Tensor, Tensor]]:
+def views_shown(context: Context, plan: Plan) -> Generator[tuple[Tensor, Tensor]]:
     """Yield each step's views (B, 3, H, W), pixels 0..255, float32, and labels (B,)."""
     images, labels = context.few()
     randomness = generator(context.seed, "augmentation")
