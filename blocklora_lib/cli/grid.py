@@ -211,7 +211,10 @@ def _complete(
         bench = workbench(settings, device, threads)
         from ..runs.execute import run_grid
 
-        for record in run_grid(todo, store, bench, retry_failed, keep_old, keeper, beside):
+        records_made = run_grid(
+            todo, store, bench, retry_failed, keep_old, keeper, beside, settings.stack
+        )
+        for record in records_made:
             training: Any = record.spec.training
             rate = f"lr={training.lr:g}, " if record.spec.split == "val" else ""
             progress.report(f"{rate}{record.spec}: {outcome(record)}")

@@ -93,6 +93,8 @@ class AdapterPredictor(Predictor):
         if "text" not in self.adapters.config.towers:
             with torch.no_grad():
                 fixed = classes()
+            # a run's budget is what it takes alone
+            backbone.passes["text"] += (runs - 1) * len(self.tokens)
 
         ahead = FactorsAhead()
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..core.devices import repeatable
-from ..runs.alike import run_context
+from ..runs.contexts import run_context
 from ..runs.record import RunRecord
 from ..runs.workbench import Workbench
 

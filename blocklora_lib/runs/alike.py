@@ -23,15 +23,16 @@ from ..learning.loop import TrainingDiverged
 from ..learning.method import Predictor
 from ..methods import get_method
 from .code_digest import code_of
+from .contexts import OnStep, run_context
 from .provenance import PeakMemory, provenance
 from .record import Budget, Cost, Failure, MachineFailure, Result, RunRecord
 from .spec import RunSpec
+from .stacked import Stack
 from .standing import Keeper
 from .workbench import Inputs, Workbench
 
 # what ends a run wherever it is run; every other error says nothing of the spec
 OF_THE_SPEC = (TrainingDiverged, AdapterError, NotFinite)
-OnStep = Callable[[int, int, float], None]
 
 
 def execute_alike(
@@ -39,6 +40,7 @@ def execute_alike(
     bench: Workbench,
     on_step: OnStep | None = None,
     keeper: Keeper | None = None,
+    stack: Stack | None = None,
 ) -> Generator[RunRecord]:
     """Yield the records of these specs, in order, which all have one `RunSpec.fit_key`.
 
@@ -46,6 +48,8 @@ def execute_alike(
     for the first; a set that two are evaluated on is evaluated once. A record that shares says with
     which keys (provenance.trained_with); its seconds are those of the load and the training that
     are shared, and of the sets that were evaluated for it.
+    stack: what trains the first, with other runs where it can; records say with which
+    (provenance.stacked_with).
     Bad input raises. What follows from a spec wherever it is run, that training diverges or that an
     adapter refuses its settings, is a failure record. Everything else that ends a run is
     MachineFailure.
@@ -59,7 +63,7 @@ def execute_alike(
         checked = {spec: inputs or bench.check(spec) for spec, inputs in wanted.items()}
         images = {spec: bench.images(spec) for spec in wanted}
         context = run_context(first, bench, checked[first], on_step)
-    shared = _Fit(first, bench, context)
+    shared = _Fit(first, bench, context, stack)
     try:
         for spec, inputs in checked.items():
             with _timed(seconds, "load"), _loading(spec):
@@ -85,9 +89,11 @@ def execute_alike(
                 error = _failure(failure)
             bench.check_unchanged(spec)
             about |= {"host": platform.node(), "start": start, "end": _now()}
-            cost = Cost(
-                seconds=dict(seconds), peak_memory_bytes=memory.bytes(), budget=shared.budget
-            )
+            peak = memory.bytes()
+            if stack and (batch := stack.batch_of(first)):
+                about["stacked_with"] = [key for key in batch.keys if key != first.key]
+                peak, seconds["train"] = batch.highest(peak), batch.seconds
+            cost = Cost(seconds=dict(seconds), peak_memory_bytes=peak, budget=shared.budget)
             yield RunRecord(
                 key=spec.key,
                 spec=spec,
@@ -107,8 +113,10 @@ def execute_alike(
 class _Fit:
     """What specs share that train the same: the predictor, and what it was evaluated on."""
 
-    def __init__(self, spec: RunSpec, bench: Workbench, context: Context) -> None:
-        self.spec, self.bench, self.context = spec, bench, context
+    def __init__(
+        self, spec: RunSpec, bench: Workbench, context: Context, stack: Stack | None
+    ) -> None:
+        self.spec, self.bench, self.context, self.stack = spec, bench, context, stack
         self.budget: Budget | None = None
         self._predictor: Predictor | None = None
         self._failed: BaseException | None = None
@@ -124,7 +132,7 @@ class _Fit:
             try:
                 with _timed(seconds, "train"):
                     before = backbone.passes.copy()
-                    self._predictor = self.spec.method.load().fit(context)
+                    self._predictor = self._trained()
                     self.budget = _budget(self._predictor, backbone.passes - before)
                 with _timed(seconds, "evaluate"):
                     few = context.features() if context.source else context.images
@@ -137,6 +145,11 @@ class _Fit:
                 self._failed = error
                 raise
         return self._predictor
+
+    def _trained(self) -> Predictor:
+        if self.stack:
+            return self.stack.fit(self.spec, self.context, self.bench)
+        return self.spec.method.load().fit(self.context)
 
     def result(
         self,
@@ -171,39 +184,6 @@ class _Fit:
         """Leave the backbone as it was."""
         if self._predictor is not None:
             self._predictor.close()
-
-
-def run_context(
-    spec: RunSpec, bench: Workbench, inputs: Inputs, on_step: OnStep | None = None
-) -> Context:
-    """Return what the spec's method is given."""
-    backbone, dataset = bench.backbone(spec.backbone, spec.task), bench.dataset(spec.dataset)
-    images = labels = source = validation = None
-    if inputs.index is not None:
-        labels = dataset.labels("train")[inputs.index].to(backbone.device)
-        method = get_method(spec.method.name)
-        if "image" not in method.towers:
-            source = bench.source(dataset, "train", inputs.index)
-        if not method.on_features:
-            images = backbone.resize(dataset.images("train")[inputs.index])
-    if inputs.validation is not None:
-        split, rows = inputs.validation
-        truth = dataset.labels(split)[rows].to(backbone.device)
-        validation = bench.source(dataset, split, rows), truth
-    return Context(
-        backbone=backbone,
-        tokens=backbone.tokenize(dataset.prompts),
-        images=images,
-        labels=labels,
-        training=spec.training,
-        shots=spec.shots,
-        seed=spec.seed,
-        on_step=on_step,
-        source=source,
-        validation=validation,
-        cache=bench.features,
-        names=dataset.classes,
-    )
 
 
 def _ready(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from types import MappingProxyType
 
 from ..core.locks import Taken, locked
-from .alike import OnStep, execute_alike, machine
+from .alike import execute_alike, machine
+from .contexts import OnStep
 from .record import MachineFailure, RunRecord
 from .spec import RunSpec
+from .stacked import Stack, stacks
 from .standing import Keeper, Stored, stored, to_run
 from .store import RunStore
 from .workbench import Inputs, Workbench
@@ -26,9 +28,10 @@ def execute(
     on_step: OnStep | None = None,
     inputs: Inputs | None = None,
     keeper: Keeper | None = None,
+    stack: Stack | None = None,
 ) -> RunRecord:
-    """Run the spec and return its record; inputs and errors as `execute_alike` has them."""
-    (record,) = execute_alike({spec: inputs}, bench or Workbench(), on_step, keeper)
+    """Run the spec and return its record; all else as `execute_alike` has it."""
+    (record,) = execute_alike({spec: inputs}, bench or Workbench(), on_step, keeper, stack)
     return record
 
 
@@ -43,6 +46,7 @@ def run_or_load(
     wait: bool = True,
     keeper: Keeper | None = None,
     alike: Mapping[RunSpec, Inputs] = MappingProxyType({}),
+    stack: Stack | None = None,
 ) -> RunRecord:
     """Return the stored record of the spec, or run it and store it.
 
@@ -52,6 +56,7 @@ def run_or_load(
     record stands. inputs: as `execute` takes them. A run that another process is at, or one that
     trains the same, is waited for, or, without `wait`, Taken is raised: no run is made twice.
     alike: others that train the same, whose records are made with it where they are missing.
+    stack: what trains it, with others that differ in their seed.
     """
     bench = bench or Workbench()
 
@@ -82,9 +87,9 @@ def run_or_load(
             return record
 
         if len(before) == 1:
-            return saved(execute(spec, bench, on_step, inputs, keeper))
+            return saved(execute(spec, bench, on_step, inputs, keeper, stack))
         wanted = {one: inputs if one == spec else alike[one] for one in before}
-        with closing(execute_alike(wanted, bench, on_step, keeper)) as records:
+        with closing(execute_alike(wanted, bench, on_step, keeper, stack)) as records:
             record = saved(next(records))
             try:
                 for other in records:
@@ -102,6 +107,7 @@ def run_grid(
     keep_old: bool = False,
     keeper: Keeper | None = None,
     beside: Sequence[RunSpec] = (),
+    stack: int = 1,
 ) -> Iterator[RunRecord]:
     """Yield the record of every spec, running what the store does not have.
 
@@ -109,6 +115,7 @@ def run_grid(
     finished is kept, and the next call goes on from there. A run that another process is at comes
     last: two grids over the same specs share the work. Runs that train the same are trained once
     (`RunSpec.fit_key`); beside: those of other grids, which are made with these where that is so.
+    stack: up to so many runs that differ in their seed alone are trained at once.
     """
     bench = bench or Workbench()
     store.check_writable()
@@ -123,32 +130,49 @@ def run_grid(
         if spec.fit_key in alike:
             with suppress(ValueError, OSError):  # it is told where that run is asked for
                 alike[spec.fit_key][spec] = bench.check(spec)
+
+    @contextmanager
+    def hold(spec: RunSpec) -> Iterator[None]:
+        with locked(store.lock(spec), _tell, wait=False):
+            if not to_run(stored(store, spec, keep_old, bench.images), retry_failed, keeper):
+                raise Taken(f"another process has made {spec}")
+            yield
+
+    stacked = stacks(checked, stack, hold)
     left = list(specs)
-    while left:
-        taken = []
-        for spec in left:
-            inputs = checked.get(spec)
-            try:
-                record = run_or_load(
-                    spec,
-                    store,
-                    bench,
-                    retry_failed,
-                    keep_old=keep_old,
-                    inputs=inputs,
-                    wait=False,
-                    keeper=keeper,
-                    alike=_together(spec, alike, keeper),
-                )
-            except Taken:
-                taken.append(spec)
-            else:
-                checked.pop(spec, None)
-                yield record
-        if len(taken) == len(left):
-            _tell(f"other processes are at {len(taken)} of the runs, such as {taken[0]}; waiting")
-            time.sleep(POLL)
-        left = taken
+    try:
+        while left:
+            taken = []
+            for spec in left:
+                inputs, own = checked.get(spec), stacked.get(spec)
+                if own:
+                    own.release(spec)
+                try:
+                    record = run_or_load(
+                        spec,
+                        store,
+                        bench,
+                        retry_failed,
+                        keep_old=keep_old,
+                        inputs=inputs,
+                        wait=False,
+                        keeper=keeper,
+                        alike=_together(spec, alike, keeper),
+                        stack=own,
+                    )
+                except Taken:
+                    taken.append(spec)
+                else:
+                    checked.pop(spec, None)
+                    yield record
+            if len(taken) == len(left):
+                what = f"other processes are at {len(taken)} of the runs, such as {taken[0]}"
+                _tell(f"{what}; waiting")
+                time.sleep(POLL)
+            left = taken
+    finally:
+        for each in stacked.values():
+            each.close()
 
 
 def _together(

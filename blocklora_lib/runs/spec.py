@@ -154,13 +154,20 @@ class RunSpec(Strict):
         With one block Block-LoRA is LoRA, by any reading of (r, n), to the bit. A run that trains
         nothing has its own.
         """
-        if not self.shots:
-            return self.key
+        return self._training_key() if self.shots else self.key
+
+    @cached_property
+    def stack_key(self) -> str:
+        """One for runs that differ in their seed, or in their evaluated sets, alone."""
+        return self._training_key(seed=None) if self.shots else self.key
+
+    def _training_key(self, **instead: Any) -> str:
         trained: Any = self.method
         settings = trained.settings
         if settings.get("kind") in ("lora", "block_lora") and settings["n_blocks"] == 1:
             trained = {**settings, "kind": "lora", "reading": "total_rank"}
-        return _short(self._written(method=trained, evaluate_on=None, data_checksum=None))
+        instead |= {"method": trained, "evaluate_on": None, "data_checksum": None}
+        return _short(self._written(**instead))
 
     def __hash__(self) -> int:
         return hash(self.key)

@@ -124,7 +124,7 @@ class Notebook:
         missing = [spec for spec in specs.values() if not self._has(spec)]
         if missing:
             bench = Workbench(self.device, keeps_views=self.profile.keep_views)
-            records = run_grid(missing, self.store, bench)
+            records = run_grid(missing, self.store, bench, stack=self.profile.stack)
             list(tqdm(records, total=len(missing), desc="runs", unit="run"))
 
     def _has(self, spec: RunSpec) -> bool:

@@ -73,6 +73,17 @@ def test_help_is_there():
     assert CliRunner().invoke(app, ["--help"]).exit_code == 0
 
 
+def test_a_profile_lets_the_seeds_of_a_grid_train_at_once(blocklora, tmp_path, tiny_clip):
+    facts = profile_facts(tiny_clip) | {"shots": [1], "stack": 2}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(facts))
+    code, _, err = blocklora("grid", "--dataset", "dots", "--method", "lora")
+    assert code == 0, err
+    stored = [json.loads(p.read_text()) for p in (tmp_path / "results/runs").glob("*.json")]
+    keys = {record["spec"]["seed"]: record["key"] for record in stored}
+    with_it = {r["spec"]["seed"]: r["provenance"]["stacked_with"] for r in stored}
+    assert with_it == {1: [keys[2]], 2: [keys[1]]}
+
+
 def test_run_writes_one_record_and_shows_it_again(blocklora, tmp_path):
     for _ in range(2):
         code, out, _ = blocklora(

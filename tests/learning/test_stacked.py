@@ -220,8 +220,7 @@ def test_a_run_of_a_stack_is_its_run_alone(contexts, changes, augment):
         assert predictor.images_seen == expected.images_seen == 28
         assert predictor.trainable_parameters == expected.trainable_parameters
         predictor.close()
-        if len(config.towers) == 2:
-            assert passes == {tower: len(contexts) * n for tower, n in each.items()}
+        assert passes == {tower: len(contexts) * n for tower, n in each.items()}
 
 
 def test_a_run_that_diverges_takes_no_other_with_it(contexts):

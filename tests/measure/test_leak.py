@@ -11,7 +11,7 @@ from scipy.special import softmax
 
 from blocklora_lib.core.paths import ROOT
 from blocklora_lib.measure.leak import METHOD, price_of_test_choice
-from blocklora_lib.runs.alike import run_context
+from blocklora_lib.runs.contexts import run_context
 from blocklora_lib.runs.execute import execute
 from blocklora_lib.runs.grid import expand, make_spec
 from blocklora_lib.runs.profile import Profile

@@ -120,7 +120,7 @@ def test_a_run_leaves_the_backbone_as_it_was(spec, bench):
 
 def test_evaluation_counts_what_the_merged_model_says(spec, bench):
     """The same run again by open_clip's own calls, adapters unmerged."""
-    from blocklora_lib.runs.alike import run_context
+    from blocklora_lib.runs.contexts import run_context
 
     record = execute(spec, bench)
     backbone, dataset = bench.backbone(spec.backbone), bench.dataset("squares")

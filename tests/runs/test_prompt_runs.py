@@ -12,7 +12,7 @@ from conftest import profile_facts, write_bundle
 
 from blocklora_lib.learning.prompt_method import PromptMethod
 from blocklora_lib.methods import get_method, method_names
-from blocklora_lib.runs.alike import run_context
+from blocklora_lib.runs.contexts import run_context
 from blocklora_lib.runs.execute import execute, run_grid
 from blocklora_lib.runs.grid import expand, make_spec
 from blocklora_lib.runs.profile import Profile
