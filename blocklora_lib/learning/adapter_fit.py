@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,7 +80,8 @@ class AdapterPredictor(Predictor):
             self.tokens, share_prefix=training.share_prefix, class_chunk=training.class_chunk
         )
         if runs > 1 and "text" in self.adapters.config.towers:
-            prompts = tuple(part.repeated(runs) for part in prompts)  # each run's are its own
+            packed: Any = prompts  # as `stacked.can_stack` asks
+            prompts = tuple(part.repeated(runs) for part in packed)  # each run's are its own
 
         def rows(images: Tensor) -> Tensor:
             if encoded:

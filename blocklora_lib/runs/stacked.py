@@ -119,7 +119,7 @@ def stacks(runs: Mapping[RunSpec, Inputs], most: int, hold: Hold) -> dict[RunSpe
             and issubclass(get_method(spec.method.name).Settings, AdapterConfig)
         ):
             groups.setdefault(spec.stack_key, {}).setdefault(spec.fit_key, spec)
-    found = {}
+    found: dict[RunSpec, Stack] = {}
     for group in groups.values():
         if len(group) > 1:
             stack = Stack({spec: runs[spec] for spec in group.values()}, most, hold)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fake_cuda import fake_cuda
-from launches import counting
+from launches import counting, step_launches
 from torch import Tensor, nn
 
 from blocklora_lib.adapters.attach import attach
@@ -26,6 +26,7 @@ from blocklora_lib.learning.contract import Context
 from blocklora_lib.learning.loop import TrainingDiverged, train
 from blocklora_lib.learning.spec import TrainingSpec
 from blocklora_lib.learning.stacked import can_stack, fit_stack, train_stack
+from blocklora_lib.measure.stacked import AT_ONCE, stacked_trainings
 from blocklora_lib.weights.spec import BackboneSpec
 
 SEEDS = (1, 2, 3)
@@ -185,6 +186,7 @@ def alone(context: Context, config: AdapterConfig):
     return predictor, state, context.backbone.passes - before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "augment"),
     [
@@ -354,3 +356,19 @@ def test_the_product_of_a_gpu_is_that_of_each_run_alone(settings, ahead):
             torch.testing.assert_close(found.cpu(), grad_alone.cpu())
         if not ahead:
             assert together.kernels.total() < 3 * apart.kernels.total()
+
+
+@pytest.mark.slow
+def test_three_runs_at_once_ask_a_gpu_for_little_more_than_half_as_many_kernels(tiny_clip):
+    with fake_cuda():
+        spec = BackboneSpec(name=tiny_clip, pretrained="none")
+        backbone, counts = load_backbone(spec, "cuda"), []
+        for steps in (1, 2):
+            ways = stacked_trainings(backbone, 3, 10, 2, steps, AdapterConfig(**CLIP_LORA))
+            with counting() as counted:
+                ways[AT_ONCE]()
+            counts.append(counted)
+        less, more = (counted.kernels.total() for counted in counts)
+        alone = step_launches(tiny_clip, 10, batch=2, **CLIP_LORA).kernels.total()
+    assert more - less < 0.6 * 3 * alone
+    assert counts[0].waited == counts[1].waited

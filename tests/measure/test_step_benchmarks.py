@@ -39,6 +39,7 @@ from blocklora_lib.measure.products import GROUPS, Product, roofline, squares, s
 from blocklora_lib.measure.prompt_steps import OURS, PLAIN, counted_flops, prompt_steps
 from blocklora_lib.measure.prompts import class_prompts
 from blocklora_lib.measure.records import FIELDS, read_records
+from blocklora_lib.measure.stacked import ALONE, AT_ONCE, stacked_trainings
 from blocklora_lib.measure.steps import Size, load, make_step, precision, random_images
 
 SMALL = Size(classes=3, batch=2, kind="lora", dropout=0.0)
@@ -283,6 +284,23 @@ def test_prompts_are_timed_against_all_positions(quick_clip, tmp_path, capsys):
     ours = rows[rows["form"] == "ours"]
     assert (ours["flop_ratio"] < 1).all()
     assert "floor" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_runs_at_once_are_timed_against_one_after_the_other(quick_clip, tmp_path):
+    chosen = "--model {tiny} --runs 2 --classes 3 --batch 2 --steps 2 --rounds 3"
+    rows = pd.DataFrame(script("stack", chosen, quick_clip, tmp_path)["rows"])
+    assert set(rows["form"]) == {ALONE, AT_ONCE}
+    assert (rows["baseline"] == ALONE).all()
+
+
+def test_both_ways_to_train_runs_give_the_same_losses(backbones):
+    config = AdapterConfig(rank=2, n_blocks=2, dropout=0.25)
+    ways = stacked_trainings(backbones["fp32"], 2, classes=3, batch=2, steps=3, config=config)
+    alone, at_once = (ways[name]() for name in (ALONE, AT_ONCE))
+    for one, other in zip(alone, at_once, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+    assert alone[0] != pytest.approx(alone[1], rel=1e-2)
 
 
 @pytest.mark.slow

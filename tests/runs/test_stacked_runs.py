@@ -71,6 +71,7 @@ def is_its_run_alone(record, bench):
     return True
 
 
+@pytest.mark.slow
 def test_each_record_is_that_of_its_run_alone_and_says_with_which(specs, bench, tmp_path, batches):
     store = RunStore(tmp_path)
     records = list(run_grid(specs, store, bench, stack=3))
