@@ -79,7 +79,7 @@ def run_notebook(
     ) as temporary:
         running = Path(temporary, done.name)
         try:
-            _started(
+            book = _started(
                 papermill.execute_notebook,
                 NOTEBOOKS / f"{name}.ipynb",
                 running,
@@ -91,6 +91,12 @@ def run_notebook(
                 extra_arguments=["--log-level=ERROR"],
                 stderr_file=sys.stderr if verbose else None,
             )
+            if any(cell.source and cell.get("execution_count", 0) is None for cell in book.cells):
+                os.replace(running, failed)  # papermill takes sys.exit(0) for the end
+                raise NotebookFailed(
+                    f"notebook {name} was left by sys.exit before its last cell (executed copy: "
+                    f"{failed}); let it run to its end"
+                )
             os.replace(running, done)
             failed.unlink(missing_ok=True)
         except papermill.PapermillExecutionError as error:
@@ -112,15 +118,15 @@ def run_notebook(
     return done
 
 
-def _started(execute: Callable[..., Any], *notebook: Any, **how: Any) -> None:
-    """Execute a notebook; once more where its kernel ended before it was there.
+def _started(execute: Callable[..., Any], *notebook: Any, **how: Any) -> Any:
+    """Execute a notebook and return it; once more where its kernel ended before it was there.
 
     Jupyter chooses a kernel's ports before it starts it: of two that start at a time, one may find
     a port taken.
     """
     try:
-        execute(*notebook, **how)
+        return execute(*notebook, **how)
     except RuntimeError as error:
         if "died before" not in str(error):
             raise
-        execute(*notebook, **how)
+        return execute(*notebook, **how)

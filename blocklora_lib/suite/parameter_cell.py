@@ -27,26 +27,28 @@ def literals(source: str, where: str) -> dict[str, Any]:
     literal`.
     """
     values = {}
-    for node in ast.parse(source).body:
+    try:
+        body = ast.parse(source).body
+    except SyntaxError as error:
+        raise ValueError(
+            f"{where}, line {error.lineno}: no Python ({error.msg}); write `name = literal`"
+        ) from None
+    for node in body:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue  # a docstring
-        target = (
-            node.target
-            if isinstance(node, ast.AnnAssign)
-            else node.targets[0]
-            if isinstance(node, ast.Assign)
-            else None
-        )
+        names: list[ast.expr] = getattr(node, "targets", None) or [getattr(node, "target", None)]
         value = getattr(node, "value", None)
-        if not isinstance(target, ast.Name) or value is None:
+        assigned = isinstance(node, ast.Assign | ast.AnnAssign) and value is not None
+        if not assigned or len(names) > 1 or not isinstance(names[0], ast.Name):
             raise ValueError(
                 f"{where}, line {node.lineno}: not `name = literal`; move it to the setup cell"
             )
         try:
-            values[target.id] = ast.literal_eval(value)
+            values[names[0].id] = ast.literal_eval(value)
         except ValueError:
             raise ValueError(
-                f"{where}: {target.id} is not a plain literal; move it to the setup cell"
+                f"{where}: {names[0].id} = {ast.unparse(value)[:80]} is not a plain literal; "
+                "give a finite number, text or a list, and move what is computed to the setup cell"
             ) from None
     return values
 

@@ -396,6 +396,15 @@ def test_a_failing_cell_is_one_sentence_and_leaves_its_copy(example, tmp_path):
     assert "before\n" in [o.get("text") for cell in failed.cells for o in cell.get("outputs", [])]
 
 
+@pytest.mark.slow
+def test_a_notebook_that_leaves_early_is_no_finished_one(example, tmp_path):
+    """papermill's test_sys_exit0: it takes an exit with 0 for the end, and says nothing."""
+    example("import sys\nprint('before')\nsys.exit(0)", "print('after')")
+    with pytest.raises(NotebookFailed, match=r"08_example was left by sys\.exit before its last"):
+        run_notebook("08_example", "smoke", {}, tmp_path, verbose=False)
+    assert [p.name for p in (tmp_path / "notebooks").iterdir()] == ["08_example.failed.ipynb"]
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [

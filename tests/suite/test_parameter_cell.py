@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+
 import nbformat
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from papermill.translators import PythonTranslator
 
 from blocklora_lib.core.paths import NOTEBOOKS
 from blocklora_lib.suite.parameter_cell import check_parameters, known_parameters, literals
@@ -97,6 +100,70 @@ def test_there_is_exactly_one_parameters_cell(tmp_path, cells):
 def test_derived_values_do_not_belong_there(source):
     with pytest.raises(ValueError, match="setup cell"):
         literals(source, "here")
+
+
+# papermill's test_inspect_python, of which it reads types and helps in comments; here they are none
+@pytest.mark.parametrize(
+    ("source", "values"),
+    [
+        ("a = 2 # type:int", {"a": 2}),
+        ("a: float = 2.258 # type: int Nice", {"a": 2.258}),
+        ("a: list[str] = [\n  'this', # First\n\n  'list' # Last\n] # Nice\n\nb: float = -2.3",
+         {"a": ["this", "list"], "b": -2.3}),
+        ("# Only a comment", {}),
+        ("'''Text'''\na = 'x' 'y'; b = 1_000", {"a": "xy", "b": 1000}),
+    ],
+)  # fmt: skip
+def test_how_a_cell_is_written_does_not_matter(source, values):
+    assert literals(source, "here") == values
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("a = 1\n%matplotlib inline", r"here, line 2: no Python \(invalid syntax\)"),
+        ("a = [1,", r"here, line 1: no Python"),
+        ("a = b = 2", r"here, line 1: not `name = literal`"),  # b was lost before
+        ("a, b = 1, 2", r"here, line 1: not `name = literal`"),
+        ("a: int", r"here, line 1: not `name = literal`"),
+        ("a = 1\na += 1", r"here, line 2: not `name = literal`"),
+        ("a = 1\na.b = 1", r"here, line 2: not `name = literal`"),
+    ],
+)
+def test_what_is_no_parameter_is_told_by_its_line(source, says):
+    with pytest.raises(ValueError, match=says):
+        literals(source, "here")
+
+
+# papermill's test_translate_type_python, and its test_execute of quotes and backslashes
+INJECTED = [
+    "foo", '{"foo": "bar"}', {"foo": '"bar"'}, ["foo", '"bar"'], -54321, -5432.1, True, None,
+    "it's", "\\alpha", "end\\", '\\"quoted\\"', "two\nlines\r\t", "😍", "\u2028", "\0", "'''", "",
+    [], 10**30, 1e22,
+]  # fmt: skip
+
+
+def test_what_papermill_injects_is_read_back():
+    for value in INJECTED:
+        source = PythonTranslator.codify({"value": value, "other": 1})
+        assert literals(source, "injected") == {"value": value, "other": 1}
+
+
+@pytest.mark.parametrize("value", [float("nan"), [float("-inf")]], ids=str)
+def test_what_papermill_writes_as_a_call_is_named(value):
+    """float('nan'), for one: a user of papermill was told to move it to another cell before."""
+    source = PythonTranslator.codify({"value": value})
+    told = ast.unparse(ast.parse(source).body[0])
+    with pytest.raises(ValueError, match="give a finite number") as error:
+        literals(source, "injected")
+    assert f"injected: {told} is not a plain literal" in str(error.value)
+
+
+def test_papermill_can_write_the_parameters_of_each_notebook():
+    """What it has no form for, a tuple for one, it would write as text without a word."""
+    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
+        values = known_parameters(path)
+        assert literals(PythonTranslator.codify(values), "injected") == values
 
 
 def test_a_count_is_at_least_one(tmp_path):

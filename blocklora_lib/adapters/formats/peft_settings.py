@@ -49,6 +49,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
                 f"{path} has {name}={value!r}, which has no counterpart here; "
                 f"train without {name}, or merge by peft and use the merged model"
             )
+    for name in ("rank_pattern", "alpha_pattern"):
+        check_patterns(path, name, settings.get(name) or {})
     start = settings.get("init_lora_weights", True)
     if start not in STARTS:
         raise AdapterError(
@@ -63,6 +65,18 @@ def read_settings(folder: Path) -> dict[str, Any]:
             + "; save the checkpoint as safetensors"
         )
     return settings
+
+
+def check_patterns(path: Path, name: str, patterns: Any) -> None:
+    """Refuse what is no map from a pattern of names to a number."""
+    try:
+        for pattern in patterns.keys():  # noqa: SIM118 (a list has none)
+            re.compile(pattern)
+    except (AttributeError, re.error) as error:
+        raise AdapterError(
+            f"{path} has {name}={patterns!r}, which is no map from patterns of names to numbers "
+            f"({error}); write it as peft does, such as {{'c_fc': 4}}"
+        ) from None
 
 
 def by_pattern(settings: dict[str, Any], patterns: str, name: str, key: str, default: int) -> float:
