@@ -80,7 +80,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def _format(path: Path) -> str:
     """'safetensors', 'torch' or 'torchscript', by the content; BadCheckpoint if it is else."""
     with path.open("rb") as file:
-        head = file.read(1024)
+        head = file.read(8192)
+    # safetensors: the length of its header, whose bytes may look like text, and padding
+    if head[5:8] == bytes(3) and head[8:].lstrip(b" \t\r\n").startswith(b"{"):
+        return "safetensors"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:16].lower()
     what = None
     if not head:
@@ -90,7 +93,7 @@ def _format(path: Path) -> str:
             "is a pointer of git-lfs and not the file itself; "
             "say git lfs pull, or fetch the file itself"
         )
-    elif text.startswith(b"<"):
+    elif text.startswith(b"<") and b"\0" not in text:
         what = f"is a web page, not weights (a login or an error, when it was fetched); {AGAIN}"
     elif text.startswith((b"{", b"[")):
         what = "is JSON, not weights; give the file that holds the tensors"
@@ -103,8 +106,6 @@ def _format(path: Path) -> str:
         what = "is an array of NumPy; convert it to safetensors"
     if what:
         raise BadCheckpoint(path, what)
-    if head[8:9] == b"{" and not head.startswith(_ZIP):
-        return "safetensors"
     return _zip_format(path) if head.startswith(_ZIP) else "torch"
 
 

@@ -210,6 +210,9 @@ REFUSED = {
     "init_lora_weights='pissa'": dict(init_lora_weights="pissa"),
     "has rank 2 in the tensors, and 3": dict(r=3),
     "lora_alpha of": dict(lora_alpha=0),
+    "rank_pattern={'c_fc.': 2}.*unterminated": dict(rank_pattern={"c_fc(": 2}),
+    "alpha_pattern='c_fc'.*no map": dict(alpha_pattern="c_fc"),
+    "rank_pattern=.2.*no map": dict(rank_pattern=[2]),
     "lora_dropout|dropout": dict(lora_dropout=1.5),
     "with lora_magnitude_vector if use_dora": dict(use_dora=True),
 }
