@@ -251,7 +251,7 @@ def build(spec: BackboneSpec, preprocess: Mapping[str, Any]) -> nn.Module:
     # they come later, or are asked for
     with seeded_torch(0, f"random weights/{spec.name}"), quiet():
         try:
-            return open_clip.create_model(
+            model = open_clip.create_model(
                 name,
                 precision=spec.precision,
                 # else the base weights of a Hugging Face text tower are fetched
@@ -262,3 +262,5 @@ def build(spec: BackboneSpec, preprocess: Mapping[str, Any]) -> nn.Module:
             raise
         except Exception as error:  # a package that is not installed, a config that is not here
             raise unavailable("architecture", spec.name, error) from None
+    # a text tower of Hugging Face comes in the number format of its config
+    return model.float() if spec.precision == "fp32" else model

@@ -311,6 +311,21 @@ def test_a_text_tower_of_hugging_face_works_from_its_folder(tmp_path, tiny_clip)
     torch.testing.assert_close(load_backbone(given, "cpu").encode_prompts(tokens), expected)
 
 
+def test_a_text_tower_whose_config_is_in_half_precision(tmp_path, tiny_clip):
+    """open_clip's test_hf_text_encoder_ignores_config_pinned_dtype, which its 3.3.0 has not."""
+    from transformers import BertConfig
+
+    folder = word_tokenizer(tmp_path / "tower", True)
+    size = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    config = BertConfig(vocab_size=len(WORDS), max_position_embeddings=8, **size)
+    config.dtype = torch.float16
+    config.save_pretrained(folder)
+    spec = register(tmp_path, "HalfBert", hub_text_config(tiny_clip, folder, folder))
+    model = load_backbone(spec, "cpu")
+    assert {parameter.dtype for parameter in model.model.parameters()} == {torch.float32}
+    assert model.encode_prompts(model.tokenize(["a photo of a cat ."])).isfinite().all()
+
+
 def test_parts_of_hugging_face_that_are_not_here_are_one_sentence(tmp_path, tiny_clip):
     folder = word_tokenizer(tmp_path / "tower", True)
     no_tower = register(tmp_path, "NoTower", hub_text_config(tiny_clip, "nobody/no-tower", folder))
