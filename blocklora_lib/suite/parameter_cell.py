@@ -37,7 +37,7 @@ def literals(source: str, where: str) -> dict[str, Any]:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue  # a docstring
         names: list[ast.expr] = getattr(node, "targets", None) or [getattr(node, "target", None)]
-        value = getattr(node, "value", None)
+        value: Any = getattr(node, "value", None)
         assigned = isinstance(node, ast.Assign | ast.AnnAssign) and value is not None
         if not assigned or len(names) > 1 or not isinstance(names[0], ast.Name):
             raise ValueError(

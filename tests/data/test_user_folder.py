@@ -644,3 +644,12 @@ def test_a_manifest_of_class_folders_takes_and_names_the_same(tmp_path):
     ]
     (folder / "images").rename(folder / "pictures")
     assert notes(manifest, folder) == []  # `verify` says what is wrong
+
+
+def test_class_names_that_yaml_would_read_as_something_else_stay_names(tmp_path):
+    """open_clip's test_csvdataset_getitem_stringifies_numeric_caption, for names of folders."""
+    names = ["007", "0x10", "12:30", "1e3", "2024-01-02", "3.0", "=", "nan", "no", "null", "true"]
+    manifest = write_own(classes(tmp_path / "numbers", *names), tmp_path)
+    again = read_manifest(tmp_path / f"{manifest.name}.yaml")
+    assert again.classes == manifest.classes == tuple(names)
+    assert again.prompts[0] == "a photo of a 007."
