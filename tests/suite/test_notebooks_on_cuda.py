@@ -35,7 +35,6 @@ LESS = {  # parameters of a notebook that repeat what one step shows
     "07_nonvacuous_bound": {"steps": 1, "sweeps": 1, "candidates": [["o", 8, 15, 2, 1.0]],
                             "coded_sets": ["chess"], "supersamples": 2, "paired_shots": 1,
                             "paired_on": "chess"},
-    "14_where_it_breaks": {"octaves": [0]},
     "12_inference": {"rounds_factor": 1, "batches": [1], "repeats": 1},
 }  # fmt: skip
 COMPUTES = "08_few_shot"  # runs, by nb.compute(); the others find all of theirs
@@ -124,6 +123,7 @@ def test_no_cell_mixes_devices(name, smoke, monkeypatch):
 @pytest.mark.parametrize("name", sorted(ON_THE_CPU))
 def test_what_is_left_out_names_the_cpu_alone(name):
     source = "\n".join(cell.source for cell in code_cells(name))
+    source = source.replace('Workbench("cpu")', "")  # any other bench chooses for itself
     assert not any(word in source for word in ("nb.device", "cuda", '"auto"', "Workbench"))
     loaded = source.count("load_backbone(")
     assert loaded == source.count('"bundled"), "cpu")') == (name == "13_theorem")
