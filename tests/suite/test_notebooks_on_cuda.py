@@ -124,6 +124,6 @@ def test_no_cell_mixes_devices(name, smoke, monkeypatch):
 def test_what_is_left_out_names_the_cpu_alone(name):
     source = "\n".join(cell.source for cell in code_cells(name))
     source = source.replace('Workbench("cpu")', "")  # any other bench chooses for itself
-    assert not any(word in source for word in ("nb.device", "cuda", '"auto"', "Workbench"))
+    assert not any(word in source for word in ("nb.device", "cuda", '"auto"', "Workbench("))
     loaded = source.count("load_backbone(")
     assert loaded == source.count('"bundled"), "cpu")') == (name == "13_theorem")
