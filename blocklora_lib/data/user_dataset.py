@@ -19,6 +19,7 @@ from .manifest import Manifest, Source, Split
 from .manifest_files import manifest_names, manifest_yaml, read_manifest
 from .problems import DataError, again, shell
 from .user_folder import look
+from .user_images import some
 
 LICENCE = "one's own"
 
@@ -104,6 +105,19 @@ def write_own(
     place.mkdir(parents=True, exist_ok=True)
     write_whole(file, manifest_yaml(manifest))
     return manifest
+
+
+def seen_in_training(manifest: Manifest, folder: Path) -> list[str]:
+    """A note on test images that hold what a training image holds, byte for byte; or none."""
+    parts: list[list[str]] = [
+        [item.path for item in own_items(manifest, folder, split)] for split in ("train", "test")
+    ]
+    train, test = (file_digests(folder, paths) for paths in parts)
+    known = {digest for digest in train if len(digest) == 64}  # else a word on why it is none
+    twice = [path for path, digest in zip(parts[1], test, strict=True) if digest in known]
+    one = "test image is among the training images, too: its accuracy flatters"
+    many = "test images are among the training images, too: their accuracy flatters"
+    return [some(twice, one, many)] if twice else []
 
 
 def _digest(folder: Path, found: dict[Split, list[Item]]) -> str:

@@ -174,6 +174,8 @@ class RunRecord(Recorded):
         known: the spec that it should be of, then not read again.
         """
         facts, key = unseal(text), None
+        if (schema := facts.get("schema")) != 2:
+            raise ValueError(f"it has schema {schema!r} of another version; this one reads 2")
         if isinstance(spec := facts.get("spec"), dict):
             key = key_of(spec)
             facts["spec"] = known if known and key == known.key else _with_parts(spec)
@@ -203,18 +205,8 @@ class RunRecord(Recorded):
         row |= {name: getattr(budget, name, None) for name in Budget.model_fields}
         row = _settings(spec.method, spec.training) | row
         if self.result is None:
-            return [
-                row
-                | {
-                    "evaluated_on": None,
-                    "accuracy": None,
-                    "correct": None,
-                    "total": None,
-                    "train_accuracy": None,
-                    "trainable_parameters": None,
-                    "unreadable": None,
-                }
-            ]
+            counted = ("evaluated_on", "accuracy", "correct", "total", "train_accuracy")
+            return [row | dict.fromkeys((*counted, "trainable_parameters", "unreadable"))]
         train = self.result.train.accuracy if self.result.train else None
         row |= {
             "train_accuracy": train,

@@ -29,7 +29,7 @@ from blocklora_lib.data.manifest_files import (
 )
 from blocklora_lib.data.obtain.verify import notes
 from blocklora_lib.data.problems import DataError
-from blocklora_lib.data.user_dataset import own_manifest, write_own
+from blocklora_lib.data.user_dataset import own_manifest, seen_in_training, write_own
 from blocklora_lib.data.user_folder import look
 
 
@@ -471,6 +471,23 @@ def test_a_run_tells_what_it_leaves_out_and_looks_as_it_is_told(tmp_path):
     refused = run(folder, tmp_path, "--image-loading", "clip")
     assert refused.exit_code == 2
     assert "did you mean 'as_clip'?" in refused.output
+
+
+def test_test_images_that_are_trained_on_are_told(tmp_path):
+    folder = tmp_path / "pets"
+    for i, name in enumerate(("train/cat/a", "train/dog/b", "test/cat/c", "test/dog/d")):
+        fill(folder, f"{name}.png", colour=("red", "green", "blue", "white")[i])
+    manifest = own_manifest(folder)
+    assert seen_in_training(manifest, folder) == []
+    shutil.copy(folder / "train/cat/a.png", folder / "test/cat/again.png")
+    os.link(folder / "train/dog/b.png", folder / "test/cat/wrong.png")
+    (folder / "test/dog/gone.png").symlink_to("nowhere")
+    (folder / "train/dog/gone.png").symlink_to("nowhere")
+    (note,) = seen_in_training(manifest, folder)
+    assert note.startswith("2 test images are among the training images, too: their accuracy flat")
+    assert note.endswith("test/cat/again.png, test/cat/wrong.png")
+    done = run(classes(tmp_path / "alike", "cat", "dog"), tmp_path, "--shots", "0")
+    assert "note: 2 test images are among the training images" in done.output
 
 
 def test_pillows_remarks_on_images_that_are_read_do_not_reach_the_terminal(tmp_path, monkeypatch):

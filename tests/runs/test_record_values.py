@@ -187,6 +187,13 @@ def test_a_record_of_schema_1_is_said_to_be_of_an_earlier_version(store):
         store.load(make_spec())
 
 
+def test_a_record_of_a_later_version_is_said_to_be_of_another(store):
+    path = store.save(make_record())
+    rewritten(path, ("schema", 3))
+    with pytest.raises(DamagedRecord, match="it has schema 3 of another version; this one reads"):
+        store.load(make_spec())
+
+
 def test_what_a_machine_does_to_a_run_is_no_failure_record(store):
     failure = make_failure(make_spec())
     for kind in ("out_of_memory", "OSError", "RuntimeError", "AcceleratorError"):
