@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..runs.results import PLANNED
 from .intervals import PairedDifference, paired_difference
-from .summaries import counted, planned, summarise
+from .summaries import check_single, counted, planned, summarise, told_by
 
 
 @dataclass(frozen=True)
@@ -96,22 +96,21 @@ def difference_by_set(runs: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
         if name not in set(runs["method"]):
             known = ", ".join(sorted(set(runs["method"])))
             raise ValueError(f"no run of {name} to compare with; methods in this frame: {known}")
-    runs = runs.assign(accuracy=100 * runs["accuracy"].astype(float))
     trained = runs[runs["shots"] > 0]
     at = ["evaluated_on", "shots", "seed"]
     rows = trained[[*at, *({PLANNED} & set(runs.columns))]].drop_duplicates(at)
-    rows = rows.merge(_of(trained, a, at, "a"), how="left", on=at)
     single = (runs.loc[runs["method"] == b, "shots"] == 0).all()
     keys = ["evaluated_on"] if single else at
-    rows = rows.merge(_of(runs, b, keys, "b"), how="left", on=keys)
-    rows["difference"] = rows["a"] - rows["b"]
+    rows["difference"] = _points(trained, a, at, rows) - _points(runs, b, keys, rows)
     return summarise(rows, ["evaluated_on", "shots"], "difference", ["evaluated_on", "shots"])
 
 
-def _of(runs: pd.DataFrame, method: str, keys: list[str], name: str) -> pd.DataFrame:
-    return runs.loc[runs["method"] == method, [*keys, "accuracy"]].rename(
-        columns={"accuracy": name}
-    )
+def _points(runs: pd.DataFrame, method: str, keys: list[str], rows: pd.DataFrame) -> pd.Series:
+    """Return the accuracy (%) of the method's run that shares `keys` with each row, else nan."""
+    own = runs[runs["method"] == method]
+    check_single(own, keys)
+    found = dict(zip(told_by(own, keys), 100 * own["accuracy"].astype(float), strict=True))
+    return pd.Series([found.get(key, math.nan) for key in told_by(rows, keys)], rows.index, float)
 
 
 def over_sets(by_set: pd.DataFrame, sets: Sequence[str] | None = None) -> OverSets:
