@@ -95,6 +95,7 @@ def test_a_widened_interval_is_students_at_bonferronis_level(sample, looks):
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=1e-6, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_together_is_wrong_at_most_once_in_20_times_at_the_margin_of_every_question():
     rng, looks = np.random.default_rng(0), 5
     said = [

@@ -15,6 +15,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from conftest import made_once
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name as canonical
 
@@ -113,10 +114,10 @@ def run(*command: str | Path, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """The wheel, built without a network from a copy: a build leaves folders in its source."""
-    source, place = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+def build(place: Path) -> None:
+    """Build the wheel, without a network and from a copy: a build leaves folders in its source."""
+    source = place / "source"
+    source.mkdir(parents=True)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     unwanted = shutil.ignore_patterns("__pycache__")
@@ -124,7 +125,12 @@ def wheel(tmp_path_factory) -> Path:
     words = "-m pip wheel --no-deps --no-build-isolation --no-index --wheel-dir".split()
     built = run(sys.executable, *words, place, source)
     assert built.returncode == 0, built.stderr
-    (found,) = place.glob("*.whl")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel, built once for all processes of a test run."""
+    (found,) = made_once(tmp_path_factory, "wheel", build).glob("*.whl")
     return found
 
 
