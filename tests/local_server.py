@@ -21,6 +21,8 @@ class Server:
         self.reason = "Not Found"  # of a file that is not there
         self.break_after: list[int] = []  # the next answers stop after so many bytes
         self.errors: dict[str, list[int]] = {}  # the next answers for a path are these errors
+        # the next answers for a path: status, headers, body, to the letter
+        self.given: dict[str, list[tuple[int, dict[str, str], bytes]]] = {}
         self.asked: list[tuple[str, str | None, str | None]] = []
         server = self
 
@@ -38,6 +40,13 @@ class Server:
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         wanted, condition = request.headers.get("Range"), request.headers.get("If-Range")
         self.asked.append((request.path, wanted, condition))
+        if self.given.get(request.path):
+            status, headers, body = self.given[request.path].pop(0)
+            request.send_response(status)
+            for name, value in headers.items():
+                request.send_header(name, value)
+            request.end_headers()
+            return request.wfile.write(body) and None
         if self.errors.get(request.path) or request.path not in self.files:
             if self.errors.get(request.path):
                 return request.send_error(self.errors[request.path].pop(0))

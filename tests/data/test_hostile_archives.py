@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 import os
+import struct
 import tarfile
 import time
 import zipfile
@@ -147,3 +148,44 @@ def test_a_refused_archive_of_any_kind_is_unsafe(tmp_path):
     with pytest.raises(UnsafeArchive, match="far more"), unpacked(archive, tmp_path, SMALL):
         pass
     assert names(tmp_path) == ["a.tar.xz"]
+
+
+def test_an_archive_in_an_archive_becomes_no_more_than_one_does(tmp_path):
+    """Each alone stays below its limit: 50 times the first would be 2,500 times the second."""
+    from test_download import manifest
+
+    from blocklora_lib.data.obtain.placing import install
+
+    inner = gzip.compress(tar_of(tmp_path / "i.tar", ("x", bytes(11_000)), mode="w").read_bytes())
+    tar_of(tmp_path / "a.tar", ("inner.tgz", inner), mode="w")
+    (archive,) = manifest({"url": "https://a.example/a.tar", "inner": "inner.tgz"}).archives
+    size, root = (tmp_path / "a.tar").stat().st_size, tmp_path / "set"
+
+    def put(floor: int) -> None:
+        limits = Limits(members=10, ratio=0, floor=floor)
+        install(archive, root, tmp_path, lambda _: None, limits, keep=True, alone=True)
+
+    with pytest.raises(UnsafeArchive, match="far more than images"):
+        put(size)
+    assert not root.exists()
+    put(30_000)
+    assert [path.name for path in root.iterdir()] == ["x"]
+    (root / "x").unlink()
+    wide = Limits(members=10, ratio=2, floor=0)  # of the inner one alone: too little for it
+    install(archive, root, tmp_path, lambda _: None, wide, keep=True, alone=True)
+    assert (root / "x").stat().st_size == 11_000
+
+
+def test_a_zip_that_lists_more_than_it_holds_is_not_read_into_memory(tmp_path):
+    entry = b"PK\x01\x02" + struct.pack("<6H3I5H2I", 20, 20, *[0] * 7, 1, *[0] * 6) + b"a"
+    listed = entry * 400_000  # as objects, 250 MB
+    ends = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 65535, 65535, len(listed), 30, 0)
+    content = b"PK\x03\x04" + bytes(26) + listed + ends
+    refused(tmp_path, content, r"lists its members in 18,800,000 bytes")
+
+
+def test_a_member_of_a_zip_without_a_name_is_damage(tmp_path):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as file:
+        file.writestr("x", b"1")
+    refused(tmp_path, content.getvalue().replace(b"x", b"\0"), r"is damaged .*without a name")

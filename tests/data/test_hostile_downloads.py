@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import threading
@@ -154,6 +155,88 @@ def test_a_part_that_is_a_link_is_not_written_through(server, tmp_path):
     (tmp_path / "x.bin.part").symlink_to(mine)
     assert fetch(f"{server.url}/x.bin", tmp_path / "x.bin", None).read_bytes() == b"theirs"
     assert mine.read_text() == "mine"
+
+
+def answer(status: int = 200, body: bytes = b"", **headers: str) -> tuple:
+    said = {name.replace("_", "-"): value for name, value in headers.items()}
+    return status, {"Content-Length": str(len(body))} | said, body
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_part_that_is_sent_for_the_whole_is_not_taken_for_it(server, tmp_path, known):
+    """A server may send less than was asked for: what Content-Range says of the whole counts."""
+    whole, url = b"0123456789", f"{server.url}/x.bin"
+    one = dict(ETag='"one"')
+    server.given["/x.bin"] = [
+        answer(206, b"0123", Content_Range="bytes 0-3/10", **one),
+        answer(206, b"45", Content_Range="bytes 4-5/10", **one),
+        answer(206, b"6789", Content_Range="bytes 6-9/10", **one),
+    ]
+    checksum = f"sha256:{hashlib.sha256(whole).hexdigest()}" if known else None
+    fetch(url, tmp_path / "x.bin", checksum, lambda _: None, QUICK)
+    assert (tmp_path / "x.bin").read_bytes() == whole
+    assert [wanted for _, wanted, _ in server.asked] == [None, "bytes=4-", "bytes=6-"]
+
+
+@pytest.mark.parametrize("status", [201, 202, 203, 204, 226, 300, 304, 305])
+def test_an_answer_that_is_no_file_is_none(server, tmp_path, status):
+    server.given["/x.bin"] = [answer(status, b"" if status in (204, 304) else b"what?")]
+    with pytest.raises(DownloadError, match=rf"answers {status} .*instead of x\.bin"):
+        fetch(f"{server.url}/x.bin", tmp_path / "x.bin", None, print, QUICK)
+    assert not (tmp_path / "x.bin").exists()
+
+
+def test_what_comes_packed_is_no_file_of_its_name(server, tmp_path):
+    import gzip
+
+    sent = gzip.compress(b"{}")
+    server.given = {
+        f"/{name}": [answer(200, sent, Content_Encoding="gzip")] for name in ("x.json", "x.tar.gz")
+    }
+    with pytest.raises(DownloadError, match=r"sends x\.json packed \(gzip\), which was not asked"):
+        fetch(f"{server.url}/x.json", tmp_path / "x.json", None, print, QUICK)
+    file = fetch(f"{server.url}/x.tar.gz", tmp_path / "x.tar.gz", None, print, QUICK)
+    assert file.read_bytes() == sent  # packed itself, which some servers tell so
+
+
+@pytest.mark.parametrize("to", ["file:///etc/passwd", "ftp://a.example/x", "data:,x", "//[", ""])
+def test_a_redirect_leads_to_no_other_kind_of_address(server, tmp_path, to):
+    server.given["/x.bin"] = [answer(302, Location=to)] * 9
+    with pytest.raises(DownloadError, match=r"x\.bin"):
+        fetch(f"{server.url}/x.bin", tmp_path / "x.bin", None, lambda _: None, QUICK)
+    assert not (tmp_path / "x.bin").exists()
+
+
+def test_no_step_of_a_way_is_open_where_nothing_is_checked(tmp_path, monkeypatch):
+    """https, http, https: whoever sits at the middle one chooses the last."""
+    import requests
+
+    def get(url, **_):
+        last, middle = requests.Response(), requests.Response()
+        middle.url, last.url, last.status_code = "http://m.example/x", "https://c.example/x", 200
+        last.history, last.raw = [middle], io.BytesIO(b"theirs")
+        return last
+
+    monkeypatch.setattr(requests, "get", get)
+    with pytest.raises(
+        DownloadError, match=r"leads to http://m\.example/x, which is not encrypted"
+    ):
+        fetch("https://a.example/x.bin", tmp_path / "x.bin", None, print, QUICK)
+
+
+@pytest.mark.parametrize("length", ["-5", "1e9", "99999999999999999999", "x", "0x10", "٣"])
+def test_a_length_that_is_none_is_not_believed(server, tmp_path, length):
+    value = length.encode().decode("latin-1")
+    server.given["/x.bin"] = [(200, {"Content-Length": value, "Connection": "close"}, b"body")] * 9
+    for _ in range(2):
+        try:
+            fetch(f"{server.url}/x.bin", tmp_path / "x.bin", None, lambda _: None, QUICK)
+        except DownloadError as error:
+            said = str(error)
+            continue
+        said = "x.bin is there"
+        assert (tmp_path / "x.bin").read_bytes() == b"body"
+    assert "x.bin" in said
 
 
 # two at once

@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from pydantic import NonNegativeInt
@@ -60,7 +61,10 @@ def install(
     try:  # within the target, which may be a link to another disk: a rename stays on one
         with unpacked(file, target, limits) as content:
             if archive.inner:
-                with unpacked(_inside(content, archive.inner, file), target, limits) as inner:
+                packed, given = _inside(content, archive.inner, file), limits or Limits()
+                # what is packed twice becomes no more than what is packed once
+                rest = replace(given, ratio=0, floor=given.bytes(file))
+                with unpacked(packed, target, rest) as inner:
                     note = _place(archive, _wanted(inner, archive, file), folder, store)
             else:
                 note = _place(archive, _wanted(content, archive, file), folder, store)

@@ -69,11 +69,12 @@ class Resuming:
         import requests
         import urllib3
 
+        broken = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, ValueError)
         for attempt in range(1, self.settings.tries + 1):
             try:
                 self._watched()
                 return
-            except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
+            except broken as error:  # ValueError: of an address that a server gives
                 why = _why(error)
                 status = getattr(getattr(error, "response", None), "status_code", None)
                 final = status is not None and status < 500 and status not in (408, 429)
@@ -139,18 +140,15 @@ class Resuming:
                     f"the server has no byte {have}; starting over"
                 )
             answer.raise_for_status()
-            if not self.known and self.url.startswith("https:") > answer.url.startswith("https:"):
-                raise DownloadError(
-                    f"{self.url} leads to {printable(answer.url)}, which is not encrypted, and "
-                    f"there is no checksum of {self.name}; get it in a browser"
-                )
-            start = self._start_of(answer, have)
+            self._refuse(answer)
+            start, whole_size = self._place_of(answer, have)
             if answer.headers.get("Content-Type", "").startswith("text/html") and not self.known:
                 raise DownloadError(
                     f"{self.url} answers with a web page instead of {self.name}; the link has moved"
                 )
             length = answer.headers.get("Content-Length", "")
             total = start + int(length) if _NUMBER.fullmatch(length) else None
+            total = total if whole_size is None else whole_size
             free = self._check_room(total, start)
             if not start:  # what came from elsewhere is never taken for the beginning of this
                 self.part.unlink(missing_ok=True)
@@ -171,15 +169,39 @@ class Resuming:
             return 0, {}
         return have, {"Range": f"bytes={have}-"} | ({"If-Range": validator} if validator else {})
 
-    def _start_of(self, answer: requests.Response, have: int) -> int:
-        """Where the answer's first byte belongs."""
+    def _refuse(self, answer: requests.Response) -> None:
+        """DownloadError for what is no answer of a file, or not to be trusted without checksum."""
+        if answer.status_code not in (200, 206):
+            what = printable(f"{answer.status_code} {answer.reason}"[:200])
+            raise DownloadError(
+                f"{self.url} answers {what} instead of {self.name}; get it in a browser"
+            )
+        if self.known:
+            return
+        hops = [hop.url for hop in (*answer.history, answer)]
+        if self.url.startswith("https:") and (open_ := [u for u in hops if u[:6] != "https:"]):
+            raise DownloadError(
+                f"{self.url} leads to {printable(open_[0])}, which is not encrypted, and "
+                f"there is no checksum of {self.name}; get it in a browser"
+            )
+        packed = answer.headers.get("Content-Encoding", "identity")
+        # some servers say so of a file that is packed itself
+        if packed != "identity" and not self.name.endswith((".gz", ".tgz", ".bz2", ".xz")):
+            raise DownloadError(
+                f"{self.url} sends {self.name} packed ({printable(packed[:40])}), which was not "
+                "asked for, and there is no checksum of it; get it in a browser"
+            )
+
+    def _place_of(self, answer: requests.Response, have: int) -> tuple[int, int | None]:
+        """Where the answer's first byte belongs, and how long it says that the whole file is."""
         import requests
 
         if answer.status_code != 206:
             if have:
                 self.say(f"{self.name}: the server sends the whole file again; starting over")
-            return 0
-        given = re.match(r"bytes ([0-9]{1,18})-", answer.headers.get("Content-Range", ""))
+            return 0, None
+        stated = answer.headers.get("Content-Range", "")
+        given = re.match(r"bytes ([0-9]{1,18})-[0-9]+(?:/([0-9]{1,18}))?", stated)
         if not given or int(given[1]) != have:
             self.part.unlink(missing_ok=True)
             raise requests.exceptions.ConnectionError(
@@ -187,7 +209,7 @@ class Resuming:
             )
         self.say(f"{self.name}: going on after {have} bytes")
         self.resumed = True
-        return have
+        return have, int(given[2]) if given[2] else None
 
     def _check_room(self, total: int | None, start: int) -> int:
         """Return the bytes that are free; DownloadError where what is to come needs more."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import stat
 import struct
@@ -23,6 +24,7 @@ _TAR_BLOCK = 512  # a tar file ends with a block of zeros
 _LONGEST_LINK = 4096
 _LONGEST_HEADER = 1 << 18  # bytes of a GNU or PAX header: names, times, attributes of one member
 _GLOBAL_HEADERS = 1 << 16  # of all PAX headers that stand for every member, which gets a copy
+_LONGEST_LIST = 1 << 24  # bytes; each member of a zip file takes ten times as many of memory
 _HEADERS = 8  # in a row, before the member that they are about; each is read by a call of its own
 _XZ_MEMORY = 1 << 28  # of its dictionary; `xz -9` takes a quarter of that
 DAMAGES = (
@@ -83,8 +85,20 @@ def members_of(archive: Path, budget: Budget) -> Iterator[Member]:
     return _tar_members(archive, start, budget)
 
 
+class _Sparing(io.FileIO):
+    """A zip file whose list of members, which zipfile reads at once, is not a long one."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > _LONGEST_LIST:
+            raise UnsafeArchive(
+                f"archive {self.name} lists its members in {size:,} bytes; it was not unpacked; "
+                "get it from the source that the manifest names, or unpack it by hand"
+            )
+        return super().read(size) or b""
+
+
 def _zip_members(archive: Path) -> Iterator[Member]:
-    with zipfile.ZipFile(archive) as file:
+    with _Sparing(archive) as read, zipfile.ZipFile(read) as file:
         for info in file.infolist():
             if info.flag_bits & 1:
                 raise UnsafeArchive(
@@ -96,6 +110,8 @@ def _zip_members(archive: Path) -> Iterator[Member]:
             # only Unix writers keep a file type in the upper half
             form = stat.S_IFMT(info.external_attr >> 16) if info.create_system == 3 else 0
             member = tarfile.TarInfo(info.filename)
+            if not info.filename:
+                raise zipfile.BadZipFile("it has a member without a name")
             if info.is_dir():
                 member.type = tarfile.DIRTYPE
             elif form == stat.S_IFLNK:
