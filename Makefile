@@ -16,10 +16,12 @@ override PROFILE := $(value PROFILE)
 override NOTEBOOKS := $(value NOTEBOOKS)
 override JOBS := $(value JOBS)
 override PYTHON := $(value PYTHON)
-export PROFILE NOTEBOOKS JOBS PYTHON
 # One thread a process, so that runs repeat bit for bit; no network unless asked for (paper profile: HF_HUB_OFFLINE=0).
-export OMP_NUM_THREADS ?= 1
-export HF_HUB_OFFLINE  ?= 1
+OMP_NUM_THREADS ?= 1
+HF_HUB_OFFLINE  ?= 1
+override OMP_NUM_THREADS := $(value OMP_NUM_THREADS)
+override HF_HUB_OFFLINE := $(value HF_HUB_OFFLINE)
+export PROFILE NOTEBOOKS JOBS PYTHON OMP_NUM_THREADS HF_HUB_OFFLINE
 
 .PHONY: help setup reproduce test test-all test-fast test-faults test-lab test-lock gpu-check lint docs notebooks paper clean lock reference
 help:
@@ -69,6 +71,7 @@ docs: setup
 
 # The reproduction report of a results folder, by default the reference run's, as build/paper/report.pdf. Needs LaTeX (see docs/results.md).
 RESULTS ?= results/reference/pocket-full
+override RESULTS := $(value RESULTS)
 export RESULTS
 paper: setup
 	@command -v latexmk >/dev/null && command -v pdflatex >/dev/null || { echo "error: make paper needs latexmk and pdflatex; docs/results.md names the packages" >&2; exit 2; }

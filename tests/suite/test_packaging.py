@@ -159,6 +159,14 @@ def test_make_reproduce_hands_its_options_on_as_they_were_typed(make):
     assert not (make.place / "x").exists()
 
 
+def test_no_variable_that_make_hands_on_is_looked_into(make):
+    exported = re.findall(r"^export (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    names = " ".join(exported).split()
+    assert {"RESULTS", "OMP_NUM_THREADS", "HF_HUB_OFFLINE", "PROFILE"} <= {*names}
+    make("help", *(f"{name}=$(shell touch x)`touch x`" for name in names))
+    assert not (make.place / "x").exists()
+
+
 @pytest.mark.parametrize("target", ["test", "lint", "notebooks"])
 def test_every_target_runs_where_the_path_has_blanks(make, target):
     code, words, err = make(target)
