@@ -12,13 +12,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..core.files import package_version, user_path, write_whole
+from ..core.files import package_version, regular_file, user_path, write_whole
 from ..core.json_data import parse_json
 from ..core.schema import AdapterError, explain
 from .config import AdapterConfig
 
 FORMAT = "blocklora-adapter"
 FORMAT_VERSION = "1"
+_HEADER = 2**23  # bytes; of a thousand classes and a hundred layers it has a fiftieth
 # halves are widened exactly
 FORMATS = torch.float16, torch.bfloat16, torch.float32, torch.float64
 Kind = Literal["attention", "linear"]
@@ -63,10 +64,11 @@ def read(path: str | Path) -> AdapterFile:
     if not path.is_file():
         raise AdapterError(f"there is no adapter file {path}")
     try:
+        check_header(path)
         with safe_open(path, framework="pt") as opened:
             metadata: dict[str, Any] = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise AdapterError(
             f"{path} is damaged or no safetensors file ({error}); save the adapters again"
         ) from error
@@ -77,9 +79,9 @@ def read(path: str | Path) -> AdapterFile:
         )
     if metadata.get("format_version") != FORMAT_VERSION:
         raise AdapterError(
-            f"{path} has format_version {metadata.get('format_version')!r}, "
+            f"{path} has format_version {metadata.get('format_version')!r:.40}, "
             f"this library reads {FORMAT_VERSION!r}; "
-            f"read it with version {metadata.get('library_version', 'unknown')} of the library"
+            f"read it with version {metadata.get('library_version', 'unknown'):.40} of the library"
         )
     try:
         facts = {
@@ -101,6 +103,14 @@ def read(path: str | Path) -> AdapterFile:
     return AdapterFile(config, sites, tensors, extra)
 
 
+def check_header(path: Path) -> None:
+    """ValueError for a header that is long to read, or gives a name twice: the last would win."""
+    with regular_file(path) as file:
+        if (size := int.from_bytes(file.read(8), "little")) > _HEADER:
+            raise ValueError(f"its header has {size:,} bytes, one of its kind at most {_HEADER:,}")
+        parse_json(file.read(size).decode("utf-8", "replace"), "its header")
+
+
 def refuse_values(path: Path, tensors: dict[str, Tensor], way_out: str) -> None:
     """Refuse numbers that are none, and number formats that adapters are not saved in."""
     for name, tensor in tensors.items():
@@ -108,6 +118,8 @@ def refuse_values(path: Path, tensors: dict[str, Tensor], way_out: str) -> None:
             raise AdapterError(
                 f"{name} of {path} is {tensor.dtype}, adapters are float32; {way_out}"
             )
+        if tensor.dim() > 8:  # torch itself ends at 64
+            raise AdapterError(f"{name} of {path} has {tensor.dim()} dimensions; {way_out}")
         if not tensor.isfinite().all():
             raise AdapterError(f"{name} of {path} holds values that are not finite; {way_out}")
 

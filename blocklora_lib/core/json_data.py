@@ -6,6 +6,7 @@ No torch, and nothing beyond Python: files of adapters are read where no YAML re
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,19 @@ from typing import Any
 
 from .files import read_text
 
+VALUES = 3_000_000  # in a text; the largest list of images here has half a million
+
+
+def check_size(text: str) -> None:
+    """ValueError for a JSON text of which so many values are made that they fill the memory."""
+    if (most := text.count(",") + text.count("[") + text.count("{")) > VALUES:
+        raise ValueError(f"it holds some {most:,} values, one of its kind at most {VALUES:,}")
+
 
 def parse_json(text: str, where: str) -> Any:
     """Return what a JSON text says; ValueError, with `where`: a key given twice, NaN, Infinity."""
     try:
+        check_size(text)
         return json.loads(
             text, object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite
         )
@@ -34,8 +44,7 @@ def read_json(path: str | Path) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
     facts = dict(pairs)
     if len(facts) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {twice!r} stands twice; keep one of the two")
     return facts
 

@@ -19,7 +19,7 @@ import yaml
 from .files import read_text
 
 DEPTH = 50  # of nested lists and mappings
-NODES = 1_000_000  # values and keys, every alias counted as what it stands for
+NODES = 200_000  # values and keys, every alias counted as what it stands for
 
 _Safe = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
 _TAG = "tag:yaml.org,2002:"
@@ -34,6 +34,12 @@ class _Loader(_Safe):  # type: ignore[misc, valid-type]
     """The safe loader with YAML 1.2's scalars."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+def _truth(loader: Any, node: yaml.ScalarNode) -> bool:
+    if (text := node.value.lower()) not in ("true", "false"):
+        raise _problem(node, f"{node.value!r} is no truth value; write true or false")
+    return text == "true"
 
 
 def _whole(loader: Any, node: yaml.ScalarNode) -> int:
@@ -74,6 +80,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_representer(str, _Dumper.represent_str)
+_Loader.add_constructor(f"{_TAG}bool", _truth)
 _Loader.add_constructor(f"{_TAG}int", _whole)
 _Loader.add_constructor(f"{_TAG}float", _real)
 for _tag, _pattern, _first in (
@@ -97,7 +104,7 @@ def parse_yaml(text: str, where: str) -> Any:
     where: what the text is, as an error names it. Raises ValueError, one sentence with the line.
     """
     try:
-        _check_depth(text)
+        _check_events(text)
         loader = _Loader(text)
         try:
             node = loader.get_single_node()
@@ -107,6 +114,8 @@ def parse_yaml(text: str, where: str) -> Any:
             return loader.construct_document(node)
         finally:
             loader.dispose()
+    except UnicodeError as error:
+        raise ValueError(f"{where} is not valid YAML: {error}") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{where} is not valid YAML: {_sentence(error)}") from None
 
@@ -133,10 +142,14 @@ def to_yaml(facts: Mapping[str, Any]) -> str:
     return yaml.dump(dict(facts), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
-def _check_depth(text: str) -> None:
-    """Events come one by one; the composer calls itself for each level, until the stack is full."""
+def _check_events(text: str) -> None:
+    """Events come one by one; the composer calls itself for each level, until the stack is full,
+    and keeps all that there are.
+    """
     depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
+    for number, event in enumerate(yaml.parse(text, Loader=_Loader)):
+        if number > 2 * NODES:
+            raise yaml.YAMLError(f"it holds more than {NODES:,} values")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > DEPTH:

@@ -9,11 +9,12 @@ from xml.etree.ElementTree import tostring
 
 from latex2mathml.converter import convert_to_element
 from nbconvert import HTMLExporter
+from nbconvert.filters.highlight import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
 
-from .safe_html import MATHML, MATHML_ATTRIBUTES
+from .safe_html import MATHML, MATHML_ATTRIBUTES, safe_html
 
 
 def mathml(latex: str, display: str = "inline") -> str:
@@ -33,11 +34,16 @@ def mathml(latex: str, display: str = "inline") -> str:
         return f'<code class="latex">{html.escape(latex)}</code>'
 
 
+# a letter is looked for once: to go back for each of a long text would take the square of its time
+_FORMULA = re.compile(r"\$(?=[^$<>\n\\_^A-Za-z]*[\\_^A-Za-z])([^$<>\n]*)\$")
+FORMULAS = 2000  # of a text
+
+
 def inline_mathml(text: str) -> str:
-    """Return HTML with each $formula$ of its text converted; a lone dollar sign stays one."""
-    return re.sub(
-        r"\$([^$<>\n]*[\\_^A-Za-z][^$<>\n]*)\$", lambda m: mathml(html.unescape(m[1])), text
-    )
+    """Return HTML with each $formula$ of its text converted; a lone dollar sign stays one, and so
+    do those of a text that is all formulas, from the 2,001st on.
+    """
+    return _FORMULA.sub(lambda m: mathml(html.unescape(m[1])), text, FORMULAS)
 
 
 class MathMLRenderer(IPythonRenderer):
@@ -53,12 +59,16 @@ class MathMLRenderer(IPythonRenderer):
         return mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", "block")
 
 
-def _markdown(text: str) -> str:
-    return MarkdownWithMath(MathMLRenderer(escape=False, exclude_anchor_links=True)).render(text)
+# characters and lines of a cell, characters of a notebook: in some texts a reader of Markdown or of
+# code takes a time that grows with the square of their length; the suite's have a third of that
+_LONG, _LINES, _ALL = 4_000, 300, 60_000
 
 
 class MathMLExporter(HTMLExporter):
-    """The body of a page, without progress bars (they are for the terminal) and scripts."""
+    """The body of a page, without progress bars (they are for the terminal) and scripts.
+
+    A cell that is longer than a page is shown as the plain text that it is.
+    """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(
@@ -68,7 +78,28 @@ class MathMLExporter(HTMLExporter):
             exclude_anchor_links=True,
             **settings,
         )
-        self.register_filter("markdown2html", _markdown)
+        self.left = _ALL
+        self.filters = {"highlight_code": self._code}  # of the cells of any notebook: Python
+        self.register_filter("markdown2html", self._markdown)
+        self.register_filter("clean_html", safe_html)
+        # takes the square of a long text's time, for addresses of an early IPython
+        self.register_filter("strip_files_prefix", lambda text: text)
+
+    def _is_read(self, text: str) -> bool:
+        """Whether a text is short enough to be more than a plain one; counts it."""
+        self.left -= len(text)
+        return self.left >= 0 and len(text) <= _LONG and text.count("\n") <= _LINES
+
+    def _markdown(self, text: str) -> str:
+        if not self._is_read(text):
+            return f"<pre>{html.escape(text)}</pre>"
+        renderer = MathMLRenderer(escape=False, exclude_anchor_links=True)
+        return str(MarkdownWithMath(renderer).render(text))
+
+    def _code(self, text: str, metadata: Any = None) -> str:
+        if not self._is_read(text):
+            return f'<div class="highlight"><pre>{html.escape(text)}</pre></div>'
+        return str(Highlight2HTML(pygments_lexer="ipython3")(text))
 
     def from_notebook_node(
         self, nb: NotebookNode, resources: dict[str, Any] | None = None, **more: Any

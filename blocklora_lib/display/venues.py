@@ -7,13 +7,29 @@ all. A table of any length becomes floats that fit a page of two columns.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from .style import STYLE
 from .tables import SYMBOLS, escape_latex
 
+# commands of mathematics in the suite's sentences, and of its tables: a stranger's folder gives
+# both, and what LaTeX reads or writes a file by is in neither
+_MATHS = frozenset(
+    "alpha beta gamma delta epsilon varepsilon eta theta kappa lambda mu xi pi rho sigma tau phi "
+    "varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega sum prod int partial "
+    "nabla sqrt frac tfrac dfrac times cdot cdots ldots dots pm mp le leq ge geq ne neq approx "
+    "equiv sim ll gg in notin subset cup cap to leftarrow rightarrow mapsto infty top bot perp "
+    "ell log ln exp min max arg cos sin tr det dim rank hat bar tilde vec mathrm mathbf mathbb "
+    "mathcal mathit text texttt operatorname left right big Big quad qquad textstyle surd square "
+    "forall exists odot otimes oplus circ lVert rVert lvert rvert mid".split()
+)
+_OF_TABLES = _MATHS | set(
+    "addlinespace midrule textbf rotatebox tiny raggedright arraybackslash linewidth textbackslash "
+    "textasciicircum textasciitilde".split()
+)
 READABLE = 6.5  # pt, what a figure's text is not scaled below to get into one column
 LINES = 50  # of a table's text on a page, its caption aside
 
@@ -72,10 +88,26 @@ def in_mathematics(text: str) -> str:
     return re.sub(r"(?<![\w.$-])-(?=\d)", "$-$", text)
 
 
+def _beyond(latex: str, known: Collection[str]) -> str:
+    """What a line of LaTeX has that it is not trusted with; empty where there is nothing."""
+    rest = re.sub(r"\\[^A-Za-z@]", "", latex)
+    depths = [0, *accumulate((c == "{") - (c == "}") for c in rest)]
+    if min(depths) < 0 or depths[-1]:
+        return "braces without their other half"
+    for name in re.findall(r"\\([A-Za-z@]+)", rest):
+        if name not in known:
+            return f"\\{name}"
+    found = re.search(r"[%#~\x00-\x1f\x7f]|\^\^", rest)  # a comment, an argument, a hidden letter
+    return repr(found[0]) if found else ""
+
+
 def prose(text: object) -> str:
-    """Return a sentence of the suite as LaTeX; what stands between dollars is mathematics."""
+    """Return a sentence of the suite as LaTeX; what stands between dollars is mathematics, of
+    commands that are known.
+    """
     parts = str(text).split("$")
-    if len(parts) % 2 == 0:  # a dollar is left over: it is one
+    if len(parts) % 2 == 0 or any(_beyond(part, _MATHS) for part in parts[1::2]):
+        # a dollar that is left over is one
         return in_mathematics(escape_latex(text))
     # escaping makes one line of a text and strips it: of a part, the blanks at its ends count
     found = []
@@ -143,9 +175,14 @@ def _parts(latex: str) -> tuple[str, list[str], bool]:
         re.DOTALL,
     )
     if not found:
-        raise ValueError("this is no table of the suite; make it again by its notebook")
+        raise ValueError("it is no table of the suite; make it again by its notebook")
     environment, align, heads, body = found.groups()
     rows = [line for line in body.splitlines() if line]
+    for line in (align, *heads.splitlines(), *rows):
+        if strange := _beyond(line, _OF_TABLES):
+            raise ValueError(
+                f"it has {strange}, as no table of the suite has; make it again by its notebook"
+            )
     widest = max((_width(line) for line in (heads, *rows)), default=0)
     head = rf"\begin{{tabular}}{align}" + f"\n\\toprule\n{heads}\\midrule\n"
     return head, rows, environment == "longtable" or widest > 62

@@ -16,6 +16,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from ..core.json_data import check_size
+
 _SEAL = re.compile(r',\n "checksum": "([0-9a-f]{64})"\n}\s*\Z')
 _SEAL_LENGTH = 100  # characters; the seal is searched for at the end of the text only
 
@@ -43,6 +45,7 @@ def unseal(text: str) -> dict[str, Any]:
             if cut
             else "its checksum is of another content: the file was changed after it was written"
         )
+    check_size(text)
     facts = from_json(text, allow_inf_nan=False)
     del facts["checksum"]
     return facts

@@ -16,6 +16,7 @@ from ..core.paths import NOTEBOOKS, bundled
 from ..core.schema import UnknownName, explain, near
 from ..data.plain_paths import RelativePath
 
+PNG = b"\x89PNG\r\n\x1a\n"  # how every such file begins
 FIELDS = ("Question", "Reproduces", "Runtime", "Needs")  # what every notebook's title cell states
 
 

@@ -20,8 +20,10 @@ from ..analysis.two_stores import (
     pair_up,
     two_binomials,
 )
+from ..core.files import printable
 from ..core.json_data import read_json, undamaged
 from ..runs.packed import SUFFIX
+from ..runs.results import judged
 from ..runs.store import RunStore
 
 SHOWN = 12  # rows of a list; how many more there are is said
@@ -42,14 +44,15 @@ def difference(a: Path, b: Path) -> tuple[str, list[str]]:
                 f"{path} holds no run record; give a results folder, such as results/pocket or "
                 "results/reference/pocket, a folder of records or a Parquet of `records pack`"
             )
-    paired = pair_up(left, right)
-    lines = [_told("A", a, left), _told("B", b, right), ""]
-    lines += [part for line in _overlap(paired) for part in textwrap.wrap(line, WIDTH)]
-    lines += ["", "Settings", *_settings(paired)]
-    lines += ["", "Versions and machines (with numbers of runs)", *_versions(left, right)]
-    lines += ["", *_accuracies(paired)]
+    with judged(*stores):
+        paired = pair_up(left, right)
+        lines = [_told("A", a, left), _told("B", b, right), ""]
+        lines += [part for line in _overlap(paired) for part in textwrap.wrap(line, WIDTH)]
+        lines += ["", "Settings", *_settings(paired)]
+        lines += ["", "Versions and machines (with numbers of runs)", *_versions(left, right)]
+        lines += ["", *_accuracies(paired)]
     lines += ["", "Verdicts", *_verdicts(a, b)]
-    return "\n".join(lines) + "\n", [str(error) for error in (*bad_a, *bad_b)]
+    return "\n".join(map(printable, lines)) + "\n", [str(error) for error in (*bad_a, *bad_b)]
 
 
 def _store(path: Path) -> RunStore:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from ..core.files import read_text, write_whole
+from ..core.files import read_bytes, read_text, write_whole
 from ..core.json_data import read_json, undamaged
 from ..core.schema import UnknownName
 from ..display.venues import VENUES, Venue, figure_float, placed, prose, table_floats
+from .catalogue import PNG, inside
 
 PNG_PIXELS = 220  # an inch, of exported figures (see display.style)
+_NAME = re.compile(r"[\w.+-]+/[\w.+=-]+", re.ASCII)
 USES = r"% \usepackage{graphicx,booktabs,array}"
 
 
@@ -36,10 +36,15 @@ class Exported:
     def latex(self, venue: Venue, file: str = "") -> str:
         """Return its float. file: of a figure, as \\includegraphics is to find it."""
         if self.kind == "tables":
-            text = read_text(self.stem.with_suffix(".tex"))
-            return table_floats(text, prose(self.caption), self.label, venue)
-        with Image.open(self.stem.with_suffix(".png")) as image:
-            place = placed(image.width / PNG_PIXELS, venue)
+            path = self.stem.with_suffix(".tex")
+            with undamaged(str(path), "delete it"):
+                return table_floats(read_text(path), prose(self.caption), self.label, venue)
+        path = self.stem.with_suffix(".png")
+        content = read_bytes(path)
+        width = int.from_bytes(content[16:20])
+        if not content.startswith(PNG) or not 1 <= width < 100_000:
+            raise ValueError(f"{path} is no PNG of a figure; make it again by its notebook")
+        place = placed(width / PNG_PIXELS, venue)
         return figure_float(file, place, prose(self.caption), self.label, venue)
 
 
@@ -49,6 +54,12 @@ def exports(folder: Path) -> dict[str, Exported]:
     for kind, ending in (("figures", "pdf"), ("tables", "tex")):
         for path in sorted((folder / kind).glob(f"*/*.{ending}")):
             name = f"{path.parent.name}/{path.stem}"
+            if not _NAME.fullmatch(name):  # it becomes LaTeX
+                raise ValueError(
+                    f"{path} has a name that no figure or table of the suite has; take it away"
+                )
+            for file in (path, path.with_suffix(".png")):
+                inside(folder, file.relative_to(folder).as_posix())
             caption = _caption(folder, kind, path.parent.name, path.stem)
             found[f"{kind}/{name}"] = Exported(kind, name, path.with_suffix(""), caption)
     if not found:
@@ -98,7 +109,7 @@ def export(
         file = to / f"{one.label.replace(':', '-')}.tex"
         if one.kind == "figures":
             file.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(one.stem.with_suffix(".pdf"), file.with_suffix(".pdf"))
+            write_whole(file.with_suffix(".pdf"), read_bytes(one.stem.with_suffix(".pdf")))
         text = one.latex(VENUES[venue], file.with_suffix(".pdf").as_posix())
         written.append(write_whole(file, f"{USES}\n{text}"))
     return written

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import Any
 
 from ..claims.verdict import CONFIRMED, CONTRADICTED, NOT_RUN, OPEN, stem
 from ..core.durations import clock
-from ..core.files import read_text, write_whole
+from ..core.files import read_bytes, read_text, write_whole
 from ..core.json_data import read_json, undamaged
 from ..core.paths import PUBLISHED, ROOT
 from ..display.venues import VENUES, booktabs_rows, prose
+from ..runs.results import judged
 from ..runs.store import RunStore
 from .export import exports
 from .paper_tables import Facts, of_exports, of_runs, rows_of
@@ -28,6 +30,8 @@ from .reference import TIMINGS
 SOURCES = ROOT / "paper"
 STEMS = (CONFIRMED, CONTRADICTED, OPEN, NOT_RUN)  # as report.sty's \bystem has them
 VIT = "ViT-B/16"
+_ID = re.compile(r"[A-Z][A-Za-z0-9.]*")
+_ROW = ("id", "claim", "verdict", "but", "evidence", "source", "cell")
 
 
 class Numbers:
@@ -55,7 +59,8 @@ def write_inputs(folder: Path, to: Path) -> list[str]:
     records that are left out.
     """
     board = scoreboard(folder)
-    records, damaged = RunStore(folder / "runs").facts()
+    store = RunStore(folder / "runs")
+    records, damaged = store.facts()
     if not records:
         raise FileNotFoundError(
             f"{folder} has no run record; give a results folder such as results/reference/pocket"
@@ -65,16 +70,19 @@ def write_inputs(folder: Path, to: Path) -> list[str]:
         shutil.copy(path, to)
     numbers = Numbers()
     of_claims(numbers, board)
-    of_records(numbers, records)
+    with judged(store):
+        of_records(numbers, records)
+        parts = {**_of_board(board), **of_runs(records)}
     of_tables(numbers, folder)
     of_machine(numbers, board["profile"])
     write_whole(to / "numbers.tex", numbers.latex())
-    for name, latex in {**_of_board(board), **of_runs(records), **of_exports(folder)}.items():
+    for name, latex in {**parts, **of_exports(folder)}.items():
         write_whole(to / f"{name}.tex", latex)
     (to / "figures").mkdir(exist_ok=True)
     for name, one in exports(folder).items():
         if name.startswith("figures/"):
-            shutil.copy(one.stem.with_suffix(".pdf"), to / "figures" / f"{_flat(one.name)}.pdf")
+            pdf = read_bytes(one.stem.with_suffix(".pdf"))
+            write_whole(to / "figures" / f"{_flat(one.name)}.pdf", pdf)
             write_whole(
                 to / "figures" / f"{_flat(one.name)}.tex",
                 one.latex(VENUES["icml"], f"figures/{_flat(one.name)}.pdf"),
@@ -97,7 +105,13 @@ def scoreboard(folder: Path) -> Facts:
     with undamaged(str(path), "delete it and execute notebook 16_claims again"):
         board: Facts = read_json(path)
         for row in board["claims"]:
-            stem(row["verdict"]), row["id"], row["evidence"], row["but"], row["claim"]
+            words = [row[name] for name in _ROW]
+            if not all(isinstance(word, str) for word in words):
+                raise ValueError(f"a claim has {words}, which are not all texts")
+            if not _ID.fullmatch(row["id"]):  # it becomes the name of a value
+                raise ValueError(f"{row['id']!r} is no id of a claim")
+            stem(row["verdict"])
+        str.strip(board["profile"]), str.strip(board["caution"])
     return board
 
 

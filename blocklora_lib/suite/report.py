@@ -34,12 +34,11 @@ from ..runs.record import RunRecord
 from ..runs.results import results_folder
 from ..runs.standing import remarks
 from ..runs.store import DamagedRecord, RunStore
-from .catalogue import heading, inside, notebook_names, read_indexes
+from .catalogue import PNG, heading, inside, notebook_names, read_indexes
 from .notebook import profile_note
 from .origins import makers, manifests, profile_yaml, provenance, record_data
 
 KEY_FIGURE = ("00_overview", "key_figure")
-PNG = b"\x89PNG\r\n\x1a\n"  # how every such file begins
 SCOREBOARD = "16_claims"  # the notebook that writes claims.json
 _PARTS = (Path(__file__).parent / "templates" / f"{x}.js" for x in ("tables", "records", "page"))
 SCRIPT = "\n".join(map(read_text, _PARTS))  # all that the page runs
@@ -140,14 +139,14 @@ def _notebook(name: str, index: Mapping[str, Any], folder: Path) -> dict[str, An
             "note": t.get("note"),
             "label": f"Table {number}.{i}",
             "links": _links(t["files"]),
-            "html": Markup(safe_html(inline_mathml(t["html"]))),
+            "html": Markup(_table(t["html"], folder / "notebooks" / f"{name}.json")),
         }
         for i, t in enumerate(index["tables"], 1)
     ]
     copy = folder / "notebooks" / f"{name}.ipynb"
     source = _node(copy if copy.is_file() else NOTEBOOKS / f"{name}.ipynb")
     with undamaged(f"notebook {copy}", "execute it again"):
-        title = heading(source)
+        title, body = heading(source), notebook_html(source)
     return {
         "name": name,
         "heading": title,
@@ -155,8 +154,13 @@ def _notebook(name: str, index: Mapping[str, Any], folder: Path) -> dict[str, An
         "tables": tables,
         "checks": index["checks"],
         "executed": copy.is_file(),
-        "body": Markup(notebook_html(source)),
+        "body": Markup(body),
     }
+
+
+def _table(text: str, index: Path) -> str:
+    with undamaged(str(index), "delete it, and execute its notebook again"):
+        return safe_html(inline_mathml(text))
 
 
 def notebook_html(notebook: nbformat.NotebookNode) -> str:

@@ -106,3 +106,31 @@ def test_a_deep_header_is_damaged(tmp_path):
     refused(path, "is damaged or no safetensors file")
     path.write_bytes((2**62).to_bytes(8, "little") + b"{}")
     refused(path, "is damaged or no safetensors file")
+
+
+def test_a_name_that_stands_twice_is_not_read_as_its_last(whole):
+    metadata, tensors, path = whole
+    save_file(tensors, path, metadata)
+    content = path.read_bytes()
+    header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+    twice = header.replace(b'"config":', b'"config":"{}","config":')
+    path.write_bytes(len(twice).to_bytes(8, "little") + twice + content[8 + len(header) :])
+    refused(path, "the key 'config' stands twice")
+
+
+@pytest.mark.parametrize("what", ["dimensions", "tensors", "words"])
+def test_headers_without_end_are_one_sentence(whole, what):
+    metadata, _, path = whole
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = {"__metadata__": metadata, "0.weight.A": empty | {"shape": [1] * 1000 + [0]}}
+    if what == "tensors":
+        header |= {f"t{i}": empty for i in range(150_000)}
+    if what == "words":
+        header["__metadata__"] = metadata | {"extra": "x" * 10**7}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    refused(path, "1001 dimensions" if what == "dimensions" else r"its header has [\d,]+ bytes")
+    if what == "words":
+        words = {"format_version": "v" * 9999, "library_version": "w" * 9999}
+        save_file({}, path, metadata | words)
+        refused(path, "this library reads '1'")

@@ -42,8 +42,8 @@ from blocklora_lib.data.obtain.download import steps
 from blocklora_lib.runs.profile_files import load_profile
 from blocklora_lib.runs.sealed import seal
 from blocklora_lib.runs.store import read_record
-from blocklora_lib.suite.catalogue import read_indexes
-from blocklora_lib.suite.report import PNG, write_report
+from blocklora_lib.suite.catalogue import PNG, read_indexes
+from blocklora_lib.suite.report import write_report
 
 SECONDS, BYTES = 10, 500e6
 FEW, ALL = 20, 500  # files of a kind

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import time
 
 import pytest
 import yaml
@@ -72,7 +73,10 @@ def test_scalars_are_those_of_yaml_1_2(text, value):
         ("a\0b", "control characters"),
         ("--- 1\n--- 2", "single document"),
         ("a: &a [*a]", "structure that it stands in"),
-        (BOMB, "more than 1,000,000 values"),
+        (BOMB, "more than 200,000 values"),
+        ("- a\n" * 500_000, "more than 200,000 values"),
+        ("!!bool x", "'x' is no truth value"),
+        ("a: \ud800", "surrogates not allowed"),
         ("[" * 200_000, "nested more than 50 deep"),  # the C composer ends the process at this
         ("- " * 100_000, "nested more than 50 deep"),
         ("!!python/object/apply:os.system [date]", "tag .*os.system is not read"),
@@ -90,6 +94,21 @@ def test_what_is_no_plain_data_is_one_sentence(text, says):
     assert str(error.value).startswith("notes.yaml is not valid YAML: ")
     assert len(str(error.value)) < 300
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("part", ["[],", "{},"])
+def test_json_of_more_values_than_fit_is_not_read(part):
+    text = f"[{part * 2_000_000}1]"
+    with pytest.raises(ValueError, match=r"it holds some 4,000,00\d values, one of its"):
+        parse_json(text, "a.json")
+
+
+def test_a_key_that_stands_twice_among_many_is_found_at_once():
+    names = [*range(50_000), 49_999]
+    start = time.process_time()
+    with pytest.raises(ValueError, match="the key '49999' stands twice"):
+        parse_json("{" + ",".join(f'"{i}":0' for i in names) + "}", "a.json")
+    assert time.process_time() - start < 5  # looked for one by one: 50 s
 
 
 PLAIN = st.recursive(

@@ -9,17 +9,27 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
+import time
+from contextlib import suppress
 from html.parser import HTMLParser
 
 import nbformat
 import pytest
 from browser import Browser, needs_chromium
+from one_run import make_record
 
 from blocklora_lib.display.mathml import MathMLExporter, inline_mathml, mathml
 from blocklora_lib.display.safe_html import safe_html
 from blocklora_lib.display.tables import escape_latex, one_line
-from blocklora_lib.suite.report import PNG, notebook_html, write_report
+from blocklora_lib.display.venues import VENUES, prose, table_floats
+from blocklora_lib.runs.sealed import seal
+from blocklora_lib.runs.store import RunStore
+from blocklora_lib.suite.catalogue import PNG
+from blocklora_lib.suite.difference import difference
+from blocklora_lib.suite.paper import write_inputs
 from blocklora_lib.suite.report import SCRIPT as OWN
+from blocklora_lib.suite.report import notebook_html, write_report
 
 SCRIPT = "<script>alert(1)</script>"
 MATH = rf"so $x_i \text{{{SCRIPT}}}$ and $\mathrm{{<img src=x onerror=alert(2)>}}$"
@@ -47,6 +57,12 @@ HTML = [
     "</div></details></section></main><h1 class=badge>mine</h1>",
     "<noscript><p title='</noscript><img src=x onerror=alert(1)>'>",
     "<template><script>alert(1)</script></template><!-- <script>alert(1)</script> -->",
+    "<p style='color: red; background-color: url(https://x.example)'>x</p>",
+    "<p style='background-color: \\75rl(https://x.example); width: expression(alert(1))'>x</p>",
+    "<p style='color: image-set(\"https://x.example\" 1x); color: red /* x */'>x</p>",
+    "<a href='//x.example/share'>x</a><a href=' \\\\x.example\\share'>x</a>",
+    "<math><mi mathbackground='url(https://x.example)'>x</mi></math>",
+    "<xmp><script>alert(1)</script></xmp><plaintext><script>alert(1)</script>",
     "<td class='$\\text{x}\" onmouseover=alert(1) y=\"}$'>x</td>",
 ]
 
@@ -71,10 +87,12 @@ class Live(HTMLParser):
                 assert value.startswith("data:image/png;base64,"), (tag, value)
             if name == "href":
                 assert tag == "a"
-                assert not value.startswith(("javascript:", "data:", "vbscript:")), value
+                assert not value.startswith(("javascript:", "data:", "vbscript:", "//", "\\\\"))
             if name == "style":
-                assert "url(" not in value
+                assert not {*"(\\/@"} & {*value.replace("rgb(", "")}
                 assert "position" not in value
+            if name == "mathbackground":
+                assert "(" not in value
 
 
 @pytest.mark.parametrize("text", HTML)
@@ -84,6 +102,42 @@ def test_html_of_strangers_is_written_anew(text):
     assert live.heads == 0
     assert "id=" not in clean
     assert safe_html(clean) == clean  # reading it again gives no other page
+
+
+SLOW = {  # what a reader of HTML, of Markdown or of code takes the square of a length for
+    "folders of elements": "<div>" * 30_000,
+    "attributes": f"<p {' '.join(f'a{i}' for i in range(30_000))}>",
+    "tags": "<" * 400_000,
+    "formatting": "<b a=1><p>" * 1000,
+    "a style": f"<p style='color: {'(' * 50_000}'>x</p>",
+}
+
+
+@pytest.mark.parametrize("text", SLOW.values(), ids=SLOW)
+def test_html_that_takes_long_to_read_is_not_read(text):
+    start = time.process_time()
+    with suppress(ValueError):
+        Live(safe_html(text))
+    assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize("kind", ["markdown", "code"])
+@pytest.mark.parametrize("part", ["[", "![", "$$a ", "a.", "\n ", "r'", "\\("])
+def test_a_cell_without_end_is_shown_as_it_is(kind, part):
+    text = part * (40_000 // len(part))
+    cell = getattr(nbformat.v4, f"new_{kind}_cell")(text)
+    start = time.process_time()
+    page = notebook_html(nbformat.v4.new_notebook(cells=[cell] * 3))
+    assert time.process_time() - start < 10  # some took minutes
+    assert page.count("<pre>") == 3
+
+
+def test_a_dollar_before_a_long_text_is_a_dollar():
+    start = time.process_time()
+    assert inline_mathml("$" + "a" * 200_000) == "$" + "a" * 200_000
+    assert inline_mathml("costs 5 $, 6 $; $x_i$").count("<math") == 1
+    assert inline_mathml("$a$" * 3000).count("<math") == 2000
+    assert time.process_time() - start < 5
 
 
 def test_what_pages_are_made_of_stays():
@@ -282,6 +336,74 @@ def test_outputs_that_are_programs_are_not_shown():
 
 
 # LaTeX
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        r"\input{/etc/passwd}",
+        r"\catcode`\@=11",
+        r"^^5cinput{x}",
+        r"}\write18{id}{",
+        "x % y",
+        r"\csname input\endcsname",
+        r"\def\a{b}",
+        r"\alpha}{",
+        r"\@@input x",
+        "x\n\\input{y}",
+    ],
+)
+def test_mathematics_of_a_stranger_is_of_known_commands(inside):
+    told = prose(f"so ${inside}$ it is")
+    assert told.startswith("so \\$")  # a text, no mathematics
+    assert set(re.findall(r"\\([a-z]+)", told)) <= {"textbackslash", "textasciicircum"}
+    assert len(told.splitlines()) == 1
+    assert prose(r"$\frac{x_i}{\sqrt{2}}$, 5\%") == r"$\frac{x_i}{\sqrt{2}}$, 5\textbackslash{}\%"
+    table = r"\begin{tabular}{ll}\n\toprule\na & b \\\n\midrule\n%s & 1 \\\n\bottomrule"
+    table = table.replace(r"\n", "\n")
+    assert "textbf" in table_floats(table % r"\textbf{1} 2\%", "c", "tab:c", VENUES["icml"])
+    with pytest.raises(ValueError, match="as no table of the suite has"):
+        table_floats(table % inside, "c", "tab:c", VENUES["icml"])
+
+
+@pytest.mark.parametrize("what", ["id", "name", "link", "picture", "record", "type"])
+def test_a_strangers_folder_puts_no_command_into_the_paper(tmp_path, what):
+    folder = tmp_path / "theirs"
+    place = folder / "figures" / "01_method"
+    place.mkdir(parents=True)
+    RunStore(folder / "runs").save(make_record())
+    picture = PNG + b"\0\0\0\rIHDR\0\0\1\0\0\0\1\0"
+    row = dict.fromkeys(("claim", "but", "evidence", "source", "cell"), "x")
+    board = {
+        "profile": "smoke",
+        "caution": "c",
+        "claims": [row | {"id": "C1", "verdict": "not run"}],
+    }
+    name, says = "f", "01_method/f"
+    if what == "id":
+        board["claims"][0]["id"], says = "C1}\\input{x}", "is no id of a claim"
+    if what == "type":
+        board["claims"][0]["source"], says = 5, "not all texts"
+    if what == "name":
+        name, says = "f}\\input{x}", "a name that no figure or table"
+    if what == "picture":
+        picture, says = b"GIF", "is no PNG"
+    (folder / "claims.json").write_text(json.dumps(board))
+    (place / f"{name}.png").write_bytes(picture)
+    (place / f"{name}.pdf").write_bytes(b"%PDF")
+    if what == "link":
+        (place / "f.pdf").unlink()
+        (place / "f.pdf").symlink_to("/dev/zero")
+        says = "leads out of"
+    if what == "record":
+        path = folder / "runs" / f"{'0' * 16}.json"
+        path.write_text(seal({"schema": 2, "status": "done", "key": "0" * 16}))
+        says = r"0000\.json is damaged"
+    with pytest.raises(ValueError, match=says):
+        write_inputs(folder, tmp_path / "paper")
+    if what == "record":
+        with pytest.raises(ValueError, match=says):
+            difference(folder, folder)
 
 
 @pytest.mark.parametrize(

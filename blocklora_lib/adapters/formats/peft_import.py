@@ -83,8 +83,9 @@ def read_pairs(folder: Path, settings: dict[str, Any]) -> dict[str, Pair]:
     """Read A and B of each layer by its name in the model, and check them."""
     path = files_of(folder)[1]
     try:
+        files.check_header(path)
         tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise AdapterError(f"{path} is damaged or no safetensors file ({error})") from error
     files.refuse_values(path, tensors, "save the checkpoint again")
     parts: dict[str, dict[str, Tensor]] = {}
