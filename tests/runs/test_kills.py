@@ -293,17 +293,19 @@ def test_a_full_disk_is_noticed_before_training(specs, manifests, tmp_path):
 def test_a_notebook_that_is_killed_leaves_the_copy_that_was_there(tmp_path):
     """papermill writes after each cell: half of a copy never stands under its name."""
     import papermill
+    from nbformat.v4 import new_notebook
 
     from blocklora_lib.suite.execution import run_notebook
 
     copy = tmp_path / "notebooks" / "01_method.ipynb"
 
     def run(die: bool) -> None:
-        def execute(source: Path, running: Path, **_: object) -> None:
+        def execute(source: Path, running: Path, **_: object) -> object:
             running.write_text("half")
             if die:
                 os.kill(os.getpid(), signal.SIGKILL)
             running.write_text("whole")
+            return new_notebook()
 
         papermill.execute_notebook = execute
         run_notebook("01_method", "smoke", results=tmp_path, verbose=False)
