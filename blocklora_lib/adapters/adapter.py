@@ -88,9 +88,7 @@ class Adapter(Update):
         # in float32
         def keep_precision(t: Tensor) -> Tensor:
             moved = fn(t)
-            if (
-                t.is_meta and not moved.is_meta
-            ):  # to_empty: until they are loaded, no number of ours
+            if t.is_meta and not moved.is_meta:  # by to_empty: without numbers until they are loaded
                 nn.init.constant_(moved, math.nan)
             return t.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
 

@@ -106,9 +106,7 @@ class AdapterPredictor(Predictor):
                 known = classes() if fixed is None else fixed
             if runs == 1:
                 return seen @ known.T
-            own = known.unflatten(
-                0, (-1, len(self.tokens))
-            )  # (runs, C, d); of a frozen tower (1, ..)
+            own = known.unflatten(0, (-1, len(self.tokens)))  # (runs, C, d), or (1, ..) if frozen
             return seen.unflatten(0, (runs, -1)) @ own.mT
 
         return logits
