@@ -88,7 +88,7 @@ class Adapter(Update):
         # in float32
         def keep_precision(t: Tensor) -> Tensor:
             moved = fn(t)
-            if t.is_meta and not moved.is_meta:  # by to_empty: without numbers until they are loaded
+            if t.is_meta and not moved.is_meta:  # by to_empty: no numbers until loaded
                 nn.init.constant_(moved, math.nan)
             return t.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
 
