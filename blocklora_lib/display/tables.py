@@ -20,19 +20,20 @@ SENTENCE = 40  # characters beyond which a cell is a sentence, whose lines are b
 
 
 # characters of the suite's texts that LaTeX's fonts lack, as it writes them
-SYMBOLS = {
+_GREEK = (
+    "α alpha β beta γ gamma δ delta ε varepsilon ζ zeta η eta θ theta κ kappa λ lambda μ mu ν nu "
+    "ξ xi π pi ρ rho σ sigma τ tau φ varphi χ chi ψ psi ω omega "
+    "Γ Gamma Δ Delta Θ Theta Λ Lambda Ξ Xi Π Pi Σ Sigma Φ Phi Ψ Psi Ω Omega"
+).split()
+SYMBOLS = {letter: rf"$\{name}$" for letter, name in zip(*[iter(_GREEK)] * 2, strict=True)} | {
     "±": r"$\pm$",
     "×": r"$\times$",
     "–": "--",
-    "Δ": r"$\Delta$",
-    "Σ": r"$\Sigma$",
     "≤": r"$\le$",
     "≥": r"$\ge$",
+    "≈": r"$\approx$",
+    "∞": r"$\infty$",
     "·": r"$\cdot$",
-    "α": r"$\alpha$",
-    "β": r"$\beta$",
-    "δ": r"$\delta$",
-    "σ": r"$\sigma$",
     "ᵀ": r"$^\top$",
     "²": r"$^2$",
     "‖": r"$\|$",

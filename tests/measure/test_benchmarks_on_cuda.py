@@ -18,6 +18,7 @@ SCRIPTS = {
     "roofline": f"--classes 3 --sides 8 {SMALL}",
     "scaling": "--classes 3 --by-classes 2 3 --by-images --by-rank --by-blocks --by-threads "
     + SMALL,
+    "stack": f"--runs 2 --classes 3 --steps 2 {SMALL}",
     "step": "--classes 3 --variants independent checkpointing clip_lora peft --class-chunk 2 "
     + SMALL,
     "training_step": f"--classes 3 {SMALL}",

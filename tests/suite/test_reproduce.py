@@ -14,7 +14,7 @@ def engine(monkeypatch):
     started = []
 
     class Engine:
-        def __init__(self, command):
+        def __init__(self, command, process_group):
             started.append(command)
 
         def __enter__(self):
