@@ -19,12 +19,12 @@ from .tables import SYMBOLS, escape_latex
 # both, and what LaTeX reads or writes a file by is in neither
 _MATHS = frozenset(
     "alpha beta gamma delta epsilon varepsilon zeta eta theta kappa lambda mu nu xi pi rho sigma "
-    "tau phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega sum prod int partial "
-    "nabla sqrt frac tfrac dfrac times cdot cdots ldots dots pm mp le leq ge geq ne neq approx "
-    "equiv sim ll gg in notin subset cup cap to leftarrow rightarrow mapsto infty top bot perp "
-    "ell log ln exp min max arg cos sin tr det dim rank hat bar tilde vec mathrm mathbf mathbb "
-    "mathcal mathit text texttt operatorname left right big Big quad qquad textstyle surd square "
-    "forall exists odot otimes oplus circ lVert rVert lvert rvert mid".split()
+    "tau phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega sum prod int "
+    "partial nabla sqrt frac tfrac dfrac times cdot cdots ldots dots pm mp le leq ge geq ne neq "
+    "approx equiv sim ll gg in notin subset cup cap to leftarrow rightarrow mapsto infty top bot "
+    "perp ell log ln exp min max arg cos sin tr det dim rank hat bar tilde vec mathrm mathbf "
+    "mathbb mathcal mathit text texttt operatorname left right big Big quad qquad textstyle surd "
+    "square forall exists odot otimes oplus circ lVert rVert lvert rvert mid".split()
 )
 _OF_TABLES = _MATHS | set(
     "addlinespace midrule textbf rotatebox tiny raggedright arraybackslash linewidth textbackslash "
