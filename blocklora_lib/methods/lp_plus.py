@@ -19,6 +19,7 @@ the same within rounding.
 code` the \
 same; `step`: along the last one alone, as block coordinate descent has it |
 | f | one random view of each image | `views` of them, 0: the images as evaluated |
+| t | mean of unit rows over templates, where several are listed | one template |
 | steps | 300, of which the last that is best on as many validation images as shots is taken | \
 `steps`: (300,) the last; several: the best on min(shots, 4) validation images a class, of equal \
 ones \

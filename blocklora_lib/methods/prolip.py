@@ -16,6 +16,7 @@ beside it on given features: logits after 300 steps are the same.
 | images | a random view of each, another one of 300 at each step, kept | of `views`, in turn; \
 0: the \
 images as evaluated |
+| t | mean of unit rows over templates, on ImageNet of seven | one template |
 | numbers | the float16 weights as loaded | float32 |
 | τ | 100 | the model's own, which OpenAI's models have at 100 |
 """

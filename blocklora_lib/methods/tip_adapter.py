@@ -13,9 +13,13 @@ beside it on given features: logits are the same within rounding, after 20 epoch
 | keys | mean of 10 random views, made unit | `views` of them, 0: the images as evaluated |
 | α, β | grids of 20 and 200 values with ranges tuned for each dataset, on the full val split (on \
 ImageNet, on test) | one grid for all, on min(shots, 4) validation images a class |
-| α, β while F trains | a pair for each dataset | 1.17 and 1, what six of its eleven have |
+| α, β while F trains | β 1, an α for each dataset | 1.17 and 1, what four of its eleven have |
 | F | AdamW 1e-3, eps 1e-4, decay 0.01, cosine by step, 20 epochs (EuroSAT 100), batches of 256; \
-the epoch that is best on test | the same, 20 epochs; the last epoch |
+the epoch that is best on test, or the pair that is | the same, 20 epochs; the last epoch |
+| images while F trains | a random view of each, new in each epoch | of `views`, in turn; 0: the \
+images as evaluated |
+| t | mean of unit rows over templates, on ImageNet of seven | one template |
+| numbers | float16 on a GPU, F too | float32 |
 | τ | 100 | the model's own, which OpenAI's models have at 100 |
 """
 
