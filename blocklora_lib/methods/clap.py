@@ -14,11 +14,11 @@ beside its model on given features: logits after 300 epochs are the same within 
 | | code | here |
 |---|---|---|
 | images | 20 random views of each, of an area from 0.08 on (here 0.5), kept; an epoch \
-is as many batches as one pass over the images themselves has, drawn from all views | the same of `views`; 0: the images as evaluated |
+is as many batches as one pass over the images themselves has, drawn from all views | the same of \
+`views`; 0: the images as evaluated |
 | t | mean of raw rows over templates | one template |
 | training | SGD 0.1 with momentum 0.9, no decay, batches of 256, 300 epochs, a cosine by epochs \
-after \
-one at 1e-5 | the same |
+after one at 1e-5 | the same |
 """
 
 from __future__ import annotations
