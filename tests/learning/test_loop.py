@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from overflow import Overflowing
 
 from blocklora_lib.core.seeding import derive_seed, generator, seeded_torch
 from blocklora_lib.data.augment import augment, random_boxes
@@ -159,19 +160,6 @@ def means(dtype):
         return (x.mean((2, 3)).to(dtype) @ weight.T.to(dtype)).float()
 
     return logits
-
-
-class Overflowing(torch.autograd.Function):
-    """The identity, whose gradient is infinite at the steps named."""
-
-    @staticmethod
-    def forward(ctx, x, infinite):
-        ctx.infinite = infinite
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient * float("inf") if ctx.infinite else gradient, None
 
 
 def overflowing(*steps):

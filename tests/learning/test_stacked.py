@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from fake_cuda import fake_cuda
 from launches import counting, step_launches
+from overflow import Overflowing
 from torch import Tensor, nn
 
 from blocklora_lib.adapters.attach import attach
@@ -237,19 +238,6 @@ def test_a_run_that_diverges_takes_no_other_with_it(contexts):
         assert found.loss == pytest.approx(alone(context, config)[0].loss, rel=1e-5)
     assert all(isinstance(o, TrainingDiverged) for o in fit_stack([given[1]] * 2, config))
     assert fit_adapters(contexts[0], config).close() is None  # the backbone is as it was
-
-
-class Overflowing(torch.autograd.Function):
-    """The identity, whose gradient is infinite where told."""
-
-    @staticmethod
-    def forward(ctx, x, infinite):
-        ctx.infinite = infinite
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return torch.where(ctx.infinite, torch.inf, gradient), None
 
 
 def test_a_gradient_that_overflows_skips_a_step_of_its_own_run_alone():
