@@ -12,6 +12,7 @@ from ..core.schema import UnknownName
 from .data import data_app
 from .grid import grid, rates
 from .kept import evaluate, merge, predict
+from .lines import say
 from .options import OneSentence, ResultsOption, own_folder, path
 from .paper import export, paper
 from .peft import peft_app
@@ -128,7 +129,7 @@ def run(
         how: Any = image_loading  # one of the two
         own = own_images(settings, folder, store.folder.parent, how)
         for note in own.notes:
-            typer.echo(f"note: {note}", err=True)
+            say(f"note: {note}", err=True)
         settings, bench = own.profile, own.on(bench)
         dataset = own.manifest.name
     spec = make_spec(settings, dataset, method, shots, seed, manifests=bench.manifests)
@@ -141,24 +142,22 @@ def run(
     keeper = None if save is None else keeper_of(spec, save)
     found = stored(store, spec, keep_old, bench.images)
     for line in again([found], store):
-        typer.echo(line, err=True)
+        say(line, err=True)
     if not to_run(found, retry_failed, keeper):
-        typer.echo(
-            "note: this run was stored before; its record is shown, nothing is run", err=True
-        )
+        say("note: this run was stored before; its record is shown, nothing is run", err=True)
     elif not found.pending(retry_failed):
-        typer.echo("note: this run was stored before; it is trained again to be saved", err=True)
+        say("note: this run was stored before; it is trained again to be saved", err=True)
     record = run_or_load(spec, store, bench, retry_failed, keep_old=keep_old, keeper=keeper)
     for line in remarks([record]):
-        typer.echo(line, err=True)
-    typer.echo(f"{spec}: {outcome(record)}")
-    typer.echo(store.path(spec))
+        say(line, err=True)
+    say(f"{spec}: {outcome(record)}")
+    say(store.path(spec))
     if record.status == "failed":
         raise typer.Exit(1)
     if keeper is not None:
         for line in keeper.remarks(record):
-            typer.echo(line, err=True)
-        typer.echo(save)
+            say(line, err=True)
+        say(save)
 
 
 @app.command()
@@ -181,11 +180,11 @@ def claims(
     evidence = Evidence(settings, results or settings.results)
     judged = judge(CLAIMS, evidence)
     for line in evidence.remarks:
-        typer.echo(f"note: {line}", err=True)
+        say(f"note: {line}", err=True)
     for j in judged:
         but = f", {j.finding.but}" if j.finding.but else ""
-        typer.echo(f"{j.claim.id:5}{j.verdict}{but}: {j.claim.statement}\n     {j.finding.told}")
-    typer.echo(caution(judged))
+        say(f"{j.claim.id:5}{j.verdict}{but}: {j.claim.statement}\n     {j.finding.told}")
+    say(caution(judged))
     if into and not evidence.damaged:
         write_into(into, judged)
     left = f"; {into} is left as it was" if into else ""
@@ -198,7 +197,7 @@ def report(profile: ProfileOption = "pocket", results: ResultsOption = None) -> 
     from ..suite.report import write_report
 
     place, damaged = write_report(profile, results or "")
-    typer.echo(place)
+    say(place)
     _incomplete(map(str, damaged))
 
 
@@ -229,13 +228,13 @@ def notebook(
     """Execute a notebook through papermill; give each of its parameters by -p NAME VALUE."""
     from ..suite.execution import run_notebook
 
-    typer.echo(run_notebook(name, profile, parameters(ctx.args), results or ""))
+    say(run_notebook(name, profile, parameters(ctx.args), results or ""))
 
 
 def _incomplete(faults: Iterable[str]) -> None:
     """Say what an output lacks, and end with exit code 1 if it lacks anything."""
     for line in (faults := list(faults)):
-        typer.echo(f"left out: {line}", err=True)
+        say(f"left out: {line}", err=True)
     if faults:
         raise typer.Exit(1)
 

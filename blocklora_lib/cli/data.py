@@ -19,6 +19,7 @@ from ..data.manifest import SPLITS, Manifest
 from ..data.manifest_files import all_manifests, load_manifest, manifest_names
 from ..data.problems import DataError, MissingData, Problem
 from ..data.roots import data_root, find_folder, is_fake
+from .lines import say
 from .options import RootOption, own_folder, path
 
 if TYPE_CHECKING:
@@ -51,16 +52,14 @@ def list_(
     widths = [max(len(line[i]) for line in table) for i in range(len(heads) - 1)]
     for line in table:
         cells = [c.ljust(w) for c, w in zip(line, widths, strict=False)]
-        typer.echo("  ".join([*cells, line[-1]]).rstrip())
+        say("  ".join([*cells, line[-1]]).rstrip())
     shipped = ", ".join(facts["name"] for facts in rows if facts["kind"] == "bundle")
-    typer.echo(
-        f"\nroot: {here}; ~ marks a count or size that no source states in full; terms: --json"
-    )
+    say(f"\nroot: {here}; ~ marks a count or size that no source states in full; terms: --json")
     if shipped:
-        typer.echo(f"shipped with the project: {shipped}")
+        say(f"shipped with the project: {shipped}")
     for facts in rows:
         if facts["problem"]:
-            typer.echo(f"{facts['name']}: {facts['problem']}")
+            say(f"{facts['name']}: {facts['problem']}")
 
 
 @data_app.command()
@@ -83,16 +82,16 @@ def verify(
     for name in names:
         problems, notes, kind = _problems(name, here, decode)
         for problem in problems:
-            typer.echo(f"{printable(name)}: {problem}")
+            say(f"{printable(name)}: {problem}")
         for note in notes:
-            typer.echo(f"{printable(name)}: note: {note}")
+            say(f"{printable(name)}: note: {note}")
         wrong += bool(problems)
         if not problems:
             fine = "the images that it reads are whole; see the notes" if notes else "nothing wrong"
-            typer.echo(f"{printable(name)}: {fine}{kind}")
+            say(f"{printable(name)}: {fine}{kind}")
     if wrong:
         if len(names) > 1:
-            typer.echo(f"{wrong} of {len(names)} datasets have problems", err=True)
+            say(f"{wrong} of {len(names)} datasets have problems", err=True)
         raise typer.Exit(1)
 
 
@@ -107,15 +106,13 @@ def download_(
 
     here = data_root(root)
     manifest = load_manifest(dataset)
-    todo = download(manifest, here, typer.echo, keep)
+    todo = download(manifest, here, say, keep)
     if todo:
-        typer.echo(f"{manifest.title} needs {len(todo)} steps by hand:")
+        say(f"{manifest.title} needs {len(todo)} steps by hand:")
         for number, step in enumerate(todo, 1):
-            typer.echo(f"{number}. {step}")
+            say(f"{number}. {step}")
     else:
-        typer.echo(
-            f"{dataset_folder(manifest, here)} is ready; check it with: {_verify(dataset, here)}"
-        )
+        say(f"{dataset_folder(manifest, here)} is ready; check it with: {_verify(dataset, here)}")
 
 
 @data_app.command()
@@ -142,7 +139,7 @@ def fake(
         raise ValueError(f"{dataset} ships with the project; a miniature is of a set that does not")
     names: Any = convention  # one of the two
     for manifest in chosen:
-        typer.echo(make_fake(manifest, root, names, images, classes))
+        say(make_fake(manifest, root, names, images, classes))
 
 
 @data_app.command()
@@ -169,7 +166,7 @@ def draw(
     name, split = _split(dataset, data_root(root), split_file)
     if check is not None:
         given = import_draw(check, split, name)
-        typer.echo(
+        say(
             f"{check}: {len(given.train)} train and {len(given.val)} val images, all in the split; "
             f"checksum {given.checksum}"
         )
@@ -179,7 +176,7 @@ def draw(
         typer.echo(drawn.to_json(), nl=False)
         return
     export_draw(drawn, output)
-    typer.echo(
+    say(
         f"{output}: {len(drawn.train)} train and {len(drawn.val)} val images; "
         f"checksum {drawn.checksum}"
     )

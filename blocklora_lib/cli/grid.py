@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .lines import say
 from .options import ResultsOption, path
 from .progress import Progress, forecast, outcome
 from .run_options import (
@@ -103,13 +104,13 @@ def grid(
         keeper = Kept(store.folder.parent / "adapters")
     if list_only:
         lines = (f"{entry.standing:8}{entry.spec.key}  {entry.spec}" for entry in found)
-        typer.echo("\n".join(lines))
+        say("\n".join(lines))
         states = [entry.standing for entry in found]
         todo = [entry.spec for entry in found if to_run(entry, retry_failed, keeper)]
         if todo:
-            typer.echo(forecast(todo, tflops))
+            say(forecast(todo, tflops))
         known = ("done", "missing", "failed", *sorted({*states} - {"done", "missing", "failed"}))
-        typer.echo(", ".join(f"{states.count(state)} {state}" for state in known))
+        say(", ".join(f"{states.count(state)} {state}" for state in known))
         return
     others = [
         spec
@@ -123,13 +124,13 @@ def grid(
     if index:
         write_index(index, experiment, dataset, method, specs)
     if failed := [record for record in records if record.status == "failed"]:
-        typer.echo(
+        say(
             f"{len(failed)} of {len(specs)} runs failed (run them again with --retry-failed):",
             err=True,
         )
         for record in failed:
             error: Any = record.error  # a failed run has one
-            typer.echo(f"  {record.spec}: {error.message}", err=True)
+            say(f"  {record.spec}: {error.message}", err=True)
         raise typer.Exit(1)
 
 
@@ -164,14 +165,14 @@ def rates(
             f"{lr:g}: " + ("failed" if mean is None else f"{100 * mean:.1f}%")
             for lr, mean in zip(choice.grid, chosen.accuracy, strict=True)
         )
-        typer.echo(f"{name} {chosen.lr:g} ({', '.join(means)})")
+        say(f"{name} {chosen.lr:g} ({', '.join(means)})")
     if edge := choice.at_the_edge():
-        typer.echo(
+        say(
             f"note: the rate of {', '.join(edge)} is at the edge of the grid, and a better one may "
             "lie beyond; declare a wider grid",
             err=True,
         )
-    typer.echo(file)
+    say(file)
 
 
 def _look_up(specs: Sequence[RunSpec], store: RunStore, keep_old: bool) -> list[Stored]:
@@ -202,7 +203,7 @@ def _complete(
         keeper.check()
     todo = [entry.spec for entry in found if to_run(entry, retry_failed, keeper)]
     for line in again(found, store):
-        typer.echo(line, err=True)
+        say(line, err=True)
     waiting = set(todo)
     kept = [entry.record for entry in found if entry.spec not in waiting]
     records = [record for record in kept if record is not None]
@@ -221,5 +222,5 @@ def _complete(
             records.append(record)
     progress.close()
     for line in remarks(records):
-        typer.echo(line, err=True)
+        say(line, err=True)
     return records

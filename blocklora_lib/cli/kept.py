@@ -12,7 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ..core.files import printable
 from ..core.schema import UnknownName
+from .lines import say
 from .options import RootOption, own_folder, path
 from .run_options import ThreadsOption, load_libraries
 
@@ -132,7 +134,7 @@ def evaluate(
     rows = [(name, c.correct, c.total, c.accuracy) for name, c in counts.items()]
     typer.echo(_written(("class", "correct", "total", "accuracy"), rows, form))
     if split in ("train", "all"):
-        typer.echo("note: images that it was trained on may be among these", err=True)
+        say("note: images that it was trained on may be among these", err=True)
     left.end()
 
 
@@ -149,7 +151,7 @@ def merge(
     from ..runs.merged import write_merged
 
     for line in write_merged(file, into, weights=weights, other_weights=other_weights):
-        typer.echo(line)
+        say(line)
 
 
 class _LeftOut:
@@ -159,7 +161,7 @@ class _LeftOut:
 
     def __call__(self, path: Path, why: str) -> None:
         self.first = self.first or f"{path} {why}"
-        typer.echo(f"left out: {path} {why}", err=True)
+        say(f"left out: {path} {why}", err=True)
 
     def end(self) -> None:
         """Exit code 1 if anything was left out."""
@@ -181,7 +183,7 @@ def _images(given: Sequence[str]) -> dict[str, Path]:
             here = images(place)
             here.left.pop("nested", None)
             for note in told(here.left):
-                typer.echo(f"note: {name}: {note}", err=True)
+                say(f"note: {name}: {note}", err=True)
             found |= {os.path.join(name, inner): place / inner for inner in here.paths}
         elif place.exists():
             found[name] = place
@@ -200,7 +202,9 @@ def _check(form: str) -> None:
 def _written(heads: Sequence[str], rows: Sequence[Sequence[Any]], form: str) -> str:
     """Rows as JSON (a list of objects), as CSV, or as lines with columns; shares to 6 digits."""
     if form == "table":
-        texts = [[f"{v:.1%}" if isinstance(v, float) else str(v) for v in row] for row in rows]
+        texts = [
+            [f"{v:.1%}" if isinstance(v, float) else printable(str(v)) for v in row] for row in rows
+        ]
         widths = [max(map(len, column)) for column in zip(heads, *texts, strict=True)]
         lines = (zip(line, widths, strict=True) for line in [list(heads), *texts])
         return "\n".join("  ".join(t.ljust(w) for t, w in line).rstrip() for line in lines)

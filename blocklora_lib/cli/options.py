@@ -16,6 +16,7 @@ from ..core.files import user_path
 from ..core.paths import PROFILES, bundled
 from ..core.schema import UnknownName
 from .exits import exit_code, sentence
+from .lines import say
 
 UsageError: Any = typer.BadParameter.__bases__[0]  # typer has a click of its own since 0.26
 
@@ -68,12 +69,12 @@ class OneSentence(TyperGroup):
             raise typer.Exit(0) from None
         except UsageError as error:
             where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
-            typer.echo(f"error: {_line(error.format_message())}{where}", err=True)
+            say(f"error: {_line(error.format_message())}{where}", err=True)
             raise typer.Exit(2) from None
         except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:
             if os.environ.get("BLOCKLORA_TRACEBACK"):
                 raise
-            typer.echo(f"error: {sentence(error)}", err=True)
+            say(f"error: {sentence(error)}", err=True)
             raise typer.Exit(exit_code(error)) from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .lines import say
 from .options import path
 from .run_options import ProfileOption
 
@@ -35,7 +36,7 @@ def export(
 
     folder = results or load_profile(profile).results
     for written in write(folder, venue, to, figures or (), tables or ()):
-        typer.echo(written)
+        say(written)
 
 
 def paper(
@@ -51,8 +52,8 @@ def paper(
     from ..suite.paper import write_inputs
 
     damaged = write_inputs(results, to)
-    typer.echo(to / "report.tex")
+    say(to / "report.tex")
     for line in damaged:
-        typer.echo(f"left out: {line}", err=True)
+        say(f"left out: {line}", err=True)
     if damaged:
         raise typer.Exit(1)

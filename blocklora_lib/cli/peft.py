@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .lines import say
 from .options import path
 
 peft_app = typer.Typer(
@@ -25,7 +26,7 @@ def write(file: FileArgument, folder: FolderArgument) -> None:
     """Write an adapter file as a PEFT checkpoint, which PeftModel.from_pretrained reads."""
     from ..adapters.formats.peft_export import export_peft_file
 
-    typer.echo(export_peft_file(file, folder))
+    say(export_peft_file(file, folder))
 
 
 @peft_app.command(name="import")
@@ -34,4 +35,4 @@ def read(folder: FolderArgument, file: FileArgument) -> None:
     from ..adapters.formats.peft_import import import_peft_file
 
     import_peft_file(folder, file)
-    typer.echo(file)
+    say(file)

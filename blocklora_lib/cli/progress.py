@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.durations import clock
+from ..core.files import printable
 from ..core.schema import UnknownName
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line without breaking the bar."""
-        self.bar.write(text) if not self.bar.disable else print(text, flush=True)
+        line = printable(text)
+        self.bar.write(line) if not self.bar.disable else print(line, flush=True)
 
     def report(self, text: str) -> None:
         """One more run is finished."""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .lines import say
 from .options import ResultsOption, path
 from .run_options import ProfileOption
 
@@ -27,7 +28,7 @@ def pack(
     if not any(folder.glob("[0-9a-f]*.json")):
         raise FileNotFoundError(f"no folder of records {folder}; give one, as results/pocket/runs")
     file = file or store.file
-    typer.echo(f"{store.pack(file)} records packed into {file}")
+    say(f"{store.pack(file)} records packed into {file}")
 
 
 @records_app.command()
@@ -43,7 +44,7 @@ def unpack(
     folder = folder or file.with_suffix("")
     if folder == file:
         raise ValueError(f"{file} has no ending to leave out; say which folder to unpack into")
-    typer.echo(f"{RunStore(folder).unpack(file)} records unpacked into {folder}")
+    say(f"{RunStore(folder).unpack(file)} records unpacked into {folder}")
 
 
 @records_app.command()
@@ -66,15 +67,15 @@ def merge(
         if not (any(store.folder.glob("[0-9a-f]*.json")) or store.file.is_file()):
             raise FileNotFoundError(f"no records in {given}; give a folder of them or a Parquet")
     merged = RunStore(into).merge(others)
-    typer.echo(f"{merged.taken} records merged into {into}")
+    say(f"{merged.taken} records merged into {into}")
     for record, store in merged.differing:
-        typer.echo(
+        say(
             f"{record.spec}: {store.folder} has another result of {record.key} than {into}, which "
             "stands; `blocklora run --verify` repeats a run",
             err=True,
         )
     for error in merged.damaged:
-        typer.echo(f"left out: {error}", err=True)
+        say(f"left out: {error}", err=True)
     if merged.differing or merged.damaged:
         raise typer.Exit(1)
 
@@ -83,7 +84,7 @@ def reference(profile: ProfileOption = "pocket", results: ResultsOption = None) 
     """Keep a profile's results as its reference run, as `make reference` does. For maintainers."""
     from ..suite.reference import keep
 
-    typer.echo(keep(profile, results or ""))
+    say(keep(profile, results or ""))
 
 
 def architectures(
@@ -97,7 +98,7 @@ def architectures(
     """
     from ..measure.architectures import architecture_table, tell, write_record
 
-    frame = architecture_table(on_row=lambda row: typer.echo(tell(row)))
+    frame = architecture_table(on_row=lambda row: say(tell(row)))
     if record:
         write_record(frame, record)
     if not frame["right"].eq(True).all():
@@ -115,8 +116,8 @@ def diff(
     from ..suite.difference import difference
 
     text, damaged = difference(a, b)
-    typer.echo(text, nl=False)
+    say(text.rstrip("\n"))
     for line in damaged:
-        typer.echo(f"left out: {line}", err=True)
+        say(f"left out: {line}", err=True)
     if damaged:
         raise typer.Exit(1)

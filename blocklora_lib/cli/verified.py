@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from .lines import say
 from .run_options import named_profile, workbench
 
 
@@ -31,10 +32,10 @@ def verify(path: Path, profile: str, draw: Path | None, device: str | None, thre
     again = execute(record.spec, bench)
     found = differences(record, again)
     for line in circumstances(record, again):
-        typer.echo(f"note: {line}", err=True)
+        say(f"note: {line}", err=True)
     for line in found:
-        typer.echo(line)
+        say(line)
     what = f"{len(found)} differences to" if found else "the same bits as"
-    typer.echo(f"{record.spec}: {what} {path}")
+    say(f"{record.spec}: {what} {path}")
     if found:
         raise typer.Exit(1)

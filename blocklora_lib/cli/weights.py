@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..weights.files import is_path, with_checksum
+from .lines import say
 
 if TYPE_CHECKING:
     from ..weights.spec import BackboneSpec
@@ -33,7 +34,7 @@ def find(profile: ProfileOption = "pocket") -> None:
     with network(False):
         source = locate(spec)
         if source is None and spec.pretrained != "none":
-            typer.echo(f"{missing(spec)}: {ways(spec)}", err=True)
+            say(f"{missing(spec)}: {ways(spec)}", err=True)
             raise typer.Exit(1)
         fetch_parts(spec)
     _tell(spec, source, stated)
@@ -52,7 +53,7 @@ def fetch(profile: ProfileOption = "pocket") -> None:
     with network(True):
         source = locate(spec)
         if source is None and spec.pretrained != "none":
-            source = download(spec, typer.echo)
+            source = download(spec, say)
         fetch_parts(spec)
     _tell(spec, source, stated)
 
@@ -113,4 +114,4 @@ def _tell(spec: BackboneSpec, source: Source | None, stated: str) -> None:
 
 
 def _say(what: str, text: str) -> None:
-    typer.echo(f"{what:10}{text}")
+    say(f"{what:10}{text}")

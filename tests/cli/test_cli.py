@@ -309,6 +309,20 @@ def test_grid_with_failures_lists_them_and_exits_non_zero(blocklora, monkeypatch
     assert blocklora("grid", "--dataset", "dots", "--method", "lora", "--retry-failed")[0] == 0
 
 
+def test_what_a_record_says_writes_no_escapes_to_the_terminal(blocklora, monkeypatch):
+    from blocklora_lib.methods import get_method
+
+    def broken(self, context):
+        raise TrainingDiverged(1, 3, 9.0, 0.1, "\x1b]0;owned\x07\x9b2J\u202ecursed")
+
+    monkeypatch.setattr(get_method("lora"), "fit", broken)
+    run = "run", "--dataset", "dots", "--method", "lora", "--shots", "1"
+    for command in (run, ("grid", "--dataset", "dots"), run):  # made, then listed, then read
+        _, out, err = blocklora(*command)
+        assert r"\x1b]0;owned\x07\x9b2J\u202ecursed" in out + err
+        assert (out + err).replace("\n", "").isprintable()
+
+
 @pytest.mark.parametrize(
     ("error", "code", "says"),
     [
