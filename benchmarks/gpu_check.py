@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from blocklora_lib.adapters.config import AdapterConfig
-from blocklora_lib.core.devices import resolve_device
+from blocklora_lib.core.devices import repeatable, resolve_device
 from blocklora_lib.core.files import user_path, write_whole
 from blocklora_lib.core.paths import RESULTS
 from blocklora_lib.measure import gpu_acceptance as measure
@@ -34,11 +34,10 @@ from blocklora_lib.measure.timing import conditions
 from blocklora_lib.runs.provenance import git_revision
 from blocklora_lib.weights.tags import open_clip_name
 
-# precision of the frozen weights, TF32, and whether only kernels that repeat are used, as runs do
-# by default
+# precision, and whether only kernels that repeat are used, as runs do by default
 OURS = (
-    *(("fp32", False, True), ("fp16", False, True), ("bf16", False, True)),
-    *(("fp32", False, False), ("fp32", True, False), ("fp16", False, False)),
+    *(("fp32", True), ("tf32", True), ("fp16", True), ("bf16", True)),
+    *(("fp32", False), ("tf32", False), ("fp16", False)),
 )
 FINITE = "the loss is finite"
 SMALL_CARD = 24e9 / 2**30  # GiB, of claim C13: a thousand classes fit a GPU of 24 GB
@@ -66,7 +65,10 @@ def cases(sizes: Sizes, device: torch.device) -> Iterator[Case]:
         yield Case("recomputed against kept", f"{name}, dropout {measure.DROPOUT}",
                    partial(measure.recomputed_against_kept, sizes, device, **how),
                    "gradients within 1e-4, relative", lambda n: n["relative"] < 1e-4)  # fmt: skip
-    for precision in ("fp32", "fp16", "bf16"):
+    for precision in ("tf32", "fp16", "bf16"):
+        yield Case("error of a number format", f"{precision}, dropout {measure.DROPOUT}",
+                   partial(measure.against_fp32, sizes, device, precision))  # fmt: skip
+    for precision in ("fp32", "tf32", "fp16", "bf16"):
         for strict in (True, False):
             told = "three runs give the same bits" if strict else ""
             yield Case("repeats", f"{precision}, {'strict' if strict else 'fast'}",
@@ -83,16 +85,15 @@ def cases(sizes: Sizes, device: torch.device) -> Iterator[Case]:
     for way, accept, judge in (({}, FINITE, finite), ({"share_prefix": True}, FINITE, finite),
                                (small, f"{FINITE}, the peak below 24 GB", fits)):  # fmt: skip
         told = ", ".join(f"{name} {value}" for name, value in way.items()) or "plain"
-        measured = partial(ours, sizes, device, most, "fp16", False, True, way)
+        measured = partial(ours, sizes, device, most, "fp16", True, way)
         yield Case("memory", f"ours, fp16, {most} classes, {told}", measured, accept, judge)
 
 
 def step_cases(sizes: Sizes, device: torch.device, classes: int) -> Iterator[Case]:
     """Yield a training step in each precision, and the same of CLIP-LoRA's computation."""
-    for precision, tf32, strict in OURS:
-        arithmetic = f"{'TF32' if tf32 else precision}, {'strict' if strict else 'fast'}"
-        told = f"ours, {arithmetic}, {classes} classes"
-        yield Case("step", told, partial(ours, sizes, device, classes, precision, tf32, strict, {}),
+    for precision, strict in OURS:
+        told = f"ours, {precision}, {'strict' if strict else 'fast'}, {classes} classes"
+        yield Case("step", told, partial(ours, sizes, device, classes, precision, strict, {}),
                    FINITE, finite)  # fmt: skip
     for autocast in (False, True):
         told = f"CLIP-LoRA, {'fp16 autocast' if autocast else 'fp32'}, {classes} classes"
@@ -104,7 +105,6 @@ def ours(
     device: torch.device,
     classes: int,
     precision: str,
-    tf32: bool,
     strict: bool,
     way: dict,
 ) -> Numbers:
@@ -114,7 +114,7 @@ def ours(
         backbone = sizes.load(precision, device)
         return measure.step_of(backbone, measure.adapted(backbone), classes, sizes.batch, **way)
 
-    with measure.products(device, strict, tf32):
+    with repeatable(device, strict, precision == "tf32"):
         return step_costs(make, sizes.steps, device)
 
 
@@ -128,7 +128,7 @@ def theirs(sizes: Sizes, device: torch.device, classes: int, autocast: bool) -> 
         images = random_images(backbone, sizes.batch)
         return clip_lora_step(backbone, config, tokens, images, autocast)
 
-    with measure.products(device, strict=False):
+    with repeatable(device, strict=False):
         return step_costs(make, sizes.steps, device)
 
 

@@ -224,7 +224,7 @@ def load_backbone(spec: BackboneSpec, device: str | torch.device = "auto") -> Ba
     device: see `resolve_device`; weights in half precision, which a CPU is slow with, go there only
     by name.
     """
-    device = resolve_device(device, fallback=spec.precision == "fp32")
+    device = resolve_device(device, fallback=spec.format == "fp32")
     spec = with_checksum(spec)
     name = open_clip_name(spec.name)
     source = obtain(spec)
@@ -253,7 +253,7 @@ def build(spec: BackboneSpec, preprocess: Mapping[str, Any]) -> nn.Module:
         try:
             model = open_clip.create_model(
                 name,
-                precision=spec.precision,
+                precision=spec.format,
                 # else the base weights of a Hugging Face text tower are fetched
                 pretrained_text=False,
                 force_preprocess_cfg=dict(preprocess),
@@ -263,4 +263,4 @@ def build(spec: BackboneSpec, preprocess: Mapping[str, Any]) -> nn.Module:
         except Exception as error:  # a package that is not installed, a config that is not here
             raise unavailable("architecture", spec.name, error) from None
     # a text tower of Hugging Face comes in the number format of its config
-    return model.float() if spec.precision == "fp32" else model
+    return model.float() if spec.format == "fp32" else model

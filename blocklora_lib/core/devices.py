@@ -126,9 +126,17 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def check_repeatable(device: torch.device) -> None:
-    """Raise RuntimeError if CUDA was started without what repeatable products need."""
-    if device.type == "cuda" and (given := os.environ.get(WORKSPACE)) not in WORKSPACES:
+def check_arithmetic(device: torch.device, strict: bool = True, tf32: bool = False) -> None:
+    """Refuse what the device cannot keep, before a run begins.
+
+    ValueError: TF32 on a CPU, which has none. RuntimeError: CUDA was started without what
+    repeatable products need.
+    """
+    if tf32 and device.type != "cuda":
+        raise ValueError(
+            "precision 'tf32' is how a GPU multiplies, and the device is a CPU; say precision: fp32"
+        )
+    if strict and device.type == "cuda" and (given := os.environ.get(WORKSPACE)) not in WORKSPACES:
         raise RuntimeError(
             f"runs on a GPU repeat only if {WORKSPACE} is {' or '.join(WORKSPACES)} "
             f"before CUDA starts, and it is {given or 'not set'}; "
@@ -137,16 +145,15 @@ def check_repeatable(device: torch.device) -> None:
 
 
 @contextmanager
-def repeatable(device: torch.device, strict: bool = True) -> Iterator[None]:
-    """On a GPU: full float32 products, and with `strict` only kernels that repeat bit for bit.
+def repeatable(device: torch.device, strict: bool = True, tf32: bool = False) -> Iterator[None]:
+    """On a GPU: float32 products in full or in TF32; with `strict` only kernels that repeat.
 
     An operation that has no such kernel raises. On a CPU torch's kernels repeat by themselves.
     """
     if device.type != "cuda":
         yield
         return
-    if strict:
-        check_repeatable(device)
+    check_arithmetic(device, strict)
     cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
     before = (
         torch.are_deterministic_algorithms_enabled(),
@@ -158,16 +165,16 @@ def repeatable(device: torch.device, strict: bool = True) -> Iterator[None]:
             stack.enter_context(sdpa_kernel(REPEATABLE_ATTENTION))
         try:
             torch.use_deterministic_algorithms(strict)
-            cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = False, strict, False
-            products.allow_tf32 = False
+            cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = False, strict, tf32
+            products.allow_tf32 = tf32
             yield
         finally:
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
             cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, products.allow_tf32 = flags
 
 
-def numerics(device: torch.device, strict: bool) -> dict[str, object]:
+def numerics(device: torch.device, strict: bool, tf32: bool = False) -> dict[str, object]:
     """Return what a record says of `repeatable`: nothing on a CPU."""
     if device.type != "cuda":
         return {}
-    return {"deterministic": strict, "tf32": False, "cuda": torch.version.cuda}
+    return {"deterministic": strict, "tf32": tf32, "cuda": torch.version.cuda}

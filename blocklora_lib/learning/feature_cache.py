@@ -223,7 +223,7 @@ def _facts(backbone: Backbone, code: str = "") -> dict[str, Any]:
             backbone.image_std.flatten().tolist(),
         ],
         "device": [device.type, gpu, torch.backends.cpu.get_cpu_capability()],
-        "numerics": numerics(device, strict),
+        "numerics": numerics(device, strict, backbone.spec.tf32),
         "threads": torch.get_num_threads(),
         "versions": [package_version(package) for package in _PACKAGES],
         "code": code,

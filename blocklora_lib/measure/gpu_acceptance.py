@@ -23,6 +23,7 @@ from ..adapters.attach import AdapterSet
 from ..adapters.config import AdapterConfig
 from ..clip.backbone import Backbone, load_backbone
 from ..clip.towers import TextTower
+from ..core.devices import repeatable
 from ..core.seeding import generator, seeded_torch
 from ..data.image_files import ImageFiles, ahead
 from ..runs.execute import execute
@@ -31,7 +32,7 @@ from ..runs.profile_files import load_profile
 from ..runs.workbench import Workbench
 from ..weights.spec import BackboneSpec
 from .counted import attach_in_training
-from .gpu_steps import Numbers, products
+from .gpu_steps import Numbers
 from .prompts import class_prompts
 from .steps import OPTIMIZER, Step, our_step, random_images
 from .timing import synchronise
@@ -94,7 +95,7 @@ def repeats(
     sizes: Sizes, device: torch.device, precision: str, strict: bool, runs: int = 3
 ) -> Numbers:
     """Train the same thing several times, dropout on: whether all gave the same bits."""
-    with products(device, strict):
+    with repeatable(device, strict, precision == "tf32"):
         found = [trained(sizes, device, precision) for _ in range(runs)]
     losses, adapters = found[0]
     same = all(other == losses and torch.equal(row, adapters) for other, row in found[1:])
@@ -102,14 +103,19 @@ def repeats(
 
 
 def gradient(
-    sizes: Sizes, device: torch.device, class_chunk: bool, checkpoint: bool, kept: bool
+    sizes: Sizes,
+    device: torch.device,
+    class_chunk: bool = False,
+    checkpoint: bool = False,
+    kept: bool = True,
+    precision: str = "fp32",
 ) -> Tensor:
     """Return the adapters' gradient, (n,), of a loss over both towers, dropout on.
 
     class_chunk: prompts in three chunks; checkpoint: blocks are computed again in backward. kept:
     the same chunks and blocks, with all activations kept: nothing is computed again.
     """
-    backbone = sizes.load("fp32", device)
+    backbone = sizes.load(precision, device)
     adapters = adapted(backbone)
     for i, adapter in enumerate(adapters.adapters.values()):  # B = 0: A would get no gradient
         start = torch.empty(adapter.B.shape).normal_(0, 0.05, generator=generator(i, "B"))
@@ -117,7 +123,8 @@ def gradient(
     tokens = backbone.tokenize(class_prompts(min(9, *sizes.classes)))
     parts = backbone.pack(tokens, class_chunk=-(-len(tokens) // 3) if class_chunk else None)
     images = random_images(backbone, min(sizes.batch, 4))
-    with products(device, strict=True), seeded_torch(1, "dropout", device):
+    exact = repeatable(device, tf32=precision == "tf32")
+    with exact, seeded_torch(1, "dropout", device):
         if kept:
             tower = TextTower(backbone.model)
             text = F.normalize(torch.cat([tower.encode(part) for part in parts]).float(), dim=-1)
@@ -135,6 +142,12 @@ def recomputed_against_kept(
     """Compare the gradient of recomputed activations with that of kept ones: other masks show."""
     kept, again = (gradient(sizes, device, class_chunk, checkpoint, keep) for keep in (True, False))
     return {"relative": _apart(again, kept), "norm": float(kept.norm())}
+
+
+def against_fp32(sizes: Sizes, device: torch.device, precision: str) -> Numbers:
+    """Compare the gradient of a number format with that of float32 on the same device."""
+    full, found = (gradient(sizes, device, precision=p).double() for p in ("fp32", precision))
+    return {"relative": _apart(found, full), "cosine": float(F.cosine_similarity(found, full, 0))}
 
 
 def _apart(found: Tensor, expected: Tensor) -> float:

@@ -5,34 +5,17 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core.devices import repeatable
 from ..core.seeding import seeded_torch
 from .timing import synchronise
 
 Numbers = dict[str, Any]
 WARM_UP = 3  # steps before the clock starts: kernels are chosen and memory is taken
-
-
-@contextmanager
-def products(device: torch.device, strict: bool, tf32: bool = False) -> Iterator[None]:
-    """`repeatable`, and with `tf32` float32 products of fewer digits, both set back after."""
-    backends: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.cudnn
-    with repeatable(device, strict):
-        before = [backend.allow_tf32 for backend in backends]
-        try:
-            for backend in backends:
-                backend.allow_tf32 = tf32
-            yield
-        finally:
-            for backend, allowed in zip(backends, before, strict=True):
-                backend.allow_tf32 = allowed
 
 
 def release(device: torch.device) -> None:

@@ -42,7 +42,7 @@ def _looked_at(record: RunRecord, bench: Workbench) -> dict[str, Any]:
     context = run_context(spec, bench, bench.check(spec))
     dataset = bench.dataset(spec.dataset)
     labels = dataset.labels("test").to(context.backbone.device)
-    with repeatable(context.backbone.device, spec.deterministic):
+    with repeatable(context.backbone.device, spec.deterministic, spec.backbone.tf32):
         test = bench.features.features(context.backbone, bench.source(dataset, "test"))
         prompts = context.prompts(context.tokens)
         picked = result.choice.settings if result.choice else {}

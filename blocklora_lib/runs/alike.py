@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..core.devices import check_repeatable, repeatable
+from ..core.devices import check_arithmetic, repeatable
 from ..core.schema import AdapterError
 from ..data.dataset import Dataset
 from ..learning.contract import Context
@@ -55,8 +55,7 @@ def execute_alike(
     MachineFailure.
     """
     first = next(iter(wanted))
-    if first.deterministic:
-        check_repeatable(bench.place)
+    check_arithmetic(bench.place, first.deterministic, first.backbone.tf32)
     memory, start = PeakMemory(bench.place), _now()
     seconds: dict[str, float] = {}
     with _timed(seconds, "load"), _loading(first):
@@ -80,7 +79,7 @@ def execute_alike(
             try:
                 with (
                     machine(spec, Exception),
-                    repeatable(context.backbone.device, spec.deterministic),
+                    repeatable(context.backbone.device, spec.deterministic, spec.backbone.tf32),
                 ):
                     result = shared.result(spec, inputs, features, seconds)
                     if keeper is not None and keeper.lacks(spec):
@@ -203,7 +202,7 @@ def _ready(
     def features(dataset: Dataset) -> Features:
         return bench.features.features(backbone, bench.source(dataset, spec.split))
 
-    with repeatable(backbone.device, spec.deterministic):
+    with repeatable(backbone.device, spec.deterministic, spec.backbone.tf32):
         if context.source:
             context.features()
         for other in inputs.evaluated:

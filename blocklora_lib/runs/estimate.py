@@ -232,7 +232,7 @@ def _memory(
     backbone: BackboneSpec, config: AdapterConfig, batch: int, prompts: int, tokens: int
 ) -> int:
     """Bytes of a step; tokens: of all prompts together."""
-    architecture, way = clip_architecture(backbone.name), StepWay(precision=backbone.precision)
+    architecture, way = clip_architecture(backbone.name), StepWay(precision=backbone.format)
     return int(total_bytes(step_memory(architecture, config, batch, prompts, tokens, way)))
 
 

@@ -36,7 +36,7 @@ def provenance(
         "resolution": backbone.resolution,
         "weights": backbone.weights,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        **numerics(device, spec.deterministic),
+        **numerics(device, spec.deterministic, spec.backbone.tf32),
         "threads": torch.get_num_threads(),
         "git_revision": git_revision(),
         "versions": {"python": platform.python_version(), "blocklora": __version__}

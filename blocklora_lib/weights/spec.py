@@ -34,11 +34,23 @@ class BackboneSpec(Strict):
 
     pretrained: 'bundled' (of the project's models), a tag of open_clip, the path of a checkpoint or
     of a folder that holds one, or 'none' (random weights, always the same ones).
+    precision: number format of frozen weights and products; 'tf32' are float32 weights whose
+    products a GPU makes of numbers of ten bits behind the point.
     """
 
     name: str
     pretrained: str
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     # SHA-256 of the weights (before them the config beside the file); '' only for a tag, whose file
     # the record's provenance names
     checksum: Annotated[str, BeforeValidator(_digest)] = ""
+
+    @property
+    def tf32(self) -> bool:
+        """Whether a GPU may round the factors of float32 products."""
+        return self.precision == "tf32"
+
+    @property
+    def format(self) -> str:
+        """Number format of the frozen weights, as open_clip names it."""
+        return "fp32" if self.tf32 else self.precision

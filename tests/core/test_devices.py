@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend
 
+from blocklora_lib.clip.backbone import load_backbone
 from blocklora_lib.core import devices
 from blocklora_lib.core.devices import (
     WORKSPACE,
-    check_repeatable,
+    check_arithmetic,
     numerics,
     profile_device,
     repeatable,
@@ -24,6 +25,7 @@ from blocklora_lib.core.devices import (
 from blocklora_lib.core.gpus import claim_gpu, visible_gpus, wants_gpu
 from blocklora_lib.core.paths import ROOT
 from blocklora_lib.core.schema import UnknownName
+from blocklora_lib.runs.execute import execute
 from blocklora_lib.runs.grid import make_spec
 from blocklora_lib.runs.profile_files import load_profile
 from blocklora_lib.runs.spec import RunSpec
@@ -262,6 +264,8 @@ def test_runs_on_a_gpu_are_strict_by_default_and_leave_torch_as_it_was(monkeypat
         with repeatable(CUDA, strict=False):
             assert state() == (False, False, False, False, False, False)
             assert kernels() == before
+        with repeatable(CUDA, tf32=True):
+            assert state() == (True, False, False, True, True, True)
         with pytest.raises(KeyError), repeatable(CUDA):
             raise KeyError
         assert (state(), kernels()) == (was, before)
@@ -277,12 +281,12 @@ def test_a_gpu_that_was_started_without_its_workspace_is_refused(value, monkeypa
     if value is not None:
         monkeypatch.setenv(WORKSPACE, value)
     with pytest.raises(RuntimeError, match=r"CUBLAS_WORKSPACE_CONFIG.*--fast"):
-        check_repeatable(CUDA)
+        check_arithmetic(CUDA)
     with pytest.raises(RuntimeError, match=WORKSPACE), repeatable(CUDA):
         pass
     with repeatable(CUDA, strict=False):
         pass
-    check_repeatable(torch.device("cpu"))
+    check_arithmetic(torch.device("cpu"))
 
 
 def test_the_workspace_is_set_before_cuda_starts_and_never_after(two_gpus, monkeypatch):
@@ -305,6 +309,20 @@ def test_a_record_says_what_a_gpus_arithmetic_was():
         "cuda": torch.version.cuda,
     }
     assert numerics(CUDA, False)["deterministic"] is False
+    assert numerics(CUDA, True, tf32=True)["tf32"] is True
+
+
+def test_tf32_is_a_gpus(bench, tiny_profile, tmp_path):
+    check_arithmetic(CUDA, strict=False, tf32=True)
+    with pytest.raises(ValueError, match=r"tf32.*CPU; say precision: fp32"):
+        check_arithmetic(torch.device("cpu"), tf32=True)
+    backbone = tiny_profile.backbone.model_copy(update={"precision": "tf32"})
+    profile = tiny_profile.model_copy(update={"backbone": backbone})
+    spec = make_spec(profile, "squares", "lora", 1, 1, manifests=bench.manifests)
+    with pytest.raises(ValueError, match="tf32"):
+        execute(spec, bench)
+    model = load_backbone(backbone, "cpu")  # what was trained so predicts anywhere
+    assert {p.dtype for p in model.model.parameters()} == {torch.float32}
 
 
 @pytest.mark.slow

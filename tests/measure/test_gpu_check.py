@@ -60,9 +60,13 @@ def test_everything_is_measured_judged_and_kept(script, tiny_clip, tmp_path, cap
     assert all((r["ok"] is None) == (r["accept"] == "") for r in results)
     assert {r["what"] for r in results} == {
         *("conditions", "CUDA against CPU", "recomputed against kept", "repeats", "whole runs"),
-        *("evaluation", "step", "memory"),
+        *("evaluation", "step", "memory", "error of a number format"),
     }
-    assert sum(r["what"] == "step" for r in results) == 6 + 2
+    assert sum(r["what"] == "step" for r in results) == 7 + 2
+    errors = [r["numbers"] for r in results if r["what"] == "error of a number format"]
+    tf32, *halves = (error["relative"] for error in errors)
+    assert tf32 == 0  # on a CPU
+    assert all(1e-4 < error < 0.2 for error in halves)
     assert len(pd.read_csv(tmp_path / "out" / "gpu-check.csv")) == len(results)
     assert "| CUDA against CPU " in printed
     assert switches() == before
