@@ -241,6 +241,7 @@ rule notebook:
         library=LIBRARY,
     log:
         f"{LOGS}/notebooks/{{name}}.log",
+    priority: 1  # before other runs: there is something to read at once
     threads: all_cores  # who measures time works alone
     retries: RETRIES if CLUSTER else 0
     resources:

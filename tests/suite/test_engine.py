@@ -74,9 +74,16 @@ def test_a_notebook_that_needs_runs_waits_for_its_groups(tmp_path):
 
 @pytest.mark.slow
 def test_a_notebook_that_needs_no_runs_waits_for_none(tmp_path):
-    assert planned(snakemake(tmp_path, "--dry-run", notebooks="01_method")) == {
-        "all": 1, "notebook": 1, "report": 1,
-    }  # fmt: skip
+    done = snakemake(tmp_path, "--dry-run", notebooks="01_method")
+    assert planned(done) == {"all": 1, "notebook": 1, "report": 1}
+
+
+@pytest.mark.slow
+def test_a_notebook_comes_before_runs_that_it_does_not_need(tmp_path):
+    done = snakemake(tmp_path, "--dry-run", notebooks="01_method,08_few_shot")
+    told = done.stdout + done.stderr
+    assert "rule grid:" in told
+    assert told.count("rule notebook:") == told.count("priority: 1") == 2
 
 
 @pytest.mark.slow
@@ -542,6 +549,7 @@ with whole_file({str(tmp_path / "runs" / "a.json")!r}) as temporary:
     assert not notebook.exists()
 
 
+@pytest.mark.slow
 def test_a_killed_reproduction_leaves_no_lock(tmp_path):
     code = f"from blocklora_lib.suite.engine import *; held = only_one(Path({str(tmp_path)!r}))"
     code += "; print('held', flush=True); time.sleep(60)"
