@@ -8,6 +8,7 @@ import io
 import json
 import os
 import resource
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,7 +37,9 @@ TOYS = {  # an external set that no one has
 }
 
 
-SLOW = 1.5  # seconds of a core
+sys.modules.setdefault("rfc3987_syntax", None)  # see blocklora_lib/cli/__main__.py
+
+SLOW = 0.5  # seconds of a core: twice what a test that is not marked may take
 DEAREST = 60  # tests that are named
 
 
@@ -52,6 +55,13 @@ def _timed(item, phase):
         return (yield)
     finally:
         item.user_properties.append((phase, core_seconds() - before))
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("rare"):
+            item.add_marker("slow")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -26,6 +26,7 @@ cli.app
 """.split()
 
 
+@pytest.mark.slow
 def test_imports_keep_to_the_contract_of_pyproject():
     """Rooms know what stands below them alone, and no modules know each other in a circle."""
     code = "from importlinter.cli import lint_imports_command; lint_imports_command()"

@@ -23,10 +23,12 @@ def said(*words: str) -> str:
     return done.stdout + done.stderr if done.returncode else ""
 
 
+@pytest.mark.slow
 def test_ruff_finds_nothing():
     assert said("ruff", "check", "--no-cache", ".") == ""
 
 
+@pytest.mark.slow
 def test_files_are_laid_out_by_ruff():
     assert said("ruff", "format", "--no-cache", "--check", ".") == ""
 

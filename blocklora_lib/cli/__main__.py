@@ -12,6 +12,8 @@ def main() -> None:
 
     Exit codes are those of `options.OneSentence`.
     """
+    # nbformat's jsonschema would compile 38 grammars of URIs with it, for seconds, and check none
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     try:
         try:
             from .app import app

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..core.collection import no_collection
 from .lines import say
 from .options import ResultsOption, path
 from .progress import Progress, forecast, outcome
@@ -89,14 +89,13 @@ def grid(
 
     if not 0 < tflops < float("inf"):
         raise ValueError(f"--tflops {tflops:g} is no rate; give what a device sustains, such as 20")
-    if list_only:  # specs and records by the thousand, which stay: nothing is to be collected
-        gc.disable()
     settings = named_profile(profile, skip_unreadable, fast, chosen=experiment != RATES)
     store = RunStore((results or settings.results) / "runs")
     wanted = list(settings.experiments) if experiment == "all" else [experiment]
-    runs = {spec.key: spec for name in wanted for spec in expand(settings, name, dataset, method)}
-    specs = list(runs.values())
-    found = _look_up(specs, store, keep_old)
+    with no_collection():  # specs and records by the thousand, which stay
+        runs = {s.key: s for name in wanted for s in expand(settings, name, dataset, method)}
+        specs = list(runs.values())
+        found = _look_up(specs, store, keep_old)
     keeper = None
     if save_adapters or settings.save_adapters:
         from ..runs.kept import Kept

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..core.collection import no_collection
+
 if TYPE_CHECKING:
     from ..runs.profile import Profile
     from ..runs.workbench import Workbench
@@ -84,9 +86,7 @@ def load_libraries() -> None:
     """
     if "open_clip" in sys.modules:
         return
-    gc.disable()
-    try:
+    with no_collection():
         import open_clip  # noqa: F401
-    finally:
-        gc.enable()
+
         gc.freeze()

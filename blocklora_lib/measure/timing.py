@@ -15,14 +15,14 @@ import os
 import platform
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from ..core.collection import no_collection
 from ..core.machine import processor_name
 from ..core.schema import UnknownName
 
@@ -61,7 +61,7 @@ def paired_times(
     gc.collect()
     for i in range(1, rounds + 1):
         shuffle.shuffle(order)
-        with _no_collection():
+        with no_collection():
             found = {
                 name: _sample(functions[name], calls[name], device) / calls[name] for name in order
             }
@@ -80,17 +80,6 @@ def _sample(function: Callable[[], object], calls: int, device: torch.device) ->
         function()
     synchronise(device)
     return time.perf_counter() - start
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def synchronise(device: torch.device) -> None:

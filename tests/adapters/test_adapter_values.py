@@ -179,6 +179,7 @@ def test_what_merging_would_not_hold_is_refused_by_name_and_nothing_is_merged():
     assert {type(m) for m in half} == {nn.Linear}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrap", "prefix"), [(nn.DataParallel, "module."), (torch.compile, "_orig_mod.")]
 )
@@ -199,6 +200,7 @@ def test_files_of_wrapped_models_say_so_shortly(wrap, prefix, tmp_path):
     assert len(str(error.value)) < 300
 
 
+@pytest.mark.slow
 def test_lists_of_names_are_cut(tmp_path):
     path = tmp_path / "a.safetensors"
     attach_linear(nn.Sequential(*[nn.Linear(4, 4) for _ in range(300)]), "*", CONFIG).save(path)

@@ -176,6 +176,7 @@ def independent_attention(mha: nn.MultiheadAttention, deltas: dict, q, k, v, **k
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(
     batch_first=st.booleans(),
     bias=st.booleans(),

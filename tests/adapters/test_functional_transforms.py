@@ -232,6 +232,7 @@ def test_dropout_asks_how_random_vmap_is(layer):
 # tracing, export, compilers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("merged", [False, True], ids=["adapted", "merged"])
 @pytest.mark.parametrize("layer", LAYERS)
 def test_traced_and_exported(layer, merged):
@@ -251,6 +252,7 @@ def test_traced_and_exported(layer, merged):
         assert_same(program(inputs()), expected, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layer", "backend"), [("self", "eager"), ("linear", "aot_eager")])
 def test_compiled_in_training(layer, backend):
     model, adapters = build(layer)

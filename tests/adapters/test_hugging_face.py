@@ -158,6 +158,7 @@ def test_a_training_forward_that_reaches_no_adapter_is_an_error():
         model.text_model(input_ids=torch.tensor([[3, 4, 2]]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Siglip", "Blip"])
 def test_peft_checkpoints_of_these_models_go_both_ways(kind, tmp_path):
     peft = pytest.importorskip("peft")

@@ -72,6 +72,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use_dora", [False, True])
 def test_layers_that_are_named_like_parts_of_a_file(use_dora, tmp_path):
     config = LORA.model_copy(update={"kind": "dora"}) if use_dora else LORA

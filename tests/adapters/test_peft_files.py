@@ -83,6 +83,7 @@ def by_stock_peft(folder) -> torch.Tensor:
     return found
 
 
+@pytest.mark.slow
 def test_every_kind_and_place_computes_the_same_in_stock_peft_and_comes_back(tmp_path):
     base = outputs(clip())
     cases = [(kind, "q, k, v of attention") for kind in KINDS] + [("block_lora", p) for p in PLACES]

@@ -227,6 +227,7 @@ def check(
     torch.testing.assert_close(output(model), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", MODELS)
 def test_each_layer_alone_and_all_together_is_adapted_or_refused(which):
     pristine, output = build(which), MODELS[which][1]
@@ -703,6 +704,7 @@ def test_the_fast_path_counts_as_reaching():
     model(pictures()).sum().backward()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("merged", [False, True])
 def test_a_read_weight_is_adapted_in_graphs_too(merged):

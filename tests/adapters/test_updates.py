@@ -79,6 +79,7 @@ def test_forward_is_the_definition(settings):
     )
 
 
+@pytest.mark.slow
 @given(
     kind=st.sampled_from(["block_lora", "frozen_a"]),
     reading=st.sampled_from(["total_rank", "block_rank", "input"]),
@@ -244,6 +245,7 @@ def test_dropout_keeps_each_number_with_the_right_probability(p):
     assert (columns - kept.mean()).abs().max() < 5 * sigma * math.sqrt(8) + 2**-16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 4])
 def test_dropped_projection_is_dropout_then_projection(n):
     x = torch.randn(6, 8, generator=seeded(1), dtype=torch.float64, requires_grad=True)
@@ -269,6 +271,7 @@ def test_dropped_projection_is_dropout_then_projection(n):
     assert not torch.equal(second, third)
 
 
+@pytest.mark.slow
 def test_dropout_is_unbiased_repeatable_and_off_in_eval():
     adapter = build(kind="block_lora", rank=2, n_blocks=2, dropout=0.25)
     x = torch.randn(4, 16, generator=seeded(1), dtype=torch.float64)

@@ -22,6 +22,7 @@ from blocklora_lib.analysis.intervals import (
 values = st.lists(st.floats(0, 1, width=32), min_size=2, max_size=30)
 
 
+@pytest.mark.slow
 @given(values, st.sampled_from([0.5, 0.9, 0.95, 0.99]))
 def test_interval_is_scipys(sample, confidence):
     assume(max(sample) - min(sample) > 1e-6)
@@ -50,6 +51,7 @@ def test_an_effect_of_half_an_interval_is_seen_half_of_the_time(n, times, low, h
     assert seen == pytest.approx(stats.nct.sf(critical, n - 1, times * critical), abs=0.04)
 
 
+@pytest.mark.slow
 @given(
     values.flatmap(
         lambda a: st.tuples(
@@ -87,6 +89,7 @@ def test_bad_input_is_named(call, says):
         call()
 
 
+@pytest.mark.slow
 @given(values, st.integers(1, 12))
 def test_a_widened_interval_is_students_at_bonferronis_level(sample, looks):
     assume(max(sample) - min(sample) > 1e-3)

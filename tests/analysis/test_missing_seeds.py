@@ -111,6 +111,7 @@ FIGURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
 def test_a_mean_that_lacks_a_seed_is_hollow_and_explained(draw):
     runs = synthetic_runs(sets=("a", "b"))
@@ -176,6 +177,7 @@ def test_the_three_differences_of_o3_are_of_the_same_runs():
         accuracy.width_is_what_counts(Given(few_shot=disjoint))
 
 
+@pytest.mark.slow
 def test_c12_and_c14_say_over_how_many_pairs_they_are():
     falling = {1: 0.0, 2: 0.0, 4: 0.02, 8: 0.1}
     frame = blocks(falling, shared).frames["blocks"]
@@ -233,6 +235,7 @@ def test_one_seed_does_not_contradict_a_published_number(seeds, holds):
     assert ("3 seeds" if holds else "1 of 3 seeds") in found.evidence
 
 
+@pytest.mark.slow
 def test_no_judge_passes_over_a_run_that_failed(tmp_path):
     profile = load_profile("smoke")
     records = write_records(profile, tmp_path / "runs", ["few_shot", "twins"])

@@ -59,6 +59,7 @@ def test_friedman_is_scipys_and_the_difference_is_nemenyis():
     assert math.isnan(two.p_value)
 
 
+@pytest.mark.slow
 def test_of_methods_that_do_not_differ_one_pair_in_twenty_is_told_apart_at_most():
     """The family-wise error of the critical difference, simulated."""
     random, wrong = np.random.default_rng(1), 0

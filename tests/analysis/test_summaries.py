@@ -93,6 +93,7 @@ def test_two_runs_of_one_seed_are_no_two_seeds():
 numbers = st.floats(0, 1, width=32)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     st.dictionaries(

@@ -118,6 +118,7 @@ def test_the_scoreboards_notebook_waits_for_all_that_judges_need():
     assert {notebook for notebook, _ in needs if notebook} == set(waits["notebooks"])
 
 
+@pytest.mark.slow
 def test_an_empty_folder_gives_not_run_and_the_command_for_each(tmp_path):
     profile = load_profile("pocket")
     for j in judge(CLAIMS, Evidence(profile, tmp_path)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import os
 import subprocess
@@ -56,6 +57,7 @@ def blocklora(tmp_path, tiny_clip, manifests, monkeypatch):
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["app", "data", "weights"])
 def test_commands_start_quickly_without_what_loads_slowly(module):
     slow = "torch torchvision open_clip pandas scipy pyarrow matplotlib requests snakemake"
@@ -73,6 +75,7 @@ def test_help_is_there():
     assert CliRunner().invoke(app, ["--help"]).exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_profile_lets_the_seeds_of_a_grid_train_at_once(blocklora, tmp_path, tiny_clip):
     facts = profile_facts(tiny_clip) | {"shots": [1], "stack": 2}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(facts))
@@ -84,6 +87,7 @@ def test_a_profile_lets_the_seeds_of_a_grid_train_at_once(blocklora, tmp_path, t
     assert with_it == {1: [keys[2]], 2: [keys[1]]}
 
 
+@pytest.mark.slow
 def test_run_writes_one_record_and_shows_it_again(blocklora, tmp_path):
     for _ in range(2):
         code, out, _ = blocklora(
@@ -94,6 +98,7 @@ def test_run_writes_one_record_and_shows_it_again(blocklora, tmp_path):
     assert len(list((tmp_path / "results" / "runs").glob("*.json"))) == 1
 
 
+@pytest.mark.slow
 def test_grid_lists_runs_resumes_and_shows_how_far_it_is(blocklora, tmp_path):
     code, out, _ = blocklora("grid", "--dataset", "dots", "--list")
     assert (code, out.splitlines()[-1]) == (0, "0 done, 13 missing, 0 failed")
@@ -105,6 +110,12 @@ def test_grid_lists_runs_resumes_and_shows_how_far_it_is(blocklora, tmp_path):
     assert (code, out.strip()) == (0, "4 of 4 runs are already done")
     code, out, _ = blocklora("grid", "--dataset", "dots", "--list")
     assert out.splitlines()[-1] == "4 done, 9 missing, 0 failed"
+
+
+def test_a_list_leaves_pythons_collection_as_it_was(blocklora):
+    assert gc.isenabled()
+    blocklora("grid", "--list")
+    assert gc.isenabled()
 
 
 def test_grid_counts_a_run_of_two_experiments_once(blocklora, tmp_path):
@@ -119,6 +130,7 @@ def test_grid_counts_a_run_of_two_experiments_once(blocklora, tmp_path):
     assert counts == {"few_shot": 26, "again": 8, "all": 26 + 4}
 
 
+@pytest.mark.slow
 def test_settings_of_the_command_line_are_those_of_the_run(blocklora, tmp_path):
     code, out, _ = blocklora(*LORA, "-s", "rank=4", "-s", "targets=[q, v]", "-t", "lr=1e-3")
     assert code == 0
@@ -251,6 +263,7 @@ def test_a_choice_that_was_stopped_goes_on_from_there(with_rates, tmp_path, monk
     assert out.splitlines()[1].startswith("[5/9] ")
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_the_images_that_a_file_names(blocklora, tmp_path, manifests):
     from blocklora_lib.data.dataset import load_dataset
     from blocklora_lib.data.draw import make_draw
@@ -267,6 +280,7 @@ def test_a_run_trains_on_the_images_that_a_file_names(blocklora, tmp_path, manif
     assert (code, "has 1 shots, the run 2" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_runs_that_leave_unreadable_images_out_are_runs_of_their_own(blocklora, tmp_path):
     from blocklora_lib.runs.store import RunStore
 
@@ -277,6 +291,7 @@ def test_runs_that_leave_unreadable_images_out_are_runs_of_their_own(blocklora, 
     assert sorted(record.spec.skip_unreadable for record in records) == [False, True]
 
 
+@pytest.mark.slow
 def test_grid_with_failures_lists_them_and_exits_non_zero(blocklora, monkeypatch):
     from blocklora_lib.methods import get_method
 
@@ -309,6 +324,7 @@ def test_grid_with_failures_lists_them_and_exits_non_zero(blocklora, monkeypatch
     assert blocklora("grid", "--dataset", "dots", "--method", "lora", "--retry-failed")[0] == 0
 
 
+@pytest.mark.slow
 def test_what_a_record_says_writes_no_escapes_to_the_terminal(blocklora, monkeypatch):
     from blocklora_lib.methods import get_method
 
@@ -323,6 +339,7 @@ def test_what_a_record_says_writes_no_escapes_to_the_terminal(blocklora, monkeyp
         assert (out + err).replace("\n", "").isprintable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "code", "says"),
     [

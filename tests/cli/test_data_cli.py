@@ -96,6 +96,7 @@ def test_list_says_all_as_json(data, root):
     assert set(EXTERNAL) - stated == {"flowers102", "stanford_cars", "sun397", "ucf101"}
 
 
+@pytest.mark.slow
 def test_two_folders_of_one_set_are_shown_as_unclear(data, root):
     for convention in ("coop", "clip_lora"):
         data("fake", "dtd", "--root", root, "--convention", convention)
@@ -110,6 +111,7 @@ def test_two_folders_of_one_set_are_shown_as_unclear(data, root):
     assert "both hold" in out
 
 
+@pytest.mark.slow
 def test_verify_names_each_problem_on_a_line_and_exits_with_1(data, root):
     for name in ("dtd", "eurosat"):
         assert data("fake", name, "--root", root)[0] == 0
@@ -191,6 +193,7 @@ def test_draw_needs_the_split_file_only(data, root, tmp_path):
     assert drawn["checksum"] == rows_checksum(drawn["train"], drawn["val"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fgvc_aircraft", "stanford_cars", "flowers102"])
 def test_draw_of_the_other_layouts(data, root, name):
     data("fake", name, "--root", root)

@@ -86,6 +86,7 @@ def test_pixels_are_normalised_as_open_clip_normalises(backbone):
     assert backbone.preprocess(pixels[..., :20, :24]).shape == (3, 3, 32, 32)
 
 
+@pytest.mark.slow
 def test_random_weights_are_always_the_same_and_leave_torchs_stream_alone(tiny_clip):
     state = torch.get_rng_state()
     a, b = (load_backbone(BackboneSpec(name=tiny_clip, pretrained="none"), "cpu") for _ in range(2))
@@ -342,6 +343,7 @@ def test_parts_of_hugging_face_that_are_not_here_are_one_sentence(tmp_path, tiny
         assert "\n" not in str(e.value)
 
 
+@pytest.mark.slow
 def test_a_scale_with_an_axis_and_a_bias_give_the_same_answers(tmp_path, tiny_clip):
     """SigLIP's logits have a bias, the same for every class; CLIP's do not."""
     config = open_clip.get_model_config(tiny_clip)

@@ -216,6 +216,7 @@ def token_ids(draw):
     return torch.tensor([[50, *row, 99, *[0] * (8 - len(row))] for row in words])
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(token_ids(), st.booleans(), st.integers(0, 2**32))
 def test_packed_attention_is_attention_prompt_by_prompt(tokens, share, seed):

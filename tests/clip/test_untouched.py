@@ -122,6 +122,7 @@ def compile_call(module):
 WAYS = [replace_forward, subclass, hook_forward, hook_input, compile_call]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "way", "adapted"),
     [
@@ -150,6 +151,7 @@ def test_whatever_is_changed_changes_the_fast_path_too(name, way, adapted):
     assert seen >= 2 * (2 * 8) + 5
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Full backward hook")
 @pytest.mark.parametrize(
     "kind", ["forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"]

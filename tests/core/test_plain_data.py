@@ -137,6 +137,7 @@ def test_what_is_written_is_read_back_the_same(facts):
     assert repr(parse_yaml(text, "here")) == repr(facts)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.text(max_size=60) | st.text("[]{}:,-?&*!|>'\"# \na1<=", max_size=40))
 def test_any_text_is_read_or_refused_in_a_sentence(text):
@@ -145,6 +146,7 @@ def test_any_text_is_read_or_refused_in_a_sentence(text):
             parse(text, "here")
 
 
+@pytest.mark.slow
 @given(PLAIN)
 def test_json_is_read_as_the_standard_library_reads_it(value):
     text = json.dumps(value)

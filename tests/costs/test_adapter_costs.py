@@ -101,6 +101,7 @@ def in_order(adapter, form, order):
     return {"dense": dense, "loop": loop, "loop_once": loop_once}[order]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(sites(), st.booleans())
 def test_the_path_costs_what_torch_counts(site, x_needs_grad):
@@ -150,6 +151,7 @@ def activation_numbers(
     return tokens * d_in * a + tokens * b * (adapter_costs.blocks(config) if order == "loop" else 1)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(sites(), st.booleans(), st.sampled_from(["loop", "loop_once", "dense"]))
 def test_other_orders_give_the_same_values_at_the_stated_cost(site, x_needs_grad, order):
@@ -227,6 +229,7 @@ def test_weights_of_presets(name):
     assert clip_architecture(name).weights == counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [*FORMS, *RELATIVES], ids=[*IDS, "dora", "pissa", "vera"])
 @pytest.mark.parametrize("name", PRESETS)
 def test_adapted_towers_cost_what_torch_counts(name, form):
@@ -255,6 +258,7 @@ def test_adapted_towers_cost_what_torch_counts(name, form):
         assert Work(*counted) == work, tower.kind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_frozen_towers_cost_what_torch_counts(name):
     """Training the biases of q, k, v adds no product: what is left is the frozen weights' share."""
@@ -266,6 +270,7 @@ def test_frozen_towers_cost_what_torch_counts(name):
         assert Work(*counted) == frozen_work(tower, AdapterConfig(), 2, tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
 @pytest.mark.parametrize("targets", [("q",), ("o",), ("v",), ("k", "v"), ("q", "k", "v", "o")])
 @pytest.mark.parametrize("layers", ["all", (0,), (-1,), (1, -1), (1,)])
@@ -278,6 +283,7 @@ def test_any_targets_and_layers(targets, layers, dropout):
         assert Work(*count_multiply_adds(tower_call(model, tower.kind, 2, tokens))) == work
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
 @pytest.mark.parametrize("targets", [("o",), ("k", "o")])
 @pytest.mark.parametrize("layers", ["all", (1, -1)])
@@ -302,6 +308,7 @@ def test_relatives_form_their_update_at_the_stated_cost(form):
     assert counted == adapter_costs.forming_multiply_adds(config, 16, 24) + norm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("towers", [("vision",), ("text",), ("vision", "text")])
 def test_a_step(towers):
     config = AdapterConfig(towers=towers)
@@ -350,6 +357,7 @@ def test_refusals():
         clip_architecture("ViT-B-16").sites(AdapterConfig(layers=(12,)))
 
 
+@pytest.mark.slow
 def test_closed_forms_need_neither_torch_nor_open_clip():
     code = (
         "import sys; from blocklora_lib.clip import architectures; "

@@ -181,6 +181,7 @@ def test_the_largest_moment_is_bounded_by_all_that_is_kept():
     assert 0.95 * kept < moment < kept + 4 * 8 * 197 * 9 * 768
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("images", "prompts"), [(16, 20), (128, 20)])
 def test_the_predicted_peak_of_a_step_is_what_the_allocator_says(images, prompts):
     """A tensor of T E floats too many at the largest moment, once in backward, is 1.4% and 2.8%."""

@@ -236,6 +236,7 @@ members = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(members=members)
 def test_no_mixture_of_names_and_links_leaves_the_folder(members, tmp_path_factory):

@@ -142,6 +142,7 @@ def swap(one: Path, other: Path) -> None:
     other.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_the_record_of_other_images_is_computed_again(spec, eurosat, tmp_path):
     store = RunStore(tmp_path / "runs")
     first = run_or_load(spec, store, Workbench("cpu"))
@@ -158,6 +159,7 @@ def test_the_record_of_other_images_is_computed_again(spec, eurosat, tmp_path):
     assert stored(store, spec, keep_old=True, images=Workbench("cpu").images).standing == "done"
 
 
+@pytest.mark.slow
 def test_images_that_are_not_at_hand_say_nothing_of_a_record(spec, eurosat, tmp_path):
     store = RunStore(tmp_path / "runs")
     first = run_or_load(spec, store, Workbench("cpu"))
@@ -235,6 +237,7 @@ def test_the_digest_is_of_the_files_that_a_run_reads_in_order_with_their_labels(
     assert RunImages().digest(spec) == Workbench("cpu").images(spec) == expected
 
 
+@pytest.mark.slow
 def test_images_are_looked_at_without_torch_and_only_the_changed_one_is_read_again(
     eurosat, tiny_clip, monkeypatch
 ):
@@ -271,6 +274,7 @@ def damaged(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [other_image, damaged, Path.unlink])
 @pytest.mark.parametrize("of", ["train", "test", "list"])
 def test_data_that_change_under_a_run_leave_no_record(spec, eurosat, tmp_path, of, change):
@@ -295,6 +299,7 @@ def test_data_that_change_under_a_run_leave_no_record(spec, eurosat, tmp_path, o
         assert "nothing is stored of it" in str(error.value)
 
 
+@pytest.mark.slow
 def test_an_image_that_changed_between_two_runs_of_one_process_spoils_the_second_alone(
     eurosat, tiny_clip, tmp_path
 ):
@@ -313,6 +318,7 @@ def test_an_image_that_changed_between_two_runs_of_one_process_spoils_the_second
     assert run_or_load(two, store, Workbench("cpu")).status == "done"  # another process
 
 
+@pytest.mark.slow
 def test_a_run_whose_images_stay_is_stored_though_their_times_move(spec, eurosat, tmp_path):
     store = RunStore(tmp_path / "runs")
     on_step = lambda *_: [os.utime(path) for path in images_of(eurosat)]  # noqa: E731

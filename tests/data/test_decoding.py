@@ -220,6 +220,7 @@ def test_the_way_out_of_a_float_image_is_a_way_out(tmp_path):
     assert fault(tmp_path / "x.tif") == ""
 
 
+@pytest.mark.slow
 def test_a_huge_image_is_found_by_its_head(tmp_path):
     path = tmp_path / "huge.png"
     Image.new("1", (14000, 14000)).save(path)  # 24 kB, and 588 MB of RGB

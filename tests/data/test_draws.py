@@ -182,6 +182,7 @@ names = st.text(max_size=12)
 rows = st.lists(st.tuples(names, st.integers(0, 9), names), max_size=5).map(tuple)
 
 
+@pytest.mark.slow
 @given(train=rows, val=rows, seed=st.none() | st.integers())
 def test_any_names_survive_the_file(train, val, seed):
     drawn = Draw(dataset="toys", draw="coop", shots=1, seed=seed, train=train, val=val)
@@ -270,6 +271,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(text=st.text(max_size=60) | values.map(json.dumps))
 def test_any_text_is_refused_as_a_value_error(text, tmp_path_factory):
     path = tmp_path_factory.mktemp("any") / "draw.json"

@@ -116,6 +116,7 @@ def test_sparse_files_are_left_to_a_person(tmp_path):
     refused(tmp_path, content + b"9999999999\n" + bytes(20_000), "it holds sparse files")
 
 
+@pytest.mark.slow
 def test_many_members_of_few_bytes_are_refused(tmp_path):
     whole = b"".join(header(tarfile.DIRTYPE, 0, "d") for _ in range(5_001))
     refused(tmp_path, gzip.compress(whole + bytes(10_240)), "more than 5000 members")

@@ -134,6 +134,7 @@ def test_what_a_server_says_of_itself_is_only_shown(server, tmp_path):
     assert r"\x1b]0;owned\x07" in str(told.value)
 
 
+@pytest.mark.slow
 def test_what_came_from_elsewhere_is_not_the_beginning_of_a_file(server, tmp_path):
     """A kill after NAME.part.json was written anew left another file's bytes to go on from."""
     server.files["/x.bin"], target = b"right" * 9, tmp_path / "x.bin"

@@ -163,6 +163,7 @@ def test_a_bad_file_stops_training_by_name(photos, monkeypatch):
         trained(photos, monkeypatch, reads_ahead=True)
 
 
+@pytest.mark.slow
 def test_a_miniature_runs_from_file_to_record(eurosat, tmp_path, tiny_clip):
     changes = dict(shots=[1], draw="clip_lora", methods=[{"name": "block_lora"}])
     training = {"steps_per_shot": 2, "batch_size": 4, "lr": 1e-2}

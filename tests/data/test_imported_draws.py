@@ -39,6 +39,7 @@ def exported(bench, spec, path, seed=1, shots=2):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["nested", "coop", "clip_lora"])
 def test_a_record_says_the_checksum_that_data_draw_prints(spec, bench, how):
     printed = (
@@ -68,6 +69,7 @@ def make_spec_of_zero_shot(spec: RunSpec) -> RunSpec:
     return RunSpec.model_validate(facts)
 
 
+@pytest.mark.slow
 def test_an_imported_draw_is_the_run_that_drew_it(spec, bench, tmp_path):
     """Same images in the same order and the same seed: the same bits, and another key."""
     ours = with_draw(spec, exported(bench, spec, tmp_path / "a.json"), bench)
@@ -103,6 +105,7 @@ def test_the_key_follows_the_images_not_the_files_place_or_form(spec, bench, tmp
     assert with_draw(spec, exported(bench, spec, file, seed=2), bench).key not in keys
 
 
+@pytest.mark.slow
 def test_a_record_of_an_imported_draw_is_found_again_without_the_file(spec, bench, tmp_path):
     file = exported(bench, spec, tmp_path / "draw.json")
     ours, store = with_draw(spec, file, bench), RunStore(tmp_path / "runs")
@@ -161,6 +164,7 @@ def test_a_method_without_training_takes_no_draw(spec, bench, tmp_path):
         with_draw(make_spec_of_zero_shot(spec), file, bench)
 
 
+@pytest.mark.slow
 def test_images_of_a_set_in_one_file_are_named_by_split_and_number(
     tiny_profile, manifests, tmp_path
 ):

@@ -48,6 +48,7 @@ REAL_PATHS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convention", ["coop", "clip_lora"])
 @pytest.mark.parametrize("name", sorted(EXTERNAL))
 def test_a_miniature_of_every_set_passes_verify(tmp_path, name, convention):
@@ -66,6 +67,7 @@ def test_a_miniature_of_every_set_passes_verify(tmp_path, name, convention):
             assert (image.format, image.size) == ("JPEG", (32, 32))
 
 
+@pytest.mark.slow
 def test_clip_loras_imagenet_has_train_and_val_without_images(tmp_path):
     folder = make_fake(EXTERNAL["imagenet"], tmp_path, "clip_lora", per_class=1)
     assert (folder / "train" / "n01440764").is_dir()
@@ -97,6 +99,7 @@ FIRST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(EXTERNAL))
 def test_a_miniature_of_few_classes_passes_verify_and_brings_its_own_manifest(tmp_path, name):
     folder = make_fake(EXTERNAL[name], tmp_path, per_class=1, classes=FEW)
@@ -153,6 +156,7 @@ def test_a_damaged_manifest_of_a_miniature_is_named(tmp_path):
         local_manifest("dtd", root=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_miniature_is_the_same_in_every_run_and_replaces_an_earlier_one(tmp_path):
     first = tree(make_fake(EXTERNAL["dtd"], tmp_path / "a", per_class=1))
     assert tree(make_fake(EXTERNAL["dtd"], tmp_path / "b", per_class=1)) == first
@@ -188,6 +192,7 @@ def test_coops_companion_files_are_there(tmp_path):
     assert json.loads((flowers / "cat_to_name.json").read_text())["1"] == "pink primrose"
 
 
+@pytest.mark.slow
 def test_official_annotations_are_read_where_no_split_file_is_at_hand(tmp_path):
     """Layout mat, against scipy's own reading as torchvision does it."""
     from scipy.io import loadmat

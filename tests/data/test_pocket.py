@@ -50,6 +50,7 @@ def test_roles_are_those_of_the_paper():
     assert len(profile.targets) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(MANIFESTS))
 def test_a_bundle_is_what_its_manifest_says_and_no_object_crosses_splits(name):
     # checks SHA-256, counts, classes without images

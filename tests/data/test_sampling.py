@@ -104,6 +104,7 @@ def test_clip_lora_is_clip_loras_draw(train, val, shots, seed):
         assert draw(train, shots, seed, "clip_lora", val=val).tolist() == expected[0]
 
 
+@pytest.mark.slow
 @given(per_class=st.integers(12, 20), shots=st.integers(1, 8), seed=seeds, order=st.randoms())
 def test_clip_lora_on_imagenet_takes_train_and_val_in_one_sample(per_class, shots, seed, order):
     labels = [c for c in range(4) for _ in range(per_class)]
@@ -147,6 +148,7 @@ def test_coop_takes_classes_in_order_of_first_appearance_and_leaves_the_global_s
     assert random.getstate() == before
 
 
+@pytest.mark.slow
 @given(
     per_class=st.lists(st.integers(4, 9), min_size=1, max_size=6), seed=seeds, order=st.randoms()
 )

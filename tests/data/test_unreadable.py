@@ -79,6 +79,7 @@ def test_a_bad_image_is_refused_before_training_with_file_count_and_way_out(
     assert "\n" not in said
 
 
+@pytest.mark.slow
 def test_an_image_that_no_run_reads_may_be_bad(spec, folder):
     used = {path for path, _ in drawn(spec)}
     dataset = load_dataset("eurosat")
@@ -87,6 +88,7 @@ def test_an_image_that_no_run_reads_may_be_bad(spec, folder):
     assert execute(spec, Workbench("cpu")).result.unreadable == {}
 
 
+@pytest.mark.slow
 def test_bad_images_are_left_out_named_and_counted(spec, folder, tmp_path):
     whole = execute(spec, Workbench("cpu")).result
     rows = drawn(spec)
@@ -114,6 +116,7 @@ def test_bad_images_are_left_out_named_and_counted(spec, folder, tmp_path):
     assert store.frame()["unreadable"].tolist() == [4]
 
 
+@pytest.mark.slow
 def test_where_no_validation_image_can_be_read_nothing_is_chosen(folder, tiny_clip):
     methods = [{"name": "gda"}]
     chosen = make_spec(eurosat_profile(tiny_clip, methods=methods), "eurosat", "gda", 1, 1)
@@ -128,6 +131,7 @@ def test_where_no_validation_image_can_be_read_nothing_is_chosen(folder, tiny_cl
         Workbench("cpu").check(skipping(chosen))
 
 
+@pytest.mark.slow
 def test_what_is_counted_is_what_is_left(spec, folder):
     """Correct and total of the images left, counted again one by one."""
     from blocklora_lib.learning.contract import Context
@@ -159,6 +163,7 @@ def test_what_is_counted_is_what_is_left(spec, folder):
     assert record.result.accuracy["eurosat"].model_dump() == {"correct": correct, "total": total}
 
 
+@pytest.mark.slow
 def test_without_bad_images_the_setting_changes_the_key_alone(spec):
     plain, skipped = (execute(s, Workbench("cpu")) for s in (spec, skipping(spec)))
     assert plain.result == skipped.result
@@ -190,6 +195,7 @@ def test_a_file_that_only_a_whole_decode_finds_stops_the_run_by_name(spec, folde
         execute(spec, Workbench("cpu"))
 
 
+@pytest.mark.slow
 def test_a_set_that_ships_as_one_file_has_none(tiny_profile, manifests):
     spec = make_spec(tiny_profile, "squares", "lora", 1, 1, manifests=manifests)
     bench = Workbench("cpu", manifests)

@@ -34,6 +34,7 @@ def run(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_a_folder_per_class_runs_in_one_command_and_is_never_run_twice(pets, tmp_path):
     results = tmp_path / "results"
     for _ in range(2):

@@ -452,6 +452,7 @@ def run(folder, tmp_path, *options):
     return CliRunner().invoke(app, [*words, "--dataset", str(folder), *options])
 
 
+@pytest.mark.slow
 def test_a_run_tells_what_it_leaves_out_and_looks_as_it_is_told(tmp_path):
     folder = fill(classes(tmp_path / "pets", "cat", "dog"), "stray.png")
     done = run(folder, tmp_path, "--shots", "0")
@@ -473,6 +474,7 @@ def test_a_run_tells_what_it_leaves_out_and_looks_as_it_is_told(tmp_path):
     assert "did you mean 'as_clip'?" in refused.output
 
 
+@pytest.mark.slow
 def test_test_images_that_are_trained_on_are_told(tmp_path):
     folder = tmp_path / "pets"
     for i, name in enumerate(("train/cat/a", "train/dog/b", "test/cat/c", "test/dog/d")):
@@ -519,6 +521,7 @@ def test_class_names_that_a_text_tower_cuts_are_found(tmp_path, words, splits):
         assert again.exit_code == 0, again.output
 
 
+@pytest.mark.slow
 def test_a_huge_image_stops_a_run_before_it_trains_and_a_smaller_one_does_not(tmp_path):
     folder = classes(tmp_path / "pets", "cat", "dog")
     Image.new("1", (14000, 14000)).save(tmp_path / "huge.png", compress_level=1)
@@ -534,6 +537,7 @@ def test_a_huge_image_stops_a_run_before_it_trains_and_a_smaller_one_does_not(tm
     assert run(folder, tmp_path, "--shots", "0").exit_code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environment",
     [

@@ -211,6 +211,7 @@ def test_both_conventions_in_one_root_are_named_when_they_differ(tmp_path):
         find_folder(dtd, tmp_path)
 
 
+@pytest.mark.slow
 def test_two_imagenets_in_one_folder_are_named(tmp_path):
     imagenet = load_manifest("imagenet")
     folder = make_fake(imagenet, tmp_path, per_class=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pandas as pd
+import pytest
 
 from blocklora_lib.display.figures import block as figures
 from blocklora_lib.display.style import save_figure
@@ -20,6 +21,7 @@ def drawn(figure, tmp_path):
     return figure
 
 
+@pytest.mark.slow
 def test_differences_have_a_panel_for_each_optimizer_and_a_place_for_zero(tmp_path):
     rows = [
         {"optimizer": o, "run": run, "control": run == "control", "step": s, "difference": d}
@@ -34,6 +36,7 @@ def test_differences_have_a_panel_for_each_optimizer_and_a_place_for_zero(tmp_pa
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["same", "control", "bar"]
 
 
+@pytest.mark.slow
 def test_distances_start_at_one(tmp_path):
     frame = pd.DataFrame(
         {"run": ["a", "a", "b", "b"], "step": [1, 2, 1, 2], "distance": [4.0, 2.0, 1.0, 1.0],
@@ -43,6 +46,7 @@ def test_distances_start_at_one(tmp_path):
     assert list(figure.axes[0].lines[0].get_ydata()) == [1.0, 0.5]
 
 
+@pytest.mark.slow
 def test_spectra_mark_the_rank(tmp_path):
     rows = [
         {
@@ -60,6 +64,7 @@ def test_spectra_mark_the_rank(tmp_path):
     assert [axes.texts[0].get_text() for axes in figure.axes] == ["rank 2", "rank 2"]
 
 
+@pytest.mark.slow
 def test_breaks_have_a_line_each(tmp_path):
     frame = pd.DataFrame(
         [
@@ -85,6 +90,7 @@ def test_breaks_have_a_line_each(tmp_path):
     assert labels(figure.axes[0].yaxis) == ["noise [SGD] vs n", "nothing [SGD] vs n"]
 
 
+@pytest.mark.slow
 def test_sharing_and_readings(tmp_path):
     rows = [
         dict(

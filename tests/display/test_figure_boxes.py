@@ -96,6 +96,7 @@ def free_marker(figure, panel):
     panel.set_ylim(0, 1.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "fault"),
     [
@@ -122,6 +123,7 @@ def test_each_fault_is_caught(spoil, fault, tmp_path):
     assert {line.split(":")[0].rsplit(".")[-1] for line in found} == {"pdf", "png"}
 
 
+@pytest.mark.slow
 def test_a_text_on_a_box_of_its_own_may_stand_on_a_line(tmp_path):
     figure, panel = one_panel()
     text(0.45, 0.45, bbox=dict(facecolor="white", linewidth=0))(figure, panel)

@@ -53,6 +53,7 @@ def drawn(axes):
     ]
 
 
+@pytest.mark.slow
 def test_grid_has_a_panel_for_each_set_and_the_average_first(runs):
     figure = accuracy_by_shots(runs)
     titles = [axes.get_title() for axes in figure.axes if axes.get_visible()]
@@ -60,6 +61,7 @@ def test_grid_has_a_panel_for_each_set_and_the_average_first(runs):
     assert sorted(titles[1:]) == sorted(SETS)
 
 
+@pytest.mark.slow
 def test_grid_draws_the_means_of_the_runs(runs):
     figure = accuracy_by_shots(runs)
     axes = next(a for a in figure.axes if a.get_title() == "chess")
@@ -70,6 +72,7 @@ def test_grid_draws_the_means_of_the_runs(runs):
     assert line[1] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_shots_stand_on_a_log2_axis_with_their_own_tick_labels(runs):
     axes = accuracy_by_shots(runs).axes[0]
     assert axes.get_xscale() == "log"
@@ -120,6 +123,7 @@ def test_a_figure_leaves_its_frame_and_global_state_alone(runs, figure):
     assert dict(matplotlib.rcParams) == settings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "runs",
     [
@@ -134,6 +138,7 @@ def test_small_grids_are_drawn_too(figure, runs, tmp_path):
     save_figure(figure(synthetic_runs(**runs)), tmp_path / "figure", "a note")
 
 
+@pytest.mark.slow
 def test_files_have_the_text_width_embedded_type_42_fonts_and_no_dates(runs, tmp_path):
     pdf, png = save_figure(accuracy_by_shots(runs), tmp_path / "a", "a note under it")
     again, _ = save_figure(accuracy_by_shots(runs), tmp_path / "b", "a note under it")
@@ -160,6 +165,7 @@ def test_the_note_takes_a_strip_of_its_own_and_no_room_from_the_figure(runs, tmp
         assert ImageStat.Stat(top).mean[0] < 2  # of 255: what is left is anti-aliasing
 
 
+@pytest.mark.slow
 def test_nothing_is_smaller_than_seven_points(runs):
     for figure in FIGURES:
         for text in figure(runs).findobj(matplotlib.text.Text):
@@ -193,6 +199,7 @@ def test_labels_are_spread_no_further_than_needed(values, expected):
     assert spread(values, 1.0) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_legend_names_every_method_once(runs):
     (legend,) = accuracy_by_shots(runs).legends
     texts = [text.get_text() for text in legend.get_texts()]

@@ -15,6 +15,7 @@ def drawn(figure, tmp_path):
     return figure
 
 
+@pytest.mark.slow
 def test_forms_of_one_tau_stand_together_and_each_case_over_its_own_threshold(tmp_path):
     row = dict(part="forms", form="LoRA", case="width 1", threshold=2.0, accuracy=30.0)
     rows = [
@@ -39,6 +40,7 @@ def test_forms_of_one_tau_stand_together_and_each_case_over_its_own_threshold(tm
     )
 
 
+@pytest.mark.slow
 def test_ratios_are_powers_of_n_and_only_what_has_a_law_shows_it(tmp_path):
     lawful = dict(optimizer="LARS", lawful=True, n_blocks=8, law=1.0, low=1.0, high=8.0)
     frame = pd.DataFrame(

@@ -99,6 +99,7 @@ def test_one_seed_and_one_target_have_no_interval():
     assert rows["low"].isna().all()
 
 
+@pytest.mark.slow
 def test_sets_stand_between_source_and_average(differences, tmp_path):
     figure = drawn(transfer.differences_by_set(differences, TITLES, "source"), tmp_path)
     left, right = figure.axes
@@ -119,6 +120,7 @@ def domains():
     return domain_summary(pd.concat([source, *shifted, other]), "source")
 
 
+@pytest.mark.slow
 def test_the_average_of_the_variants_leaves_the_source_out(domains, tmp_path):
     assert set(domains["dataset"]) == {"source", "one", "two", AVERAGE}
     at = domains.set_index(["dataset", "method", "shots"])["mean"]
@@ -129,6 +131,7 @@ def test_the_average_of_the_variants_leaves_the_source_out(domains, tmp_path):
     assert labels(figure.axes[0].xaxis) == ["0", "1", "4", "16"]
 
 
+@pytest.mark.slow
 def test_one_variant_has_a_panel_and_no_average(tmp_path):
     source = synthetic_runs(sets=("source",), methods=("zero_shot", "lora"), seeds=(1,))
     summary = domain_summary(pd.concat([source, source.assign(evaluated_on="one")]), "source")
@@ -136,6 +139,7 @@ def test_one_variant_has_a_panel_and_no_average(tmp_path):
     assert [axes.get_title() for axes in figure.axes] == ["Source (source)", "First"]
 
 
+@pytest.mark.slow
 def test_robustness_is_the_share_that_is_kept(domains, tmp_path):
     rows = robustness(domains, "source")
     assert rows["kept"].tolist() == pytest.approx([0.375] * len(rows))
@@ -156,6 +160,7 @@ def test_robustness_is_the_share_that_is_kept(domains, tmp_path):
         assert sizes == {{1: 3.0, 4: 5.5, 16: 8.0}[row.shots]}
 
 
+@pytest.mark.slow
 def test_blocks_are_named_beside_their_parameters(tmp_path):
     sizes = {
         ("total_rank", 1): 8000,
@@ -176,6 +181,7 @@ def test_blocks_are_named_beside_their_parameters(tmp_path):
     assert figure.axes[0].get_title() == "r is the total rank: r = 8"
 
 
+@pytest.mark.slow
 def test_collapse_has_test_and_training_images_and_zero_shot(tmp_path):
     rows = [
         dict(dataset="First", lr=lr, init_scale=scale, accuracy=0.0 if lr > 0.1 else 0.4)
@@ -192,6 +198,7 @@ def test_collapse_has_test_and_training_images_and_zero_shot(tmp_path):
     assert legend(figure) == ["initial scale 0.1", "initial scale 1", "zero-shot"]
 
 
+@pytest.mark.slow
 def test_a_frozen_a_is_compared_on_each_set_and_on_average(tmp_path):
     by_set = pd.DataFrame(
         {"shots": [1, 1, 4, 4], "dataset": ["one", "two"] * 2, "difference": [1.0, 3, 4, 8]}
@@ -205,6 +212,7 @@ def test_a_frozen_a_is_compared_on_each_set_and_on_average(tmp_path):
     assert legend(figure) == ["a set", "mean, 95% interval over sets"]
 
 
+@pytest.mark.slow
 def test_places_stand_in_order_beside_their_parameters(tmp_path):
     places = [
         ("projections", "q", 100),

@@ -168,6 +168,7 @@ def test_the_activation_is_seen(tiny):
     assert apart(wrong, expected) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shots", [1, 4])
 def test_every_learning_rate_of_a_run_is_theirs(shots):
     spec = TrainingSpec(augment="none")  # the defaults are CLIP-LoRA's

@@ -146,6 +146,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "model", "dtype"), CASES, ids=str)
 def test_logits_losses_and_gradients_are_those_of_each_run_alone(backbones, kind, model, dtype):
     backbone, config = backbones[model, dtype], AdapterConfig(**KINDS[kind])
@@ -226,6 +227,7 @@ def test_a_run_of_a_stack_is_its_run_alone(contexts, changes, augment):
         assert passes == {tower: len(contexts) * n for tower, n in each.items()}
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_takes_no_other_with_it(contexts):
     config, sick = AdapterConfig(**CLIP_LORA), torch.full_like(contexts[1].images, torch.nan)
     given = [contexts[0], replace(contexts[1], images=sick), contexts[2]]

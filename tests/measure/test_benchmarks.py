@@ -69,6 +69,7 @@ def numbers(backbone):
 # one path
 
 
+@pytest.mark.slow
 def test_a_path_is_timed_in_every_form_at_every_point():
     points = [
         dict(d=16, tokens=5, rank=2, n_blocks=2),
@@ -116,6 +117,7 @@ def test_every_form_runs_on_the_same_towers(backbone, form):
     assert TextTower(step.backbone.model).can_pack
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "same",
     [
@@ -167,6 +169,7 @@ def test_the_frozen_step_goes_as_deep_as_the_others_without_adapters(backbone):
     assert all(bias.grad.abs().sum() > 0 for bias in biases)
 
 
+@pytest.mark.slow
 def test_step_times_are_paired_and_summarised_for_both_baselines(backbone):
     forms = (FROZEN, "dense", "low_rank", "sum_first")
     times = training_step_times(backbone, 3, 2, forms, rounds=3, min_seconds=0)
@@ -212,6 +215,7 @@ def test_the_share_is_paired_and_amdahls_law_follows():
 # inference
 
 
+@pytest.mark.slow
 def test_inference_is_timed_for_each_batch_size_and_drawn(backbone):
     frame = inference(backbone, [1, 2], rounds=6, forms=ALL_FORMS, min_seconds=0)
     assert set(frame) >= {"model", "batch", "form", "images_per_second"} | RATIO_COLUMNS
@@ -224,6 +228,7 @@ def test_inference_is_timed_for_each_batch_size_and_drawn(backbone):
         in_form(backbone, "merge")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-14)])
 def test_outputs_say_what_is_rounding_and_what_is_kept(backbone, dtype, tolerance):
     before, tokens = numbers(backbone), backbone.tokenize(made_up_prompts(3))
@@ -326,6 +331,7 @@ def test_memory_is_measured_at_each_batch_size(tiny_clip, monkeypatch):
 # scripts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [

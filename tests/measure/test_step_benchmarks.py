@@ -294,6 +294,7 @@ def test_runs_at_once_are_timed_against_one_after_the_other(quick_clip, tmp_path
     assert (rows["baseline"] == ALONE).all()
 
 
+@pytest.mark.slow
 def test_both_ways_to_train_runs_give_the_same_losses(backbones):
     config = AdapterConfig(rank=2, n_blocks=2, dropout=0.25)
     ways = stacked_trainings(backbones["fp32"], 2, classes=3, batch=2, steps=3, config=config)
@@ -427,6 +428,7 @@ def test_roofline_writes_shares_and_products(quick_clip, tmp_path):
     assert table["share"].tolist() == rows["share"].tolist()
 
 
+@pytest.mark.slow
 def test_pocket_run_compares_whole_processes(monkeypatch, tmp_path, capsys):
     """The processes themselves are stood in for; the next test runs the plain loop."""
     module, commands = load_script("pocket_run"), []

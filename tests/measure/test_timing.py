@@ -62,6 +62,7 @@ def clock(monkeypatch):
 # taking times
 
 
+@pytest.mark.slow
 def test_every_round_runs_every_function_once_in_a_shuffled_order(clock):
     names = ["a", "b", "c"]
     times = paired_times({n: clock.function(n, 1.0) for n in names}, rounds=40, warmup=2)
@@ -75,6 +76,7 @@ def test_every_round_runs_every_function_once_in_a_shuffled_order(clock):
     assert (times["seconds"] == 1.0).all()
 
 
+@pytest.mark.slow
 def test_the_order_depends_on_the_seed_alone(clock):
     def order(seed):
         clock.log.clear()
@@ -86,6 +88,7 @@ def test_the_order_depends_on_the_seed_alone(clock):
     assert order(1) == first != order(2)
 
 
+@pytest.mark.slow
 def test_short_functions_are_called_until_a_sample_is_long_enough(clock):
     functions = {"short": clock.function("short", 0.25e-3), "long": clock.function("long", 5e-3)}
     times = paired_times(functions, rounds=3, warmup=1, min_seconds=1e-3)
@@ -97,6 +100,7 @@ def test_short_functions_are_called_until_a_sample_is_long_enough(clock):
     }
 
 
+@pytest.mark.slow
 def test_garbage_is_not_collected_within_a_sample_and_is_again_afterwards(clock):
     function = clock.function("a", 1.0)
     seen = []
@@ -105,6 +109,7 @@ def test_garbage_is_not_collected_within_a_sample_and_is_again_afterwards(clock)
     assert gc.isenabled()
 
 
+@pytest.mark.slow
 def test_an_error_of_a_function_comes_through_and_leaves_collection_on(clock):
     calls = []
 
@@ -118,6 +123,7 @@ def test_an_error_of_a_function_comes_through_and_leaves_collection_on(clock):
     assert gc.isenabled()
 
 
+@pytest.mark.slow
 def test_progress_is_told_of_each_round(clock):
     told = []
     paired_times({"a": clock.function("a", 1)}, rounds=3, on_round=lambda i, n: told.append((i, n)))
@@ -185,6 +191,7 @@ def test_too_few_rounds_resolve_nothing_however_clear(rounds):
 # the interval
 
 
+@pytest.mark.slow
 @given(st.integers(1, 200), st.sampled_from([0.5, 0.9, 0.95, 0.99]))
 @settings(deadline=None, max_examples=60)
 def test_the_interval_is_the_narrowest_of_order_statistics_that_covers(n, confidence):
@@ -200,6 +207,7 @@ def test_the_interval_is_the_narrowest_of_order_statistics_that_covers(n, confid
         assert (low, high) == (enough[-1], n + 1 - enough[-1])
 
 
+@pytest.mark.slow
 def test_it_covers_the_median_of_skewed_ratios_as_often_as_it_says():
     draw = np.random.default_rng(1)
     samples = np.exp(draw.normal(size=(4000, 11)))  # the true median is 1
@@ -207,6 +215,7 @@ def test_it_covers_the_median_of_skewed_ratios_as_often_as_it_says():
     assert np.mean(held) >= 0.95  # 0.988 by the binomial
 
 
+@pytest.mark.slow
 def test_equal_functions_are_seldom_resolved():
     draw = np.random.default_rng(2)
     wrong = [

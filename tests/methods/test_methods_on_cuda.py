@@ -39,6 +39,7 @@ def files(tmp_path):
     return ImageFiles(paths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", method_names())
 def test_it_fits_and_scores(name, files, tiny_clip):
     method = get_method(name)

@@ -103,6 +103,7 @@ def test_published_epochs(shots, classes, epochs):
 WORDS = "a photo of a"
 
 
+@pytest.mark.slow
 def test_kgcoop_takes_the_steps_of_its_equation(case):
     v, tokens = words(case, WORDS).requires_grad_(), case.tokens(WORDS)
     known = case.unit_rows(WORDS)
@@ -133,6 +134,7 @@ def test_at_its_start_kgcoop_is_not_held(case):
     torch.testing.assert_close(held[1], plain[1], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [1.0, 0.8])
 def test_prograd_takes_the_steps_of_its_equation(case, strength):
     v, tokens, conflicts = drawn("prompts", 3, 16).requires_grad_(), case.tokens("x x x"), []
@@ -205,6 +207,7 @@ def test_prograd_never_steps_against_what_is_known():
 # CoCoOp
 
 
+@pytest.mark.slow
 def test_cocoop_takes_the_steps_of_its_equation(case):
     v, tokens = words(case, WORDS).requires_grad_(), case.tokens(WORDS)
     shapes = [(16, (1, 16)), (16, (1,)), (1, (16, 1)), (1, (16,))]  # d = E = 16, inner width 1
@@ -277,6 +280,7 @@ def test_maple_takes_the_steps_of_its_equation(case, depth):
     assert passes == {"image": STEPS * len(case.labels), "text": STEPS * len(case.names)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 2])
 def test_promptsrc_takes_the_steps_of_its_equation(case, depth):
     from open_clip import OPENAI_IMAGENET_TEMPLATES
@@ -385,6 +389,7 @@ def test_vit_b_16_has_as_many_numbers_to_train(name, context, vit_b_16, monkeypa
     assert predictor.trainable_parameters == NUMBERS[name, context]
 
 
+@pytest.mark.slow
 def test_classes_at_a_time_and_blocks_computed_again_change_nothing(case):
     _, plain, _ = case.fit("coop", context=3)
     saving = case.training.model_copy(update={"class_chunk": 2, "checkpointing": True})

@@ -153,6 +153,7 @@ def test_clip_adapter_takes_sgds_steps():
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_clip_adapters_rate_is_chosen_and_all_rates_are_in_its_budget():
     task = Task(noise=3.0)
     rates, counts = (1e-6, 0.05, 0.5), []
@@ -191,6 +192,7 @@ def test_clap_and_zs_lp_take_sgds_steps(name, strength):
     )
 
 
+@pytest.mark.slow
 def test_a_strong_constraint_holds_clap_at_zero_shot():
     task = Task(noise=0.5)  # where zero-shot knows each class, so that no λ is 0
     # rate x strength stays in reach of gradient descent: far above it the steps would overshoot
@@ -223,6 +225,7 @@ def test_prolip_takes_adams_steps(projection):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_strong_constraint_holds_prolip_at_zero_shot(projection):
     task = Task(noise=3.0, p=12)
     projection(task)

@@ -112,6 +112,7 @@ def by_hand(context, share):
     return losses, trained, logits.detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.6, 0.0, 1.0])
 def test_both_stages_are_those_written_out(backbone, share):
     context, before = context_of(backbone), bits(backbone)
@@ -259,6 +260,7 @@ def test_bad_settings_are_refused(settings, says):
         MethodSpec(name="two_stage", settings=settings)
 
 
+@pytest.mark.slow
 def test_a_run_is_recorded_and_leaves_the_bench_as_it_was(tiny_clip, manifests):
     facts = profile_facts(tiny_clip) | {"methods": [{"name": "two_stage"}]}
     profile, bench = Profile.model_validate(facts), Workbench("cpu", manifests)

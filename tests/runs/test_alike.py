@@ -108,6 +108,7 @@ def test_what_differs_in_more_than_its_sets_has_another_name(profile, manifests)
         assert spec.model_copy(update={"method": method}).fit_key != spec.fit_key, name
 
 
+@pytest.mark.slow
 def test_runs_of_another_grid_are_made_with_those_that_train_the_same(
     profile, manifests, bench, tmp_path, trained
 ):
@@ -143,6 +144,7 @@ def test_a_training_that_fails_fails_once_for_all(profile, manifests, bench, tmp
     assert len(tried) == 1
 
 
+@pytest.mark.slow
 def test_what_another_grid_lacks_costs_this_one_no_run(
     profile, manifests, bench, tmp_path, trained, monkeypatch
 ):
@@ -164,6 +166,7 @@ def test_what_another_grid_lacks_costs_this_one_no_run(
     assert again.result == record.result
 
 
+@pytest.mark.slow
 def test_an_adapter_is_kept_in_the_form_of_its_own_method(
     profile, manifests, bench, tmp_path, trained
 ):

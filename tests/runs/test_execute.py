@@ -118,6 +118,7 @@ def test_a_run_leaves_the_backbone_as_it_was(spec, bench):
     assert not model.training
 
 
+@pytest.mark.slow
 def test_evaluation_counts_what_the_merged_model_says(spec, bench):
     """The same run again by open_clip's own calls, adapters unmerged."""
     from blocklora_lib.runs.contexts import run_context
@@ -137,6 +138,7 @@ def test_evaluation_counts_what_the_merged_model_says(spec, bench):
         predictor.close()
 
 
+@pytest.mark.slow
 def test_training_learns(tiny_profile, manifests, bench):
     spec = make_spec(tiny_profile, "squares", "lora", 6, 1, manifests=manifests)
     spec = spec.model_copy(update={"training": TrainingSpec(max_steps=60, lr=3e-2, augment="none")})
@@ -146,6 +148,7 @@ def test_training_learns(tiny_profile, manifests, bench):
     assert result.accuracy["squares"].accuracy > 0.9  # the colour of a square is easy
 
 
+@pytest.mark.slow
 def test_one_tower_alone_can_be_adapted(tiny_profile, manifests, bench):
     for tower, parameters in (("vision", 2 * 3 * 2 * 2 * 32), ("text", 2 * 3 * 2 * 2 * 16)):
         spec = make_spec(tiny_profile, "squares", "lora", 1, 1, manifests=manifests)
@@ -156,6 +159,7 @@ def test_one_tower_alone_can_be_adapted(tiny_profile, manifests, bench):
         assert record.spec.method.settings["rank"] == 2  # the record's spec is complete
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_backbones_train_float32_adapters(tiny_profile, manifests, bench, precision):
     backbone = tiny_profile.backbone.model_copy(update={"precision": precision})
@@ -181,6 +185,7 @@ def test_only_a_float16_backbone_is_scaled_and_the_record_counts_skipped_steps(
     assert record.result.overflows == skipped
 
 
+@pytest.mark.slow
 def test_run_or_load_runs_once(spec, bench, tmp_path, monkeypatch):
     store = RunStore(tmp_path)
     first = run_or_load(spec, store, bench)
@@ -192,6 +197,7 @@ def test_run_or_load_runs_once(spec, bench, tmp_path, monkeypatch):
     assert run_or_load(partial, store, bench) == first  # a default left out is the same run
 
 
+@pytest.mark.slow
 def test_divergence_is_a_failure_record_and_is_retried_on_request_only(spec, bench, tmp_path):
     wild = spec.model_copy(
         update={"training": TrainingSpec(max_steps=5, lr=1e30, weight_decay=0.0)}
@@ -221,6 +227,7 @@ MACHINE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", MACHINE, ids=lambda error: type(error).__name__)
 def test_a_failure_of_the_machine_is_no_record_and_the_next_call_goes_on_from_there(
     tiny_profile, manifests, bench, tmp_path, monkeypatch, error
@@ -258,6 +265,7 @@ def test_memory_that_runs_out_while_weights_are_loaded_is_a_failure_of_the_machi
         execute(spec, bench)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_when_the_record_is_written_is_a_failure_of_the_machine(
     spec, bench, tmp_path, monkeypatch
 ):
@@ -276,6 +284,7 @@ def test_settings_that_the_adapter_refuses_are_a_failure_record(spec, bench, tmp
     assert "7" in record.error.message
 
 
+@pytest.mark.slow
 def test_a_record_of_other_code_is_computed_again_unless_it_is_to_be_kept(
     spec, bench, tmp_path, monkeypatch
 ):
@@ -294,6 +303,7 @@ def test_a_record_of_other_code_is_computed_again_unless_it_is_to_be_kept(
         assert store.load(spec).code == first.code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
@@ -317,6 +327,7 @@ def test_a_damaged_record_is_set_aside_and_computed_again(spec, bench, tmp_path,
     assert [path.name for path in (tmp_path / "damaged").iterdir()] == [store.path(spec).name]
 
 
+@pytest.mark.slow
 def test_what_else_sets_records_apart_is_said(spec, bench):
     record = execute(spec, bench)
     assert remarks([record]) == []
@@ -381,6 +392,7 @@ def test_an_unwritable_results_folder_stops_before_training(spec, bench, tmp_pat
         run_or_load(spec, RunStore(tmp_path / "file"), bench)
 
 
+@pytest.mark.slow
 def test_validation_images_can_be_the_ones_that_are_counted(tiny_profile, manifests, bench):
     def on_validation(dataset):
         spec = make_spec(tiny_profile, dataset, "lora", 1, 1, manifests=manifests)
@@ -402,6 +414,7 @@ def test_a_profile_file_and_its_model_give_the_same_keys(tiny_profile, manifests
     assert keys[0] == keys[1]
 
 
+@pytest.mark.slow
 def test_a_frozen_image_tower_sees_images_that_stay_the_same_once(spec, bench, monkeypatch):
     """Text alone is adapted and views are not drawn: the loss is that of open_clip's features."""
     text_only = spec.method.model_copy(
@@ -451,6 +464,7 @@ def test_a_damaged_record_that_cannot_be_set_aside_is_said_before_training(
         run_or_load(spec, store, bench)
 
 
+@pytest.mark.slow
 def test_two_grids_over_the_same_specs_share_the_runs(
     tiny_profile, manifests, bench, tmp_path, monkeypatch
 ):
@@ -478,6 +492,7 @@ def test_two_grids_over_the_same_specs_share_the_runs(
     assert list(store.folder.glob(".*")) == []
 
 
+@pytest.mark.slow
 def test_a_record_says_where_and_when_it_was_made(spec, bench):
     about = execute(spec, bench).provenance
     start, end = (datetime.fromisoformat(about[name]) for name in ("start", "end"))

@@ -100,6 +100,7 @@ def test_its_record_says_what_it_chose_and_took(name, tiny_clip, manifests):
     assert (row["updates"], row["image_passes"]) == (budget.updates, budget.image_passes)
 
 
+@pytest.mark.slow
 def test_an_adapters_budget(tiny_clip, manifests):
     facts = profile_facts(tiny_clip)
     spec = make_spec(Profile.model_validate(facts), "squares", "lora", 2, 1, manifests=manifests)
@@ -123,6 +124,7 @@ def test_a_record_without_a_budget_is_still_read(tiny_clip, manifests):
     assert old.rows()[0]["updates"] is None
 
 
+@pytest.mark.slow
 def test_without_a_grid_no_validation_image_is_touched(tiny_clip, tmp_path, monkeypatch):
     folder = write_bundle(tmp_path, counts={"train": 6, "val": 2, "test": 4})
     read = []
@@ -165,6 +167,7 @@ def test_without_a_val_split_settings_are_chosen_on_training_images_that_were_no
     assert execute(spec, bench).status == "done"
 
 
+@pytest.mark.slow
 def test_too_few_validation_images_are_refused_before_training(tiny_clip, tmp_path):
     folder = write_bundle(tmp_path, counts={"train": 6, "test": 4})
     spec = make_spec(one_set(tiny_clip), "squares", "gda", 6, 1, manifests=folder)
@@ -177,6 +180,7 @@ def test_too_few_validation_images_are_refused_before_training(tiny_clip, tmp_pa
     Workbench("cpu", folder).check(free)
 
 
+@pytest.mark.slow
 def test_a_classifier_of_its_own_classes_is_not_asked_for_others(tiny_clip, manifests):
     facts = {"experiments": {"few_shot": {}, "across": {"evaluate_on": "targets"}}}
     settings = profile(tiny_clip, **facts)
@@ -240,6 +244,7 @@ def test_validation_images_that_a_draw_names_are_taken():
     assert validation_rows(drawn(1, named), only, 1) == ("train", [6, 14, 22])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clap", "gda"])
 def test_files_on_disk_are_known_by_what_they_hold(name, tiny_clip, eurosat):
     methods = [{"name": name, "settings": SHORT.get(name, {})}]

@@ -84,6 +84,7 @@ def squares(folder, classes, each=4, size=40):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", FAMILY)
 def test_a_kept_run_scores_what_its_record_says(method, run, manifests, tmp_path):
     record = run(method, Kept(tmp_path))
@@ -123,6 +124,7 @@ def test_keeping_changes_nothing_of_the_result(run, kept):
     assert run("block_lora", None).result == kept[1].result
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_trained_again_to_be_kept_and_its_record_stands(
     tiny_clip, manifests, wide_bench, tmp_path
 ):
@@ -157,6 +159,7 @@ def test_a_failed_run_leaves_no_file(tiny_clip, manifests, wide_bench, tmp_path)
     assert list((tmp_path / "adapters").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_merged_checkpoint_is_one_of_open_clip_alone(kept, manifests, wide_bench, tmp_path):
     file, _ = kept
     told = write_merged(file, tmp_path / "merged.safetensors")
@@ -180,6 +183,7 @@ def test_the_merged_checkpoint_is_one_of_open_clip_alone(kept, manifests, wide_b
     assert load_file(tmp_path / "merged.safetensors").keys() == plain.state_dict().keys()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_not_merged_into_itself(kept, other_checkpoint, tmp_path):
     file, before = kept[0], other_checkpoint.read_bytes()
     with pytest.raises(ValueError, match="is what the adapter is merged into"):
@@ -193,6 +197,7 @@ def test_a_checkpoint_is_not_merged_into_itself(kept, other_checkpoint, tmp_path
 # on which weights
 
 
+@pytest.mark.slow
 def test_other_weights_of_the_same_shapes_are_refused_unless_asked_for(kept, other_checkpoint):
     with pytest.raises(AdapterError, match=r"trained on weights of TinyCLIP-test with digest .*"):
         open_kept(kept[0], "cpu", str(other_checkpoint))
@@ -200,6 +205,7 @@ def test_other_weights_of_the_same_shapes_are_refused_unless_asked_for(kept, oth
     assert len(opened.adapters.adapters) == 12
 
 
+@pytest.mark.slow
 def test_the_same_weights_in_another_file_are_the_same(kept, tiny_clip, tmp_path):
     backbone = load_backbone(trained(kept[0]).spec.backbone, "cpu")
     torch.save(backbone.model.state_dict(), tmp_path / "same.pt")
@@ -220,6 +226,7 @@ def test_weights_of_other_shapes_are_told(kept, tmp_path):
         open_kept(kept[0], "cpu", str(tmp_path / "none.safetensors"))
 
 
+@pytest.mark.slow
 def test_adapters_of_a_run_load_onto_their_weights_alone_by_the_face_too(
     kept, other_checkpoint, tiny_clip
 ):
@@ -308,6 +315,7 @@ def test_another_template_is_refused_unless_one_is_chosen(kept, manifests, tmp_p
         set_for(about, "dots", "tset", manifests=folder)
 
 
+@pytest.mark.slow
 def test_ones_own_folder_is_cut_as_a_run_cuts_it_or_counted_whole(kept, tmp_path):
     folder, about = squares(tmp_path / "mine", ("two_dots", "one_dot")), trained(kept[0])
     classifier = load_classifier(kept[0], device="cpu")

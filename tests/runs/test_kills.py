@@ -143,6 +143,7 @@ def test_a_thousand_kills_at_random_moments(specs, manifests, tmp_path):
 STEPS = ("check_writable", "execute", "check_unchanged", "save", "saved")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 def test_a_kill_at_any_step_of_a_run_loses_that_run_alone(step, specs, manifests, tmp_path):
     from blocklora_lib.runs import execute as module
@@ -204,6 +205,7 @@ def test_a_record_that_a_limit_cuts_leaves_the_old_one(tmp_path):
     assert list(store.folder.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_a_run_without_file_descriptors_is_the_machines_failure(specs, manifests, tmp_path):
     store = RunStore(tmp_path / "runs")
 
@@ -220,6 +222,7 @@ def test_a_run_without_file_descriptors_is_the_machines_failure(specs, manifests
     assert store.load(specs[0]).status == "done"
 
 
+@pytest.mark.slow
 def test_two_processes_of_one_number_do_not_meet(tmp_path):
     """Containers count their processes from 1, and a folder may be shared by several."""
     stores = [RunStore(tmp_path / "runs") for _ in range(2)]
@@ -236,6 +239,7 @@ def test_two_processes_of_one_number_do_not_meet(tmp_path):
     assert len(list(stores[0].folder.iterdir())) == 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jump", [-10 * 86_400, 10 * 86_400])
 def test_a_clock_that_jumps_changes_no_result(specs, manifests, tmp_path, jump):
     def jumping(seconds: float) -> Callable[[], object]:
@@ -256,6 +260,7 @@ def test_a_clock_that_jumps_changes_no_result(specs, manifests, tmp_path, jump):
     assert all(0 <= s < 1000 for record in records for s in record.cost.seconds.values())
 
 
+@pytest.mark.slow
 def test_a_folder_in_a_records_place_is_set_aside(specs, manifests, tmp_path):
     store = RunStore(tmp_path / "runs")
     (store.path(specs[0]) / "mine").mkdir(parents=True)

@@ -35,6 +35,7 @@ def texts(folder):
     return {path.stem: path.read_bytes() for path in folder.glob("*.json")}
 
 
+@pytest.mark.slow
 def test_packed_and_unpacked_records_are_what_they_were(made, tmp_path):
     whole = texts(made)
     (made / f"{'0' * 16}.tmp").write_text("no record")
@@ -48,6 +49,7 @@ def test_packed_and_unpacked_records_are_what_they_were(made, tmp_path):
     assert (tmp_path / "twice.parquet").read_bytes() == first
 
 
+@pytest.mark.slow
 def test_readers_take_a_parquet_where_the_folder_is_not(made, tmp_path):
     RunStore(made).pack(tmp_path / "runs.parquet")
     files, packed = RunStore(made), RunStore(tmp_path / "runs")

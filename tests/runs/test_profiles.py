@@ -82,6 +82,7 @@ def test_blocks_are_counted_under_each_reading(name):
     }
 
 
+@pytest.mark.slow
 def test_the_full_pocket_grid_holds_all_runs_of_pocket():
     def specs(name, experiment):
         return {spec.key for spec in expand(load_profile(name), experiment)}
@@ -604,6 +605,7 @@ def test_a_grid_too_large_is_counted_not_written_out(tmp_path, tiny_clip):
         load_profile(file)
 
 
+@pytest.mark.slow
 def test_ten_thousand_seeds_are_counted_too(tmp_path, tiny_clip):
     facts = profile_facts(tiny_clip) | {"seeds": list(range(10_000))}
     file = tmp_path / "tiny.yaml"

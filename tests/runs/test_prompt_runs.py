@@ -52,6 +52,7 @@ def test_all_are_known():
     assert set(PROMPTED) == {"coop", "kgcoop", "prograd", "cocoop", "maple", "promptsrc"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROMPTED)
 def test_a_run_by_a_profiles_training_settings(name, tiny_clip, manifests):
     record = run(tiny_clip, manifests, name)
@@ -66,6 +67,7 @@ def test_a_run_by_a_profiles_training_settings(name, tiny_clip, manifests):
     assert budget.text_passes >= STEPS * CLASSES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROMPTED)
 def test_a_run_by_its_own_schedule(name, tiny_clip, manifests):
     record = run(tiny_clip, manifests, name, **OWN)
@@ -81,6 +83,7 @@ def test_a_run_by_its_own_schedule(name, tiny_clip, manifests):
     assert "schedule" not in row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", [n for n in PROMPTED if "image" not in get_method(n).towers])
 def test_evaluated_images_are_encoded_once_and_counted_as_before(
@@ -138,6 +141,7 @@ def test_prompts_longer_than_the_context_are_refused_before_training(name, tiny_
         Workbench("cpu", folder).check(spec)
 
 
+@pytest.mark.slow
 def test_generic_prompts_longer_than_the_context_are_refused_before_training(tiny_clip, tmp_path):
     """Of PromptSRC alone: its own prompts of these classes fit."""
     classes = ("ox", "a yellow submarine of many very long words")
@@ -172,6 +176,7 @@ def resnet(tmp_path_factory):
     return path.stem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROMPTED)
 def test_a_resnet_takes_prompts_in_its_text_tower_alone(name, resnet, manifests):
     if "image" not in get_method(name).towers:

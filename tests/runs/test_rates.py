@@ -161,6 +161,7 @@ def test_the_runs_of_a_choice_see_validation_images_of_their_own_set_alone(profi
     assert rest == {profile.training.model_copy(update={"lr": 1.0})}  # the rate, and only that
 
 
+@pytest.mark.slow
 def test_no_test_image_is_opened(profile, manifests, bench, tmp_path, monkeypatch):
     opened = []
     for name in ("images", "labels", "unreadable"):
@@ -225,6 +226,7 @@ def test_a_rate_that_an_experiment_varies_wins(file, choose_for, tiny_clip, mani
     assert {spec.training.lr for spec in specs} == {0.5, 0.7}
 
 
+@pytest.mark.slow
 def test_a_profile_that_extends_another_shares_its_choice_or_has_its_own(file, choose_for):
     choose_for(file)
     child = file.with_name("child.yaml")
@@ -254,6 +256,7 @@ def test_until_rates_are_chosen_the_declared_one_is_everyones(file, choose_for, 
     assert {m.training["lr"] for m in load_profile(file).trained} == {1e-2, 3e-2, 1e-1}
 
 
+@pytest.mark.slow
 def test_a_method_to_come_needs_a_rate_of_its_own(file, choose_for, tiny_clip):
     """An entry whose method the choice did not know is named, and choosing again gives it one."""
     choose_for(file)
@@ -377,6 +380,7 @@ def test_a_profile_without_rates_has_none_to_choose(tiny_profile, tmp_path):
         Profile.model_validate(named)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMITTED)
 def test_the_committed_rates_are_what_their_packed_records_choose(name):
     file = PROFILES / "rates" / f"{name}.yaml"

@@ -64,6 +64,7 @@ def numbers(model, kind):
     return sum(each(d) * depth for d, depth in towers) + classifier
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lora", "dora", "pissa", "vera", "two_stage"])
 def test_a_run_of_each(name, records, bench, profile):
     backbone = bench.backbone(profile.backbone)

@@ -54,6 +54,7 @@ def test_missing_runs_are_named_with_the_command_that_makes_them(profile, here, 
     assert experiment_runs(profile, store, partial=True).empty
 
 
+@pytest.mark.slow
 def test_runs_carry_the_names_of_the_profile(profile, here, bench, tmp_path, manifests):
     store = RunStore(tmp_path / "runs")
     for _ in run_grid(expand(profile, manifests=manifests), store, bench):
@@ -76,6 +77,7 @@ def test_a_missing_table_is_named_with_the_notebook_that_makes_it(profile, tmp_p
     assert notebook_table(profile, tmp_path, "04_time", "step")["ratio"].tolist() == [2.5]
 
 
+@pytest.mark.slow
 def test_miniatures_never_stand_beside_published_numbers(profile, here, bench, tmp_path, manifests):
     store = RunStore(tmp_path / "runs")
     first, *_ = list(run_grid(expand(profile, manifests=manifests), store, bench))

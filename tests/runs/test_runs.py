@@ -124,6 +124,7 @@ def test_the_key_does_not_depend_on_the_order_of_settings(settings):
     assert RunSpec.model_validate_json(a.model_dump_json(), context="a record").key == a.key
 
 
+@pytest.mark.slow
 def test_the_key_is_the_same_in_another_process():
     code = (
         "import sys; from blocklora_lib.runs.spec import "

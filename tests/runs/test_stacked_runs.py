@@ -90,6 +90,7 @@ def test_each_record_is_that_of_its_run_alone_and_says_with_which(specs, bench, 
     assert not list(tmp_path.glob(".*.lock"))
 
 
+@pytest.mark.slow
 def test_a_smaller_stack_takes_the_rest_in_turn_and_none_is_every_run_alone(
     specs, bench, tmp_path, batches
 ):
@@ -102,6 +103,7 @@ def test_a_smaller_stack_takes_the_rest_in_turn_and_none_is_every_run_alone(
     assert not any("stacked_with" in record.provenance for record in records)
 
 
+@pytest.mark.slow
 def test_who_is_stopped_goes_on_with_what_is_left(specs, bench, tmp_path, batches):
     store = RunStore(tmp_path)
     stopped = run_grid(specs[1:4], store, bench, stack=3)
@@ -116,6 +118,7 @@ def test_who_is_stopped_goes_on_with_what_is_left(specs, bench, tmp_path, batche
     assert all(is_its_run_alone(record, bench) for record in records)
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_is_at_is_left_out(specs, bench, tmp_path, batches):
     store, few = RunStore(tmp_path), specs[1:4]
     store.check_writable()
@@ -127,6 +130,7 @@ def test_a_run_that_another_process_is_at_is_left_out(specs, bench, tmp_path, ba
     assert batches == [(1, 3), (2,)]
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_fails_alone(specs, bench, tmp_path, monkeypatch):
     together, error = stacked.fit_stack, TrainingDiverged(1, 4, float("nan"), 1.0, "it does")
 
@@ -144,6 +148,7 @@ def test_a_run_that_diverges_fails_alone(specs, bench, tmp_path, monkeypatch):
     assert bench.backbone(few[0].backbone).passes  # and the backbone is as it was, for the next
 
 
+@pytest.mark.slow
 def test_what_cannot_be_one_batch_is_trained_alone(specs, bench, tmp_path, batches):
     shared = specs[1].training.model_copy(update={"share_prefix": True})
     few = [spec.model_copy(update={"training": shared}) for spec in specs[1:3]]
@@ -152,6 +157,7 @@ def test_what_cannot_be_one_batch_is_trained_alone(specs, bench, tmp_path, batch
     assert not any("stacked_with" in record.provenance for record in records)
 
 
+@pytest.mark.slow
 def test_the_adapter_of_each_is_kept(specs, bench, tmp_path, batches):
     keeper, few = Kept(tmp_path / "adapters"), specs[1:4]
     keeper.check()

@@ -82,6 +82,7 @@ def test_records_of_classification_keep_their_keys_and_their_bytes():
     assert make_spec(task="retrieval").key != make_spec().key
 
 
+@pytest.mark.slow
 def test_a_run_of_retrieval_is_stored_and_read_with_its_finds(profile, folder, tmp_path):
     store, bench = RunStore(tmp_path / "runs"), Workbench("cpu", folder)
     records = [run_or_load(s, store, bench) for s in expand(profile, "names", manifests=folder)]
@@ -125,6 +126,7 @@ def test_finds_are_those_of_a_sort_by_hand(folder, tiny_clip):
     assert 0 < first < len(labels)
 
 
+@pytest.mark.slow
 def test_texts_go_through_the_text_tower_as_prompts_do(profile, folder, tmp_path):
     bench, store = Workbench("cpu", folder), RunStore(tmp_path / "runs")
     (zero, lora, _) = specs = expand(profile, "words", manifests=folder)

@@ -19,6 +19,7 @@ def call(*words):
     return done.exit_code, done.output
 
 
+@pytest.mark.slow
 def test_a_record_is_what_its_run_gives_again_and_a_changed_one_is_not(tmp_path):
     given = ["--profile", "smoke", "--results", tmp_path]
     words = ["--dataset", "chess", "--method", "lora", "--shots", "1"]

@@ -290,6 +290,7 @@ def test_a_figures_files_are_of_the_folder(plain, file):
         page_of(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["file", "folder", "text", "report"])
 def test_links_lead_nowhere_else(plain, what):
     folder, index = plain

@@ -47,6 +47,7 @@ def figure():
     return made
 
 
+@pytest.mark.slow
 def test_a_figure_is_saved_as_pdf_png_and_the_csv_that_it_plots(nb, tmp_path):
     nb.figure(figure(), "curve", FRAME, "A curve.")
     nb.finish()
@@ -58,6 +59,7 @@ def test_a_figure_is_saved_as_pdf_png_and_the_csv_that_it_plots(nb, tmp_path):
     assert all((tmp_path / file).is_file() for file in entry["files"])
 
 
+@pytest.mark.slow
 def test_rates_are_shown_by_the_records_beside_the_choice(nb, tmp_path):
     runs, chosen = nb.rates(), {m.name: m.training["lr"] for m in load_profile("smoke").trained}
     tried = runs.groupby("method")["lr"].agg(list).map(sorted).to_dict()
@@ -105,6 +107,7 @@ def test_a_profile_with_a_published_checkpoint_may_confirm_and_carries_no_note(t
     assert read_indexes(tmp_path)["08_few_shot"]["checks"][0]["verdict"] == "confirmed"
 
 
+@pytest.mark.slow
 def test_a_failed_check_of_arithmetic_raises_after_everything_is_saved(nb, tmp_path):
     nb.figure(figure(), "curve", FRAME, "A curve.")
     nb.check("08.X1", "2 = 3", False, "2 is 2")
@@ -246,6 +249,7 @@ def test_a_check_with_random_weights_decides_nothing(tmp_path):
     assert measured["rests_on"] == BASES["nothing"][1]
 
 
+@pytest.mark.slow
 def test_the_tables_of_another_profile_in_the_same_folder_are_never_judged(tmp_path):
     """pocket's notebook made them; paper's writes over some, and stops before its end."""
     ratios = pd.DataFrame(

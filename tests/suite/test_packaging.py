@@ -51,6 +51,7 @@ def test_lock_satisfies_what_the_project_asks_for(requirement):
     assert requirement.specifier.contains(pin, prereleases=True)
 
 
+@pytest.mark.slow
 def test_lock_is_complete():
     """What a locked package depends on here is locked, too, in a version that it accepts."""
     from importlib.metadata import PackageNotFoundError, requires
@@ -105,6 +106,7 @@ def readme_commands():
     return [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["setup", "reproduce", "test", "lint", "notebooks", "clean"])
 def test_make_has_the_targets_that_the_readme_names(target):
     dry = subprocess.run(
@@ -147,6 +149,7 @@ def make(tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_make_reproduce_hands_its_options_on_as_they_were_typed(make):
     given = [f"PROFILE={HOSTILE}", "NOTEBOOKS=01_method 08_few_shot", "JOBS=3"]
     code, words, _ = make("reproduce", *given)
@@ -167,12 +170,14 @@ def test_no_variable_that_make_hands_on_is_looked_into(make):
     assert not (make.place / "x").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["test", "lint", "notebooks"])
 def test_every_target_runs_where_the_path_has_blanks(make, target):
     code, words, err = make(target)
     assert (code, words[0]) == (0, "-m"), err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "../x", "/tmp", "a/b", "reference", "mine.yaml", "-r"]
 )
@@ -185,6 +190,7 @@ def test_make_clean_removes_no_folder_but_that_of_a_profile(make, name):
     assert kept.is_dir()
 
 
+@pytest.mark.slow
 def test_make_clean_removes_that_of_the_profile(make):
     for name in ("mine", "other"):
         (make.place / "results" / name).mkdir(parents=True)
@@ -192,6 +198,7 @@ def test_make_clean_removes_that_of_the_profile(make):
     assert [p.name for p in (make.place / "results").iterdir()] == ["other"]
 
 
+@pytest.mark.slow
 def test_make_reference_keeps_a_profile_by_its_name(make):
     assert make("reference", "PROFILE=mine")[:2] == (
         0,

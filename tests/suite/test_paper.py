@@ -74,6 +74,7 @@ def test_every_number_names_its_source(folder):
     assert [line for line in lines if not source.match(line)] == []
 
 
+@pytest.mark.slow
 def test_numbers_agree_with_other_ways_to_count(folder, board):
     found = dict(
         re.findall(r"\\definevalue\{([\w.]+)\}\{(.*)\}%", (folder / "numbers.tex").read_text())

@@ -171,6 +171,7 @@ def test_a_run_is_kept_whole_and_shown(kept):
     assert reference.TIMINGS.read_text() == first, "the same machine is no second one"
 
 
+@pytest.mark.slow
 def test_times_are_those_of_notebook_and_runs(kept):
     keep(kept)
     rows = {row["notebook"]: row for row in reference.read_timings()}
@@ -205,6 +206,7 @@ def test_what_is_not_whole_is_not_kept(kept, part):
     assert not (kept.place / "reference").exists()
 
 
+@pytest.mark.slow
 def test_notebooks_that_are_too_large_are_refused_by_their_size(kept, monkeypatch):
     monkeypatch.setattr(reference, "LIMIT", 1000)
     code, said = keep(kept)

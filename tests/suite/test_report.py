@@ -99,6 +99,7 @@ def test_it_shows_figures_tables_claims_and_notebooks(page):
     assert "<math" in page
 
 
+@pytest.mark.slow
 def test_the_scoreboard_stands_above_the_checks(folder):
     row = {
         "id": "C3",
@@ -130,6 +131,7 @@ def test_it_says_where_the_numbers_come_from(page):
         assert fact in page
 
 
+@pytest.mark.slow
 def test_a_failed_notebook_is_named_with_its_error(folder):
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")])
     book.cells[0].outputs = [
@@ -155,6 +157,7 @@ def test_it_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", notebook_names())
 def test_every_formula_of_every_notebook_becomes_mathml(name):
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)

@@ -137,6 +137,7 @@ def test_the_cut_along_the_input_has_no_copies():
 # kl, Occam, PAC-Bayes
 
 
+@pytest.mark.slow
 @given(st.floats(0, 0.99), st.floats(1e-6, 3))
 def test_inverse_kl_on_a_grid(error, budget):
     p = np.linspace(max(error, 1e-9), 1 - 1e-9, 200_001)

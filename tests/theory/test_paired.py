@@ -63,6 +63,7 @@ def test_unequal_means_and_draws_without_replacement_do_not_make_it_favourable()
     assert expected < 1
 
 
+@pytest.mark.slow
 def test_it_fails_no_more_often_than_delta():
     rng = np.random.default_rng(1)
     chances, samples, delta = (0.1, 0.7, 0.2), 80, 0.2

@@ -152,6 +152,7 @@ def test_trajectories_coincide(optimizer, reading, n, width, d_in, d_out, dropou
     assert ours.updates()[0].norm() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", tr.OPTIMIZERS)
 def test_attention_with_dropout_and_what_is_not_corrected(optimizer):
     task = tr.attention_task(2)

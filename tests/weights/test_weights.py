@@ -156,6 +156,7 @@ def test_every_honest_form_gives_the_same_weights(loaded, model, form):
     assert "/" not in loaded[form].weights["file"]  # a record holds no folder of this machine
 
 
+@pytest.mark.slow
 def test_openais_archive_computes_what_the_loaded_model_computes(loaded, model, tmp_path):
     archive = torch.jit.load(str(save_archive(model, tmp_path / "ViT-B-16.pt"))).float()
     images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -455,6 +456,7 @@ def test_a_checkpoint_of_another_architecture_is_told_its_own(quick, tiny_clip, 
         load_backbone(spec, "cpu")
 
 
+@pytest.mark.slow
 def test_a_record_names_the_weights_it_rests_on(quick, model, tmp_path, bench, manifests):
     path = tmp_path / "c.safetensors"
     save_file(state(model), path)
@@ -496,6 +498,7 @@ CLIPS = dict(
 SQUASH = CLIPS | dict(resize_mode="squash", mean=(0.5, 0.5, 0.5))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_seen_as_its_architectures_tags_say(quick, model, tmp_path, monkeypatch):
     """open_clip takes CLIP's preprocessing for any path; SigLIP's own file has other numbers."""
     path = tmp_path / "c.safetensors"
@@ -608,6 +611,7 @@ def tag(quick, model, tmp_path, monkeypatch, places):
     return BackboneSpec(name=quick, pretrained="openai"), safe, archive, config
 
 
+@pytest.mark.slow
 def test_a_tags_file_is_found_in_every_place(tag, places, model):
     spec, safe, archive, _ = tag
     hub, own, cache = places
@@ -654,6 +658,7 @@ def test_a_damaged_file_of_a_tag_is_passed_by_or_named(tag, places):
     assert load_backbone(spec, "cpu").weights["file"] == "tiny.pt"
 
 
+@pytest.mark.slow
 def test_a_profiles_checksum_chooses_among_files_and_refuses_others(tag, places):
     spec, safe, archive, _ = tag
     put_in_hub(safe, places[0], "open_clip_model.safetensors")
@@ -774,6 +779,7 @@ def blocklora(tmp_path, tiny_clip):
     return call
 
 
+@pytest.mark.slow
 def test_find_says_which_file_where_and_whether_it_is_right(blocklora, tag, places):
     spec, _, archive, _ = tag
     facts = spec.model_dump(exclude={"checksum"})
@@ -797,6 +803,7 @@ def test_find_says_which_file_where_and_whether_it_is_right(blocklora, tag, plac
     assert err.startswith("error: ")
 
 
+@pytest.mark.slow
 def test_find_and_fetch_need_nothing_for_bundled_and_random_weights(blocklora, tiny_clip):
     code, out, _ = blocklora("find", "--profile", "pocket")
     assert code == 0
@@ -821,6 +828,7 @@ def test_fetch_uses_the_network_though_it_is_switched_off(blocklora, tag, places
     assert constants.is_offline_mode()
 
 
+@pytest.mark.slow
 def test_check_loads_a_file_and_says_what_is_wrong_with_one(
     blocklora, model, quick, tmp_path, monkeypatch
 ):
