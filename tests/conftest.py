@@ -182,10 +182,8 @@ def manifests(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_clip(tmp_path_factory) -> str:
-    """Name of a CLIP of random weights that open_clip knows: 32 px, 4 + 1 tokens, two layers."""
-    import open_clip
-
+def tiny_config(tmp_path_factory) -> Path:
+    """Config of a CLIP of random weights: 32 px, 4 + 1 tokens, two layers."""
     config = {
         "embed_dim": 16,
         "vision_cfg": {
@@ -205,7 +203,15 @@ def tiny_clip(tmp_path_factory) -> str:
     }
     path = tmp_path_factory.mktemp("clip") / f"{TINY}.json"
     path.write_text(json.dumps(config), encoding="utf-8")
-    open_clip.add_model_config(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tiny_config) -> str:
+    """Name of that CLIP, which open_clip knows."""
+    import open_clip
+
+    open_clip.add_model_config(tiny_config)
     return TINY
 
 

@@ -302,6 +302,12 @@ def test_the_whole_paper_reaches_a_cluster(tmp_path, monkeypatch):
     assert hours["imagenet"] > hours["dtd"]
 
 
+def heed_signals():
+    """What nohup and a script's `&` have a process ignore, tests that are run so included."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "stop", "code"),
@@ -316,7 +322,12 @@ def test_a_stop_is_one_line_and_the_same_command_goes_on(tmp_path, end, stop, co
     command = [sys.executable, "-m", "blocklora_lib.cli", "reproduce", "--profile", PROFILE]
     command += ["--notebooks", "08_few_shot", "--jobs", "1", "--results", str(tmp_path)]
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=tmp_path
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=tmp_path,
+        preexec_fn=heed_signals,
     )
     deadline = time.monotonic() + 120
     while not (logs := [*tmp_path.rglob("logs/grid/*/*.log")]) and time.monotonic() < deadline:
