@@ -98,8 +98,8 @@ def counterparts(profile: Profile) -> dict[str, str]:
 
 
 def _counterpart(profile: Profile, entry: MethodEntry) -> str | None:
-    if not get_method(entry.registry_name).trains:
-        return ZERO_SHOT
+    if not get_method(entry.registry_name).trains:  # of an ensemble of prompts nothing is published
+        return ZERO_SHOT if entry.registry_name == "zero_shot" else None
     config = entry.adapter_config()
     if config is None:
         if entry.name != entry.registry_name:

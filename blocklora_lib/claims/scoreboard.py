@@ -20,12 +20,12 @@ MARKERS = ("<!-- claims: written by `blocklora claims --into` -->", "<!-- end of
 
 def caution(judged: list[Judged]) -> str:
     """What a reader of all verdicts has to know: nothing corrects for their number."""
-    many = sum(j.claim.proof is None for j in judged)
+    many = sum(j.finding.holds is not None and bool(j.finding.smallest) for j in judged)
     return (
         f"Each statistical verdict is wrong at most once in 20 times by chance; nothing corrects "
-        f"for the number of claims, and of {many} empirical verdicts about one may be such a "
-        "chance. Smallest visible effect: half of the 95% interval; one of that size would be seen "
-        "in about half of all repeats, one 1.4 times as large in four of five."
+        f"for the number of claims, and of {many} verdicts that rest on samples about one may be "
+        "such a chance. Smallest visible effect: half of the 95% interval; one of that size would "
+        "be seen in about half of all repeats, one 1.4 times as large in four of five."
     )
 
 

@@ -40,6 +40,9 @@ def resolve_device(device: str | torch.device = "auto", fallback: bool = True) -
     if name in ("cpu", "cpu:0"):
         return torch.device("cpu")
     cuda = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if (name.lower() in ("gpu", "cuda") and not cuda) or name.isdecimal():
+        meant = f"cuda:{name}" if name.isdecimal() else "cuda"
+        raise NoSuchDevice(f"unknown device {name!r}; to torch a GPU is 'cuda': say {meant}")
     if name != "auto" and not cuda:
         raise UnknownName("device", name, NAMES)
     if not torch.cuda.is_initialized():  # later cuBLAS would not read it

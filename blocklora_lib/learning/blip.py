@@ -114,10 +114,18 @@ class Texts:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def to(self, device: torch.device) -> Texts:
+        """The same texts on a device."""
+        return Texts(self.ids.to(device), self.mask.to(device))
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
 
 def image_states(model: Any, images: Tensor) -> Tensor:
     """Normalised images (N, 3, H, W) -> all tokens of the image tower, (N, P, d)."""
-    return model.vision_model(pixel_values=images).last_hidden_state
+    return model.vision_model(pixel_values=images.to(_device(model))).last_hidden_state
 
 
 def image_rows(model: Any, states: Tensor) -> Tensor:
@@ -127,12 +135,14 @@ def image_rows(model: Any, states: Tensor) -> Tensor:
 
 def text_rows(model: Any, texts: Texts) -> Tensor:
     """Unit rows (N, e)."""
+    texts = texts.to(_device(model))
     seen = model.text_encoder(input_ids=texts.ids, attention_mask=texts.mask)
     return F.normalize(model.text_proj(seen.last_hidden_state[:, 0]), dim=-1)
 
 
 def matching(model: Any, states: Tensor, texts: Texts) -> Tensor:
     """Logits (N, 2) of pair i of an image's tokens and a text: apart, together."""
+    texts = texts.to(_device(model))
     seen = model.text_encoder(
         input_ids=texts.ids,
         attention_mask=texts.mask,

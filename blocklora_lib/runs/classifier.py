@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from ..adapters import files as adapter_files
 from ..adapters.attach import AdapterSet
 from ..clip.backbone import Backbone, load_backbone
+from ..core.devices import repeatable
 from ..core.schema import AdapterError
 from ..data.decoding import UnreadableImage
 from ..data.image_files import ImageFiles, ahead
@@ -29,16 +31,23 @@ class Classifier:
         self.backbone = backbone
         self.tell(classes, template)
 
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """With products as precise as those of the run; any kernel will do."""
+        tf32 = self.backbone.spec.tf32
+        with torch.inference_mode(), repeatable(self.backbone.device, False, tf32):
+            yield
+
     def tell(self, classes: Sequence[str], template: str) -> None:
         """Tell these classes apart from now on; ValueError where a prompt is too long."""
         self.classes = tuple(classes)
-        with torch.inference_mode():
+        with self._inference():
             tokens = self.backbone.tokenize([template.format(name) for name in classes])
             self._rows = self.backbone.encode_prompts(tokens)
 
     def logits(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> τ cos: (B, C)."""
-        with torch.inference_mode():
+        with self._inference():
             rows = self.backbone.encode_images(images)
             scores = self.backbone.logit_scale * rows @ self._rows.T
         if not scores.isfinite().all():
@@ -144,8 +153,16 @@ def refuse_others(path: Path | str, about: Trained, backbone: Backbone) -> None:
 
 
 def load_classifier(path: Path | str, **how: Any) -> Classifier:
-    """Return the classifier of a file, its adapters merged for good; how: as `open_kept`."""
+    """Return the classifier of a file, its adapters merged for good; how: as `open_kept`.
+
+    AdapterError for one that was trained to tell texts apart.
+    """
     backbone, adapters, about = open_kept(path, **how)
+    if about.spec.task == "texts":
+        raise AdapterError(
+            f"{path} was trained to tell texts apart, and what is classified here are images; load "
+            "it with AdapterSet.load"
+        )
     adapters.merge_and_unload()
     classifier = Classifier(backbone, about.classes, about.template)
     classifier.about = about

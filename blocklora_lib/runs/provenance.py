@@ -20,7 +20,7 @@ from ..data.dataset import Dataset
 from ..methods import get_method
 from .spec import RunSpec
 
-_PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy")
+_PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
 
 
 def provenance(

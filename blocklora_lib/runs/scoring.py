@@ -81,8 +81,8 @@ def score(
     """Count correct answers on a split, or 'all', class by class, of those that have images.
 
     left_out: as `Classifier.predict` takes it. The rule is that of `learning.evaluation`, so a kept
-    run scores on its own test images what its record says. ValueError where classes of one's own
-    have one prompt, or no image can be read.
+    run scores on its own test images what its record says (on a GPU but for ties by rounding).
+    ValueError where classes of one's own have one prompt, or no image can be read.
     """
     own = dataset.manifest.layout == "folder"  # of a published set names stand as they are
     if own and (alike := same_prompts(classifier.backbone, dataset)):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Where a record, as it is written, has its method's name.
 _METHOD = re.compile(r'\n  "method": \{\n   "name": "([^"]+)"')
-COMPARED = ("torch", "torchvision", "open_clip_torch")
+COMPARED = ("torch", "torchvision", "open_clip_torch", "pillow")
 Standing = Literal["done", "failed", "missing", "old", "moved", "damaged"]
 AGAIN: dict[Standing, str] = {  # why a run that has a file is computed again, of one and of several
     "old": "{} run{s} {is} of an earlier state of the library and {is} computed again "

@@ -86,7 +86,7 @@ class Notebook:
         stated, needs = load_profile(profile), notebook_needs(name)
         self._stated, self._rates = stated, rates_file(profile)
         self.without_rate = not_chosen(stated, self._rates)  # methods with the rate of all
-        base = results_folder(stated, results_dir)
+        self._base = base = results_folder(stated, results_dir)
         self.profile = vary(stated, needs, varied) if varied else stated
         self.folder = place(base, stated, needs, varied) if varied else base
         self.note = profile_note(self.profile)
@@ -243,7 +243,10 @@ class Notebook:
                 raise UnknownName("claim", id, BY_ID)
         exports = [entry["name"] for what in ("figures", "tables") for entry in self._index[what]]
         made = {f"{self.name}/{export}" for export in exports}
-        evidence = Evidence(self.profile, self.folder, store=self.store, made=made)
+        # of what the profile says all its experiments are looked at, not this notebook's alone
+        profile = self._stated if self.folder == self._base else self.profile
+        waiting = self.without_rate if self._stated.rates else ()
+        evidence = Evidence(profile, self.folder, store=self.store, made=made, without_rate=waiting)
         judged = judge([BY_ID[id] for id in ids or BY_ID], evidence)
         rows = [j.row for j in judged]
         shown = pd.DataFrame(rows)[["id", "claim", "verdict", "but", "evidence"]]

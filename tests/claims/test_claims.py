@@ -744,6 +744,23 @@ def collapse_runs(excess, seeds=(1, 2, 3, 4, 5)):
 TRAINS, COLLAPSES = 25.0, 0.0
 
 
+def test_who_waits_for_a_rate_is_compared_with_nobody():
+    """However large the difference is."""
+    runs = synthetic_runs()
+    for k in (1, 4, 16):
+        runs = shifted(runs, "lora", k, 0.2)
+    lora = runs[runs["method"] == "lora"]
+    others = [lora.assign(method=name) for name in ("promptsrc", "lora_r1")]
+    runs = pd.concat([runs, *others], ignore_index=True)
+    given = Given(few_shot=runs, comparison=runs)
+    rule = accuracy.outperforms_or_matches
+    assert rule(given).holds is False
+    given.without_rate = ["block_lora"]
+    for found in (rule(given), accuracy.width_is_what_counts(given)):
+        assert found.holds is None
+        assert found.evidence.endswith("Not each has a rate of its own, so nothing follows.")
+
+
 def test_c17a_needs_a_rate_that_ends_at_chance_and_one_that_does_not():
     judged = ablations.too_high_a_rate
     at = {(0.02, 1.0): TRAINS, (0.2, 1.0): COLLAPSES}

@@ -145,6 +145,7 @@ def test_others_stand_in_the_layout_of_a_paper(path):
 def test_clip_lora_is_lora_of_rank_2_under_any_name():
     found = counterparts(PAPER)
     assert found["zero_shot"] == published.ZERO_SHOT
+    assert "zero_shot_ensemble" not in found  # published zero-shot is of one template
     assert found["lora"] == published.CLIP_LORA
     one_block = {name for name, pattern in found.items() if pattern == published.CLIP_LORA} - {
         "lora"

@@ -80,10 +80,16 @@ def test_auto_without_a_fallback_is_refused_and_a_profile_that_asks_for_a_gpu_ha
 
 
 @pytest.mark.parametrize(
-    "name", ["gpu", "0", "mps", "xpu", "CUDA", "", "cuda:-1", "cuda:x", " cuda", "meta", "cuda:1:2"]
+    "name", ["mps", "xpu", "", "cuda:-1", "cuda:x", " cuda", "meta", "cuda:1:2"]
 )
 def test_what_is_no_device_of_ours_is_refused_with_the_names(name, two_gpus):
     with pytest.raises(UnknownName, match=r"unknown device .* Known: auto, cpu, cuda, cuda:0"):
+        resolve_device(name)
+
+
+@pytest.mark.parametrize(("name", "say"), [("gpu", "cuda"), ("CUDA", "cuda"), ("1", "cuda:1")])
+def test_who_means_a_gpu_is_told_its_name(name, say, two_gpus):
+    with pytest.raises(ValueError, match=f"unknown device '{name}'.* say {say}$"):
         resolve_device(name)
 
 

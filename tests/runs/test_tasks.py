@@ -16,13 +16,16 @@ from pydantic import ValidationError
 from blocklora_lib.adapters.config import AdapterConfig
 from blocklora_lib.clip.backbone import load_backbone
 from blocklora_lib.core.paths import RESULTS
+from blocklora_lib.core.schema import AdapterError
 from blocklora_lib.data.dataset import load_dataset
 from blocklora_lib.learning.count import Count
 from blocklora_lib.learning.evaluation import recalls
 from blocklora_lib.learning.method import Predictor
 from blocklora_lib.learning.texts import TextBackbone
+from blocklora_lib.runs.classifier import load_classifier
 from blocklora_lib.runs.execute import run_or_load
 from blocklora_lib.runs.grid import expand
+from blocklora_lib.runs.kept import Kept
 from blocklora_lib.runs.packed import read_texts
 from blocklora_lib.runs.profile import Profile
 from blocklora_lib.runs.record import RunRecord, frame
@@ -144,6 +147,10 @@ def test_texts_go_through_the_text_tower_as_prompts_do(profile, folder, tmp_path
     assert all(loss > 0 for loss in records[1].result.loss)
     config = AdapterConfig(**{k: v for k, v in lora.method.settings.items() if k != "kind"})
     assert config.towers == ("text",)
+    keeper = Kept(file=tmp_path / "words.safetensors")
+    run_or_load(lora, store, bench, keeper=keeper)
+    with pytest.raises(AdapterError, match="was trained to tell texts apart"):
+        load_classifier(keeper.path(lora), device="cpu")
 
 
 @pytest.mark.parametrize(

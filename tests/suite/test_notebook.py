@@ -275,6 +275,23 @@ def test_the_tables_of_another_profile_in_the_same_folder_are_never_judged(tmp_p
         assert "have no index that names theirs" in found.finding.evidence
 
 
+@pytest.mark.parametrize(("shots", "all_of_it"), [([], True), ([1], False)])
+def test_a_claim_is_judged_by_the_whole_profile_unless_the_notebook_was_varied(
+    tmp_path, monkeypatch, shots, all_of_it
+):
+    """17 knew of its own experiments alone, and said that the profile lacked the others."""
+    asked = []
+
+    def evidence(profile, *how, **named):
+        asked.append(profile)
+        return Evidence(profile, *how, **named)
+
+    monkeypatch.setattr(notebook, "Evidence", evidence)
+    Notebook("17_comparison", "pocket", str(tmp_path), shots=shots).judge("C18")
+    (seen,) = asked
+    assert (seen == load_profile("pocket")) == all_of_it == ("cross_dataset" in seen.experiments)
+
+
 def test_no_notebook_says_a_small_clip_of_what_is_counted():
     """Pure algebra carried 'a small CLIP ..., not the paper's numbers'."""
     stated = {name: notebook_needs(name)["rests_on"] for name in notebook_names()}

@@ -65,6 +65,9 @@ def differences(runs: DataFrame, a: str, b: str, shots: int) -> OverSets:
     return over_sets(difference_by_set(part, a, b))
 
 
+UNFAIR = " Not each has a rate of its own, so nothing follows."
+
+
 def points(d: Interval) -> str:
     """Write a difference with its interval."""
     return f"{d.mean:+.1f} points [{d.low:+.1f}, {d.high:+.1f}]"
@@ -89,12 +92,13 @@ def trained_shots(runs: DataFrame) -> list[int]:
     return sorted(int(k) for k in runs["shots"].unique() if k > 0)
 
 
-def own_rates(profile: Profile, *methods: str) -> bool:
+def own_rates(e: Evidence, *methods: str) -> bool:
     """Whether the rate of each of these methods was chosen for it."""
-    entries = {entry.name: entry for entry in profile.methods}
-    methods = tuple(m for m in methods if m not in entries or entries[m] in profile.trained)
+    entries = {entry.name: entry for entry in e.profile.methods}
+    methods = tuple(m for m in methods if m not in entries or entries[m] in e.profile.trained)
     rates = [entries[name].training.get("lr") for name in methods if name in entries]
-    waiting = profile.rates is not None and set(rates) == {profile.rates.until_chosen}
+    waits = e.profile.rates is not None and e.profile.rates.until_chosen in rates
+    waiting = waits or bool({*methods} & {*e.without_rate})
     return len(rates) == len(methods) and None not in rates and not waiting
 
 
@@ -107,7 +111,7 @@ def without_a(e: Evidence) -> Finding:
     by_set = difference_by_set(part, "block_lora", "frozen_a")
     first, last = (over_sets(by_set[by_set["shots"] == k]) for k in (few, many))
     change = change_over_shots(by_set, few, many)
-    fair = own_rates(e.profile, "block_lora", "frozen_a")
+    fair = own_rates(e, "block_lora", "frozen_a")
     holds = together((first, Interval.above), (change, Interval.below))
     rates = "each at a rate of its own" if fair else "at one rate for both, chosen for neither"
     return Finding(
@@ -125,6 +129,7 @@ def competitive(e: Evidence) -> Finding:
     the units are seeds.
     """
     told, missing, seen = [], [], []
+    named = {"block_lora"}
     for experiments, where in (
         (("cross_dataset",), "other sets"),
         (("comparison", "few_shot"), "shifted variants of the source"),
@@ -146,6 +151,7 @@ def competitive(e: Evidence) -> Finding:
         above = [_above_zero_shot(other, at_most, m) for m in ("block_lora", "lora")]
         gains = "" if None in above else f"; against zero-shot {above[0]:+.1f} and {above[1]:+.1f}"
         seen += found
+        named |= {*rivals}
         minus = ", minus ".join(
             f"{RIVALS[name]} {points(d)}" for name, d in zip(rivals, found, strict=True)
         )
@@ -156,9 +162,11 @@ def competitive(e: Evidence) -> Finding:
     holds = together(*((d, no_worse) for d in seen))
     if missing and holds is not False:  # what is there does not settle it
         raise missing[0]
+    fair = own_rates(e, *named)
     return Finding(
-        holds,
-        f"'Competitive': at most {MARGIN:.0f} point below whom it names, in both. {' '.join(told)}",
+        holds if fair else None,
+        f"'Competitive': at most {MARGIN:.0f} point below whom it names, in both. {' '.join(told)}"
+        + ("" if fair else UNFAIR),
         smallest=smallest(*seen),
     )
 
@@ -187,9 +195,9 @@ def outperforms_or_matches(e: Evidence) -> Finding:
     runs = e.runs("comparison")
     shots = trained_shots(runs)
     found = [(name, k, differences(runs, "block_lora", name, k)) for name in RIVALS for k in shots]
-    fair = own_rates(e.profile, "block_lora", *RIVALS)
+    fair = own_rates(e, "block_lora", *RIVALS)
     holds = together(*((d, no_worse) for *_, d in found))
-    rates = "" if fair else " Not each has a rate of its own yet, so nothing follows."
+    rates = "" if fair else UNFAIR
     return Finding(
         holds if fair else None,
         f"'Or matches': at most {MARGIN:.0f} point below, at each of {', '.join(map(str, shots))} "
@@ -253,7 +261,9 @@ def width_is_what_counts(e: Evidence) -> Finding:
     )
     level = abs(scales[0] / scales[1] - 1) < 0.01
     lost = block.below()
-    holds = between.within(MARGIN) if lost and level else None  # of no loss nothing can be said
+    fair = own_rates(e, *methods)
+    # of no loss nothing can be said
+    holds = between.within(MARGIN) if lost and level and fair else None
     scale = "" if level else f", whose scale is another ({scales[1]:.3f}, not {scales[0]:.3f})"
     return Finding(
         holds,
@@ -261,7 +271,8 @@ def width_is_what_counts(e: Evidence) -> Finding:
         f"{points(half)}{scale}; Block-LoRA minus LoRA of rank r/n {points(between)}, equal: "
         f"within {MARGIN:.0f} point; over {counted(len(means), part['dataset'].nunique())} sets, "
         f"{shared.told('pairs of set and seed')}."
-        + ("" if lost else " A loss of Block-LoRA is not shown."),
+        + ("" if lost else " A loss of Block-LoRA is not shown.")
+        + ("" if fair else UNFAIR),
         smallest=smallest(block, between),
     )
 
