@@ -1,6 +1,6 @@
 """The frozen model: CLIP's towers by open_clip, run fast and exactly.
 
-Read backbone, towers, packing, untouched. Knows core, adapters, data and weights.
+Read backbone, towers, packing, untouched. Knows core, layers, adapters, data and weights.
 """
 
 from ..core.lean_imports import install

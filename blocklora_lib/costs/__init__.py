@@ -2,5 +2,5 @@
 
 `ways.py` names the ways to compute, for closed forms, timings and figures alike.
 
-Knows core, adapters' settings and the sizes of architectures. No torch.
+Knows core, settings of adapters and the sizes of architectures in clip. No torch.
 """

@@ -124,7 +124,8 @@ def figure_float(file: str, place: Placed, caption: str, label: str, venue: Venu
     return (
         f"% text of {place.points:.1f} pt\n"
         rf"\begin{{{kind}}}[t]\centering" + "\n"
-        rf"\includegraphics[width={place.width:.3f}in]{{{file}}}" + "\n"
+        rf"\includegraphics[width={place.width:.3f}in,height=0.8\textheight,keepaspectratio]"
+        rf"{{{file}}}" + "\n"
         rf"\caption{{{venue.font} {caption}}}\label{{{label}}}" + "\n"
         rf"\end{{{kind}}}" + "\n"
     )

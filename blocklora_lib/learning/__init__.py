@@ -2,5 +2,5 @@
 rule.
 
 Read spec, method, contract, loop, evaluation; adapter_fit is what all adapter methods do. Knows
-core, adapters, data, clip.
+clip and all below.
 """

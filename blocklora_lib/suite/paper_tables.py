@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -79,17 +80,16 @@ def _number(name: str, form: str = ",.0f") -> Callable[[dict[str, str]], str]:
     return lambda row: format(float(row[name]), form) if row[name] else "–"
 
 
-def _p_value(row: dict[str, str]) -> str:
-    value = float(row["p"] or "nan")
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
 def _interval(mean: str, low: str, high: str, form: str) -> Callable[[dict[str, str]], str]:
     def show(row: dict[str, str]) -> str:
         middle, *ends = (format(float(row[name]), form) for name in (mean, low, high))
         return f"{middle} [{', '.join(ends)}]"
 
     return show
+
+
+def _p_value(p: float) -> str:
+    return "–" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 NAMES = {
@@ -115,9 +115,7 @@ COLUMNS: tuple[tuple[str, str, Callable[[Row], bool], dict[str, Show], str], ...
             "Comparison": _text("comparison"),
             "Shots": _number("shots"),
             "Points": _interval("difference (points)", "low", "high", "+.1f"),
-            "p": lambda row: (
-                "<0.001" if float(row["p"] or 1) < 0.001 else f"{float(row['p'] or 1):.3f}"
-            ),
+            "p": lambda row: _p_value(float(row["p"] or "nan")),
         },
         "lrrr",
     ),

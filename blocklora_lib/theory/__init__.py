@@ -1,4 +1,4 @@
 """What can be proved or computed about the method: bounds, codes, trajectories, breaks, subspaces.
 
-Knows adapters, clip, costs and learning; no records.
+Knows runs and all below, to train what is looked at; it reads no records.
 """

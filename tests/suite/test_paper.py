@@ -120,14 +120,17 @@ def compile_latex(folder: Path, name: str) -> str:
 def faults(log: str) -> list[str]:
     """What a log says of references that are undefined and boxes over 2 pt too wide."""
     wide = [m[0] for m in re.finditer(r"Overfull \\hbox \(([\d.]+)pt.*", log) if float(m[1]) > 2]
-    return wide + re.findall(r".*(?:undefined|multiply defined).*", log)
+    high = re.findall(r"Overfull \\vbox .*|.*Float too large.*", log)
+    return wide + high + re.findall(r".*(?:undefined|multiply defined).*", log)
 
 
 def test_faults_are_found():
     log = (
-        "Overfull \\hbox (2.5pt too wide)\nOverfull \\hbox (1.5pt too wide)\nReference x undefined"
+        "Overfull \\hbox (2.5pt too wide)\nOverfull \\hbox (1.5pt too wide)\n"
+        "Reference x undefined\n"
+        "Overfull \\vbox (9pt too high)\nLaTeX Warning: Float too large for page by 9pt"
     )
-    assert len(faults(log)) == 2
+    assert len(faults(log)) == 4
 
 
 @pytest.mark.slow
