@@ -85,8 +85,8 @@ def _samples(source: str) -> dict[str, list[Any]]:
 def check_parameters(
     notebook: Path, given: Mapping[str, Any], typed: bool = False
 ) -> dict[str, Any]:
-    """Return the given values; refuse unknown names, wrong types, numbers not finite or not
-    positive.
+    """Return the given values; refuse unknown names, wrong types, numbers not finite, and counts
+    that are not positive.
 
     Text is read as YAML where the default is no text, unless the values are `typed`, as in a
     notebook's cell.
@@ -100,6 +100,8 @@ def check_parameters(
         if isinstance(value, str) and not isinstance(default, str) and not typed:
             value = parse_yaml(value, where)
         least = 0 if name in ("seed", "seeds") or default == 0 else 1  # 0: the profile's
+        if isinstance(default, list) and any(type(x) is int and x < least for x in default):
+            least = -(2**63)  # of what is no count
         if name in samples and not default:  # an empty list is the profile's
             default = samples[name] if value != [] else []
         checked[name] = _of_type(value, default, where, least)

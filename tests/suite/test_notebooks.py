@@ -40,6 +40,8 @@ SMALLER = {
         coded_sets=["fashion"], steps=50, sweeps=1, supersamples=3, paired_shots=2
     ),
     "12_inference": dict(batches=[1, 8], repeats=1, rounds_factor=3),
+    "13_theorem": dict(steps=100, short=50, real_steps=8),
+    "14_where_it_breaks": dict(octaves=[-2, -1, 1, 3, 5]),
 }
 
 

@@ -175,6 +175,13 @@ def test_a_count_is_at_least_one(tmp_path):
             check_parameters(book, {"steps": steps})
 
 
+def test_every_default_may_be_given():
+    """14's octaves, -2 among them, were refused as counts."""
+    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
+        defaults = known_parameters(path)
+        assert check_parameters(path, defaults, typed=True) == defaults
+
+
 def test_in_a_cell_text_is_no_number(tmp_path):
     """papermill -y "{steps: '3'}" injects the text '3'; on the command line all is text."""
     book = write(tmp_path, "steps: int = 50")
