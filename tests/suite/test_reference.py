@@ -231,3 +231,17 @@ def test_the_committed_scoreboard_is_what_the_committed_records_say(name):
         text = (ROOT / "README.md").read_text(encoding="utf-8")
         assert f"{MARKERS[0]}\n{summary(judged)}{MARKERS[1]}" in text, again
     assert not [j.claim.id for j in judged if j.surprising]
+
+
+@pytest.mark.parametrize("name", ["pocket", "pocket-full"])
+def test_every_notebook_says_of_a_claim_what_the_scoreboard_says(name):
+    def read(path):
+        return json.loads(path.read_text(encoding="utf-8"))["claims"]
+
+    place, said = RESULTS / "reference" / name, ("verdict", "but", "evidence")
+    board = {row["id"]: row for row in read(place / "claims.json")}
+    rows = [row for path in sorted((place / "notebooks").glob("*.json")) for row in read(path)]
+    assert {row["id"] for row in rows} >= {"C5", "C14", "C18"}
+    assert [{k: row[k] for k in said} for row in rows] == [
+        {k: board[row["id"]][k] for k in said} for row in rows
+    ]
