@@ -87,7 +87,9 @@ def test_what_is_no_device_of_ours_is_refused_with_the_names(name, two_gpus):
         resolve_device(name)
 
 
-@pytest.mark.parametrize(("name", "say"), [("gpu", "cuda"), ("CUDA", "cuda"), ("1", "cuda:1")])
+@pytest.mark.parametrize(
+    ("name", "say"), [("gpu", "cuda"), ("CUDA", "cuda"), ("0", "cuda:0"), ("1", "cuda:1")]
+)
 def test_who_means_a_gpu_is_told_its_name(name, say, two_gpus):
     with pytest.raises(ValueError, match=f"unknown device '{name}'.* say {say}$"):
         resolve_device(name)

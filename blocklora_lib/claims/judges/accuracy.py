@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 MARGIN = 1.0  # points of accuracy: a difference within it is called none
 RIVALS = {"lora": "LoRA", "promptsrc": "PromptSRC"}  # whom the paper names
+UNFAIR = " Not each has a rate of its own, so nothing follows."
 
 
 def by_method(
@@ -63,9 +64,6 @@ def differences(runs: DataFrame, a: str, b: str, shots: int) -> OverSets:
     part = own_images(runs[runs["shots"] == shots])
     by_method(part, ["dataset", "seed"], [a, b])  # refuses what cannot be paired
     return over_sets(difference_by_set(part, a, b))
-
-
-UNFAIR = " Not each has a rate of its own, so nothing follows."
 
 
 def points(d: Interval) -> str:
