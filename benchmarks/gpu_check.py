@@ -24,22 +24,25 @@ from blocklora_lib.adapters.config import AdapterConfig
 from blocklora_lib.core.devices import repeatable, resolve_device
 from blocklora_lib.core.files import user_path, write_whole
 from blocklora_lib.core.paths import RESULTS
+from blocklora_lib.learning.replayed import can_replay
 from blocklora_lib.measure import gpu_acceptance as measure
 from blocklora_lib.measure.benchmark_output import markdown
 from blocklora_lib.measure.gpu_acceptance import Sizes
 from blocklora_lib.measure.gpu_steps import Numbers, release, step_costs
 from blocklora_lib.measure.prompts import class_prompts
-from blocklora_lib.measure.steps import NotCovered, Step, clip_lora_step, random_images
+from blocklora_lib.measure.steps import NotCovered, Step, clip_lora_step, peft_step, random_images
 from blocklora_lib.measure.timing import conditions
 from blocklora_lib.runs.provenance import git_revision
 from blocklora_lib.weights.tags import open_clip_name
 
-# precision, and whether only kernels that repeat are used, as runs do by default
+# precision; whether only kernels that repeat are used; whether CUDA graphs repeat the step: as runs
+# do by default, then without
 OURS = (
-    *(("fp32", True), ("tf32", True), ("fp16", True), ("bf16", True)),
-    *(("fp32", False), ("tf32", False), ("fp16", False)),
+    *((precision, True, True) for precision in ("fp32", "tf32", "fp16", "bf16")),
+    *(("fp16", False, True), ("fp32", True, False), ("fp16", True, False)),
 )
 FINITE = "the loss is finite"
+LARGE = 1000  # classes
 SMALL_CARD = 24e9 / 2**30  # GiB, of claim C13: a thousand classes fit a GPU of 24 GB
 
 
@@ -74,9 +77,14 @@ def cases(sizes: Sizes, device: torch.device) -> Iterator[Case]:
             yield Case("repeats", f"{precision}, {'strict' if strict else 'fast'}",
                        partial(measure.repeats, sizes, device, precision, strict), told,
                        (lambda n: n["same_bits"]) if strict else None)  # fmt: skip
+    for precision in ("fp32", "fp16") if device.type == "cuda" else ():
+        yield Case("CUDA graphs against none", f"{precision}, dropout {measure.DROPOUT}",
+                   partial(measure.graphs_against_none, sizes, device, precision),
+                   "a graph is made, and gives the same bits",
+                   lambda n: n["graphs"] > 0 and n["same_bits"])  # fmt: skip
     yield Case("whole runs", "smoke profile, twice", partial(measure.whole_runs, device),
                "equal results", lambda n: n["same_result"])  # fmt: skip
-    for source in ("files", "memory"):
+    for source in ("files", "kept views", "memory"):
         yield Case("evaluation", source, partial(measure.evaluation_rate, sizes, device, source))
     for classes in sizes.classes:
         yield from step_cases(sizes, device, classes)
@@ -90,14 +98,22 @@ def cases(sizes: Sizes, device: torch.device) -> Iterator[Case]:
 
 
 def step_cases(sizes: Sizes, device: torch.device, classes: int) -> Iterator[Case]:
-    """Yield a training step in each precision, and the same of CLIP-LoRA's computation."""
-    for precision, strict in OURS:
-        told = f"ours, {precision}, {'strict' if strict else 'fast'}, {classes} classes"
-        yield Case("step", told, partial(ours, sizes, device, classes, precision, strict, {}),
+    """Yield a training step in each precision, and the same of CLIP-LoRA's computation and peft's.
+
+    Their images lie in batches on the device.
+    """
+    for precision, strict, by_graphs in OURS:
+        graphs = by_graphs and device.type == "cuda"
+        how = f"{'strict' if strict else 'fast'}, {'' if graphs else 'no '}graphs"
+        yield Case("step", f"ours, {precision}, {how}, {classes} classes",
+                   partial(ours, sizes, device, classes, precision, strict, {}, graphs),
                    FINITE, finite)  # fmt: skip
     for autocast in (False, True):
         told = f"CLIP-LoRA, {'fp16 autocast' if autocast else 'fp32'}, {classes} classes"
         yield Case("step", told, partial(theirs, sizes, device, classes, autocast))
+    if classes < LARGE:  # it pads all prompts, and keeps what it computes of the padding
+        yield Case("step", f"peft, fp32, {classes} classes",
+                   partial(theirs, sizes, device, classes, None))  # fmt: skip
 
 
 def ours(
@@ -107,25 +123,30 @@ def ours(
     precision: str,
     strict: bool,
     way: dict,
+    graphs: bool = True,
 ) -> Numbers:
     """Return the costs of this library's step."""
 
     def make() -> Step:
         backbone = sizes.load(precision, device)
-        return measure.step_of(backbone, measure.adapted(backbone), classes, sizes.batch, **way)
+        step = measure.step_of(backbone, measure.adapted(backbone), classes, sizes.batch, **way)
+        recomputes = bool(way.get("checkpoint") or way.get("class_chunk"))
+        return step.replay() if graphs and can_replay(backbone, recomputes) else step
 
     with repeatable(device, strict, precision == "tf32"):
         return step_costs(make, sizes.steps, device)
 
 
-def theirs(sizes: Sizes, device: torch.device, classes: int, autocast: bool) -> Numbers:
-    """Return the costs of CLIP-LoRA's step, with whatever kernels torch likes."""
+def theirs(sizes: Sizes, device: torch.device, classes: int, autocast: bool | None) -> Numbers:
+    """Return the costs of CLIP-LoRA's step, with whatever kernels torch likes; of None, peft's."""
 
     def make() -> Step:
         backbone = sizes.load("fp32", device)
         config = AdapterConfig(kind="lora", dropout=measure.DROPOUT)
         tokens = backbone.tokenize(class_prompts(classes))
         images = random_images(backbone, sizes.batch)
+        if autocast is None:
+            return peft_step(backbone, config, tokens, images)
         return clip_lora_step(backbone, config, tokens, images, autocast)
 
     with repeatable(device, strict=False):
@@ -150,7 +171,9 @@ def judged(case: Case, device: torch.device) -> dict[str, Any]:
     except Exception as error:  # whatever it is, the next case is measured
         told = " ".join(str(error).split())
         numbers = {"error": f"{type(error).__name__}: {told[:200]}"}
-        no_room = isinstance(error, (torch.OutOfMemoryError, MemoryError, NotCovered))
+        no_room = isinstance(
+            error, (torch.OutOfMemoryError, MemoryError, NotCovered, ModuleNotFoundError)
+        )
         ok = None if no_room and not case.judge else False
     release(device)
     seconds = round(time.perf_counter() - start, 1)

@@ -37,6 +37,7 @@ TAKES_A_NUMBER = {aten.where, aten.fill_, aten.fill, aten.masked_fill, aten.mask
 
 
 _counting: list[Any] = []  # who counts what a GPU would be asked for: launches.py
+_capturing: list[Graph] = []  # the graph that keeps what it is asked for, if one does
 
 
 class CudaTensor(Tensor):
@@ -90,7 +91,7 @@ class CudaTensor(Tensor):
         return self.numpy()
 
     def tolist(self):
-        for counted in _counting:
+        for counted in (*_counting, *_capturing):
             counted.waits("tolist")
         return self.detach().held.tolist()
 
@@ -112,6 +113,14 @@ def computed(func: Any, args: tuple, kwargs: dict) -> Any:
     for counted in _counting:
         counted.sees(func, args, kwargs)
     check(func, args, kwargs)
+    result = called(func, args, kwargs)
+    for graph in _capturing:
+        graph.sees(func, args, kwargs, result)
+    return result
+
+
+def called(func: Any, args: tuple, kwargs: dict) -> Any:
+    """The result of what a GPU does not refuse."""
     if func.overloadpacket in ANY_LENGTHS:
         return ANY_LENGTHS[func.overloadpacket](*args, **kwargs)
     given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
@@ -278,6 +287,67 @@ class Gpu:
         self.generator.manual_seed(seed)
 
 
+class Graph:
+    """torch.cuda.CUDAGraph: the operators between its start and its end, on the same memory again.
+
+    CUDA does not compute while it keeps a graph; here that is so of its draws.
+    """
+
+    def __init__(self) -> None:
+        self._asked: list[tuple[Any, tuple, dict, Any]] = []
+
+    def sees(self, func: Any, args: tuple, kwargs: dict, result: Any) -> None:
+        if why := wait_of(func, args, kwargs):
+            self.waits(why)
+        self._asked.append((func, args, kwargs, result))
+
+    def waits(self, why: str) -> None:
+        raise RuntimeError(f"operation not permitted when stream is capturing: {why}")
+
+    def replay(self) -> None:
+        for func, args, kwargs, made in self._asked:
+            again = called(func, args, kwargs)
+            if not (func.is_view or func._schema.is_mutable):
+                for old, new in zip(tree_leaves(made), tree_leaves(again), strict=True):
+                    if isinstance(old, CudaTensor):
+                        old.held.copy_(new.held)
+
+
+@contextlib.contextmanager
+def keeping(graph: Graph, **how: Any) -> Iterator[None]:
+    """torch.cuda.graph."""
+    before = _gpu.generator.get_state()
+    _capturing.append(graph)
+    try:
+        yield
+    finally:
+        _capturing.remove(graph)
+        _gpu.generator.set_state(before)
+
+
+READS = {"_local_scalar_dense", "equal", "nonzero", "is_nonzero", "masked_select", "item", "unique"}
+
+
+def wait_of(func: Any, args: tuple, kwargs: dict) -> str | None:
+    """What Python waits for in a call that reads a number or moves some; '' if it does not wait.
+
+    None of any other call.
+    """
+    name = func.overloadpacket._qualified_op_name.partition("::")[2]
+    if name in READS:
+        return name
+    if name in ("_to_copy", "copy_"):
+        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        source = given[-1]
+        target = given[0].device if name == "copy_" else kwargs.get("device")
+        target = source.device if target is None else torch.device(target)
+        if (target.type == "cuda") != isinstance(source, CudaTensor):
+            pinned = getattr(source, "pinned", False) and kwargs.get("non_blocking")
+            wait = not pinned and not (name == "copy_" and source.dim() == 0)
+            return f"{name} {source.device.type} to {target.type}" if wait else ""
+    return None
+
+
 _gpu: Gpu | None = None
 
 
@@ -379,6 +449,7 @@ def fake_cuda() -> Iterator[Gpu]:
         "mem_get_info": (1 << 36, 1 << 36),
         "_lazy_init": None,
         "is_bf16_supported": True,
+        "graph_pool_handle": (0, 0),
     }
     with contextlib.ExitStack() as stack:
         for name, value in answers.items():
@@ -388,6 +459,8 @@ def fake_cuda() -> Iterator[Gpu]:
         for name in ("get_rng_state", "set_rng_state", "manual_seed"):
             stack.enter_context(mock.patch.object(torch.cuda, name, getattr(gpu, name)))
         stack.enter_context(mock.patch.object(torch.cuda, "manual_seed_all", gpu.manual_seed))
+        stack.enter_context(mock.patch.object(torch.cuda, "CUDAGraph", Graph))
+        stack.enter_context(mock.patch.object(torch.cuda, "graph", keeping))
         stack.enter_context(mock.patch.object(torch.cuda, "_initialized", True))
         stack.enter_context(mock.patch.object(torch.cuda, "device", _Here))
         stack.enter_context(mock.patch.dict("os.environ", CUBLAS_WORKSPACE_CONFIG=":4096:8"))

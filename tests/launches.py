@@ -19,10 +19,9 @@ from typing import Any
 import fake_cuda
 import open_clip
 import torch
-from fake_cuda import CudaTensor
+from fake_cuda import CudaTensor, wait_of
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_leaves
 
 MODEL = {  # of the depth of ViT-B/16; no count depends on widths
     "embed_dim": 16,
@@ -39,7 +38,6 @@ NOTHING = {  # takes or names memory
     *("detach", "alias", "lift_fresh", "_unsafe_view", "_reshape_alias", "resize_"),
     *("is_pinned", "_pin_memory", "sym_size", "is_same_size", "_has_compatible_shallow_copy_type"),
 }
-READS = {"_local_scalar_dense", "equal", "nonzero", "is_nonzero", "masked_select", "item", "unique"}
 
 
 class Launches:
@@ -54,19 +52,10 @@ class Launches:
 
     def sees(self, func: Any, args: Any, kwargs: Any) -> None:
         name = func.overloadpacket._qualified_op_name.partition("::")[2]
-        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        if name in READS:
-            self.waits(name)
-        if name in ("_to_copy", "copy_"):
-            source = given[-1]
-            target = given[0].device if name == "copy_" else kwargs.get("device")
-            target = source.device if target is None else torch.device(target)
-            if (target.type == "cuda") != isinstance(source, CudaTensor):
-                pinned = getattr(source, "pinned", False) and kwargs.get("non_blocking")
-                if not pinned and not (name == "copy_" and source.dim() == 0):
-                    self.waits(f"{name} {source.device.type} to {target.type}")
-                return
-        if name in NOTHING or func.is_view or name in READS:
+        why = wait_of(func, args, kwargs)
+        if why:
+            self.waits(why)
+        if why is not None or name in NOTHING or func.is_view:
             return
         if name == "block_diag":
             self.kernels[name] += 1 + len(args[0])

@@ -109,7 +109,7 @@ class Backbone(nn.Module):
         """
         if isinstance(images, ImageFiles):
             return images.at(self.view, self.device)
-        return self.view.fit(images.to(self.device, torch.float32))
+        return self.view.fit(images.to(self.device).float())  # a byte a number goes over
 
     def preprocess(self, images: Tensor | ImageFiles) -> Tensor:
         """Pixels (B, 3, H, W), uint8, or files, to normalised (B, 3, *view.size), float32."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,12 +20,13 @@ from ..layers.sequences import Layout
 class PackedPrompts:
     """Prompts up to their end-of-text token, the shortest first.
 
-    tokens: (C, context length), as they were given.
+    tokens: (C, context length), and ends: (C,), of their end-of-text tokens, as they were given.
     ids, positions: (T,). pooled: (C,), the row of each end-of-text token; places: (C,), where in
     that order the prompts stand as they were given.
     """
 
     tokens: Tensor
+    ends: Tensor
     ids: Tensor
     positions: Tensor
     pooled: Tensor
@@ -38,12 +40,24 @@ class PackedPrompts:
             first = torch.cat([first[:1], self.pooled[:-1] + 1])
         return first[:, None] + torch.arange(1, m + 1, device=first.device)
 
+    @cached_property
+    def _in_sets(self) -> dict[int, PackedPrompts]:
+        return {}
+
+    def in_sets(self, sets: int) -> PackedPrompts:
+        """So many sets of the prompts, each led by a beginning of its own; made once."""
+        if sets not in self._in_sets:
+            tokens = self.tokens.repeat(sets, 1)
+            self._in_sets[sets] = pack(tokens, self.ends.repeat(sets), True, sets)
+        return self._in_sets[sets]
+
     def repeated(self, times: int) -> PackedPrompts:
         """The prompts so many times, each time anew as if they were others; without a prefix."""
         groups, offset = self.layout.groups, torch.arange(times, device=self.ids.device)[:, None]
         one = [(n * times, length) for n, length in groups]
         return PackedPrompts(
             tokens=self.tokens.repeat(times, 1),
+            ends=self.ends.repeat(times),
             ids=self.ids.repeat(times),
             positions=self.positions.repeat(times),
             pooled=(self.pooled + offset * len(self.ids)).flatten(),
@@ -69,6 +83,7 @@ def pack(tokens: Tensor, end: Tensor, share_prefix: bool = False, sets: int = 1)
     ends = torch.tensor([lengths[i] - prefix for i in order]).cumsum(0) + prefix * sets - 1
     return PackedPrompts(
         tokens=tokens,
+        ends=end,
         ids=tokens[torch.tensor(owners, device=tokens.device), positions],
         positions=positions,
         pooled=ends.to(tokens.device),

@@ -137,8 +137,7 @@ class TextTower:
             )
         parts, dtype = self.parts, self.parts.transformer.get_cast_dtype()
         if learnt and learnt.sets:
-            tokens = prompts.tokens.repeat(learnt.sets, 1)
-            prompts = pack(tokens, self.end_of_text(tokens), True, learnt.sets)
+            prompts = prompts.in_sets(learnt.sets)
         x, put = parts.token_embedding(prompts.ids).to(dtype), None
         if learnt:
             put = partial(learnt.put, rows=prompts.after_start(learnt.blocks[0].shape[-2]))

@@ -78,7 +78,8 @@ def _exactly(t: Tensor, dtype: torch.dtype) -> Tensor | Literal[False]:
 
 def kept(t: Tensor, how: Any, make: Callable[[Tensor, Any], Any]) -> Any:
     """What is made of a frozen tensor, made again only where it changed or moved."""
-    state = t._version, t.data_ptr(), t.device, t.dtype
+    version = None if t.is_inference() else t._version  # a tensor of inference mode counts none
+    state = version, t.data_ptr(), t.device, t.dtype
     made = _KEPT.setdefault(t, {})
     if made.get(how, (None,))[0] != state:
         with torch.no_grad():

@@ -39,6 +39,7 @@ def fit_adapters(context: Context, config: AdapterConfig) -> AdapterPredictor:
                 predictor.training_logits(encoded),
                 scaled=backbone.dtype == torch.float16,
                 plan=plan,
+                replays=predictor.replays,
             )
     except BaseException:
         predictor.close()
@@ -54,6 +55,8 @@ class AdapterPredictor(Predictor):
     def __init__(self, context: Context, adapters: AdapterSet) -> None:
         self.backbone, self.tokens, self.adapters = context.backbone, context.tokens, adapters
         _, _, self.training = context.to_train()
+        recomputes = self.training.checkpointing or bool(self.training.class_chunk)
+        self.replays = context.replays(recomputes)
         self.trainable_parameters = adapters.num_parameters()
 
     def to_train(self, context: Context) -> tuple[Context, bool]:

@@ -11,6 +11,7 @@ from ..clip.backbone import Backbone
 from ..core.lean_imports import spare_the_compiler
 from ..data.image_files import ImageFiles
 from .feature_cache import FeatureCache, Features, Source
+from .replayed import can_replay
 from .spec import TrainingSpec
 
 spare_the_compiler()
@@ -27,7 +28,7 @@ class Context:
 
     source: where the cache finds the images, for a method whose image tower stays frozen; one on
     features asks `features()` for them and has no `images`. validation: images and labels to choose
-    settings by, of a method with a grid alone.
+    settings by, of a method with a grid alone. cuda_graphs: where a step can be repeated by them.
     """
 
     backbone: Backbone
@@ -42,6 +43,11 @@ class Context:
     validation: tuple[Source, Tensor] | None = None
     cache: FeatureCache = field(default_factory=FeatureCache)
     names: Sequence[str] = ()
+    cuda_graphs: bool = True
+
+    def replays(self, recomputes: bool) -> bool:
+        """Whether steps are computed by CUDA graphs, see `replayed`."""
+        return self.cuda_graphs and can_replay(self.backbone, recomputes)
 
     def features(self, views: int = 0) -> Features:
         """The few images as the frozen tower sees them, or so many random views of each.

@@ -4,7 +4,9 @@ counted.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from ..data.image_files import ImageFiles, ahead
 from .count import Count
 from .feature_cache import BATCH, Features
 from .method import Predictor
+from .replayed import Replayed
 
 RECALLED = (1, 5)  # among how many nearest a caption, or an image, is looked for
 
@@ -132,16 +135,20 @@ def _batches(
     texts = predictor.prompts(dataset.classes) if predictor.prompts else dataset.prompts
     classifier = predictor.classifier(backbone.tokenize(texts))
     seen = 0
-    score: Callable[[Any, Any], Tensor] = predictor.logits
+    score: Callable[[Any], Tensor]
     inputs: Iterator[Any]
     if isinstance(images, Features):
-        score, inputs = predictor.scores, images.split(BATCH)
+        inputs = images.split(BATCH)
+        score = partial(predictor.scores, classifier=classifier)
     else:
         inputs = map(backbone.preprocess, images.split(BATCH))
+        score = partial(predictor.logits, classifier=classifier)
+        if predictor.replays:
+            score = Replayed(score, Counter(map(len, labels.split(BATCH))), backbone)
     if isinstance(images, ImageFiles):
         inputs = ahead(inputs)  # the next files are read while a batch is classified
     for part, truth in zip(inputs, labels.split(BATCH), strict=True):
-        scores = score(part, classifier)
+        scores = score(part)
         if not scores.isfinite().all():  # argmax would take any of them for an answer
             raise NotFinite(
                 f"scores of {dataset.name} are not finite (images {seen} to "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ..core.seeding import generator, seeded_torch
 from ..data.augment import augment
 from ..data.image_files import ImageFiles, ahead
 from .contract import Context
+from .replayed import Replayed
 from .told import WINDOW, Told
 
 
@@ -91,6 +93,7 @@ def train(
     objective: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     backward: Callable[[Tensor], Any] = Tensor.backward,
     after: Callable[[int], None] = lambda step: None,
+    replays: bool = False,
 ) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """Minimise objective(logits(images), labels); return the loss of every step, skipped steps.
 
@@ -103,22 +106,35 @@ def train(
     factor; it is skipped, and the schedule moves on.
     plan: by default that of the context's training settings. objective: a loss, or several, (n,),
     of which the first is told; backward(losses) leaves gradients on the parameters. after(step):
-    called after each, steps counted from 1.
+    called after each, steps counted from 1. replays: compute forward and backward passes by CUDA
+    graphs (see `replayed`).
     All randomness comes from the context's seed: shuffling and augmentation by generators of their
     own, dropout by torch's global one, whose state is given back.
     """
     plan = plan or settings_plan(context)
-    run, shown = Run(context, groups, plan, scaled), views_shown(context, plan)
+    run, shown, classes = Run(context, groups, plan, scaled), views_shown(context, plan), 0
+
+    def both_passes(views: Tensor, truth: Tensor) -> Tensor:
+        """Leave the gradients of a step, and return its losses."""
+        nonlocal classes
+        scores = logits(views)
+        classes = scores.shape[-1]
+        loss = objective(scores.float(), truth)
+        run.optimizer.zero_grad()
+        backward(run.scaler.scale(loss))
+        return loss.detach()
+
+    passes: Callable[..., Tensor] = both_passes
+    if replays:
+        lengths = Counter(len(index) for index in plan.order)
+        passes = Replayed(both_passes, lengths, context.backbone, run.parameters)
     with seeded_torch(context.seed, "dropout", run.device), closing(shown):
         for step, (views, truth) in enumerate(shown, 1):
             run.begin(step)
-            scores = logits(views)
-            loss = objective(scores.float(), truth)
-            run.optimizer.zero_grad()
-            backward(run.scaler.scale(loss))
+            loss = passes(views, truth)
             run.take_step()
             after(step)
-            run.tell(loss, scores.shape[-1])
+            run.tell(loss, classes)
     return run.finish()
 
 
@@ -140,6 +156,11 @@ class Run:
         self._told = Told(self.device, self.steps, self._look)
         self._classes = 0
 
+    @property
+    def parameters(self) -> list[Tensor]:
+        """All that is trained."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
     def begin(self, step: int) -> None:
         """Set the rates of a step, counted from 1."""
         lr = self.plan.rate(step - 1)
@@ -154,7 +175,7 @@ class Run:
     def tell(self, loss: Tensor, classes: int) -> None:
         """Tell a step's loss, the first of several; TrainingDiverged, within 20 steps."""
         self._classes = classes
-        self._told.tell(loss.detach().flatten()[0], self.scaler.scale(self._one))
+        self._told.tell(loss.flatten()[0], self.scaler.scale(self._one))
 
     def _look(self, step: int, loss: float, factor: float) -> None:
         lr = self.plan.rate(step - 1)
@@ -171,8 +192,7 @@ class Run:
 
     def finish(self) -> tuple[tuple[float, ...], tuple[int, ...]]:
         """Return the loss of every step, and the steps skipped; TrainingDiverged, once more."""
-        parameters = (p for group in self.optimizer.param_groups for p in group["params"])
-        if not torch.stack([torch.isfinite(p).all() for p in parameters]).all():
+        if not torch.stack([torch.isfinite(p).all() for p in self.parameters]).all():
             lr = self.plan.rate(self.steps - 1)
             reason = "a trained parameter is not finite"
             raise TrainingDiverged(self.steps, self.steps, self.losses[-1], lr, reason)

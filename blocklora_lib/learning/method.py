@@ -46,7 +46,8 @@ class BaseMethod:
 class Predictor:
     """What a method's `fit` returns: how to classify, in whatever way the method does it.
 
-    prompts(names): the texts of classes, where they are not the template's.
+    prompts(names): the texts of classes, where they are not the template's. replays: whether
+    `logits` asks for the same kernels each time, for CUDA graphs.
     """
 
     loss: tuple[float, ...] = ()  # of every step
@@ -55,6 +56,7 @@ class Predictor:
     images_seen = 0  # in all updates, each time anew
     choice: Choice | None = None  # of settings, on validation images
     prompts: Callable[[Sequence[str]], list[str]] | None = None
+    replays = False
 
     @property
     def updates(self) -> int:

@@ -75,6 +75,7 @@ def fit_prompts(
     seen: list[Seen] = []
 
     def logits(images: Tensor) -> Tensor:
+        seen.clear()  # and with it the last step's graph of gradients, before there is another
         seen[:] = [predictor.see(backbone.normalise(images), prompts)]
         return seen[0].logits
 
@@ -90,6 +91,7 @@ def fit_prompts(
             objective=lambda scores, labels: loss(seen[0], labels),
             backward=backward,
             after=after,
+            replays=predictor.replays,
         )
     return predictor
 
@@ -128,6 +130,7 @@ class PromptPredictor(Predictor):
     ) -> None:
         self.backbone, self.learner = context.backbone, learner
         self.how = method.settings.schedule or context.to_train()[2]
+        self.replays = context.replays(self.how.checkpointing or bool(self.how.class_chunk))
         self.prompts = method.texts  # what to tokenize of classes
         self.reads_images = method.reads_images
         self.trainable_parameters = sum(part.numel() for part in learner.parameters)

@@ -137,7 +137,7 @@ def train_stack(
             for s, loss in losses.items():
                 try:
                     live[s].take_step()
-                    live[s].tell(loss, scores.shape[-1])
+                    live[s].tell(loss.detach(), scores.shape[-1])
                 except TrainingDiverged as error:
                     outcomes[s] = error
                     del live[s]

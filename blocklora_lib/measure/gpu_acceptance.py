@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,9 @@ from ..clip.towers import TextTower
 from ..core.devices import repeatable
 from ..core.seeding import generator, seeded_torch
 from ..data.image_files import ImageFiles, ahead
+from ..data.kept_views import KeptViews
+from ..learning.feature_cache import BATCH
+from ..learning.replayed import WARM_UP, Replayed, can_replay
 from ..runs.execute import execute
 from ..runs.grid import make_spec
 from ..runs.profile_files import load_profile
@@ -74,12 +79,27 @@ def trained(
     steps: int = 5,
 ) -> tuple[list[float], Tensor]:
     """Return the losses of so many steps, and the adapters after them: (n,), float64, on a CPU."""
+    return _trained(sizes, device, precision, dropout, steps)[:2]
+
+
+def _trained(
+    sizes: Sizes,
+    device: torch.device,
+    precision: str,
+    dropout: float = DROPOUT,
+    steps: int = 5,
+    graphs: bool = False,
+) -> tuple[list[float], Tensor, int]:
+    """As `trained`, and how many CUDA graphs were made."""
     backbone = sizes.load(precision, device)
     adapters = adapted(backbone, dropout)
     step = step_of(backbone, adapters, min(sizes.classes), min(sizes.batch, 8))
+    if graphs:
+        step.replay()
     with seeded_torch(1, "dropout", device):
         losses = [step().item() for _ in range(steps)]
-    return losses, torch.cat([p.detach().double().cpu().flatten() for p in adapters.parameters()])
+    row = torch.cat([p.detach().double().cpu().flatten() for p in adapters.parameters()])
+    return losses, row, step.graphs
 
 
 def against_cpu(sizes: Sizes, device: torch.device) -> Numbers:
@@ -100,6 +120,19 @@ def repeats(
     losses, adapters = found[0]
     same = all(other == losses and torch.equal(row, adapters) for other, row in found[1:])
     return {"same_bits": same, "losses": losses}
+
+
+def graphs_against_none(sizes: Sizes, device: torch.device, precision: str) -> Numbers:
+    """Train the same thing by CUDA graphs and without, dropout on: whether bits are the same.
+
+    graphs: how many were made, for a step that makes none would be the same, too.
+    """
+    with repeatable(device, tf32=precision == "tf32"):
+        steps = WARM_UP + 10
+        losses, plain, _ = _trained(sizes, device, precision, steps=steps)
+        found, row, graphs = _trained(sizes, device, precision, steps=steps, graphs=True)
+    same = losses == found and torch.equal(plain, row)
+    return {"same_bits": same, "graphs": graphs, "losses": losses}
 
 
 def gradient(
@@ -155,33 +188,54 @@ def _apart(found: Tensor, expected: Tensor) -> float:
 
 
 def evaluation_rate(sizes: Sizes, device: torch.device, source: str) -> Numbers:
-    """Images a second through the image tower. source: 'files' (JPEG, 500 x 375) or 'memory'."""
+    """Images a second through the image tower.
+
+    source: 'files' (JPEG, 500 x 375), 'kept views' of such files, as runs read them from the second
+    on, or 'memory'.
+    """
     backbone = sizes.load("fp16" if device.type == "cuda" else "fp32", device)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        if source == "files":
-            images: ImageFiles | Tensor = ImageFiles([_photograph(Path(folder))] * sizes.images)
+        images: ImageFiles | Tensor
+        if source != "memory":
+            images = files = ImageFiles(_photographs(Path(folder), sizes.images))
+            if source == "kept views":
+                _keep_views(files, Path(folder), backbone)
         else:
             images = torch.zeros(sizes.images, 3, *backbone.view.size, dtype=torch.uint8)
-        backbone.encode_images(backbone.preprocess(images[torch.arange(1)]))
+        encode: Callable[[Tensor], Tensor] = backbone.encode_images
+        encode(backbone.preprocess(images[torch.arange(1)]))
+        if can_replay(backbone, recomputes=False):
+            lengths = Counter(len(part) for part in images.split(BATCH))
+            encode = Replayed(encode, lengths, backbone)
         synchronise(device)
         start = time.perf_counter()
         # as `evaluate` reads
-        with closing(ahead(map(backbone.preprocess, images.split(100)))) as batches:
+        with closing(ahead(map(backbone.preprocess, images.split(BATCH)))) as batches:
             for pixels in batches:
-                backbone.encode_images(pixels)
+                encode(pixels)
         synchronise(device)
         return {"images_per_second": round(sizes.images / (time.perf_counter() - start), 1)}
 
 
-def _photograph(folder: Path) -> Path:
-    """A JPEG file of a photograph's size and smoothness."""
+def _photographs(folder: Path, n: int) -> list[Path]:
+    """n JPEG files of a photograph's size and smoothness, all the same."""
     draw = generator(1, "photograph")
     noise = torch.randint(0, 256, (45, 60, 3), dtype=torch.uint8, generator=draw)
-    path = folder / "photograph.jpg"
+    first = folder / "photograph.jpg"
     Image.fromarray(noise.numpy()).resize((500, 375), Image.Resampling.BICUBIC).save(
-        path, quality=92
+        first, quality=92
     )
-    return path
+    paths = [folder / f"{i}.jpg" for i in range(n)]
+    for path in paths:
+        path.symlink_to(first)
+    return paths
+
+
+def _keep_views(images: ImageFiles, folder: Path, backbone: Backbone) -> None:
+    """Make the file of their views, which is mapped and checked when it is read."""
+    views = KeptViews(folder, "photographs", images.paths, {})
+    images.keep_views(views)
+    images.at(backbone.view, "cpu").evaluation_views()
 
 
 def whole_runs(device: torch.device) -> Numbers:

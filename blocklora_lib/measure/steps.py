@@ -28,6 +28,7 @@ from ..clip.backbone import Backbone, load_backbone
 from ..core.schema import UnknownName
 from ..core.seeding import generator
 from ..costs.ways import OUR_STEPS, STEPS
+from ..learning.replayed import WARM_UP, WORTH, Replayed
 from ..weights.spec import BackboneSpec
 from .counted import attach_in_training
 from .other_code import clip_lora, peft_lora
@@ -61,21 +62,43 @@ class Step:
     ) -> None:
         self.backbone, self.tokens, self.optimizer = backbone, tokens, optimizer
         self._logits, self._kernels = logits, kernels
+        self.images = images
         self._labels = (torch.arange(len(images)) % len(tokens)).to(images.device)
         self._scaler = torch.amp.GradScaler(images.device.type, enabled=scaled)
+        self._passes: Callable[..., Tensor] = self.passes
+        self._replayed: Replayed | None = None
 
     def loss(self) -> Tensor:
         """Make the graph of the loss."""
         return F.cross_entropy(self._logits().float(), self._labels)
 
+    def passes(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Go forward and backward with the step's own images; return the loss."""
+        self.optimizer.zero_grad()
+        loss = self.loss()
+        self._scaler.scale(loss).backward()
+        return loss.detach()
+
+    def replay(self) -> Step:
+        """Compute both passes by a CUDA graph from now on, after `replayed.WARM_UP` steps."""
+        self._scaler.scale(self._labels.new_ones((), dtype=torch.float32))  # makes its factor
+        groups = self.optimizer.param_groups
+        trained = [parameter for group in groups for parameter in group["params"]]
+        left = {len(self.images): WARM_UP + WORTH}
+        self._passes = self._replayed = Replayed(self.passes, left, self.backbone, trained)
+        return self
+
+    @property
+    def graphs(self) -> int:
+        """How many graphs it has made: 0 or 1."""
+        return len(self._replayed) if self._replayed else 0
+
     def __call__(self) -> Tensor:
         with self._kernels():
-            self.optimizer.zero_grad()
-            loss = self.loss()
-            self._scaler.scale(loss).backward()
+            loss = self._passes(self.images, self._labels)
             self._scaler.step(self.optimizer)
             self._scaler.update()
-        return loss.detach()
+        return loss
 
 
 def our_step(

@@ -81,8 +81,7 @@ class Method(PromptMethod):
 
 
 def without_conflict(own: Tensor, general: Tensor, strength: float) -> Tensor:
-    """G of G_d and G_g, of one shape."""
+    """G of G_d and G_g, of one shape; no number is read, for which a GPU would be waited."""
     along = (own * general).sum()
-    if along >= 0:
-        return own
-    return own - strength * along / general.square().sum() * general
+    without = own - strength * along / general.square().sum() * general
+    return own.where(along >= 0, without)

@@ -42,4 +42,5 @@ def run_context(
         validation=validation,
         cache=bench.features,
         names=dataset.classes,
+        cuda_graphs=bench.cuda_graphs,
     )

@@ -53,6 +53,9 @@ class Profile(Strict):
     # Keep evaluated images as the backbone sees them in the user's cache folder, so that each file
     # is decoded once: 0.15 MB an image at 224 x 224. No part of what names a run
     keep_views: bool = True
+    # Let a GPU repeat training steps by CUDA graphs (see `learning.replayed`): the same bits, in
+    # less time. No part of what names a run
+    cuda_graphs: bool = True
     # Train up to so many runs of adapters at once that differ in their seed alone (see
     # `learning.stacked`), which takes as many times the memory. A result is the run's alone but for
     # rounding: no part of what names a run; its record says with which (provenance.stacked_with)

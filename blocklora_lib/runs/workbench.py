@@ -36,7 +36,8 @@ class Workbench:
 
     device: as `resolve_device` reads it, once; a profile says its own. features: the cache of all
     runs, by default in the user's cache folder. keeps_views: whether evaluated images are kept
-    there, too, as the backbone sees them.
+    there, too, as the backbone sees them. cuda_graphs: whether a GPU repeats training steps by
+    them.
     """
 
     device: str | torch.device = "auto"
@@ -47,6 +48,7 @@ class Workbench:
         default_factory=lambda: FeatureCache(cache_folder() / "features", code_digest())
     )
     keeps_views: bool = True
+    cuda_graphs: bool = True
     _backbones: dict[BackboneSpec, Backbone] = field(default_factory=dict)
     _datasets: dict[str, Dataset] = field(default_factory=dict)
     _drawn: dict[tuple[object, ...], Draw] = field(default_factory=dict)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,11 +12,17 @@ from fake_cuda import fake_cuda
 from launches import counting, deep_clip, step_launches
 from torch import nn
 
+from blocklora_lib.clip.backbone import BackboneSpec, load_backbone
 from blocklora_lib.core.seeding import generator
+from blocklora_lib.learning import evaluation, replayed
 from blocklora_lib.learning.contract import Context
 from blocklora_lib.learning.loop import TrainingDiverged, train
+from blocklora_lib.learning.replayed import WARM_UP, Replayed, can_replay
 from blocklora_lib.learning.spec import TrainingSpec
 from blocklora_lib.learning.told import WINDOW, Told
+from blocklora_lib.methods import get_method
+
+NAMES = ["cat", "red car", "dog"]
 
 pytestmark = pytest.mark.slow
 
@@ -65,6 +73,143 @@ def line(device, steps, nan_at=None, **context):
         return train(given, [{"params": [weight], "lr": 0.1}], logits, scaled=True)[0], seen
     except TrainingDiverged as error:
         return str(error), seen
+
+
+def fitted(name, tiny_clip, steps, **context):
+    """A method that learns through the towers, trained on the stand-in: losses, logits, passes."""
+    backbone = load_backbone(BackboneSpec(name=tiny_clip, pretrained="none"), "cuda")
+    draw = generator(1, "images")
+    images = torch.randint(0, 256, (12, 3, *backbone.view.size), dtype=torch.uint8, generator=draw)
+    spec = TrainingSpec(steps_per_shot=1, min_steps=steps, batch_size=8, augment="light", lr=1e-2)
+    tokens, labels = backbone.tokenize([f"a photo of a {n}." for n in NAMES]), torch.arange(12) % 3
+    few = backbone.resize(images), labels.to("cuda"), spec
+    method = get_method(name)
+    given = {"context": "an image of"} if "context" in method.Settings.model_fields else {}
+    found = method(method.Settings(**given)).fit(
+        Context(backbone, tokens, *few, 1, 1, names=NAMES, **context)
+    )
+    passes = backbone.passes.copy()
+    with torch.inference_mode(), found.inference():
+        classes = found.classifier(
+            backbone.tokenize(found.prompts(NAMES)) if found.prompts else tokens
+        )
+        scores = found.logits(backbone.preprocess(images), classes).cpu()
+    found.close()
+    return found.loss, scores, passes
+
+
+THROUGH_TOWERS = ("block_lora", "dora", "vera", "coop", "prograd", "cocoop", "maple", "promptsrc")
+
+
+@pytest.mark.parametrize("name", THROUGH_TOWERS)
+def test_a_method_computed_by_graphs_is_the_same_bits(gpu, tiny_clip, name, monkeypatch):
+    """Batches of 8 and 4 images: two graphs, each replayed; what a graph cannot hold raises."""
+    monkeypatch.setattr(replayed, "WORTH", 3)
+    made = []
+    kept = replayed._Graph.__init__
+    monkeypatch.setattr(
+        replayed._Graph, "__init__", lambda self, *a: (made.append(len(a[1][0])), kept(self, *a))[1]
+    )
+    plain = fitted(name, tiny_clip, 10, cuda_graphs=False)
+    assert not made
+    losses, scores, passes = fitted(name, tiny_clip, 10)
+    assert sorted(made) == [4, 8]
+    assert losses == plain[0]
+    assert torch.equal(scores, plain[1])
+    assert passes == plain[2]  # what a replay takes is counted as what it repeats
+
+
+def test_a_graph_reads_what_it_is_given_at_each_replay(gpu, monkeypatch):
+    weight = nn.Parameter(torch.ones(2).to("cuda"))
+    draws = []
+
+    def step(x, labels):
+        weight.grad = None
+        loss = (weight * x).sum() * torch.rand(1, device="cuda")[0] + labels.sum()
+        loss.backward()
+        return loss.detach()
+
+    backbone = SimpleNamespace(passes=Counter())
+    given = [torch.full((1, 2), float(i)).to("cuda") for i in range(WARM_UP + 4)]
+    for graphs in (False, True):
+        gpu.manual_seed(3)
+        monkeypatch.setattr(replayed, "WORTH", 1)
+        run = Replayed(step, {1: len(given)}, backbone, [weight]) if graphs else step
+        found = []
+        for x in given:
+            loss = run(x, torch.ones(1).to("cuda"))
+            found.append((loss, weight.grad.clone()))
+        draws.append([(loss.item(), grad.tolist()) for loss, grad in found])
+    assert draws[0] == draws[1]
+    assert len({loss for loss, _ in draws[0]}) == len(given)
+
+
+def test_what_waits_cannot_be_in_a_graph(gpu, monkeypatch):
+    monkeypatch.setattr(replayed, "WORTH", 1)
+    weight = nn.Parameter(torch.ones(2).to("cuda"))
+
+    def step(x, labels):
+        return (weight * x).sum() * x.sum().item()
+
+    run = Replayed(step, {1: 9}, SimpleNamespace(passes=Counter()), [weight])
+    x = torch.ones(1, 2).to("cuda")
+    for _ in range(WARM_UP):
+        run(x, x)
+    with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+        run(x, x)
+
+
+@pytest.mark.parametrize("name", THROUGH_TOWERS)
+def test_training_through_towers_waits_for_nothing_from_step_to_step(gpu, tiny_clip, name):
+    waited = []
+    for steps in (4, 7):
+        with counting() as counted:
+            fitted(name, tiny_clip, steps=steps, cuda_graphs=False)
+        waited.append(counted.waited)
+    assert waited[0] == waited[1]
+
+
+@pytest.mark.parametrize("name", ["block_lora", "cocoop"])
+def test_images_are_evaluated_by_graphs_to_the_same_bits(gpu, tiny_clip, name, monkeypatch):
+    monkeypatch.setattr(replayed, "WORTH", 2)
+    monkeypatch.setattr(evaluation, "BATCH", 3)
+    backbone = load_backbone(BackboneSpec(name=tiny_clip, pretrained="none"), "cuda")
+    images = (
+        torch.rand(20, 3, *backbone.view.size, generator=generator(1, "images")).mul(255).byte()
+    )
+    labels, prompts = torch.arange(20) % 3, [f"a photo of a {n}." for n in NAMES]
+    spec = TrainingSpec(steps_per_shot=1, batch_size=3, augment="none", lr=1e-2)
+    few = backbone.resize(images[:3]), labels[:3].to("cuda"), spec
+    method = get_method(name)
+    context = Context(backbone, backbone.tokenize(prompts), *few, 1, 1, names=NAMES)
+    predictor = method(method.Settings()).fit(context)
+    dataset = SimpleNamespace(prompts=prompts, classes=NAMES, name="x")
+    found, sizes = [], []
+    real = Replayed.__call__
+    monkeypatch.setattr(
+        Replayed, "__call__", lambda self, x: (real(self, x), sizes.append(len(self)))[0]
+    )
+    for graphs in (False, True):
+        predictor.replays, before = graphs, backbone.passes.copy()
+        with torch.inference_mode(), predictor.inference():
+            batches = evaluation._batches(predictor, backbone, dataset, images, labels)
+            found.append(
+                (torch.cat([scores.cpu() for scores, _ in batches]), backbone.passes - before)
+            )
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
+    assert sizes == [0, 0, 0, 1, 1, 1, 1]  # seven batches; the last, of two images, as it is
+    predictor.close()
+
+
+def test_only_what_asks_for_the_same_each_time_is_replayed(gpu, tiny_clip):
+    backbone = load_backbone(BackboneSpec(name=tiny_clip, pretrained="none"), "cuda")
+    assert can_replay(backbone, recomputes=False)
+    assert not can_replay(backbone, recomputes=True)
+    backbone.model.visual.register_forward_hook(lambda *given: None)  # it may look at numbers
+    assert not can_replay(backbone, recomputes=False)
+    there = load_backbone(BackboneSpec(name=tiny_clip, pretrained="none"), "cpu")
+    assert not can_replay(there, recomputes=False)
 
 
 def test_losses_are_read_every_twenty_steps_and_told_in_order(gpu):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from unittest import mock
 
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from blocklora_lib.clip import backbone as backbones
+from blocklora_lib.learning.replayed import Replayed
 from blocklora_lib.measure import gpu_acceptance
 from blocklora_lib.measure.gpu_acceptance import Sizes, recomputed_against_kept, trained
 from blocklora_lib.measure.prompts import class_prompts
@@ -108,6 +110,26 @@ def test_the_step_is_that_of_plain_autograd(sizes):
     assert losses[0] == pytest.approx(expected, abs=1e-5)
     assert losses[-1] < losses[0]
     assert row.abs().sum() > 0
+
+
+def test_on_a_gpu_steps_are_computed_by_graphs(script, tiny_clip, gpu):
+    """Graphs that are asked for are made; steps whose backward encodes again have none."""
+    sizes = Sizes(tiny_clip, classes=(3,), batch=2, steps=1, images=3)
+    there, made = torch.device("cuda", 0), []
+    found = gpu_acceptance.graphs_against_none(sizes, there, "fp32")
+    assert found["same_bits"]
+    assert found["graphs"] == 1
+    real = Replayed.__init__
+
+    def noted(self, *given):
+        real(self, *given)
+        made.append(self)
+
+    with mock.patch.object(Replayed, "__init__", noted):
+        script.ours(sizes, there, 3, "fp32", True, {})
+        script.ours(sizes, there, 3, "fp32", True, {}, graphs=False)
+        script.ours(sizes, there, 3, "fp32", True, {"checkpoint": True})
+    assert [len(replayed) for replayed in made] == [1]
 
 
 def test_a_case_without_room_is_a_line_and_never_the_end(script):
