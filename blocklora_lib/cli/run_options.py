@@ -75,7 +75,7 @@ def workbench(settings: Profile, device: str | None, threads: int) -> Workbench:
 
     torch.set_num_threads(threads)
     place = profile_device(settings.device, device)
-    return Workbench(place, keeps_views=settings.keep_views, cuda_graphs=settings.cuda_graphs)
+    return Workbench.of(settings, place)
 
 
 def load_libraries() -> None:

@@ -7,8 +7,9 @@ Attention alone needs sequences: see `layers.sequences`.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -41,15 +42,9 @@ class PackedPrompts:
         return first[:, None] + torch.arange(1, m + 1, device=first.device)
 
     @cached_property
-    def _in_sets(self) -> dict[int, PackedPrompts]:
-        return {}
-
-    def in_sets(self, sets: int) -> PackedPrompts:
-        """So many sets of the prompts, each led by a beginning of its own; made once."""
-        if sets not in self._in_sets:
-            tokens = self.tokens.repeat(sets, 1)
-            self._in_sets[sets] = pack(tokens, self.ends.repeat(sets), True, sets)
-        return self._in_sets[sets]
+    def in_sets(self) -> Callable[[int], PackedPrompts]:
+        """(S) -> S sets of the prompts, each led by a beginning of its own; made once."""
+        return cache(lambda n: pack(self.tokens.repeat(n, 1), self.ends.repeat(n), True, n))
 
     def repeated(self, times: int) -> PackedPrompts:
         """The prompts so many times, each time anew as if they were others; without a prefix."""
