@@ -32,7 +32,7 @@ from ..layers.adapted import (
 )
 from ..layers.names import join
 from ..layers.surroundings import bar_nested_tensors, freeze, unfreeze, unwatch, watch
-from ..layers.trained_on import WEIGHTS, refuse_others
+from ..layers.trained_on import WEIGHTS, refuse_others, tell_unmoved
 from ..layers.used_weight import stored
 from . import files as adapter_files
 from .adapter import Adapter
@@ -240,6 +240,7 @@ class AdapterSet:
 
     def save(self, path: str | Path, extra: dict[str, str] | None = None) -> None:
         """Write the adapters, merged or not, and the strings `extra` to a self-describing file."""
+        tell_unmoved(self.adapters)
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
         file = adapter_files.AdapterFile(self.config, self._kinds, tensors, dict(extra or {}))
         adapter_files.write(path, file)

@@ -1,15 +1,21 @@
-"""Which weights adapters were trained on, as a file may say: of others, loading is refused."""
+"""What adapters were trained on, and whether all were.
+
+A file may say which weights: of others, loading is refused. An adapter that no gradient reached,
+beside others that learned, is told when they are saved.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from ..core.schema import AdapterError
+from .names import few
 
 WEIGHTS = "weights"  # of a file's extra: number format and SHA-256 of the weights adapted
 
@@ -42,4 +48,19 @@ def refuse_others(path: Path | str, told: str, names: Iterable[str], model: nn.M
             f"the adapters of {path} were trained on other weights than {type(model).__name__} has "
             f"here (digests {told.partition(' ')[2][:12]} and {digest[:12]}); load them onto "
             "those, or take these all the same by other_weights=True"
+        )
+
+
+def tell_unmoved(adapters: Mapping[str, nn.Module]) -> None:
+    """Warn of adapters whose B is zero, as it begins, beside others whose B is not."""
+    ups: dict[str, object] = {
+        name: getattr(adapter, "B", None) for name, adapter in adapters.items()
+    }
+    zero = [name for name, b in ups.items() if isinstance(b, torch.Tensor) and not b.any()]
+    if 0 < len(zero) < len(ups):
+        warnings.warn(
+            f"{len(zero)} of {len(ups)} adapters have learned nothing, their B is zero "
+            f"({few(zero)}): no gradient reached them, since no training forward ran through these "
+            "layers or the loss does not depend on them",
+            stacklevel=3,
         )

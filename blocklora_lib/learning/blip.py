@@ -161,7 +161,7 @@ def loss(model: Any, images: Tensor, texts: Texts, generator: torch.Generator) -
     n = len(images)
     if n < 2:
         raise ValueError(f"{n} pair has nothing to be told apart from; use batches of at least 2")
-    states = image_states(model, images)
+    states, texts = image_states(model, images), texts.to(_device(model))
     logits = image_rows(model, states) @ text_rows(model, texts).T / TEMPERATURE
     own = torch.arange(n, device=logits.device)
     contrastive = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
@@ -224,6 +224,7 @@ def retrieval_scores(
     matched 0: cosines. Otherwise the `matched` best by cosine get cosine + matching logit, as
     BLIP's evaluation has it, and all others stand below them.
     """
+    texts = texts.to(_device(model))
     states = torch.cat([image_states(model, part) for part in images.split(batch)])
     text = torch.cat([text_rows(model, texts[i : i + batch]) for i in range(0, len(texts), batch)])
     cosines = image_rows(model, states) @ text.T

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -781,3 +782,22 @@ def test_a_weight_that_became_computed_is_named_until_that_is_undone(merged):
     torch.testing.assert_close(model(x), expected)
     adapters.detach()
     assert torch.equal(model(x), plain(x))
+
+
+def test_one_of_several_that_was_passed_by_is_told_when_they_are_saved(tmp_path):
+    model = PassesBy()
+    adapters = attach_linear(model, ["fc", "other"], CONFIG)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        adapters.save(tmp_path / "new.safetensors")  # none has learned yet: nothing is odd
+    optimizer = torch.optim.AdamW(adapters.parameters(), lr=0.1, weight_decay=0.1)
+    model(torch.randn(2, 4), fully=True).square().sum().backward()
+    optimizer.step()
+    with pytest.warns(
+        UserWarning, match=r"1 of 2 adapters have .* B is zero \(fc.weight\): no grad"
+    ):
+        adapters.save(tmp_path / "one.safetensors")
+    adapters.adapters["fc.weight"].B.data.fill_(1e-9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        adapters.save(tmp_path / "both.safetensors")

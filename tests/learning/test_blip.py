@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 
@@ -132,6 +133,23 @@ def test_without_transformers_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'blocklora\[hugging_face\]'"):
         blip.load_blip("anything")
+
+
+@pytest.mark.slow
+def test_on_a_gpu_it_scores_and_trains_as_on_a_cpu(model, pairs, gpu):
+    """No device error, inputs given on the CPU; the stand-in has a CPU's numbers."""
+    there = copy.deepcopy(model).to("cuda")
+    dry, found = CONFIG.model_copy(update={"dropout": 0.0}), []
+    for each in (model, there):
+        with torch.no_grad():
+            scores, _ = blip.retrieval_scores(each, *pairs, batch=3)
+            to_text, _ = blip.retrieval_scores(each, *pairs, matched=3)
+        adapters = blip.adapt(each, dry, seeded())
+        losses = blip.train(adapters, *pairs, steps=3, lr=2e-2)
+        held = torch.cat([p.detach().cpu().flatten() for p in adapters.parameters()])
+        found.append((scores.cpu(), to_text.cpu(), torch.tensor(losses), held))
+    for here, on_gpu in zip(*found, strict=True):
+        torch.testing.assert_close(on_gpu, here, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.slow

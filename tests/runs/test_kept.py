@@ -327,6 +327,24 @@ def test_ones_own_folder_is_cut_as_a_run_cuts_it_or_counted_whole(kept, tmp_path
     assert sum(c.total for c in score(classifier, set_for(about, one, "all"), "all").values()) == 2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("loaded_on", ["cuda", "cuda:0"])
+def test_on_a_gpu_a_kept_adapter_answers_and_scores_as_on_a_cpu(kept, tmp_path, gpu, loaded_on):
+    """Images come from files, and pixels, labels and counts lie on the CPU."""
+    folder, about = squares(tmp_path / "mine", ("two_dots", "one_dot")), trained(kept[0])
+    images = ImageFiles(sorted(folder.glob("*/*.png")))
+    counts, answers = [], []
+    for device in ("cpu", loaded_on):
+        classifier = load_classifier(kept[0], device=device)
+        for given in (images, torch.zeros(3, 3, 40, 40, dtype=torch.uint8)):
+            parts = classifier.predict(given)
+            answers.append(torch.cat([logits.cpu() for _, logits in parts]))
+        counts.append(score(classifier, set_for(about, folder, "all"), "all"))
+    assert counts[0] == counts[1]
+    for here, there in zip(answers[:2], answers[2:], strict=True):
+        torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-4)
+
+
 def test_images_that_cannot_be_read_are_named_and_left_out(kept, tmp_path):
     folder = squares(tmp_path / "mine", ("a",), each=3) / "a"
     (folder / "0.png").write_bytes(b"no image")
