@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from ..core.files import holds_none, package_version, read_text
+from ..weights.spec import BackboneSpec
 from .code_digest import code_of
 from .record import Result, RunRecord
 from .sealed import is_whole
@@ -110,7 +111,8 @@ def remarks(records: Iterable[RunRecord], where: str = "these runs") -> list[str
     place.
 
     Library code, versions of packages, devices and numbers of threads move the last bits of a
-    result, or more; records that differ in them are counted all the same.
+    result, or more, and a tag may have come to mean other weights; records that differ in them are
+    counted all the same.
     """
     records, lines = list(records), []
     if earlier := sum(r.code != code_of(r.spec.method.name) for r in records):
@@ -121,6 +123,16 @@ def remarks(records: Iterable[RunRecord], where: str = "these runs") -> list[str
         seen = sorted({str(r.provenance[what]) for r in records if what in r.provenance})
         if len(seen) > 1:
             lines.append(f"{where} mix {name} ({', '.join(seen)}): they differ by rounding, too")
+    weights: dict[BackboneSpec, set[str]] = {}  # of a tag its file alone says which they were
+    for r in records:
+        digest = r.provenance.get("weights", {}).get("tensors", "")
+        weights.setdefault(r.spec.backbone, set()).add(digest[:12])
+    for backbone, digests in weights.items():
+        if len(digests - {""}) > 1:
+            lines.append(
+                f"{where} mix weights of {backbone.name} ({', '.join(sorted(digests - {''}))}): "
+                "they are of other models"
+            )
     for package in COMPARED:
         here = package_version(package, "none")
         used = {r.provenance.get("versions", {}).get(package) for r in records} - {None, here}

@@ -335,6 +335,15 @@ def test_what_else_sets_records_apart_is_said(spec, bench):
     assert remarks([record, other]) == [
         "these runs mix numbers of threads (1, 4): they differ by rounding, too"
     ]
+    anew = [
+        record.model_copy(
+            update={"provenance": record.provenance | {"weights": {"tensors": d * 64}}}
+        )
+        for d in "01"  # of a tag that was published anew
+    ]
+    told = f"mix weights of {spec.backbone.name} ({'0' * 12}, {'1' * 12}): they are of other models"
+    assert remarks(anew) == [f"these runs {told}"]
+    assert remarks([record, anew[0]]) == []  # of one nothing is known
     versions = record.provenance["versions"] | {"torch": "1.0"}
     old = record.model_copy(
         update={"provenance": record.provenance | {"versions": versions}, "code": ""}
