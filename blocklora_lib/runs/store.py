@@ -16,6 +16,7 @@ from pydantic import (
     ValidationError,
 )
 
+from ..core.collection import no_collection
 from ..core.files import HOST, holds_none, is_there, read_text, same_error, write_whole
 from ..core.schema import explain
 from .packed import SUFFIX, read_texts, write_texts
@@ -102,6 +103,7 @@ class RunStore:
             raise same_error(error, f"{told}; move it away, or make room for that folder") from None
         return place
 
+    @no_collection()  # records by the thousand, which stay
     def read(self) -> tuple[list[RunRecord], list[DamagedRecord]]:
         """Return all records, sorted by what they ran, and what is wrong with files that are none.
 
@@ -148,7 +150,8 @@ class RunStore:
 
     def frame(self, include_failed: bool = False) -> DataFrame:
         """One row for each (record, evaluated set); failed runs, no results, are left out."""
-        return frame(self.records(None if include_failed else "done"))
+        with no_collection():
+            return frame(self.records(None if include_failed else "done"))
 
     def pack(self, path: str | Path, specs: Sequence[RunSpec] | None = None) -> int:
         """Write all records, or those of these specs, into one Parquet, each as its text.
