@@ -461,7 +461,8 @@ def count_wrong(id, effect, boards):
     make, effects = CASES[id]
     rng, truth = np.random.default_rng(list(f"{id} {effect}".encode())), effects[effect]
     settings = GRIDS.get(effect, effect) if isinstance(effect, str) else effect
-    allowed = int(binom.isf(1e-3, boards, LEVEL))  # more have a chance of 1 in 1000 at this level
+    # of few, more have a chance of 1 in 1000 at this level; of many it is the level itself
+    allowed = int(LEVEL * boards if boards == MANY else binom.isf(1e-3, boards, LEVEL))
     found = [BY_ID[id].judge(make(rng, settings)).holds for _ in range(boards)]
     for said in (True, False):
         if truth is not said:  # on the margin, neither may be said often

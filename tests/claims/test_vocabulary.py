@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from blocklora_lib.claims.paper_claims import BY_ID
 from blocklora_lib.claims.verdict import MEANINGS, STEMS
 from blocklora_lib.core.paths import NOTEBOOKS, ROOT
 
@@ -59,3 +60,17 @@ def test_a_notebook_writes_no_verdict(path):
 def test_the_report_writes_no_verdict():
     template = PACKAGE / "suite" / "templates" / "report.html.j2"
     assert not WORDS.search(template.read_text(encoding="utf-8"))
+
+
+BY_HAND = ("README.md", "benchmarks/README.md", "docs/*.md", "paper/*.tex")
+WRITTEN = sorted(path for pattern in BY_HAND for path in ROOT.glob(pattern))
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_hand_writes_the_verdict_of_a_claim(path):
+    """Words may be explained; beside a claim's id they stand in what is written by a command."""
+    text = path.read_text(encoding="utf-8")
+    text = re.sub(r"<!-- claims: .*?<!-- end of claims -->", "", text, flags=re.DOTALL)
+    claim = rf"\b({'|'.join(sorted(BY_ID))})\b"
+    sentences = re.split(r"(?<=[.;])\s+", text)
+    assert not [s for s in sentences if re.search(claim, s) and WORDS.search(s)]

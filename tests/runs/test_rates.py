@@ -14,7 +14,7 @@ from conftest import profile_facts
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocklora_lib.core.paths import PROFILES
+from blocklora_lib.core.paths import PROFILES, RESULTS
 from blocklora_lib.data.dataset import Dataset
 from blocklora_lib.learning.count import Count
 from blocklora_lib.runs import rates as chosen_rates
@@ -421,3 +421,13 @@ def test_the_rule_is_told_where_the_choice_is(file, choose_for):
     choose_for(file)
     told = [line[2:] for line in rates_file(file).read_text().splitlines() if line[:1] == "#"]
     assert "; ".join(told[1:]) == chosen_rates.RULE
+
+
+@pytest.mark.slow
+def test_with_its_own_rate_every_method_of_the_reference_gains_from_16_shots_over_8():
+    runs = RunStore(RESULTS / "reference" / "pocket-full" / "runs").frame()
+    few_shot = runs[(runs["dataset"] == runs["evaluated_on"]) & runs["shots"].isin([8, 16])]
+    sets = few_shot.groupby(["method_label", "dataset", "shots"])["accuracy"].mean().unstack()
+    means = sets.dropna().groupby("method_label").mean()
+    assert len(means) > 20
+    assert means.index[means[16] <= means[8]].tolist() == []
