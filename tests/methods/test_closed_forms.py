@@ -15,7 +15,12 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
-CLOSE = dict(rtol=1e-5, atol=1e-5)  # bar 3; float32 against float64, scores up to 20
+CLOSE = dict(rtol=1e-5, atol=1e-5)  # float32 against float64, scores up to 20
+
+
+def close_in_scale(found, expected):
+    """Within 1e-5 of the largest score, where scores go up to some hundreds."""
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def zero_shot(task, images=None):
@@ -117,7 +122,7 @@ def test_gda(views):
     predictor, found = task.fit("gda", views=views, **grid)
     chosen, correct = best(task, grid, scores)
     same_choice(predictor, chosen, correct, task)
-    np.testing.assert_allclose(found, scores(task.test, **chosen), rtol=1e-5, atol=1e-4)
+    close_in_scale(found, scores(task.test, **chosen))
 
 
 def test_gda_of_weight_zero_and_of_one_shot_is_zero_shot():
@@ -257,8 +262,8 @@ def test_lp_plus(gradient, clear):
     expected, losses = lp_plus(task, 30, clear)
     predictor, found = task.fit("lp_plus", steps=[30], gradient=gradient)
     # thirty steps in float32 of rate 4 N/λ against float64
-    np.testing.assert_allclose(predictor.loss, losses, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(predictor.loss, losses, rtol=1e-5, atol=1e-6)
+    close_in_scale(found, expected)
     assert predictor.trainable_parameters == (task.d + 2) * task.classes
     assert predictor.updates == 30
     one, _ = lp_plus(task, 1, clear)
