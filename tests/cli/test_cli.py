@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,10 @@ def blocklora(tmp_path, tiny_clip, manifests, monkeypatch):
     choose, write = rates.choose, rates.write_choice
     monkeypatch.setattr(rates, "choose", lambda *a: choose(*a, manifests))
     monkeypatch.setattr(rates, "write_choice", lambda *a: write(*a, manifests))
-    bench = workbench.Workbench
-    monkeypatch.setattr(workbench, "Workbench", lambda *a, **k: bench(*a, manifests, **k))
+    make_bench = workbench.Workbench.of
+    monkeypatch.setattr(
+        workbench.Workbench, "of", lambda *a: replace(make_bench(*a), manifests=manifests)
+    )
 
     def call(command, *arguments):
         given = [
@@ -73,6 +76,27 @@ def test_commands_start_quickly_without_what_loads_slowly(module):
 
 def test_help_is_there():
     assert CliRunner().invoke(app, ["--help"]).exit_code == 0
+
+
+@pytest.mark.slow
+def test_a_grid_keeps_the_adapters_of_runs_that_it_makes_and_of_those_it_finds(blocklora, tmp_path):
+    words = ("grid", "--dataset", "dots", "--method", "lora")
+    assert blocklora(*words)[0] == 0
+    kept = tmp_path / "results" / "adapters"
+    assert not kept.exists()
+    code, _, err = blocklora(*words, "--save-adapters")
+    assert code == 0, err
+    keys = {path.stem for path in (tmp_path / "results" / "runs").glob("*.json")}
+    assert {path.stem for path in kept.iterdir()} == keys
+    first = {path: path.stat().st_mtime_ns for path in kept.iterdir()}
+    assert blocklora(*words, "--save-adapters")[0] == 0  # nothing is lacking
+    assert {path: path.stat().st_mtime_ns for path in kept.iterdir()} == first
+    image = tmp_path / "one.png"
+    Image.new("RGB", (40, 40), "red").save(image)
+    words = ["predict", str(min(kept.iterdir())), str(image), "--device", "cpu", "--format", "json"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)
 
 
 @pytest.mark.slow
