@@ -47,6 +47,10 @@ def test_the_contract_has_no_list_of_exceptions():
     assert "ignore_imports" not in text
 
 
+def test_tests_have_the_rooms_of_what_they_test():
+    assert {room for room in GROUND_UP if not [*(ROOT / "tests" / room).glob("test_*.py")]} == set()
+
+
 @pytest.mark.parametrize("room", ROOMS, ids=lambda p: p.relative_to(PACKAGE).as_posix())
 def test_a_room_says_what_it_is_for_and_what_it_may_know(room):
     said = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8")))

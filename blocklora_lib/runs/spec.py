@@ -1,7 +1,7 @@
 """What a run is: the frozen, complete and hashable description whose hash names the record.
 
-Nothing that changes a result lives outside RunSpec. What only changes its cost (device, threads,
-machine) does.
+Nothing that changes a result by more than rounding lives outside RunSpec. What moves its last bits
+and its cost (device, threads, machine, versions) does, and the record says it.
 """
 
 from __future__ import annotations
