@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ..adapters.config import AdapterConfig
 from ..clip.backbone import Backbone, load_backbone
 from ..core.schema import UnknownName
-from ..core.seeding import generator
+from ..core.seeding import generator, seeded_torch
 from ..costs.ways import OUR_STEPS, STEPS
 from ..learning.replayed import WARM_UP, WORTH, Replayed
 from ..weights.spec import BackboneSpec
@@ -154,7 +154,8 @@ def clip_lora_step(
 
 def peft_step(backbone: Backbone, config: AdapterConfig, tokens: Tensor, images: Tensor) -> Step:
     """Return the step of peft's LoRA; ModuleNotFoundError where peft is not installed."""
-    model = peft_lora.with_peft(backbone.model, config.rank, config.dropout).train()
+    with seeded_torch(1, "adapter", backbone.device):  # peft draws from the global generator
+        model = peft_lora.with_peft(backbone.model, config.rank, config.dropout).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], **OPTIMIZER)
 
     def logits() -> Tensor:

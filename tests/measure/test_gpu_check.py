@@ -64,7 +64,7 @@ def test_everything_is_measured_judged_and_kept(script, tiny_clip, tmp_path, cap
         *("conditions", "CUDA against CPU", "recomputed against kept", "repeats", "whole runs"),
         *("evaluation", "step", "memory", "error of a number format"),
     }
-    assert sum(r["what"] == "step" for r in results) == 7 + 2
+    assert sum(r["what"] == "step" for r in results) == 7 + 2 + 1  # ours, CLIP-LoRA, peft
     errors = [r["numbers"] for r in results if r["what"] == "error of a number format"]
     tf32, *halves = (error["relative"] for error in errors)
     assert tf32 == 0  # on a CPU
