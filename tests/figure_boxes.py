@@ -9,12 +9,12 @@ A figure is laid out for one page and saved on another, once through Agg's hinte
 through PDF's, which are wider. So boxes are taken from what draws, at the moment of drawing. What
 counts is a rule for all figures, never a list of exceptions:
 
-- a text, a legend or an unclipped line or bar lies on the canvas;
+- a text, its arrow, a legend or what a panel or the figure draws unclipped lies on the canvas;
 - two texts do not overlap, and on one line stand apart: nothing is written over a text;
 - no text and no legend lies on a panel that is not its own;
-- a text or legend in a panel covers no line, marker, bar or interval of it, unless it stands on a
-  box of its own that says where the line goes on;
-- a marker is whole, and none lies outside its panel.
+- a text or legend in a panel covers no line, marker, point, bar or interval of it, unless it stands
+  on a box of its own that says where the line goes on;
+- a marker or a point is whole, and none lies outside its panel.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
@@ -85,8 +86,9 @@ def _faults(
     figure: Figure, texts: list[tuple[Text, Bbox]], renderer: RendererBase
 ) -> Iterator[str]:
     point = renderer.points_to_pixels(1.0)
-    panels = [axes for axes in figure.axes if axes.get_visible() and axes.axison]
-    plots = {axes: axes.get_window_extent(renderer) for axes in panels}
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    # a drawing without axes is no area of its own: other panels' texts may reach into it
+    plots = {axes: axes.get_window_extent(renderer) for axes in panels if axes.axison}
     legends = [(legend, legend.get_window_extent(renderer)) for legend in _legends(figure)]
     owner = {text: legend for legend, _ in legends for text in legend.findobj(Text)}
     yield from _off_canvas(figure, panels, texts, legends, renderer, point)
@@ -114,7 +116,7 @@ def _faults(
         for name, box in within:
             if _covers(axes, box, point):
                 yield f"{name} covers what the panel {_panel(axes)} draws"
-        yield from _cut_markers(axes, plots[axes], point)
+        yield from _cut_markers(axes, axes.get_window_extent(renderer), point)
 
 
 def _off_canvas(figure, panels, texts, legends, renderer, point) -> Iterator[str]:
@@ -127,6 +129,16 @@ def _off_canvas(figure, panels, texts, legends, renderer, point) -> Iterator[str
         for axes in panels
         for artist in (*axes.lines, *axes.patches, *axes.collections)
         if artist.get_visible() and not artist.get_clip_on()
+    ]
+    free += [
+        (f"a {type(artist).__name__} of the figure", artist.get_window_extent(renderer))
+        for artist in (*figure.lines, *figure.patches, *figure.artists)
+        if artist.get_visible() and artist is not figure.patch
+    ]
+    free += [
+        (f"the arrow of {_name(text)}", text.arrow_patch.get_window_extent(renderer))
+        for text, _ in texts
+        if getattr(text, "arrow_patch", None) is not None
     ]
     boxes = [(_name(text), box) for text, box in texts]
     for name, box in [*boxes, *(("a legend", box) for _, box in legends), *free]:
@@ -159,6 +171,8 @@ def _covers(axes: Axes, box: Bbox, point: float) -> bool:
         reach = box.padded(_radius(line) * point)
         if _radius(line) and any(reach.contains(*at) for at in path.vertices):
             return True
+    if any(box.padded(radius * point).contains(*at) for at, radius in _scattered(axes) if radius):
+        return True
     bars = [bar for bar in axes.patches if bar.get_zorder() >= 1]  # below: shades behind all
     if any(_touch(bar.get_window_extent(), box, 0, 0) for bar in bars if bar.get_fill()):
         return True
@@ -174,6 +188,19 @@ def _radius(line: Line2D) -> float:
     return 0.0 if line.get_marker() in ("None", "", " ", None) else line.get_markersize() / 2
 
 
+def _scattered(axes: Axes) -> Iterator[tuple[tuple[float, float], float]]:
+    """Places and radii, in points, of the markers of scatter plots."""
+    for points in axes.collections:
+        if isinstance(points, PathCollection) and points.get_visible():
+            offsets = np.ma.filled(points.get_offsets(), np.nan)
+            sizes = np.resize(points.get_sizes(), len(offsets))  # of area, in points squared
+            yield from zip(
+                map(tuple, points.get_offset_transform().transform(offsets)),
+                np.sqrt(sizes) / 2,
+                strict=True,
+            )
+
+
 def _cut_markers(axes: Axes, plot: Bbox, point: float) -> Iterator[str]:
     """A marker may pass the panel's edge by its own edge, as one on an axis of a bar chart does."""
     for line in axes.lines:
@@ -183,6 +210,15 @@ def _cut_markers(axes: Axes, plot: Bbox, point: float) -> Iterator[str]:
         places = line.get_path().transformed(line.get_transform()).vertices
         if lost := [at for at in places if at[0] == at[0] and not whole.contains(*at)]:
             yield f"{len(lost)} of {len(places)} markers are cut at the edge of {_panel(axes)}"
+    if any(
+        isinstance(points, PathCollection) and not points.get_clip_on()
+        for points in axes.collections
+    ):
+        return
+    scattered = [(at, r) for at, r in _scattered(axes) if at[0] == at[0]]
+    cut = [at for at, r in scattered if not plot.padded((ROUNDING - r) * point).contains(*at)]
+    if cut:
+        yield f"{len(cut)} of {len(scattered)} points are cut at the edge of {_panel(axes)}"
 
 
 def _name(text: Text) -> str:

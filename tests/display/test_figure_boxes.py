@@ -10,6 +10,7 @@ import pytest
 from figure_boxes import measured
 from figure_cases import CASES
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from blocklora_lib.display import figures
@@ -96,6 +97,32 @@ def free_marker(figure, panel):
     panel.set_ylim(0, 1.2)
 
 
+def cut_point(figure, panel):
+    panel.scatter([0.2, 0.5], [0.3, 1.0], s=30)
+    panel.set_ylim(0, 1)
+
+
+def text_on_a_point(figure, panel):
+    panel.scatter([0.2], [0.8], s=30)
+    panel.text(0.2, 0.8, "a text", ha="center", va="center")
+
+
+def arrow_beyond(figure, panel):
+    panel.annotate("here", (0.2, 0.8), (-0.6, 0.8), arrowprops=dict(arrowstyle="->"),
+                   annotation_clip=False, in_layout=False)  # fmt: skip
+    panel.texts[-1].set_position((0.3, 0.5))
+    panel.texts[-1].xy = (-0.9, 0.8)
+
+
+def line_of_the_figure(figure, panel):
+    figure.add_artist(Line2D([0.5, 1.2], [0.5, 0.5], clip_on=False, in_layout=False))
+
+
+def drawing_without_axes(figure, panel):
+    panel.set_axis_off()
+    free_marker(figure, panel)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "fault"),
@@ -112,6 +139,11 @@ def free_marker(figure, panel):
         (cut_marker, "1 of 1 markers are cut"),
         (lost_marker, "1 of 1 markers are cut"),
         (free_marker, "a Line2D of the panel 'A title' runs"),
+        (cut_point, "1 of 2 points are cut"),
+        (text_on_a_point, "'a text' covers what the panel"),
+        (arrow_beyond, "the arrow of 'here' runs"),
+        (line_of_the_figure, "a Line2D of the figure runs"),
+        (drawing_without_axes, "a Line2D of the panel 'A title' runs"),
     ],
 )
 def test_each_fault_is_caught(spoil, fault, tmp_path):
