@@ -91,8 +91,11 @@ class _Graph:
         self._given = [tensor.clone() for tensor in given]
         before = backbone.passes.copy()
         self._graph = torch.cuda.CUDAGraph()
-        # thread_local: the next images may be read, and their memory pinned, by a thread meanwhile
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+        with (
+            torch.cuda.device(backbone.device),  # else a graph is of the first GPU
+            # the next images may be read, and their memory pinned, by another thread meanwhile
+            torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"),
+        ):
             self._result = function(*self._given)
         self._passes, backbone.passes = backbone.passes - before, before
         self._grads = [parameter.grad for parameter in trained]

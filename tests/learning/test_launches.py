@@ -129,7 +129,7 @@ def test_a_graph_reads_what_it_is_given_at_each_replay(gpu, monkeypatch):
         loss.backward()
         return loss.detach()
 
-    backbone = SimpleNamespace(passes=Counter())
+    backbone = SimpleNamespace(passes=Counter(), device=torch.device("cuda"))
     given = [torch.full((1, 2), float(i)).to("cuda") for i in range(WARM_UP + 4)]
     for graphs in (False, True):
         gpu.manual_seed(3)
@@ -151,7 +151,9 @@ def test_what_waits_cannot_be_in_a_graph(gpu, monkeypatch):
     def step(x, labels):
         return (weight * x).sum() * x.sum().item()
 
-    run = Replayed(step, {1: 9}, SimpleNamespace(passes=Counter()), [weight])
+    run = Replayed(
+        step, {1: 9}, SimpleNamespace(passes=Counter(), device=torch.device("cuda")), [weight]
+    )
     x = torch.ones(1, 2).to("cuda")
     for _ in range(WARM_UP):
         run(x, x)
