@@ -39,9 +39,10 @@ PROMPT_TOKENS = 10  # of a prompt: start, 'a photo of a', and
 NAME_TOKENS = 5  # a name of 2 or 3 tokens, full stop, end
 # s of one core to decode a JPEG of 500 x 375 and view it at 224 x 224: measured, 5 to 6.5 ms
 DECODING = 6.5e-3
-# Kernels of a step a layer of either tower, there and back: 1,900 of ViT-B/16's 24, counted on a
-# GPU that is not there; and s of a host for each, of PyTorch without graphs
-KERNELS, LAUNCH = 80, 1e-5
+# s of a GPU's host for a step: by CUDA graphs, images made ready included; and without, a layer of
+# either tower. Measured on the host of an H200 (gpu_check_h200.jsonl): 1.3 to 1.9 ms and 0.7 ms of
+# augmentation; 68 to 77 ms of ViT-B/16's 24 layers.
+GRAPH, LAYER = 2.6e-3, 3e-3
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Estimate:
     multiply-add); bytes of the largest step; runs of models that have no closed form, which are in
     none of these, by model.
 
-    kernels: that a GPU's host starts for the steps. Of sets in image files: test_images, each
+    host_seconds: of a GPU's host, for the steps. Of sets in image files: test_images, each
     once; evaluated, as often as runs ask for them; few_shot, once a training; view_bytes, what the
     views of the test images take of the disk.
     """
@@ -60,7 +61,7 @@ class Estimate:
     flops: float
     peak_bytes: int
     unpriced: Mapping[str, int]
-    kernels: int = 0
+    host_seconds: float = 0.0
     test_images: int = 0
     evaluated: int = 0
     few_shot: int = 0
@@ -76,8 +77,8 @@ class Estimate:
 
     @property
     def host_hours(self) -> float:
-        """Hours that a GPU's host takes to start the kernels of all steps."""
-        return self.kernels * LAUNCH / 3600
+        """Hours that a GPU's host takes to ask for all steps."""
+        return self.host_seconds / 3600
 
     def decoding_hours(self, kept: bool = True) -> float:
         """Hours of one core to decode the images; kept: of test images views are, as by default."""
@@ -96,7 +97,7 @@ def estimate(specs: Iterable[RunSpec], manifests: Path = MANIFESTS) -> Estimate:
     loaded = cache(lambda method: method.load())  # the runs of a grid share their methods
     files: dict[tuple[str, str, str], tuple[int, int]] = {}  # test images, bytes of their views
     fitted: dict[str, str] = {}  # what was trained -> the first run that does
-    kernels = asked_for = few_shot = 0
+    host, asked_for, few_shot = 0.0, 0, 0
     for spec in specs:
         if not _has_closed_form(spec.backbone.name):
             unpriced[spec.backbone.name] += 1
@@ -124,14 +125,14 @@ def estimate(specs: Iterable[RunSpec], manifests: Path = MANIFESTS) -> Estimate:
         once = fitted.setdefault(spec.fit_key, spec.key) == spec.key
         parts = _training(spec, method, classes) if once else []
         few_shot += spec.shots * classes * (once and sets(spec.dataset).kind == "external")
-        kernels += sum(part.steps for part in parts) * _kernels(model)
+        host += sum(part.steps for part in parts) * _host(spec, method)
         steps += sum(part.steps for part in parts)
         peak = max([peak, *(part.bytes for part in parts)])
         work += sum(tests.values()) + sum(part.steps * part.work for part in parts)
     images, size = (sum(column) for column in zip((0, 0), *files.values(), strict=True))
     flops = 2.0 * (work + sum(encoded.values()))
     asked_for = max(asked_for, images)  # once at least, for methods on features
-    return Estimate(runs, steps, flops, peak, unpriced, kernels, images, asked_for, few_shot, size)
+    return Estimate(runs, steps, flops, peak, unpriced, host, images, asked_for, few_shot, size)
 
 
 @cache
@@ -256,10 +257,13 @@ def _views(backbone: str, images: int) -> tuple[int, int]:
     return images, images * (vision.tokens - 1) * vision.inputs
 
 
-@cache
-def _kernels(backbone: str) -> int:
-    """Kernels of a step."""
-    return KERNELS * sum(tower.layers for tower in clip_architecture(backbone).towers)
+def _host(spec: RunSpec, method: Any) -> float:
+    """Seconds of a GPU's host for a step; what encodes again backwards has no graph, nor has 2SFS."""
+    how = getattr(method.settings, "schedule", None) or spec.training
+    again = how is not None and (how.checkpointing or how.class_chunk)
+    if again or isinstance(method.settings, StageSettings):
+        return LAYER * sum(tower.layers for tower in clip_architecture(spec.backbone.name).towers)
+    return GRAPH
 
 
 def _words(method: PromptMethod, backbone: str) -> int:

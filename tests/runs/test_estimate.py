@@ -135,7 +135,10 @@ def test_image_files_are_counted_once_and_as_often_as_they_are_asked_for():
     assert cost.view_bytes == 1692 * 3 * 224 * 224
     assert cost.decoding_hours() == pytest.approx((1692 + 2256) * 6.5e-3 / 3600)
     assert cost.decoding_hours(kept=False) > cost.decoding_hours()
-    assert cost.kernels == cost.steps * 1920  # of ViT-B/16's 12 and 12 layers
+    assert cost.host_seconds == pytest.approx(cost.steps * 2.6e-3)  # by CUDA graphs
+    chunked = runs[0].training.model_copy(update={"class_chunk": 10})
+    again = estimate([runs[0].model_copy(update={"training": chunked})])
+    assert again.host_seconds == pytest.approx(again.steps * 24 * 3e-3)  # a layer of ViT-B/16
     pocket = estimate(expand(POCKET, "few_shot", "fashion"))
     assert (pocket.test_images, pocket.few_shot, pocket.view_bytes) == (0, 0, 0)  # a bundle
 
