@@ -30,8 +30,9 @@ def forecast(specs: Sequence[RunSpec], tflops: float) -> str:
     lines = [
         f"the missing ones: {cost.steps:,} steps, {cost.flops:.2g} floating-point operations, "
         f"about {_hours(cost.hours(tflops))} hours at {tflops:g} TFLOP/s (--tflops: "
-        f"what your device sustains, an H200 28 in fp32 and 110 in fp16), at most {cost.peak_bytes / 2**30:.1f} GiB a step; a GPU's "
-        f"host takes {_hours(cost.host_hours)} hours, for which a faster GPU waits{without}"
+        "what your device sustains, an H200 28 in fp32 and 110 in fp16), at most "
+        f"{cost.peak_bytes / 2**30:.1f} GiB a step; a GPU's host takes {_hours(cost.host_hours)} "
+        f"hours, for which a faster GPU waits{without}"
     ]
     if cost.test_images:
         lines.append(

@@ -258,7 +258,7 @@ def _views(backbone: str, images: int) -> tuple[int, int]:
 
 
 def _host(spec: RunSpec, method: Any) -> float:
-    """Seconds of a GPU's host for a step; what encodes again backwards has no graph, nor has 2SFS."""
+    """Seconds of a GPU's host for a step; what encodes again backwards, and 2SFS, has no graph."""
     how = getattr(method.settings, "schedule", None) or spec.training
     again = how is not None and (how.checkpointing or how.class_chunk)
     if again or isinstance(method.settings, StageSettings):
