@@ -3,13 +3,14 @@
 Models are built on torch's "meta" device, where tensors have shapes and no numbers, so that a
 ViT-L/14 is counted in half a second. Attention runs by its MATH kernel while operations are
 counted: the counter knows the two products it is made of, and has no entry for the CPU's fused
-kernel. `nn.MultiheadAttention`'s inference path, one kernel without an entry too, is off. One
-product the counter would pass by is in the library itself: `addmm_`, the in-place form of `addmm`,
-that adds the fused update; it gets `addmm`'s entry.
+kernel. `nn.MultiheadAttention`'s inference path, one kernel without an entry too, is off. Two
+products that the counter would pass by are in the library itself and get entries: `addmm_`, the
+in-place form of `addmm`, that adds the fused update, and oneDNN's product with frozen weights.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -79,7 +80,10 @@ def tower_call(
 
 def count_multiply_adds(function: Callable[[], Tensor]) -> tuple[int, int]:
     """Return the multiply-adds of function(), and of backward from it (0 without a graph)."""
-    entries = {torch.ops.aten.addmm_: _addmm_flops}
+    entries = {
+        torch.ops.aten.addmm_: _addmm_flops,
+        torch.ops.mkldnn._linear_pointwise: _linear_flops,
+    }
     with _countable():
         with FlopCounterMode(display=False, custom_mapping=entries) as forward:
             output = function()
@@ -115,6 +119,11 @@ def kept_bytes(function: Callable[[], object], model: nn.Module | None = None) -
 def _addmm_flops(total: torch.Size, left: torch.Size, right: torch.Size, **_: object) -> int:
     """2 p q s of (p x q)(q x s), the entry that torch has for `addmm`."""
     return 2 * left[0] * left[1] * right[1]
+
+
+def _linear_flops(x: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
+    """The same of oneDNN's product x Wᵀ. x: (.., d_in), weight: (d_out, d_in)."""
+    return 2 * math.prod(x) * weight[0]
 
 
 def peak_bytes(function: Callable[[], object]) -> int:

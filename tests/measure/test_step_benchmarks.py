@@ -273,7 +273,10 @@ def test_both_steps_of_learnt_tokens_are_the_same(backbones, learnt):
     losses = {name: [step().item() for _ in range(3)] for name, step in steps.items()}
     assert losses[OURS] == pytest.approx(losses[PLAIN], rel=1e-5)
     assert losses[OURS][0] != losses[OURS][-1]
-    assert counted_flops(steps[OURS]) < counted_flops(steps[PLAIN])
+    found = {name: counted_flops(step) for name, step in steps.items()}
+    with torch.backends.mkldnn.flags(enabled=False):  # torch's own products, of which it knows
+        assert found == {name: counted_flops(step) for name, step in steps.items()}
+    assert found[PLAIN] / 20 < found[OURS] < found[PLAIN]
 
 
 @pytest.mark.slow
