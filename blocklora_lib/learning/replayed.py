@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,7 +86,7 @@ class _Graph:
         given: Sequence[Tensor],
         backbone: Backbone,
         trained: Sequence[Tensor],
-        pool: tuple[int, int],
+        pool: Any,  # of memory, as torch hands it out
     ) -> None:
         self._backbone, self._trained = backbone, trained
         self._given = [tensor.clone() for tensor in given]
