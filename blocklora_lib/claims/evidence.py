@@ -57,7 +57,8 @@ class Evidence:
         if experiment not in self.profile.experiments:
             raise MissingResults(
                 f"profile {self.profile.name} has no experiment {experiment}; add it to its YAML "
-                "file"
+                "file, as pocket.yaml has it, and make its runs with `blocklora grid --profile "
+                f"{self.profile.name} --experiment {experiment}`"
             )
         self._asked[experiment] = None
         if experiment not in self._runs:

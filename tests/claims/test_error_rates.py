@@ -434,6 +434,16 @@ def test_every_claim_with_a_judge_is_simulated():
     assert set(CASES) == set(BY_ID) - {"C2"}
 
 
+def test_what_c15_was_asked_of_is_what_was_there():
+    given = c15(np.random.default_rng(1), (9.0, 9.0))  # far below: one family settles it
+    told = BY_ID["C15"].judge(given).but
+    assert told == "two other families and two other tasks, all small"
+    for name in ("captioner", "retrieval", "texts"):
+        del given.frames[name]
+    found = BY_ID["C15"].judge(given)
+    assert (found.holds, found.but) == (False, "one other family and no other tasks, all small")
+
+
 EFFECTS = [(id, effect) for id, (_, effects) in CASES.items() for effect in effects]
 
 

@@ -29,6 +29,7 @@ def beyond_clip(e: Evidence) -> Finding:
     """
     asked: list[tuple[Interval, Question]] = []
     told, missing = [], []
+    looked_at = {True: 0, False: 0}  # families, tasks
     for experiment, what in (FAMILIES | TASKS).items():
         try:
             runs = e.runs(experiment)
@@ -39,6 +40,7 @@ def beyond_clip(e: Evidence) -> Finding:
             missing.append(lacking)
             continue
         own, family = own_images(runs), experiment in FAMILIES
+        looked_at[family] += 1
         to_lora = _differences(own if family else runs, "lora", family)
         learnt = _differences(own, "zero_shot", family)
         asked += [(d, no_worse) for d in to_lora.values()]
@@ -56,7 +58,8 @@ def beyond_clip(e: Evidence) -> Finding:
         f"'Works': above zero-shot where it is trained, and at most {MARGIN:.0f} point below LoRA. "
         f"{' '.join(told)} No generation, no model beyond these two kinds.",
         smallest=smallest(*(d for d, _ in asked)),
-        but="two other families and two other tasks, all small",
+        but=f"{_counted(looked_at[True], 'family', 'families')} and "
+        f"{_counted(looked_at[False], 'task', 'tasks')}, all small",
     )
 
 
@@ -66,6 +69,10 @@ def _differences(runs: DataFrame, rival: str, over: bool) -> dict[str, Interval]
     if over:
         return {"": over_sets(by_set)}
     return {r.evaluated_on: Interval(r.mean, r.low, r.high, r.n) for r in by_set.itertuples()}
+
+
+def _counted(n: int, one: str, more: str) -> str:
+    return f"{('no', 'one', 'two')[n]} other {one if n == 1 else more}"
 
 
 def _listed(found: dict[str, Interval]) -> str:
