@@ -75,7 +75,7 @@ def workbench(settings: Profile, device: str | None, threads: int) -> Workbench:
 
     torch.set_num_threads(threads)
     place = profile_device(settings.device, device)
-    return Workbench.of(settings, place)
+    return Workbench(place, **settings.of_bench)
 
 
 def load_libraries() -> None:

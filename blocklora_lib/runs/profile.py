@@ -64,6 +64,11 @@ class Profile(Strict):
     # what one process of the engine runs: one method on a dataset, or all where runs are short
     job: Literal["dataset", "method"] = "method"
 
+    @property
+    def of_bench(self) -> dict[str, bool]:
+        """What it says to a workbench."""
+        return {"keeps_views": self.keep_views, "cuda_graphs": self.cuda_graphs}
+
     @field_validator("methods")
     @classmethod
     def _unique_methods(cls, methods: tuple[MethodEntry, ...]) -> tuple[MethodEntry, ...]:

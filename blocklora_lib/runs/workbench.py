@@ -25,7 +25,6 @@ from ..methods import get_method
 from ..weights.spec import BackboneSpec
 from .code_digest import code_digest
 from .images import RunImages, check_shots, draw_of
-from .profile import Profile
 from .record import MachineFailure
 from .sources import keep_views, source_of
 from .spec import RunSpec, Task
@@ -59,11 +58,6 @@ class Workbench:
     def __post_init__(self) -> None:
         self.draws = list(self.draws)  # `with_draw` adds to them
         self._files = RunImages(self.manifests, self.root, self.draws)
-
-    @classmethod
-    def of(cls, profile: Profile, device: str | torch.device) -> Workbench:
-        """What runs of a profile share on a device."""
-        return cls(device, keeps_views=profile.keep_views, cuda_graphs=profile.cuda_graphs)
 
     @property
     def place(self) -> torch.device:

@@ -123,7 +123,7 @@ class Notebook:
         specs = {s.key: s for name in experiments for s in expand(self.profile, name)}
         missing = [spec for spec in specs.values() if not self._has(spec)]
         if missing:
-            bench = Workbench.of(self.profile, self.device)
+            bench = Workbench(self.device, **self.profile.of_bench)
             records = run_grid(missing, self.store, bench, stack=self.profile.stack)
             list(tqdm(records, total=len(missing), desc="runs", unit="run"))
 

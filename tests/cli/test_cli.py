@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,10 +38,8 @@ def blocklora(tmp_path, tiny_clip, manifests, monkeypatch):
     choose, write = rates.choose, rates.write_choice
     monkeypatch.setattr(rates, "choose", lambda *a: choose(*a, manifests))
     monkeypatch.setattr(rates, "write_choice", lambda *a: write(*a, manifests))
-    make_bench = workbench.Workbench.of
-    monkeypatch.setattr(
-        workbench.Workbench, "of", lambda *a: replace(make_bench(*a), manifests=manifests)
-    )
+    bench = workbench.Workbench
+    monkeypatch.setattr(workbench, "Workbench", lambda *a, **k: bench(*a, manifests, **k))
 
     def call(command, *arguments):
         given = [
