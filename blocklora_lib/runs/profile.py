@@ -65,7 +65,7 @@ class Profile(Strict):
     job: Literal["dataset", "method"] = "method"
 
     @property
-    def of_bench(self) -> dict[str, bool]:
+    def of_bench(self) -> dict[str, Any]:
         """What it says to a workbench."""
         return {"keeps_views": self.keep_views, "cuda_graphs": self.cuda_graphs}
 
