@@ -55,8 +55,7 @@ class AdapterPredictor(Predictor):
     def __init__(self, context: Context, adapters: AdapterSet) -> None:
         self.backbone, self.tokens, self.adapters = context.backbone, context.tokens, adapters
         _, _, self.training = context.to_train()
-        recomputes = self.training.checkpointing or bool(self.training.class_chunk)
-        self.replays = context.replays(recomputes)
+        self.replays = context.replays(self.training)
         self.trainable_parameters = adapters.num_parameters()
 
     def to_train(self, context: Context) -> tuple[Context, bool]:

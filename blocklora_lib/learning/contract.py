@@ -12,7 +12,7 @@ from ..core.lean_imports import spare_the_compiler
 from ..data.image_files import ImageFiles
 from .feature_cache import FeatureCache, Features, Source
 from .replayed import can_replay
-from .spec import TrainingSpec
+from .spec import DasslSchedule, TrainingSpec, recomputes
 
 spare_the_compiler()
 
@@ -45,9 +45,9 @@ class Context:
     names: Sequence[str] = ()
     cuda_graphs: bool = True
 
-    def replays(self, recomputes: bool) -> bool:
-        """Whether steps are computed by CUDA graphs, see `replayed`."""
-        return self.cuda_graphs and can_replay(self.backbone, recomputes)
+    def replays(self, how: TrainingSpec | DasslSchedule) -> bool:
+        """Whether steps of such settings are computed by CUDA graphs, see `replayed`."""
+        return self.cuda_graphs and can_replay(self.backbone, recomputes(how))
 
     def features(self, views: int = 0) -> Features:
         """The few images as the frozen tower sees them, or so many random views of each.

@@ -130,7 +130,7 @@ class PromptPredictor(Predictor):
     ) -> None:
         self.backbone, self.learner = context.backbone, learner
         self.how = method.settings.schedule or context.to_train()[2]
-        self.replays = context.replays(self.how.checkpointing or bool(self.how.class_chunk))
+        self.replays = context.replays(self.how)
         self.prompts = method.texts  # what to tokenize of classes
         self.reads_images = method.reads_images
         self.trainable_parameters = sum(part.numel() for part in learner.parameters)

@@ -60,8 +60,9 @@ class Replayed:
         self._graphs: dict[int, _Graph] = {}
         self._pool = torch.cuda.graph_pool_handle()  # of memory: one graph computes at a time
 
-    def __len__(self) -> int:
-        """How many graphs it has made."""
+    @property
+    def graphs(self) -> int:
+        """How many it has made."""
         return len(self._graphs)
 
     def __call__(self, *given: Tensor) -> Tensor:

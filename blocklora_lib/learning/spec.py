@@ -32,6 +32,11 @@ class DasslSchedule(Strict):
         return self.epochs[0 if classes >= 1000 else (shots > 1) + (shots > 4)]
 
 
+def recomputes(how: TrainingSpec | DasslSchedule) -> bool:
+    """Whether backward passes encode again what forward passes did."""
+    return how.checkpointing or how.class_chunk is not None
+
+
 class TrainingSpec(Strict):
     """Optimisation of every gradient method. Defaults: CLIP-LoRA's released settings."""
 

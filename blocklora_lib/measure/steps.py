@@ -65,7 +65,6 @@ class Step:
         self.images = images
         self._labels = (torch.arange(len(images)) % len(tokens)).to(images.device)
         self._scaler = torch.amp.GradScaler(images.device.type, enabled=scaled)
-        self._passes: Callable[..., Tensor] = self.passes
         self._replayed: Replayed | None = None
 
     def loss(self) -> Tensor:
@@ -85,17 +84,17 @@ class Step:
         groups = self.optimizer.param_groups
         trained = [parameter for group in groups for parameter in group["params"]]
         left = {len(self.images): WARM_UP + WORTH}
-        self._passes = self._replayed = Replayed(self.passes, left, self.backbone, trained)
+        self._replayed = Replayed(self.passes, left, self.backbone, trained)
         return self
 
     @property
     def graphs(self) -> int:
         """How many graphs it has made: 0 or 1."""
-        return len(self._replayed) if self._replayed else 0
+        return self._replayed.graphs if self._replayed else 0
 
     def __call__(self) -> Tensor:
         with self._kernels():
-            loss = self._passes(self.images, self._labels)
+            loss = (self._replayed or self.passes)(self.images, self._labels)
             self._scaler.step(self.optimizer)
             self._scaler.update()
         return loss

@@ -27,6 +27,7 @@ from ..costs.ways import StepWay
 from ..data.local import local_manifest
 from ..data.manifest import Manifest, Split
 from ..learning.prompt_method import PromptMethod
+from ..learning.spec import recomputes
 from ..methods import MethodSpec
 from ..methods.two_stage import StageSettings
 from ..weights.spec import BackboneSpec
@@ -260,8 +261,7 @@ def _views(backbone: str, images: int) -> tuple[int, int]:
 def _host(spec: RunSpec, method: Any) -> float:
     """Seconds of a GPU's host for a step; what encodes again backwards, and 2SFS, has no graph."""
     how = getattr(method.settings, "schedule", None) or spec.training
-    again = how is not None and (how.checkpointing or how.class_chunk)
-    if again or isinstance(method.settings, StageSettings):
+    if (how and recomputes(how)) or isinstance(method.settings, StageSettings):
         return LAYER * sum(tower.layers for tower in clip_architecture(spec.backbone.name).towers)
     return GRAPH
 
