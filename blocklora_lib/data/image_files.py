@@ -98,8 +98,8 @@ class ImageFiles:
     def training_views(self, how: str, generator: torch.Generator) -> Tensor:
         """Return a random view of each image: (N, 3, height, width), uint8. how: of `augment`."""
         if how == "none":
-            fit = self._workers(lambda path: self._fit(path, self._read_and_keep(path)), self.paths)
-            return moved(torch.stack(fit), self.device)
+            fit = self._views(lambda path: self._fit(path, self._read_and_keep(path)), self.paths)
+            return moved(fit, self.device)
         new = [path for path in dict.fromkeys(self.paths) if path not in self._held.sizes]
         found = self._workers(lambda path: image_size(path, self.loading), new)
         self._held.sizes.update(zip(new, found, strict=True))
@@ -109,7 +109,7 @@ class ImageFiles:
             width, height = self._held.sizes[path]
             box = crop_box(height, width, smallest, generator)
             plans.append((path, box, mirror and torch.rand(1, generator=generator).item() < 0.5))
-        return moved(torch.stack(self._workers(lambda plan: self._crop(*plan), plans)), self.device)
+        return moved(self._views(lambda plan: self._crop(*plan), plans), self.device)
 
     def faults(self, thorough: bool) -> list[str]:
         """Why each file cannot be read, '' for one that can.
@@ -126,9 +126,7 @@ class ImageFiles:
     def _evaluated(self, paths: Sequence[Path]) -> Tensor:
         """Views of these files; one that was decoded for training is not decoded again."""
         kept, loading = self._held.images, self.loading
-        return torch.stack(
-            self._workers(lambda p: self._fit(p, kept.get(p) or read(p, loading)), paths)
-        )
+        return self._views(lambda p: self._fit(p, kept.get(p) or read(p, loading)), paths)
 
     def _fit(self, path: Path, image: Image.Image) -> Tensor:
         try:
@@ -149,6 +147,20 @@ class ImageFiles:
             # as if all were as large as this one: a bound on memory, not an account
             kept[path] = image
         return image
+
+    def _views(self, make: Callable[[Any], Tensor], plans: Sequence[Any]) -> Tensor:
+        """make(plan) of each, in order: (N, 3, height, width), uint8.
+
+        The workers put them side by side; one thread that stacked them took a fifth of the time.
+        """
+        views = torch.empty(len(plans), 3, *self.view.size, dtype=torch.uint8)
+        rows = views.numpy()  # a worker is in no inference mode, whatever its caller is in
+
+        def put(i: int) -> None:
+            rows[i] = make(plans[i]).numpy()
+
+        self._workers(put, range(len(plans)))
+        return views
 
     @staticmethod
     def _workers(look: Callable[[Any], T], plans: Sequence[Any]) -> list[T]:

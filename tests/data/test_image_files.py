@@ -157,6 +157,19 @@ def test_reading_ahead_changes_no_bit(photos, monkeypatch):
     assert torch.equal(plain[1], early[1])
 
 
+def test_views_are_made_in_inference_mode_too(photos):
+    """The workers are in none, whatever their caller is in."""
+    images = ImageFiles(photos, 16)
+    plain, crops = images.evaluation_views(), views_of(images)
+    with torch.inference_mode():
+        assert torch.equal(ImageFiles(photos, 16).evaluation_views(), plain)
+        assert torch.equal(views_of(ImageFiles(photos, 16)), crops)
+
+
+def views_of(images):
+    return images.training_views("clip_lora", torch.Generator().manual_seed(0))
+
+
 def test_a_bad_file_stops_training_by_name(photos, monkeypatch):
     photos[2].write_text("no image")
     with pytest.raises(ValueError, match=r"image .*2\.png cannot be decoded"):
