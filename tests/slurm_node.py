@@ -57,7 +57,7 @@ class NoSlurm(RuntimeError):
 
 def install() -> None:
     """Install Debian's packages where they are missing; NoSlurm where that cannot be."""
-    if all(shutil.which(name) for name in ("slurmctld", "slurmd", "munged", "sbatch")):
+    if all(shutil.which(name, path=_path()) for name in ("slurmctld", "slurmd", "munged", "sbatch")):
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         raise NoSlurm(f"needs {' and '.join(PACKAGES)}, or root and apt-get to install them")
@@ -69,6 +69,11 @@ def install() -> None:
         done = subprocess.run(words, env=quiet, capture_output=True, text=True, check=False)
     if done.returncode:
         raise NoSlurm(f"apt-get cannot install {' and '.join(PACKAGES)}: {done.stderr[-300:]}")
+
+
+def _path() -> str:
+    """Where programs are looked for; Debian puts daemons where a login's PATH may not lead."""
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 
 @contextmanager
@@ -102,8 +107,7 @@ def slurm_node(folder: Path) -> Iterator[dict[str, str]]:
     srun = folder / "bin" / "srun"
     srun.write_text(f'#!/bin/sh\nSLURM_CONF={conf} exec {shutil.which("srun")} "$@"\n')
     srun.chmod(0o755)
-    path = f"{folder}/bin:{os.environ['PATH']}"
-    environment = os.environ | {"SLURM_CONF": conf, "PATH": path}
+    environment = os.environ | {"SLURM_CONF": conf, "PATH": f"{folder}/bin:{_path()}"}
     daemons = {
         "munged": ["--force", f"--key-file={key}", f"--socket={folder}/munge.socket"]
         + [f"--{what}-file={folder}/munged.{what}" for what in ("pid", "log", "seed")],
