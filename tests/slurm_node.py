@@ -57,7 +57,9 @@ class NoSlurm(RuntimeError):
 
 def install() -> None:
     """Install Debian's packages where they are missing; NoSlurm where that cannot be."""
-    if all(shutil.which(name, path=_path()) for name in ("slurmctld", "slurmd", "munged", "sbatch")):
+    if all(
+        shutil.which(name, path=_path()) for name in ("slurmctld", "slurmd", "munged", "sbatch")
+    ):
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         raise NoSlurm(f"needs {' and '.join(PACKAGES)}, or root and apt-get to install them")

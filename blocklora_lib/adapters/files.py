@@ -19,6 +19,7 @@ from .config import AdapterConfig
 
 FORMAT = "blocklora-adapter"
 FORMAT_VERSION = "1"
+AGAIN = "save the adapters again"
 _HEADER = 2**23  # bytes; of a thousand classes and a hundred layers it has a fiftieth
 # halves are widened exactly
 FORMATS = torch.float16, torch.bfloat16, torch.float32, torch.float64
@@ -59,7 +60,11 @@ def write(path: str | Path, file: AdapterFile) -> None:
 
 
 def read(path: str | Path) -> AdapterFile:
-    """Read an adapter file, or say in one sentence why it is none."""
+    """Read an adapter file, or say in one sentence why it is none.
+
+    Its tensors are mapped: whoever uses them looks at shapes first, and then at their numbers
+    (`refuse_values`), so that a file made to fill the memory does not.
+    """
     path = user_path(path)
     if not path.is_file():
         raise AdapterError(f"there is no adapter file {path}")
@@ -70,7 +75,7 @@ def read(path: str | Path) -> AdapterFile:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise AdapterError(
-            f"{path} is damaged or no safetensors file ({error}); save the adapters again"
+            f"{path} is damaged or no safetensors file ({error}); {AGAIN}"
         ) from error
     if metadata.get("format") != FORMAT:
         raise AdapterError(
@@ -99,7 +104,7 @@ def read(path: str | Path) -> AdapterFile:
         raise AdapterError(
             f"the metadata of {path} are damaged ({why}); save the adapters again"
         ) from error
-    refuse_values(path, tensors, "save the adapters again")
+    refuse_formats(path, tensors, AGAIN)
     return AdapterFile(config, sites, tensors, extra)
 
 
@@ -113,6 +118,14 @@ def check_header(path: Path) -> None:
 
 def refuse_values(path: Path, tensors: dict[str, Tensor], way_out: str) -> None:
     """Refuse numbers that are none, and number formats that adapters are not saved in."""
+    refuse_formats(path, tensors, way_out)
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise AdapterError(f"{name} of {path} holds values that are not finite; {way_out}")
+
+
+def refuse_formats(path: Path, tensors: dict[str, Tensor], way_out: str) -> None:
+    """Refuse number formats that adapters are not saved in, and shapes that are none of theirs."""
     for name, tensor in tensors.items():
         if tensor.dtype not in FORMATS:
             raise AdapterError(
@@ -120,8 +133,6 @@ def refuse_values(path: Path, tensors: dict[str, Tensor], way_out: str) -> None:
             )
         if tensor.dim() > 8:  # torch itself ends at 64
             raise AdapterError(f"{name} of {path} has {tensor.dim()} dimensions; {way_out}")
-        if not tensor.isfinite().all():
-            raise AdapterError(f"{name} of {path} holds values that are not finite; {way_out}")
 
 
 def sorted_header(data: bytes) -> bytes:

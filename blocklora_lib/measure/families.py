@@ -95,6 +95,7 @@ FAMILIES = (
     Family(
         "xlm-roberta text", "xlm-roberta-base-ViT-B-32", text=BERT | dict(model_type="xlm-roberta")
     ),
+    Family("RoBERTa text", "roberta-ViT-B-32", text=BERT | dict(model_type="roberta")),
     Family(
         "mT5 text",
         "mt5-base-ViT-B-32",

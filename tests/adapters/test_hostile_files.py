@@ -99,6 +99,19 @@ def test_shapes_are_compared_before_memory_is_asked_for(whole, monkeypatch, kind
     assert not built
 
 
+def test_numbers_that_do_not_fit_are_not_read(whole, monkeypatch):
+    """A hole of 1 GiB in a small file: shapes are looked at first, in the header."""
+    metadata, _, path = whole
+    size = 2**30
+    tensor = {"dtype": "F32", "shape": [2, size // 8], "data_offsets": [0, size]}
+    header = json.dumps({"__metadata__": metadata, "0.weight.A": tensor}).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)
+    monkeypatch.setattr(torch.Tensor, "isfinite", None)  # would read them
+    refused(path, r"0\.weight\.A: shape \(2, 134217728\) in the file, \(2, 8\) in the model")
+
+
 def test_a_deep_header_is_damaged(tmp_path):
     header = (b'{"a":' * 60_000 + b"1" + b"}" * 60_000).ljust(480_008)
     path = tmp_path / "deep.safetensors"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import open_clip
 import pandas as pd
 import pytest
@@ -31,6 +33,22 @@ def test_families_are_open_clips_smallest_configs():
     asked = "ViT ResNet ConvNeXt SigLIP CoCa EVA MobileCLIP NLLB xlm-roberta timm".split()
     for name in asked:
         assert any(family.startswith(name) for family in BY_NAME), name
+
+
+def test_every_model_that_open_clip_lists_has_its_kind_among_them():
+    """Its image tower's trunk, and its text tower's model."""
+
+    def kinds(name):
+        config = open_clip.get_model_config(name)
+        vision, text = config["vision_cfg"], config["text_cfg"]
+        own = "ResNet" if isinstance(vision.get("layers"), list) else "ViT"
+        trunk = re.split(r"[_\d]", vision.get("timm_model_name") or own)[0]
+        words = (text.get("hf_model_name") or "open_clip's").split("/")[-1].split("-")[0]
+        return {f"trunk {trunk}", f"text {words}"}
+
+    shown = set().union(*(kinds(family.config) for family in FAMILIES))
+    assert set().union(*map(kinds, open_clip.list_models())) == shown
+    assert {"trunk ResNet", "trunk ViT", "trunk convnext", "text mt5"} <= shown
 
 
 def test_the_record_is_of_all_families_and_all_is_right_in_it():
