@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -97,15 +97,45 @@ METHOD_STYLES: Mapping[str, MethodStyle] = {
     "maple": MethodStyle("#7A4EAB", "<", "--"),
     "promptsrc": MethodStyle("#3A3A3A", ">", "--"),
 }
-_SPARE = tuple(
-    MethodStyle(c, m, "--")
-    for c, m in zip(("#AA3377", "#117733", "#88CCEE", "#999933"), "hpdH", strict=True)
-)
+# what else it is compared with, in Paul Tol's muted colours: few of a kind share one, and no two
+# share both colour and marker
+_TOL = dict(
+    indigo="#332288", cyan="#88CCEE", teal="#44AA99", green="#117733", olive="#999933",
+    sand="#DDCC77", rose="#CC6677", wine="#882255", purple="#AA4499", brown="#8C6D1F",
+)  # fmt: skip
+_COMPARED = {
+    name: MethodStyle(_TOL[look.split()[0]], look.split()[1], "--")
+    for name, look in dict(
+        tip_adapter_f="indigo p", clip_adapter="teal h", task_res="purple d", prolip="olive X",
+        linear_probe="sand o", lp_plus="green p", zs_lp="wine X", clap="rose h", gda="cyan P",
+        proker="olive 8", zero_shot_ensemble="brown 8", coop_4="brown P", kgcoop="rose p",
+        prograd="wine d", cocoop="sand h", two_stage="purple p", dora="teal p", pissa="wine h",
+        vera="olive d", lora_alpha_r="indigo X", task_res_1="purple 8", lp_plus_last="green 8",
+        maple_5="indigo d", promptsrc_45="teal d",
+    ).items()
+}  # fmt: skip
+_SPARE = tuple(MethodStyle(colour, "H", "--") for colour in _TOL.values())
+FAMILY = ("zero_shot", "lora", "block_lora", "lora_plus", "lora_r1", "frozen_a")
+MOST = 9  # methods that are told apart in one panel
+OTHER = MethodStyle("#b4b4b4", ".", "-")
 
 
 def method_style(method: str) -> MethodStyle:
     """Return the method's style; an unlisted method's is a spare one that its name decides."""
-    return METHOD_STYLES.get(method) or _SPARE[zlib.crc32(method.encode()) % len(_SPARE)]
+    listed = METHOD_STYLES.get(method) or _COMPARED.get(method)
+    return listed or _SPARE[zlib.crc32(method.encode()) % len(_SPARE)]
+
+
+def styles_of(methods: Iterable[str]) -> dict[str, MethodStyle]:
+    """How each method of a panel is drawn: of more than MOST, those that are none of FAMILY grey.
+
+    Where there are only such, the first MOST keep their own.
+    """
+    names = list(dict.fromkeys(methods))
+    own = names if len(names) <= MOST else [name for name in names if name in FAMILY]
+    if not set(own) - {"zero_shot"}:
+        own = names[:MOST]
+    return {name: method_style(name) if name in own else OTHER for name in names}
 
 
 # than planned, or than a neighbour has: captions say from how many to how many
@@ -134,7 +164,11 @@ def hollow_handle(text: str = HOLLOW) -> Line2D:
 
 def method_handle(method: str, label: str, **more: Any) -> Line2D:
     """Return what explains a method's marker and line in a legend."""
-    style = method_style(method)
+    return style_handle(method_style(method), label, **more)
+
+
+def style_handle(style: MethodStyle, label: str, **more: Any) -> Line2D:
+    """Return what explains a marker and a line in a legend."""
     look = dict(color=style.colour, marker=style.marker, linestyle=style.line, markersize=4.5)
     look |= dict(markeredgecolor="white", markeredgewidth=0.4, label=label)
     return Line2D([], [], **look | more)

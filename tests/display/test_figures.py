@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from itertools import combinations
 
 import matplotlib
+import pandas as pd
 import pytest
 from PIL import Image, ImageChops, ImageStat
 from synthetic import LABELS, synthetic_runs
@@ -13,6 +15,8 @@ from blocklora_lib.analysis.summaries import few_shot_summary, gains, trained_pa
 from blocklora_lib.display.figures import few_shot
 from blocklora_lib.display.style import (
     METHOD_STYLES,
+    MOST,
+    OTHER,
     STYLE,
     TEXT_WIDTH,
     method_style,
@@ -20,7 +24,9 @@ from blocklora_lib.display.style import (
     plain_log_ticks,
     save_figure,
     spread,
+    styles_of,
 )
+from blocklora_lib.runs.profile_files import load_profile
 
 SETS = ("chess", "flags", "letters", "photos")
 
@@ -179,6 +185,34 @@ def test_methods_have_different_colours_and_markers():
             getattr(style, what) for name, style in METHOD_STYLES.items() if name != "collapsed"
         ]
         assert len(set(values)) == len(values)
+
+
+def test_no_two_methods_of_the_profiles_look_alike():
+    """Whatever a user chooses to see together."""
+    names = {entry.name for name in ("pocket", "paper") for entry in load_profile(name).methods}
+    looks = {name: (method_style(name).colour, method_style(name).marker) for name in names}
+    same = [pair for pair in combinations(sorted(names), 2) if looks[pair[0]] == looks[pair[1]]]
+    assert len(names) > 25
+    assert same == []
+
+
+@pytest.mark.slow
+def test_of_many_methods_the_papers_own_stand_out_and_all_others_are_grey(runs):
+    assert OTHER not in styles_of(f"m{i}" for i in range(MOST)).values()
+    own = styles_of(["zero_shot", "lora", *(f"m{i}" for i in range(MOST))])
+    assert {name for name, style in own.items() if style is not OTHER} == {"zero_shot", "lora"}
+    only = styles_of(["zero_shot", *(f"m{i}" for i in range(MOST))])
+    assert sum(style is OTHER for style in only.values()) == 1
+
+    lora = runs[runs["method"] == "lora"]
+    more = [lora.assign(method=f"m{i}", method_label=f"M{i}") for i in range(MOST)]
+    many = pd.concat([runs, *more], ignore_index=True)
+    for figure in FIGURES:
+        words = [text.get_text() for text in figure(many).findobj(matplotlib.text.Text)]
+        assert "M3" not in words
+    axes = accuracy_by_shots(many).axes[0]
+    grey = [line for line in drawn(axes) if line[2] == OTHER.colour]
+    assert len(grey) == MOST
 
 
 def test_a_new_method_gets_a_style_of_its_own_that_does_not_change():

@@ -10,12 +10,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...analysis.summaries import AVERAGE
-from ..style import TEXT_WIDTH, in_style, legend_outside, method_style, new_figure, spread
+from ..style import (
+    OTHER,
+    TEXT_WIDTH,
+    in_style,
+    legend_outside,
+    method_style,
+    new_figure,
+    spread,
+    styles_of,
+)
 from .panels import (
     AVERAGE_SHADE,
     draw_gains,
     draw_shots,
     interval_handles,
+    line_of,
     method_handles,
     shows_chance,
 )
@@ -44,7 +54,7 @@ def accuracy_by_shots(
     near = [
         shows_chance(part, 100 * chance[s]) for s, part in summary.groupby("dataset") if s in chance
     ]
-    handles = method_handles(summary, chance=any(near))
+    handles, styles = method_handles(summary, chance=any(near)), styles_of(summary["method"])
     width = TEXT_WIDTH * (1 if columns > 2 else 0.7)  # of one panel: the footer's
     figure = new_figure(width, 1.42 * lines + 0.44)
     grid = figure.subplots(lines, columns, squeeze=False)
@@ -55,7 +65,7 @@ def accuracy_by_shots(
         name = sets[i]
         guess = chance.get(name)
         rows = summary[summary["dataset"] == name]
-        draw_shots(axes, rows, None if guess is None else 100 * guess)
+        draw_shots(axes, rows, styles, None if guess is None else 100 * guess)
         axes.set_title(titles.get(name, name), fontweight="bold" if name == AVERAGE else "normal")
         if name == AVERAGE:
             axes.set_facecolor(AVERAGE_SHADE)
@@ -71,7 +81,7 @@ def accuracy_by_shots(
 @in_style
 def gain_by_dataset(gains: pd.DataFrame, titles: Mapping[str, str] | None = None) -> Figure:
     """Draw what training gains over zero-shot, set by set; gains: of `summaries.gains`."""
-    line = 0.12 + 0.05 * gains["method_label"].nunique()
+    line = 0.12 + 0.05 * max(line_of(styles_of(gains["method"])).values())
     figure = new_figure(TEXT_WIDTH * 0.8, line * gains["dataset"].nunique() + 0.9)
     draw_gains(figure.subplots(), gains, titles or {})
     legend_outside(figure, method_handles(gains, "bar"), handlelength=2)
@@ -93,12 +103,14 @@ def key_figure(
     names, titles = set(summary["dataset"]), titles or {}
     name = AVERAGE if AVERAGE in names else sorted(names)[0]
     rows = summary[summary["dataset"] == name]
-    line = 0.05 + 0.05 * gains["method_label"].nunique()
-    lines = 0.3 * rows["method_label"].nunique() + 0.6, line * gains["dataset"].nunique() + 0.75
+    styles = styles_of(rows["method"])
+    line = 0.05 + 0.05 * max(line_of(styles).values())
+    lines = 0.3 * max(line_of(styles).values()) + 0.6, line * gains["dataset"].nunique() + 0.75
     figure = new_figure(TEXT_WIDTH, max(2.5, *lines))
     left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
-    draw_shots(left, rows)
-    _label_lines(left, rows, parameters or {})
+    draw_shots(left, rows, styles)
+    own = [name for name, style in styles.items() if style is not OTHER]
+    _label_lines(left, rows[rows["method"].isin(own)], parameters or {})
     left.set(xlabel="Shots per class", ylabel="Accuracy (%)")
     average = f"Average of {len(names - {AVERAGE})} sets"
     left.set_title(average if name == AVERAGE else titles.get(name, name))

@@ -12,30 +12,40 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ...analysis.summaries import AVERAGE
-from ..style import MethodStyle, hollow, hollow_handle, method_handle, method_style
+from ..style import OTHER, MethodStyle, hollow, hollow_handle, style_handle, styles_of
 from ..tables import shots_of
 
 ZERO_SHOT_AT = 0.5  # where zero-shot stands on the log2 axis of shots: one octave left of 1 shot
 AVERAGE_SHADE = "#f7f5ef"
+FINE = dict(linewidth=0.6, markersize=3, zorder=1.8)  # of what is grey
 CHANCE = dict(color="#a6a6a6", linestyle=(0, (1, 1.2)))
 
 
-def draw_shots(axes: Axes, rows: pd.DataFrame, chance: float | None = None) -> None:
+def draw_shots(
+    axes: Axes,
+    rows: pd.DataFrame,
+    styles: Mapping[str, MethodStyle],
+    chance: float | None = None,
+) -> None:
     """Draw mean and 95% band over shots of each method of `rows`, a part of few_shot_summary.
 
-    A mean that is not complete is a hollow marker. chance (%) is drawn where `shows_chance` says
-    so: a line far below would flatten what is to be seen.
+    styles: of the whole figure's methods (`styles_of`); what is grey has no band. A mean that is
+    not complete is a hollow marker. chance (%) is drawn where `shows_chance` says so: a line far
+    below would flatten what is to be seen.
     """
     shots = sorted(int(s) for s in rows["shots"].unique() if s > 0)
     for label in rows["method_label"].unique():
         part = rows[rows["method_label"] == label].sort_values("shots")
-        style = method_style(part["method"].iloc[0])
+        style = styles[part["method"].iloc[0]]
         look = dict(color=style.colour, linestyle=style.line)
         if (part["shots"] == 0).all():
             level = part["mean"].iloc[0]
             axes.axhline(level, **look, linewidth=0.9, zorder=1.5)
             star = dict(color=style.colour, markersize=7, zorder=4, clip_on=False)
             axes.plot(ZERO_SHOT_AT, level, style.marker, **star)
+            continue
+        if style is OTHER:
+            axes.plot(part["shots"], part["mean"], marker=style.marker, **look, **FINE)
             continue
         ends = part["low"].clip(0, 100), part["high"].clip(0, 100)
         axes.fill_between(
@@ -64,14 +74,30 @@ def shows_chance(rows: pd.DataFrame, chance: float) -> bool:
 def method_handles(
     rows: pd.DataFrame, interval: Literal["band", "bar"] = "band", chance: bool = False
 ) -> list[Artist]:
-    """Return legend handles: methods in the suite's order, how intervals are drawn, and chance."""
-    handles: list[Artist] = []
-    for method, label in rows[["method", "method_label"]].drop_duplicates().itertuples(index=False):
-        handles.append(method_handle(method, label, markersize=8 if method == "zero_shot" else 4.5))
+    """Return legend handles: methods in the suite's order, how intervals are drawn, and chance.
+
+    What `styles_of` draws in grey shares a handle.
+    """
+    labels = dict(zip(rows["method"], rows["method_label"], strict=True))
+    styles = styles_of(labels)
+    handles: list[Artist] = [
+        style_handle(style, labels[name], markersize=8 if name == "zero_shot" else 4.5)
+        for name, style in styles.items()
+        if style is not OTHER
+    ]
+    if grey := len(styles) - len(handles):
+        handles.append(others_handle(grey, interval))
     handles += interval_handles(rows, interval)
     if chance:
         handles.append(Line2D([], [], **CHANCE, linewidth=1, label="chance"))
     return handles
+
+
+def others_handle(count: int, interval: Literal["band", "bar"]) -> Line2D:
+    """Return what explains the methods that `styles_of` draws in grey."""
+    look = dict(marker="|", markeredgecolor=OTHER.colour, markeredgewidth=1.0, linestyle="none")
+    text = f"{count} others (named in the table)"
+    return style_handle(OTHER, text, **(look if interval == "bar" else {}))
 
 
 def interval_handles(rows: pd.DataFrame, interval: Literal["band", "bar"] = "band") -> list[Artist]:
@@ -86,20 +112,22 @@ def interval_handles(rows: pd.DataFrame, interval: Literal["band", "bar"] = "ban
 def draw_gains(axes: Axes, rows: pd.DataFrame, titles: Mapping[str, str]) -> None:
     """Draw one row a set, largest mean gain on top, the average in a row of its own below.
 
-    Dots with 95% intervals, hollow where the mean is not complete.
+    Dots with 95% intervals, hollow where the mean is not complete. What `styles_of` draws in grey
+    shares a line, without intervals.
     """
     sets = rows[rows["dataset"] != AVERAGE].groupby("dataset")["mean"].mean().sort_values()
     order = ([AVERAGE] if AVERAGE in set(rows["dataset"]) else []) + sets.index.tolist()
-    labels = rows["method_label"].unique().tolist()
-    step = min(0.26, 0.8 / max(len(labels), 1))
-    size = 4.5 if len(labels) < 4 else 3.2
+    styles = styles_of(rows["method"])
+    lines = line_of(styles)
+    step = min(0.26, 0.8 / max(lines.values(), default=1))
+    size = 4.5 if len(styles) < 4 else 3.2
     for place, name in enumerate(order):
         if name == AVERAGE or place % 2:
             shade = AVERAGE_SHADE if name == AVERAGE else "#fafafa"
             axes.axhspan(place - 0.5, place + 0.5, color=shade, zorder=0)
         for row in rows[rows["dataset"] == name].itertuples():
-            y = place + step * ((len(labels) - 1) / 2 - labels.index(row.method_label))
-            draw_interval(axes, row, y, size)
+            y = place + step * ((max(lines.values()) + 1) / 2 - lines[row.method])
+            draw_interval(axes, row, y, size, styles[row.method])
     axes.axvline(0, color="#333333", linewidth=0.7, zorder=1)
     names = [titles.get(n, "Average" if n == AVERAGE else n) for n in order]
     axes.set_yticks(range(len(order)), names)
@@ -112,9 +140,17 @@ def draw_gains(axes: Axes, rows: pd.DataFrame, titles: Mapping[str, str]) -> Non
     axes.set_xlabel(f"Points above zero-shot at {shots}")
 
 
-def draw_interval(axes: Axes, row: Any, y: float, size: float) -> None:
+def line_of(styles: Mapping[str, MethodStyle]) -> dict[str, int]:
+    """On which line of a set, from 1, each method stands: all grey ones on the last."""
+    own = [name for name, style in styles.items() if style is not OTHER]
+    return {name: own.index(name) + 1 if name in own else len(own) + 1 for name in styles}
+
+
+def draw_interval(axes: Axes, row: Any, y: float, size: float, style: MethodStyle) -> None:
     """Draw a summary's row at height y: a dot, hollow if not complete, and its interval."""
-    style = method_style(row.method)
+    if style is OTHER:
+        axes.plot(row.mean, y, "|", color=style.colour, markersize=4.5, zorder=1.8)
+        return
     look = dict(color=style.colour, zorder=2)
     if row.low == row.low:  # one seed gives no interval
         axes.plot([row.low, row.high], [y, y], linewidth=1.1, alpha=0.65, **look)

@@ -15,17 +15,26 @@ from matplotlib.ticker import MaxNLocator
 from ...analysis.summaries import AVERAGE
 from ..style import (
     GREY,
+    OTHER,
     TEXT_WIDTH,
     hollow,
     hollow_handle,
     in_style,
     legend_outside,
-    method_handle,
-    method_style,
     new_figure,
+    style_handle,
+    styles_of,
 )
 from ..tables import shots_of
-from .panels import AVERAGE_SHADE, draw_interval, draw_shots, method_handles
+from .panels import (
+    AVERAGE_SHADE,
+    FINE,
+    draw_interval,
+    draw_shots,
+    line_of,
+    method_handles,
+    others_handle,
+)
 
 
 @in_style
@@ -41,9 +50,12 @@ def differences_by_set(rows: pd.DataFrame, titles: Mapping[str, str], source: st
     order = [*average, *others[::-1], *([source] if source in set(rows["evaluated_on"]) else [])]
     names = rows.drop_duplicates("method")[["method", "method_label"]]
     references = list(rows["against"].unique())
-    step = min(0.2, 0.8 / len(names))
-    offsets = {m: step * ((len(names) - 1) / 2 - i) for i, m in enumerate(names["method"])}
-    height = (0.1 + 0.055 * len(names)) * len(order) + 0.95
+    styles = styles_of(names["method"])
+    lines = line_of(styles)
+    count = max(lines.values())
+    step = min(0.2, 0.8 / count)
+    offsets = {m: step * ((count + 1) / 2 - line) for m, line in lines.items()}
+    height = (0.1 + 0.055 * count) * len(order) + 0.95
     figure = new_figure(TEXT_WIDTH, max(2.2, height))
     panels = figure.subplots(1, len(references), sharey=True, squeeze=False)[0]
     for axes, against in zip(panels, references, strict=True):
@@ -53,7 +65,7 @@ def differences_by_set(rows: pd.DataFrame, titles: Mapping[str, str], source: st
                 shade = AVERAGE_SHADE if name == AVERAGE else "#eef3f7"
                 axes.axhspan(place - 0.5, place + 0.5, color=shade, zorder=0)
             for row in part[part["evaluated_on"] == name].itertuples():
-                draw_interval(axes, row, place + offsets[row.method], 3.6)
+                draw_interval(axes, row, place + offsets[row.method], 3.6, styles[row.method])
         axes.axvline(0, color="#333333", linewidth=0.7, zorder=1)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
         axes.grid(False, axis="y")
@@ -65,10 +77,14 @@ def differences_by_set(rows: pd.DataFrame, titles: Mapping[str, str], source: st
         AVERAGE: f"Average of {len(others)} sets",
     }
     panels[0].set_yticks(range(len(order)), [shown.get(n, titles.get(n, n)) for n in order])
+    labels = dict(names.itertuples(index=False))
     handles = [
-        method_handle(method, label, linestyle="-")
-        for method, label in names.itertuples(index=False)
+        style_handle(style, labels[method], linestyle="-")
+        for method, style in styles.items()
+        if style is not OTHER
     ]
+    if grey := len(styles) - len(handles):
+        handles.append(others_handle(grey, "bar"))
     if not rows["complete"].all():
         handles.append(hollow_handle("hollow: fewer seeds or sets"))
     legend_outside(figure, handles)
@@ -88,7 +104,7 @@ def domain_by_shots(summary: pd.DataFrame, titles: Mapping[str, str], source: st
         source: f"{titles.get(source, source)} (source)",
         AVERAGE: f"Average of {len(variants)} variants",
     }
-    columns = min(3, len(names))
+    styles, columns = styles_of(summary["method"]), min(3, len(names))
     lines = math.ceil(len(names) / columns)
     figure = new_figure(TEXT_WIDTH * (0.4 + 0.2 * columns), 1.75 * lines + 0.55)
     grid = figure.subplots(lines, columns, squeeze=False)
@@ -96,7 +112,7 @@ def domain_by_shots(summary: pd.DataFrame, titles: Mapping[str, str], source: st
         if i >= len(names):
             axes.set_visible(False)
             continue
-        draw_shots(axes, summary[summary["dataset"] == names[i]])
+        draw_shots(axes, summary[summary["dataset"] == names[i]], styles)
         axes.set_title(shown.get(names[i], titles.get(names[i], names[i])))
         if i % columns == 0:
             axes.set_ylabel("Accuracy (%)")
@@ -124,8 +140,15 @@ def robustness_plane(rows: pd.DataFrame) -> Figure:
     zero = rows[rows["shots"] == 0]
     start: Any = (zero["source"].iloc[0], zero["variants"].iloc[0]) if len(zero) else None
     handles = []
-    for method, label in rows[["method", "method_label"]].drop_duplicates().itertuples(index=False):
-        part, style = rows[rows["method"] == method].sort_values("shots"), method_style(method)
+    labels = dict(zip(rows["method"], rows["method_label"], strict=True))
+    styles = styles_of(labels)
+    for method, style in styles.items():
+        part, label = rows[rows["method"] == method].sort_values("shots"), labels[method]
+        if style is OTHER:
+            axes.plot(part["source"], part["variants"], style.line, color=style.colour, **FINE)
+            last = part.iloc[-1]
+            axes.plot(last.source, last.variants, "o", color=style.colour, markersize=3, zorder=1.8)
+            continue
         look = dict(color=style.colour, marker=style.marker, label=label)
         if (part["shots"] == 0).all():
             handles += axes.plot(*start, linestyle="none", markersize=8, zorder=4, **look)
@@ -151,6 +174,9 @@ def robustness_plane(rows: pd.DataFrame) -> Figure:
         handles.append(
             Line2D([], [], linestyle=style.line, markersize=4.5, markerfacecolor=face, **look)
         )
+    if grey := sum(style is OTHER for style in styles.values()):
+        text = f"{grey} others (dot: most shots)"
+        handles.append(style_handle(OTHER, text, marker="o", markersize=3))
     axes.margins(0.08)
     if start:
         dashes, text = (0, (3, 2)), "same share kept as zero-shot"
