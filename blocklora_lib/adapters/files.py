@@ -116,7 +116,7 @@ def check_header(path: Path) -> None:
         parse_json(file.read(size).decode("utf-8", "replace"), "its header")
 
 
-def refuse_values(path: Path, tensors: dict[str, Tensor], way_out: str) -> None:
+def refuse_values(path: str | Path, tensors: dict[str, Tensor], way_out: str) -> None:
     """Refuse numbers that are none, and number formats that adapters are not saved in."""
     refuse_formats(path, tensors, way_out)
     for name, tensor in tensors.items():
@@ -124,7 +124,7 @@ def refuse_values(path: Path, tensors: dict[str, Tensor], way_out: str) -> None:
             raise AdapterError(f"{name} of {path} holds values that are not finite; {way_out}")
 
 
-def refuse_formats(path: Path, tensors: dict[str, Tensor], way_out: str) -> None:
+def refuse_formats(path: str | Path, tensors: dict[str, Tensor], way_out: str) -> None:
     """Refuse number formats that adapters are not saved in, and shapes that are none of theirs."""
     for name, tensor in tensors.items():
         if tensor.dtype not in FORMATS:

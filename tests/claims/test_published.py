@@ -8,10 +8,10 @@ import csv
 import math
 import re
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from executed import outputs
 from scipy.stats import t
 from synthetic_records import write_records
 
@@ -29,12 +29,10 @@ from blocklora_lib.claims.published_tables import others_table, same_table
 from blocklora_lib.core.paths import PUBLISHED
 from blocklora_lib.runs.profile_files import load_profile
 from blocklora_lib.runs.results import MissingResults
-from blocklora_lib.suite.catalogue import read_indexes
 from blocklora_lib.suite.execution import run_notebook
 from blocklora_lib.suite.published import beside_published
 
 PAPER = load_profile("paper")
-NOTEBOOKS = ("08_few_shot", "09_cross_dataset", "10_domain_generalization", "11_ablations")
 HEAD = (
     "method,setting,source_dataset,target_dataset,shots,backbone,accuracy,metric_note,source,"
     "how_read"
@@ -232,16 +230,6 @@ def paper(tmp_path_factory):
     return folder, write_records(PAPER, folder / "runs", {*PAPER.experiments} - {"comparison"})
 
 
-def outputs(folder, name):
-    """Return what an executed notebook printed and showed, as text; verdicts, which quote the
-    claims, aside.
-    """
-    cells = nbformat.read(folder / "notebooks" / f"{name}.ipynb", as_version=4).cells
-    shown = [out for cell in cells if cell.cell_type == "code" for out in cell.outputs]
-    texts = [out.get("text", "") + out.get("data", {}).get("text/html", "") for out in shown]
-    return "\n".join(text for text in texts if "<b>Verdict.</b>" not in text)
-
-
 def seeds(records, method, shots, evaluated, dataset, **settings):
     """Accuracies (%) by seed, from the records themselves."""
     found = {
@@ -355,25 +343,3 @@ def test_an_ablation_is_of_a_set_and_not_of_its_variants_and_one_block_is_clip_l
     rows = table(folder, "11_ablations").query("dataset == 'imagenet' and published == published")
     assert known("CLIP-LoRA", "ImageNet", 16, "MaxZanella/CLIP-LoRA@") in rows["published"].tolist()
     assert rows["mean"].tolist()[0] == pytest.approx(np.mean(values))
-
-
-@pytest.mark.slow
-def test_a_profile_of_a_small_backbone_shows_no_published_number(tmp_path):
-    smoke = load_profile("smoke")
-    write_records(smoke, tmp_path / "runs", smoke.experiments)
-    with open(PUBLISHED, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    foreign = {cited(row["source"]) for row in rows} | {
-        "CoOp",
-        "PromptSRC",
-        "MaPLe",
-        "93.65",
-        "88.08",
-    }
-    for name in NOTEBOOKS:
-        run_notebook(name, "smoke", {}, tmp_path, verbose=False)
-        shown = outputs(tmp_path, name)
-        assert "Accuracy" in shown or "accuracy" in shown
-        assert not [word for word in foreign if word in shown]
-    for index in read_indexes(tmp_path).values():
-        assert not [export for export in index["tables"] if "published" in export["name"]]

@@ -5,15 +5,18 @@ profile.
 from __future__ import annotations
 
 import ast
+import csv
 import re
 import shutil
 
 import nbformat
 import pytest
 from conftest import made_once
+from executed import outputs
 from figure_boxes import measuring_kernels
 
-from blocklora_lib.core.paths import NOTEBOOKS
+from blocklora_lib.claims.published import cited
+from blocklora_lib.core.paths import NOTEBOOKS, PUBLISHED
 from blocklora_lib.runs.execute import run_grid
 from blocklora_lib.runs.grid import expand
 from blocklora_lib.runs.profile_files import load_profile
@@ -30,6 +33,7 @@ from blocklora_lib.suite.execution import NotebookFailed, run_notebook
 from blocklora_lib.suite.parameter_cell import known_parameters
 
 NAMES = notebook_names()  # fails if the folder holds none
+COMPARED = ("08_few_shot", "09_cross_dataset", "10_domain_generalization", "11_ablations")
 LAST = [name for name in NAMES if notebook_needs(name)["last"]]
 
 # Less of what a notebook does many times over; a parameter that is not named here has its default.
@@ -98,6 +102,18 @@ def test_it_runs(name, results):
         assert check["verdict"] != "contradicted"
     assert len(files) == 2 * len(index["figures"])  # as PDF and as PNG
     assert not faults
+    if name in COMPARED:
+        refuse_published_numbers(outputs(results, name), index)
+
+
+def refuse_published_numbers(shown, index):
+    """Accuracies of a small backbone and published ones have no place in one table."""
+    with open(PUBLISHED, encoding="utf-8", newline="") as file:
+        sources = {cited(row["source"]) for row in csv.DictReader(file)}
+    assert "accuracy" in shown.lower()
+    foreign = sources | {"CoOp", "PromptSRC", "MaPLe", "93.65", "88.08"}
+    assert not [word for word in foreign if word in shown]
+    assert not [export for export in index["tables"] if "published" in export["name"]]
 
 
 @pytest.mark.parametrize("name", NAMES)
