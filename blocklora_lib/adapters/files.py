@@ -60,11 +60,7 @@ def write(path: str | Path, file: AdapterFile) -> None:
 
 
 def read(path: str | Path) -> AdapterFile:
-    """Read an adapter file, or say in one sentence why it is none.
-
-    Its tensors are mapped: whoever uses them looks at shapes first, and then at their numbers
-    (`refuse_values`), so that a file made to fill the memory does not.
-    """
+    """Read an adapter file, or say in one sentence why it is none."""
     path = user_path(path)
     if not path.is_file():
         raise AdapterError(f"there is no adapter file {path}")
@@ -96,15 +92,12 @@ def read(path: str | Path) -> AdapterFile:
         config = AdapterConfig.model_validate(facts["config"])
         sites, extra = SITES.validate_python(facts["sites"]), EXTRA.validate_python(facts["extra"])
     except KeyError as error:
-        raise AdapterError(
-            f"the metadata of {path} lack {error}; save the adapters again"
-        ) from error
+        raise AdapterError(f"the metadata of {path} lack {error}; {AGAIN}") from error
     except ValueError as error:
         why = explain(error) if isinstance(error, ValidationError) else error
-        raise AdapterError(
-            f"the metadata of {path} are damaged ({why}); save the adapters again"
-        ) from error
-    refuse_formats(path, tensors, AGAIN)
+        raise AdapterError(f"the metadata of {path} are damaged ({why}); {AGAIN}") from error
+    # they are mapped: whoever takes them looks at shapes first, and then at their numbers
+    refuse_values(path, tensors, AGAIN, numbers=False)
     return AdapterFile(config, sites, tensors, extra)
 
 
@@ -116,16 +109,10 @@ def check_header(path: Path) -> None:
         parse_json(file.read(size).decode("utf-8", "replace"), "its header")
 
 
-def refuse_values(path: str | Path, tensors: dict[str, Tensor], way_out: str) -> None:
-    """Refuse numbers that are none, and number formats that adapters are not saved in."""
-    refuse_formats(path, tensors, way_out)
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise AdapterError(f"{name} of {path} holds values that are not finite; {way_out}")
-
-
-def refuse_formats(path: str | Path, tensors: dict[str, Tensor], way_out: str) -> None:
-    """Refuse number formats that adapters are not saved in, and shapes that are none of theirs."""
+def refuse_values(
+    path: str | Path, tensors: dict[str, Tensor], way_out: str, numbers: bool = True
+) -> None:
+    """Refuse number formats that adapters are not saved in, and (numbers) what is no number."""
     for name, tensor in tensors.items():
         if tensor.dtype not in FORMATS:
             raise AdapterError(
@@ -133,6 +120,8 @@ def refuse_formats(path: str | Path, tensors: dict[str, Tensor], way_out: str) -
             )
         if tensor.dim() > 8:  # torch itself ends at 64
             raise AdapterError(f"{name} of {path} has {tensor.dim()} dimensions; {way_out}")
+        if numbers and not tensor.isfinite().all():
+            raise AdapterError(f"{name} of {path} holds values that are not finite; {way_out}")
 
 
 def sorted_header(data: bytes) -> bytes:
