@@ -224,6 +224,12 @@ def regular_file(path: str | Path) -> Iterator[BinaryIO]:
     Raises OSError for anything else: a folder, a pipe (which would wait for ever), a device
     (without end).
     """
+    with open(_regular(path), "rb") as file:
+        yield file
+
+
+def _regular(path: str | Path) -> int:
+    """Return a descriptor of a regular file, as `regular_file` opens it."""
     # without O_NONBLOCK, opening a pipe that nobody writes to never returns
     descriptor = os.open(
         path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -231,13 +237,12 @@ def regular_file(path: str | Path) -> Iterator[BinaryIO]:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(f"{path} is no regular file; put a file in its place")
-    with open(descriptor, "rb") as file:
-        yield file
+    return descriptor
 
 
 def read_bytes(path: str | Path, limit: int = TEXT_LIMIT) -> bytes:
     """Return what a regular file of at most `limit` bytes holds; OSError as `regular_file`."""
-    with regular_file(path) as file:
+    with open(_regular(path), "rb", buffering=0) as file:  # half the time for a small file
         if (size := os.fstat(file.fileno()).st_size) > limit:
             raise OSError(
                 f"{path} has {size:,} bytes, one of its kind at most {limit:,}; is it another file?"

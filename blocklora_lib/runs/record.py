@@ -285,7 +285,7 @@ def frame(records: Iterable[RunRecord]) -> DataFrame:
     import pandas as pd
 
     rows = [row for record in records for row in record.rows()]
-    names = _COLUMNS + sorted({name for row in rows for name in row} - set(_COLUMNS))
+    names = _COLUMNS + sorted(set().union(*rows) - set(_COLUMNS))
     return pd.DataFrame(
         {name: [row.get(name, math.nan) for row in rows] for name in names}, columns=names
     )
