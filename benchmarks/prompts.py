@@ -1,4 +1,4 @@
-"""Time a training step of learnt tokens (CoOp, deep prompts) against one over all positions."""
+"""Time a step of learnt tokens (CoOp, deep prompts) against one over all positions, or LoRA's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from blocklora_lib.measure.benchmark_output import (
     start,
     write,
 )
-from blocklora_lib.measure.prompt_steps import PLAIN, counted_flops, prompt_steps
+from blocklora_lib.measure.prompt_steps import LORA, PLAIN, counted_flops, prompt_steps
 from blocklora_lib.measure.timing import paired_times, ratios
 
 CASES = {  # what is learnt, and of how many images by default
@@ -28,6 +28,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES, help="prompts")
     parser.add_argument("--tokens", type=int, default=None, help="learnt, other than the cases'")
     parser.add_argument("--depth", type=int, default=9, help="blocks of deep prompts")
+    parser.add_argument("--against", default=PLAIN, choices=[PLAIN, LORA],
+                        help="over all positions, or LoRA on q, k, v of both towers")  # fmt: skip
     given = parser.parse_args(arguments)
     device, frames = start(given), []
     backbone = load(given, device)
@@ -35,14 +37,14 @@ def main(arguments: list[str] | None = None) -> None:
         learnt, batch = CASES[case]
         learnt = learnt | ({"depth": given.depth} if "depth" in learnt else {})
         learnt = learnt | ({"tokens": given.tokens} if given.tokens else {})
-        steps = prompt_steps(backbone, given.classes, batch, **learnt)
+        steps = prompt_steps(backbone, given.classes, batch, **learnt, against=given.against)
         flops = {name: counted_flops(step) for name, step in steps.items()}
         bar = progress(given.rounds, f"{case}, {given.classes} classes")
         times = paired_times(steps, given.rounds, warmup=1, device=device, on_round=bar)
-        frame = ratios(times, PLAIN).rename(columns={"name": "form"})
+        frame = ratios(times, given.against).rename(columns={"name": "form"})
         frame.insert(0, "case", case)
         frames.append(frame.assign(gflop=[flops[form] / 1e9 for form in frame["form"]],
-                                   flop_ratio=[flops[form] / flops[PLAIN]
+                                   flop_ratio=[flops[form] / flops[given.against]
                                                for form in frame["form"]]))  # fmt: skip
     found = pd.concat(frames, ignore_index=True).assign(model=given.model, classes=given.classes)
     shown = found.assign(
@@ -51,7 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     show_ratios(shown, ["case", "form", "GFLOP", "floor"])
     print(
-        "floor: FLOPs of the step's products by those of the plain one: the ratio at equal rates."
+        f"floor: FLOPs of the step's products by those of '{given.against}': "
+        "the ratio at equal rates."
     )
     write("prompts", found, given, device)
 

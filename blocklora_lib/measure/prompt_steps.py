@@ -1,7 +1,8 @@
-"""One training step of learnt tokens: ours, and the same written plainly over all positions.
+"""One training step of learnt tokens: ours, and the same written plainly over all positions, or
+LoRA's.
 
-Both encode images and prompts, take cross-entropy, backward to the tokens, and SGD. Values cost
-nothing: weights are random, images noise.
+All encode images and prompts, take cross-entropy, backward to the tokens, and SGD (LoRA's: to the
+adapters, and AdamW). Values cost nothing: weights are random, images noise.
 """
 
 from __future__ import annotations
@@ -11,21 +12,28 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..adapters.config import AdapterConfig
 from ..clip.backbone import Backbone
 from ..clip.learnt import Learnt
 from ..core.seeding import generator
-from .counted import count_multiply_adds
+from .counted import attach_in_training, count_multiply_adds
 from .other_code import plain_prompts
 from .prompts import class_prompts
-from .steps import Step, random_images, twin
+from .steps import OPTIMIZER, Step, our_step, random_images, twin
 
-OURS, PLAIN = "ours", "plain"
+OURS, PLAIN, LORA = "ours", "plain", "lora"
 
 
 def prompt_steps(
-    backbone: Backbone, classes: int, batch: int, tokens: int = 16, depth: int = 1, image: int = 0
+    backbone: Backbone,
+    classes: int,
+    batch: int,
+    tokens: int = 16,
+    depth: int = 1,
+    image: int = 0,
+    against: str = PLAIN,
 ) -> dict[str, Step]:
-    """Return both steps, of the same numbers, by name.
+    """Return our step and the one it is held `against`, of the same numbers, by name.
 
     tokens, image: learnt ones of the text tower and of the image tower; depth: in so many blocks.
     """
@@ -62,7 +70,13 @@ def prompt_steps(
     def plain(own: Backbone, text: list[Tensor], images: list[Tensor]) -> Callable[[], Tensor]:
         return lambda: plain_prompts.cosines(own.model, pixels, ids, text, images)
 
-    return {OURS: step(ours), PLAIN: step(plain)}
+    def lora() -> Step:
+        own = twin(backbone)
+        adapters = attach_in_training(own.model, AdapterConfig(kind="lora"))
+        words = own.tokenize(class_prompts(classes))
+        return our_step(own, adapters.parameter_groups(**OPTIMIZER), words, pixels)
+
+    return {OURS: step(ours), against: lora() if against == LORA else step(plain)}
 
 
 def counted_flops(step: Step) -> float:

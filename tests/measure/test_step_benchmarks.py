@@ -36,7 +36,13 @@ from blocklora_lib.display.figures.benchmark import (
 from blocklora_lib.measure import growth, step_costs
 from blocklora_lib.measure.other_code import clip_lora, plain_prompts
 from blocklora_lib.measure.products import GROUPS, Product, roofline, squares, step_products
-from blocklora_lib.measure.prompt_steps import OURS, PLAIN, counted_flops, prompt_steps
+from blocklora_lib.measure.prompt_steps import (
+    LORA,
+    OURS,
+    PLAIN,
+    counted_flops,
+    prompt_steps,
+)
 from blocklora_lib.measure.prompts import class_prompts
 from blocklora_lib.measure.records import FIELDS, read_records
 from blocklora_lib.measure.stacked import ALONE, AT_ONCE, stacked_trainings
@@ -277,6 +283,16 @@ def test_both_steps_of_learnt_tokens_are_the_same(backbones, learnt):
     with torch.backends.mkldnn.flags(enabled=False):  # torch's own products, of which it knows
         assert found == {name: counted_flops(step) for name, step in steps.items()}
     assert found[PLAIN] / 20 < found[OURS] < found[PLAIN]
+
+
+def test_learnt_tokens_are_held_against_loras_step_too(backbones):
+    """Which moves its adapters, encodes the same images and as many prompts."""
+    steps = prompt_steps(backbones["fp32"], classes=3, batch=2, tokens=4, against=LORA)
+    assert set(steps) == {OURS, LORA}
+    assert steps[LORA].optimizer.param_groups[0]["params"] != []
+    losses = [steps[LORA]().item() for _ in range(3)]
+    assert losses[0] != losses[-1]
+    assert counted_flops(steps[LORA]) > counted_flops(steps[OURS])  # gradients of both towers
 
 
 @pytest.mark.slow

@@ -182,14 +182,20 @@ def test_what_is_not_there_is_named(tmp_path):
 
 @pytest.mark.slow
 @needs_latex
-def test_every_export_compiles_in_an_article_of_two_columns(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "name", ["icml", *(pytest.param(v, marks=pytest.mark.rare) for v in VENUES if v != "icml")]
+)
+def test_every_export_compiles_in_an_article_of_its_venue(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    files = export(REFERENCE, "icml", Path("out"), ["all"], ["all"])
+    venue, files = VENUES[name], export(REFERENCE, name, Path("out"), ["all"], ["all"])
     assert len(files) == len(exports(REFERENCE)) > 80
     text = "".join(rf"\input{{{file.as_posix()}}}\clearpage" + "\n" for file in files)
+    columns = "twocolumn" if venue.columns == 2 else "onecolumn"
+    between = venue.text - venue.columns * venue.column if venue.columns == 2 else 0.25
     (tmp_path / "all.tex").write_text(
-        "\\documentclass[twocolumn]{article}\n\\usepackage[T1]{fontenc}\\usepackage{mathptmx,graphicx,booktabs,"
-        "array}\n\\usepackage[textwidth=6.75in,textheight=9in,columnsep=0.25in]{geometry}\n"
+        f"\\documentclass[{columns}]{{article}}\n\\usepackage[T1]{{fontenc}}"
+        "\\usepackage{mathptmx,graphicx,booktabs,array}\n\\usepackage[textheight=8.875in,"
+        f"textwidth={venue.text}in,columnsep={between}in]{{geometry}}\n"
         f"\\begin{{document}}\n{text}\\end{{document}}\n"
     )
     assert faults(compile_latex(tmp_path, "all")) == []
