@@ -162,8 +162,8 @@ def test_a_record_that_cannot_be_read_now_is_neither_missing_nor_damaged(
 def test_a_disk_that_fails_in_the_middle_of_a_file_names_it(store, monkeypatch):
     path, real = store.save(make_record()), builtins.open
 
-    def opened(descriptor, mode):
-        file = real(descriptor, mode)
+    def opened(descriptor, mode, **how):
+        file = real(descriptor, mode, **how)
 
         class Failing:
             fileno, close = file.fileno, file.close
