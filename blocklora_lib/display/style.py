@@ -115,8 +115,8 @@ _COMPARED = {
     ).items()
 }  # fmt: skip
 _SPARE = tuple(MethodStyle(colour, "H", "--") for colour in _TOL.values())
-FAMILY = ("zero_shot", "lora", "block_lora", "lora_plus", "lora_r1", "frozen_a")
-MOST = 9  # methods that are told apart in one panel
+FAMILY = ("lora", "block_lora", "lora_plus", "lora_r1", "frozen_a")
+MOST = 8  # methods that are told apart in one panel, beside zero-shot
 OTHER = MethodStyle("#b4b4b4", ".", "-")
 
 
@@ -132,10 +132,10 @@ def styles_of(methods: Iterable[str]) -> dict[str, MethodStyle]:
     Where there are only such, the first MOST keep their own.
     """
     names = list(dict.fromkeys(methods))
-    own = names if len(names) <= MOST else [name for name in names if name in FAMILY]
-    if not set(own) - {"zero_shot"}:
-        own = names[:MOST]
-    return {name: method_style(name) if name in own else OTHER for name in names}
+    trained = [name for name in names if name != "zero_shot"]
+    own = [name for name in trained if name in FAMILY or len(trained) <= MOST]
+    grey = set(trained) - set(own or trained[:MOST])
+    return {name: OTHER if name in grey else method_style(name) for name in names}
 
 
 # than planned, or than a neighbour has: captions say from how many to how many
