@@ -146,6 +146,7 @@ def table_floats(latex: str, caption: str, label: str, venue: Venue) -> str:
         head = head.replace(
             r"\arraybackslash", r"\arraybackslash\hspace{0pt}"
         )  # the first word, too
+        # a word breaks before its number, as MobileCLIP|2-B, and after what joins two
         rows = [re.sub(r"(?<=[a-zA-Z])(?=\d)", r"\\hspace{0pt}", row) for row in rows]
         rows = [re.sub(r"(\\_|[/,.(=-])(?=[^\s&\\,])", r"\1\\hspace{0pt}", row) for row in rows]
     kind = "table*" if across and venue.columns > 1 else "table"

@@ -1,5 +1,4 @@
-"""One training step of learnt tokens: ours, and the same written plainly over all positions, or
-LoRA's.
+"""One training step of learnt tokens: ours, plainly over all positions, or LoRA's.
 
 All encode images and prompts, take cross-entropy, backward to the tokens, and SGD (LoRA's: to the
 adapters, and AdamW). Values cost nothing: weights are random, images noise.
@@ -76,7 +75,8 @@ def prompt_steps(
         words = own.tokenize(class_prompts(classes))
         return our_step(own, adapters.parameter_groups(**OPTIMIZER), words, pixels)
 
-    return {OURS: step(ours), against: lora() if against == LORA else step(plain)}
+    other = {PLAIN: lambda: step(plain), LORA: lora}[against]
+    return {OURS: step(ours), against: other()}
 
 
 def counted_flops(step: Step) -> float:

@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 from open_clip.model import CLIP
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -266,6 +267,18 @@ def test_folders_that_are_no_checkpoint(good, tmp_path):
     (tmp_path / "adapter_model.safetensors").write_bytes(b"no")
     with pytest.raises(AdapterError, match="damaged"):
         import_peft(tmp_path, clip())
+
+
+def test_a_file_of_no_numbers_is_not_exported(tmp_path):
+    path = tmp_path / "a.safetensors"
+    attach(clip(), AdapterConfig(rank=4, n_blocks=2), seeded()).save(path)
+    with safe_open(path, framework="pt") as opened:
+        metadata, tensors = opened.metadata(), {k: opened.get_tensor(k) for k in opened.keys()}  # noqa: SIM118
+    next(iter(tensors.values()))[0, 0] = float("nan")
+    save_file(tensors, path, metadata)
+    with pytest.raises(AdapterError, match=r"a\.safetensors holds values that are not finite"):
+        export_peft_file(path, tmp_path / "p")
+    assert not (tmp_path / "p").exists()
 
 
 def test_what_peft_cannot_hold_is_refused_on_export(tmp_path):

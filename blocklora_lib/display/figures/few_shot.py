@@ -25,7 +25,7 @@ from .panels import (
     draw_gains,
     draw_shots,
     interval_handles,
-    line_of,
+    line_count,
     method_handles,
     shows_chance,
 )
@@ -81,7 +81,7 @@ def accuracy_by_shots(
 @in_style
 def gain_by_dataset(gains: pd.DataFrame, titles: Mapping[str, str] | None = None) -> Figure:
     """Draw what training gains over zero-shot, set by set; gains: of `summaries.gains`."""
-    line = 0.12 + 0.05 * max(line_of(styles_of(gains["method"])).values())
+    line = 0.12 + 0.05 * line_count(styles_of(gains["method"]))
     figure = new_figure(TEXT_WIDTH * 0.8, line * gains["dataset"].nunique() + 0.9)
     draw_gains(figure.subplots(), gains, titles or {})
     legend_outside(figure, method_handles(gains, "bar"), handlelength=2)
@@ -104,8 +104,9 @@ def key_figure(
     name = AVERAGE if AVERAGE in names else sorted(names)[0]
     rows = summary[summary["dataset"] == name]
     styles = styles_of(rows["method"])
-    line = 0.05 + 0.05 * max(line_of(styles).values())
-    lines = 0.3 * max(line_of(styles).values()) + 0.6, line * gains["dataset"].nunique() + 0.75
+    count = line_count(styles)
+    line = 0.05 + 0.05 * count
+    lines = 0.3 * count + 0.6, line * gains["dataset"].nunique() + 0.75
     figure = new_figure(TEXT_WIDTH, max(2.5, *lines))
     left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
     draw_shots(left, rows, styles)

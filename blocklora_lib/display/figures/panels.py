@@ -78,26 +78,31 @@ def method_handles(
 
     What `styles_of` draws in grey shares a handle.
     """
-    labels = dict(zip(rows["method"], rows["method_label"], strict=True))
-    styles = styles_of(labels)
-    handles: list[Artist] = [
-        style_handle(style, labels[name], markersize=8 if name == "zero_shot" else 4.5)
-        for name, style in styles.items()
-        if style is not OTHER
-    ]
-    if grey := len(styles) - len(handles):
-        handles.append(others_handle(grey, interval))
+    handles: list[Artist] = [*style_handles(rows, interval)]
     handles += interval_handles(rows, interval)
     if chance:
         handles.append(Line2D([], [], **CHANCE, linewidth=1, label="chance"))
     return handles
 
 
-def others_handle(count: int, interval: Literal["band", "bar"]) -> Line2D:
-    """Return what explains the methods that `styles_of` draws in grey."""
-    look = dict(marker="|", markeredgecolor=OTHER.colour, markeredgewidth=1.0, linestyle="none")
-    text = f"{count} others (named in the table)"
-    return style_handle(OTHER, text, **(look if interval == "bar" else {}))
+def style_handles(
+    rows: pd.DataFrame, interval: Literal["band", "bar"], **more: Any
+) -> list[Line2D]:
+    """Return the handles of methods alone, as `styles_of` draws them: one for all grey ones."""
+    labels = dict(zip(rows["method"], rows["method_label"], strict=True))
+    styles = styles_of(labels)
+    handles = [
+        style_handle(
+            style, labels[name], **{"markersize": 8 if name == "zero_shot" else 4.5} | more
+        )
+        for name, style in styles.items()
+        if style is not OTHER
+    ]
+    if grey := len(styles) - len(handles):
+        look = dict(marker="|", markeredgecolor=OTHER.colour, markeredgewidth=1.0, linestyle="none")
+        text = f"{grey} others (named in the table)"
+        handles.append(style_handle(OTHER, text, **(look if interval == "bar" else {})))
+    return handles
 
 
 def interval_handles(rows: pd.DataFrame, interval: Literal["band", "bar"] = "band") -> list[Artist]:
@@ -118,16 +123,14 @@ def draw_gains(axes: Axes, rows: pd.DataFrame, titles: Mapping[str, str]) -> Non
     sets = rows[rows["dataset"] != AVERAGE].groupby("dataset")["mean"].mean().sort_values()
     order = ([AVERAGE] if AVERAGE in set(rows["dataset"]) else []) + sets.index.tolist()
     styles = styles_of(rows["method"])
-    lines = line_of(styles)
-    step = min(0.26, 0.8 / max(lines.values(), default=1))
+    offsets = line_offsets(styles, min(0.26, 0.8 / max(1, line_count(styles))))
     size = 4.5 if len(styles) < 4 else 3.2
     for place, name in enumerate(order):
         if name == AVERAGE or place % 2:
             shade = AVERAGE_SHADE if name == AVERAGE else "#fafafa"
             axes.axhspan(place - 0.5, place + 0.5, color=shade, zorder=0)
         for row in rows[rows["dataset"] == name].itertuples():
-            y = place + step * ((max(lines.values()) + 1) / 2 - lines[row.method])
-            draw_interval(axes, row, y, size, styles[row.method])
+            draw_interval(axes, row, place + offsets[row.method], size, styles[row.method])
     axes.axvline(0, color="#333333", linewidth=0.7, zorder=1)
     names = [titles.get(n, "Average" if n == AVERAGE else n) for n in order]
     axes.set_yticks(range(len(order)), names)
@@ -140,10 +143,16 @@ def draw_gains(axes: Axes, rows: pd.DataFrame, titles: Mapping[str, str]) -> Non
     axes.set_xlabel(f"Points above zero-shot at {shots}")
 
 
-def line_of(styles: Mapping[str, MethodStyle]) -> dict[str, int]:
-    """On which line of a set, from 1, each method stands: all grey ones on the last."""
+def line_count(styles: Mapping[str, MethodStyle]) -> int:
+    """How many lines a set's intervals take: one a method, and one for all grey ones."""
+    return len({name if style is not OTHER else "" for name, style in styles.items()})
+
+
+def line_offsets(styles: Mapping[str, MethodStyle], step: float) -> dict[str, float]:
+    """How far from its set's middle each method's line lies: the first highest, grey ones last."""
     own = [name for name, style in styles.items() if style is not OTHER]
-    return {name: own.index(name) + 1 if name in own else len(own) + 1 for name in styles}
+    top = step * (line_count(styles) - 1) / 2
+    return {name: top - step * (own.index(name) if name in own else len(own)) for name in styles}
 
 
 def draw_interval(axes: Axes, row: Any, y: float, size: float, style: MethodStyle) -> None:

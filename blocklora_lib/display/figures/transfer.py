@@ -31,9 +31,10 @@ from .panels import (
     FINE,
     draw_interval,
     draw_shots,
-    line_of,
+    line_count,
+    line_offsets,
     method_handles,
-    others_handle,
+    style_handles,
 )
 
 
@@ -51,10 +52,8 @@ def differences_by_set(rows: pd.DataFrame, titles: Mapping[str, str], source: st
     names = rows.drop_duplicates("method")[["method", "method_label"]]
     references = list(rows["against"].unique())
     styles = styles_of(names["method"])
-    lines = line_of(styles)
-    count = max(lines.values())
-    step = min(0.2, 0.8 / count)
-    offsets = {m: step * ((count + 1) / 2 - line) for m, line in lines.items()}
+    count = line_count(styles)
+    offsets = line_offsets(styles, min(0.2, 0.8 / count))
     height = (0.1 + 0.055 * count) * len(order) + 0.95
     figure = new_figure(TEXT_WIDTH, max(2.2, height))
     panels = figure.subplots(1, len(references), sharey=True, squeeze=False)[0]
@@ -77,14 +76,7 @@ def differences_by_set(rows: pd.DataFrame, titles: Mapping[str, str], source: st
         AVERAGE: f"Average of {len(others)} sets",
     }
     panels[0].set_yticks(range(len(order)), [shown.get(n, titles.get(n, n)) for n in order])
-    labels = dict(names.itertuples(index=False))
-    handles = [
-        style_handle(style, labels[method], linestyle="-")
-        for method, style in styles.items()
-        if style is not OTHER
-    ]
-    if grey := len(styles) - len(handles):
-        handles.append(others_handle(grey, "bar"))
+    handles = style_handles(names, "bar", linestyle="-")
     if not rows["complete"].all():
         handles.append(hollow_handle("hollow: fewer seeds or sets"))
     legend_outside(figure, handles)
