@@ -10,7 +10,7 @@ import base64
 import datetime
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ from .origins import makers, manifests, profile_yaml, provenance, record_data
 KEY_FIGURE = ("00_overview", "key_figure")
 SCOREBOARD = "16_claims"  # the notebook that writes claims.json
 _PARTS = (Path(__file__).parent / "templates" / f"{x}.js" for x in ("tables", "records", "page"))
+# a link of a notebook to a file beside it, and the place in that
+_BESIDE = re.compile(r"""<a\b([^>]*?) href="(?!mailto:)([^"#:]+)(?:#[^"]*)?\"""")
 SCRIPT = "\n".join(map(read_text, _PARTS))  # all that the page runs
 
 
@@ -66,9 +68,7 @@ def render_report(
 ) -> str:
     """Return the report's HTML. rates: the Parquet of the records by which rates were chosen."""
     indexes = read_indexes(folder)
-    notebooks = [
-        _notebook(name, indexes[name], folder) for name in notebook_names() if name in indexes
-    ]
+    notebooks = [_notebook(name, indexes, folder) for name in notebook_names() if name in indexes]
     scoreboard, caution = _scoreboard(folder)
     read = {e for n in notebooks for x in (*n["figures"], *n["tables"]) for e in x["experiments"]}
     checks = [
@@ -111,7 +111,8 @@ def render_report(
     )
 
 
-def _notebook(name: str, index: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _notebook(name: str, indexes: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    index = indexes[name]
     number = name.split("_")[0].lstrip("0") or "0"
     figures = []
     for i, f in enumerate(index["figures"], 1):
@@ -146,7 +147,7 @@ def _notebook(name: str, index: Mapping[str, Any], folder: Path) -> dict[str, An
     copy = folder / "notebooks" / f"{name}.ipynb"
     source = _node(copy if copy.is_file() else NOTEBOOKS / f"{name}.ipynb")
     with undamaged(f"notebook {copy}", "execute it again"):
-        title, body = heading(source), notebook_html(source)
+        title, body = heading(source), notebook_html(source, indexes)
     return {
         "name": name,
         "heading": title,
@@ -163,12 +164,21 @@ def _table(text: str, index: Path) -> str:
         return safe_html(inline_mathml(text))
 
 
-def notebook_html(notebook: nbformat.NotebookNode) -> str:
+def notebook_html(notebook: nbformat.NotebookNode, shown: Container[str] = ()) -> str:
     """Return the notebook as HTML for one section of the page: headings below the page's own,
     mathematics as MathML.
+
+    shown: the notebooks that have a section of their own, where links to them lead. The page may be
+    sent without the files beside it, so a link to any other file is its text alone.
     """
+
+    def here(link: re.Match[str]) -> str:
+        name = link[2].removesuffix(".ipynb")
+        return f'<a{link[1]} href="#{name}"' if name in shown else f"<a{link[1]}"
+
     body, _ = MathMLExporter().from_notebook_node(notebook)
     body = safe_html(body)  # without ids: two notebooks may have headings of the same name
+    body = _BESIDE.sub(here, body)
     return re.sub(r"<(/?)h([1-4])\b", lambda m: f"<{m[1]}h{min(int(m[2]) + 2, 6)}", body)
 
 

@@ -20,7 +20,7 @@ from blocklora_lib.display.mathml import MathMLExporter, inline_mathml, mathml
 from blocklora_lib.display.tables import few_shot_table
 from blocklora_lib.suite.catalogue import notebook_names, read_indexes
 from blocklora_lib.suite.notebook import Notebook
-from blocklora_lib.suite.report import SCRIPT, _scoreboard, write_report
+from blocklora_lib.suite.report import SCRIPT, _scoreboard, notebook_html, write_report
 
 
 class Links(HTMLParser):
@@ -81,6 +81,22 @@ def test_links_lead_somewhere(page, folder):
         elif not link.startswith("https://"):
             assert (folder / link).exists(), link
     assert len(found.ids) == len(set(found.ids))
+
+
+def test_a_link_to_a_notebook_leads_to_its_section():
+    links = {
+        "[a](08_few_shot.ipynb)": '<a href="#08_few_shot">a</a>',
+        "[a](08_few_shot.ipynb#cell-id=b)": '<a href="#08_few_shot">a</a>',
+        "[a](17_comparison.ipynb)": "<a>a</a>",  # has no section in this page
+        "[a](figures/all.png)": "<a>a</a>",  # the page may be sent without it
+        "[a](https://arxiv.org/08_few_shot.ipynb)": '<a href="https://arxiv.org/08_few_shot.ipynb"',
+        '`<a href="17_comparison.ipynb">`': '&lt;a href="17_comparison.ipynb"&gt;',
+    }
+    cells = [nbformat.v4.new_markdown_cell(link) for link in links]
+    html = notebook_html(nbformat.v4.new_notebook(cells=cells), {"08_few_shot"})
+    found = [part.split("</p>")[0] for part in html.split("<p>")[1:]]
+    for text, shown in zip(found, links.values(), strict=True):
+        assert shown in text
 
 
 def test_it_shows_figures_tables_claims_and_notebooks(page):
