@@ -303,6 +303,27 @@ def c1(rng, error):
     return Given(worst_errors=pd.DataFrame(worst))
 
 
+def c2(rng, off):
+    """off: by how much one run of one method, or one adapter on a model, trains another number."""
+    width = 3 * (4 * 192 + 3 * 128)  # q, k and v in the layers of PocketCLIP's two towers
+    trained = dict(lora=4, block_lora=3, lora_r1=2, lora_plus=2, frozen_a=2)  # r = 2, n = 2
+    runs = pd.DataFrame(
+        [
+            dict(method=method, seed=seed, trainable_parameters=each * width)
+            for method, each in trained.items()
+            for seed in (1, 2, 3)
+        ]
+    )
+    common = dict(model="ViT-B-16", reading="total_rank", rank=2)
+    pairs = (("lora", 1, 184_320), ("block_lora", 2, 138_240))
+    models = pd.DataFrame(
+        [common | dict(form=f, n_blocks=n, closed_form=c, counted=c) for f, n, c in pairs]
+    )
+    frame, column = [(runs, "trainable_parameters"), (models, "counted")][rng.integers(2)]
+    frame.loc[rng.integers(len(frame)), column] += off
+    return Given(few_shot=runs, adapter_parameters=models)
+
+
 def c3(rng, saved):
     common = dict(model="m", reading="total_rank", rank=2, closed_form=0)
     pairs = (("lora", 1, 1000), ("block_lora", 2, round(1000 * (1 - saved))))
@@ -334,6 +355,7 @@ def o1(rng, apart):
 # claim -> (its evidence, {effect: what is true of the claim, or that it is on the margin})
 CASES = {
     "C1": (c1, {1e-13: True, 1e-6: False}),
+    "C2": (c2, {0: True, 1: False, -8: False}),
     "C3": (c3, {0.25: False, 0.8: True}),
     "C4": (c4, {0: True, 4: False}),
     "C5": (c5, {0.69: True, 1.0: False, 0.74: MARGIN}),
@@ -430,8 +452,7 @@ GRIDS = {
 
 
 def test_every_claim_with_a_judge_is_simulated():
-    """C2 compares counts of real adapters."""
-    assert set(CASES) == set(BY_ID) - {"C2"}
+    assert set(CASES) == set(BY_ID)
 
 
 def test_what_c15_was_asked_of_is_what_was_there():
