@@ -21,18 +21,28 @@ OMP_NUM_THREADS ?= 1
 HF_HUB_OFFLINE  ?= 1
 override OMP_NUM_THREADS := $(value OMP_NUM_THREADS)
 override HF_HUB_OFFLINE := $(value HF_HUB_OFFLINE)
-export PROFILE NOTEBOOKS JOBS PYTHON OMP_NUM_THREADS HF_HUB_OFFLINE
+# TORCH=cpu: PyTorch's own build for processors alone, without CUDA's libraries (macOS has no other).
+override TORCH := $(value TORCH)
+PINS  := cat requirements.lock
+INDEX :=
+ifeq ($(TORCH)-$(shell uname -s),cpu-Linux)
+PINS  := grep -Ev '^(nvidia|cuda|triton)' requirements.lock | sed -E 's/^(torch|torchvision)==[^ ]+/&+cpu/'
+INDEX := --extra-index-url https://download.pytorch.org/whl/cpu
+endif
+export PROFILE NOTEBOOKS JOBS PYTHON TORCH OMP_NUM_THREADS HF_HUB_OFFLINE
 
 .PHONY: help setup reproduce test test-all test-fast test-faults test-lab test-lock gpu-check lint docs notebooks paper clean lock reference
 help:
 	@echo "make reproduce [PROFILE=pocket] [NOTEBOOKS=\"01_method 08_few_shot\"] [JOBS=2] | test | test-all | test-fast | lint | notebooks | clean"
+	@echo "make setup TORCH=cpu: set up without CUDA's libraries"
 	@echo "make gpu-check: measure and judge a GPU before a reproduction on it; under ten minutes"
 
 setup: .venv/.ready
 .venv/.ready: requirements.lock pyproject.toml
+	@case "$$TORCH" in "" | cpu) ;; *) echo "TORCH=$$TORCH: say TORCH=cpu for a build without CUDA, or nothing" >&2; exit 2;; esac
 	@"$$PYTHON" -c "import sys; (3, 11, 5) <= sys.version_info[:3] < (3, 14) or sys.exit('Python 3.11 (from 3.11.5 on), 3.12 or 3.13 is needed, ' + sys.executable + ' is ' + sys.version.split()[0] + '; say make PYTHON=/path/to/python3.13')"
 	"$$PYTHON" -m venv $$("$$PYTHON" -c "import os, sys; os.path.isdir('.venv/lib/python%d.%d' % sys.version_info[:2]) or print('--clear')") .venv
-	$(PY) -m pip install --quiet --no-deps --requirement requirements.lock
+	$(PINS) | $(PY) -m pip install --quiet --no-deps $(INDEX) --requirement /dev/stdin
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from importlib.metadata import version
 
@@ -160,6 +161,35 @@ def test_make_reproduce_hands_its_options_on_as_they_were_typed(make):
     code, words, _ = make("reproduce", "JOBS=$(shell touch x)`touch x`", "PYTHON=$(shell touch x)")
     assert words[-1] == "--jobs=$(shell touch x)`touch x`"
     assert not (make.place / "x").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("torch", ["", "cpu"])
+def test_what_set_up_installs_is_the_lock_with_cuda_or_without(make, torch):
+    python, place = make.place / ".venv" / "bin" / "python", make.place
+    (place / ".venv" / ".ready").unlink()
+    python.write_text(f"{python.read_text()}case \"$*\" in */dev/stdin*) cat;; esac\n")
+    code, words, err = make("setup", f"PYTHON={python}", f"TORCH={torch}")
+    assert code == 0, err
+    assert (place / ".venv" / ".ready").exists()
+    pins = [line for line in words if "==" in line]
+    lock = (ROOT / "requirements.lock").read_text().splitlines()
+    if torch == "cpu" and sys.platform == "linux":
+        lock = [line for line in lock if not re.match("nvidia|cuda|triton", line)]
+        assert sum(line.endswith("+cpu") for line in pins) == 2
+        assert "https://download.pytorch.org/whl/cpu" in words
+    else:
+        assert "--extra-index-url" not in words
+    assert [line.replace("+cpu", "") for line in pins] == [line for line in lock if "==" in line]
+
+
+@pytest.mark.slow
+def test_another_torch_than_there_is_is_refused(make):
+    (make.place / ".venv" / ".ready").unlink()
+    code, _, err = make("setup", f"PYTHON={make.place}/.venv/bin/python", "TORCH=rocm")
+    assert code == 2
+    assert "TORCH=rocm: say TORCH=cpu" in err
+    assert not (make.place / ".venv" / ".ready").exists()
 
 
 def test_no_variable_that_make_hands_on_is_looked_into(make):
