@@ -88,7 +88,8 @@ def run_notebook(
                 cwd=ROOT,
                 progress_bar=False,
                 start_timeout=300,
-                extra_arguments=["--log-level=ERROR"],
+                # a kernel that is ended while it waits calls that an error
+                extra_arguments=["--log-level=CRITICAL"],
                 stderr_file=sys.stderr if verbose else None,
             )
             if any(cell.source and cell.get("execution_count", 0) is None for cell in book.cells):

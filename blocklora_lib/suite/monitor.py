@@ -29,19 +29,15 @@ class Monitor:
         keep_old: bool = False,
         images: Callable[[str], str | None] = lambda key: None,
     ) -> None:
-        self.keep_old, self.images = (
-            keep_old,
-            images,
-        )  # images: of a run's key, as `stands` asks for them
+        self.keep_old, self.images = keep_old, images  # of a run's key, as `stands` asks for them
         self.runs, self.keys, self.every, self.stream = runs, set(keys), every, stream or sys.stderr
-        self._stale: dict[
-            str, int
-        ] = {}  # files that were there and do not count, by when they were written
+        # files that were there and do not count, by when they were written
+        self._stale: dict[str, int] = {}
         self._counted = 0
+        self._first: tuple[int, float] | None = None  # the first new count, and after which time
         self._ended = threading.Event()
-        self._thread = threading.Thread(
-            target=self._watch, daemon=True
-        )  # never keeps the program alive
+        # a daemon: it never keeps the program alive
+        self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def start(self) -> None:
         """Say what is there already, then watch."""
@@ -94,11 +90,19 @@ class Monitor:
             return 0
 
     def line(self, done: int, seconds: float) -> str:
-        """Return 'runs: 12 of 40, 30%, 1:05 min so far, about 3 min left'."""
-        share = f"{done} of {len(self.keys)}, {100 * done // len(self.keys)}%"
-        text = f"runs: {share}, {clock(seconds)} so far"
-        fresh, left = done - self.at_start, len(self.keys) - done
-        return f"{text}, about {clock(seconds / fresh * left)} left" if fresh > 0 and left else text
+        """Return 'runs: 12 of 40, 30%, 1:05 min so far, about 3 min left'.
+
+        What is left is told from the first new record on, since notebooks without runs come first.
+        """
+        text = f"runs: {done} of {len(self.keys)}, {100 * done // len(self.keys)}%, "
+        text += f"{clock(seconds)} so far"
+        if self._first is None and done > self.at_start:
+            self._first = done, seconds
+        first, since = self._first or (done, seconds)
+        if not first < done < len(self.keys):
+            return text
+        left = (seconds - since) / (done - first) * (len(self.keys) - done)
+        return f"{text}, about {clock(left)} left"
 
     def _watch(self) -> None:
         while not self._ended.wait(self.every):

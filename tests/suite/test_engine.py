@@ -590,9 +590,18 @@ def test_the_monitor_says_how_many_runs_are_there_and_how_long_the_rest_will_tak
         time.sleep(0.01)
     monitor.stop()
     assert heard.getvalue().startswith("runs: 1 of 4 are there already\n")
-    assert (
-        monitor.line(2, 30) == "runs: 2 of 4, 50%, 30 s so far, about 60 s left"
-    )  # one new run in 30 s
+
+
+def test_the_time_left_is_told_from_the_first_new_run_on(tmp_path):
+    """Notebooks without runs may take the first minutes."""
+    monitor = Monitor(tmp_path, [f"k{i}" for i in range(4)], every=60, stream=io.StringIO())
+    (tmp_path / "k0.json").write_text(record("k0"))
+    monitor.start()
+    assert monitor.line(1, 100) == "runs: 1 of 4, 25%, 1:40 min so far"
+    assert monitor.line(2, 200) == "runs: 2 of 4, 50%, 3:20 min so far"
+    assert monitor.line(3, 230) == "runs: 3 of 4, 75%, 3:50 min so far, about 30 s left"
+    assert monitor.line(4, 260) == "runs: 4 of 4, 100%, 4:20 min so far"
+    monitor.stop()
 
 
 @pytest.mark.parametrize(

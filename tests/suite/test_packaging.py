@@ -168,7 +168,7 @@ def test_make_reproduce_hands_its_options_on_as_they_were_typed(make):
 def test_what_set_up_installs_is_the_lock_with_cuda_or_without(make, torch):
     python, place = make.place / ".venv" / "bin" / "python", make.place
     (place / ".venv" / ".ready").unlink()
-    python.write_text(f"{python.read_text()}case \"$*\" in */dev/stdin*) cat;; esac\n")
+    python.write_text(f'{python.read_text()}case "$*" in */dev/stdin*) cat;; esac\n')
     code, words, err = make("setup", f"PYTHON={python}", f"TORCH={torch}")
     assert code == 0, err
     assert (place / ".venv" / ".ready").exists()
