@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -135,6 +135,23 @@ def check_writes_over(path: str | Path) -> None:
     real = os.path.realpath(path)  # a link to a file stays one
     if is_there(Path(real)) and not stat.S_ISREG(os.lstat(real).st_mode):
         raise OSError(f"{path} is no regular file and is not written over; give the name of a file")
+
+
+def check_replaces(path: str | Path, read: Callable[[Path], object], what: str) -> None:
+    """ValueError for a file under this name that `read` cannot read: it is someone else's.
+
+    For names that a user gives: what is replaced is a file of the kind that is written, never the
+    photo, or the very input, that a slip of the hand names.
+    """
+    check_writes_over(path)
+    if is_there(Path(path)):
+        try:
+            read(Path(path))
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is there and no {what} ({error}); it is not written over: move it away, "
+                "or give another file"
+            ) from None
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field, StrictInt, StrictStr, ValidationError
 
-from ..core.files import write_whole
+from ..core.files import check_replaces, write_whole
 from ..core.json_data import read_json
 from ..core.schema import Strict, explain
 from .draw import DRAWN, Draw, Rows
@@ -40,7 +40,8 @@ class _Published(Strict):
 
 
 def export_draw(drawn: Draw, path: Path) -> None:
-    """Write the draw's file, whole or not at all."""
+    """Write the draw's file, whole or not at all; ValueError where another kind of file stands."""
+    check_replaces(path, lambda file: _File.model_validate(_read_json(file)), "file of a draw")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, drawn.to_json())
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from ..adapters.config import AdapterConfig
-from ..core.files import check_writes_over, is_there, user_path
+from ..core.files import check_replaces, user_path
 from ..core.json_data import parse_json
 from ..core.schema import AdapterError, Strict, UnknownName, explain
 from ..data.manifest import Template
@@ -84,21 +84,14 @@ class Kept:
         if self.file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             return
-        check_writes_over(self.file)
         if not os.access(self.file.parent, os.W_OK):
             raise OSError(
                 f"{self.file} cannot be written: {self.file.parent} is no folder that can be "
                 "written to; make it one, or give another file"
             )
-        if is_there(self.file):
-            from ..adapters.files import read
+        from ..adapters.files import read
 
-            try:
-                read(self.file)
-            except AdapterError as error:
-                raise ValueError(
-                    f"{error}; it is not written over: move it away, or give another file"
-                ) from None
+        check_replaces(self.file, read, "adapter file")
 
     def lacks(self, spec: RunSpec) -> bool:
         """Whether the spec trains an adapter that is not there, or not whole, or of another run."""

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..adapters.files import sorted_header
-from ..core.files import check_writes_over, user_path, write_whole
-from ..weights.files import weight_files
+from ..core.files import check_replaces, user_path, write_whole
 from ..weights.tags import open_clip_name
 from .classifier import open_kept
+
+MARK = {"blocklora": "W + ΔW"}  # by which a checkpoint that may be replaced is known
 
 
 def write_merged(path: Path | str, into: Path | str, **how: Any) -> list[str]:
@@ -18,16 +19,20 @@ def write_merged(path: Path | str, into: Path | str, **how: Any) -> list[str]:
 
     open_clip alone is needed for that. The config of an architecture that it does not have is
     written beside the checkpoint, as <name>.json. how: as `classifier.open_kept`. ValueError for
-    the backbone's own checkpoint, which is not written over, nor is a config of another model.
+    a name by whose ending open_clip would take it for another kind of file, and for one where
+    something else stands already, the backbone's own checkpoint or the adapter above all.
     """
     import open_clip
     from safetensors.torch import save
 
     file = user_path(into)
-    check_writes_over(file)
+    if file.suffix != ".safetensors":
+        raise ValueError(
+            f"{file} would be taken for another kind of file by open_clip, which goes by the "
+            "ending; give a name that ends in .safetensors"
+        )
+    check_replaces(file, _merged, "checkpoint that was merged here")
     backbone, adapters, _ = open_kept(path, device="cpu", **how)
-    if file.exists() and any(file.samefile(own) for own in weight_files(backbone.spec)):
-        raise ValueError(f"{file} is what the adapter is merged into; give another file for both")
     name, told = open_clip_name(backbone.spec.name), ["import open_clip"]
     if not (Path(open_clip.__file__).parent / "model_configs" / f"{name}.json").is_file():
         config = file.with_suffix(".json")
@@ -42,9 +47,22 @@ def write_merged(path: Path | str, into: Path | str, **how: Any) -> list[str]:
     view = open_clip.get_model_preprocess_cfg(backbone.model)
     state = adapters.merge_and_unload().state_dict()
     content = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
-    write_whole(file, sorted_header(save(content, metadata={"format": "pt"})))
+    write_whole(file, sorted_header(save(content, metadata={"format": "pt"} | MARK)))
     given = {"pretrained": str(file)} | {
         f"image_{key}": view[key] for key in ("mean", "std", "interpolation", "resize_mode")
     }
     words = ", ".join([repr(name), *(f"{key}={value!r}" for key, value in given.items())])
     return [*told, f"model, _, preprocess = open_clip.create_model_and_transforms({words})"]
+
+
+def _merged(file: Path) -> None:
+    """ValueError where the file is no checkpoint of `write_merged`."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as opened:
+            about = opened.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"no safetensors file: {error}") from None
+    if not about.items() >= MARK.items():
+        raise ValueError("a safetensors file, but of something else")

@@ -10,17 +10,21 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..core.files import regular_file, write_whole
+from ..core.files import check_replaces, regular_file, write_whole
 
 SUFFIX = ".parquet"
 _LIMIT = 2**31  # bytes of texts that anyone here reads; a pocket-full run has 6 million
 
 
 def write_texts(path: str | Path, texts: Mapping[str, str]) -> Path:
-    """Write the texts of records, by key, in the order of the keys: equal texts, equal bytes."""
+    """Write the texts of records, by key, in the order of the keys: equal texts, equal bytes.
+
+    ValueError where another kind of file stands under the name.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    check_replaces(path, read_texts, "Parquet of run records")
     table = pa.table(
         {"key": sorted(texts), "record": [texts[key] for key in sorted(texts)]},
         schema=pa.schema([("key", pa.string()), ("record", pa.string())]),

@@ -162,6 +162,16 @@ def test_nested_draws_are_those_of_the_runs():
     assert ours.val == ()
 
 
+def test_a_draw_is_written_over_a_draw_and_nothing_else(tmp_path):
+    drawn, photo = make_draw("toys", synthetic(), 4, 1), tmp_path / "holiday.jpg"
+    photo.write_bytes(b"a photo")
+    with pytest.raises(ValueError, match="is there and no file of a draw"):
+        export_draw(drawn, photo)
+    assert photo.read_bytes() == b"a photo"
+    for _ in range(2):
+        export_draw(drawn, tmp_path / "draw.json")
+
+
 def test_a_file_says_all_and_comes_back_the_same(tmp_path):
     split = synthetic()
     drawn = make_draw("toys", split, 4, 1)

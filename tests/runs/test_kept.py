@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import open_clip
@@ -186,11 +187,30 @@ def test_the_merged_checkpoint_is_one_of_open_clip_alone(kept, manifests, wide_b
 @pytest.mark.slow
 def test_a_checkpoint_is_not_merged_into_itself(kept, other_checkpoint, tmp_path):
     file, before = kept[0], other_checkpoint.read_bytes()
-    with pytest.raises(ValueError, match="is what the adapter is merged into"):
+    with pytest.raises(ValueError, match="is there and no checkpoint that was merged here"):
         write_merged(file, other_checkpoint, weights=str(other_checkpoint), other_weights=True)
     assert other_checkpoint.read_bytes() == before
     (tmp_path / "m.json").write_text("{}")
     with pytest.raises(ValueError, match=r"m\.json, which is there, is not the config of Tiny"):
+        write_merged(file, tmp_path / "m.safetensors")
+
+
+@pytest.mark.slow
+def test_what_is_merged_replaces_nothing_but_what_was_merged(kept, tmp_path):
+    file = tmp_path / "adapter.safetensors"
+    shutil.copy(kept[0], file)
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="but of something else"):  # the very input
+        write_merged(file, file)
+    assert file.read_bytes() == before
+    photo = tmp_path / "holiday.safetensors"
+    photo.write_bytes(b"a photo")
+    with pytest.raises(ValueError, match="no safetensors file"):
+        write_merged(file, photo)
+    assert photo.read_bytes() == b"a photo"
+    with pytest.raises(ValueError, match=r"m\.pt would be taken for another kind of file"):
+        write_merged(file, tmp_path / "m.pt")
+    for _ in range(2):  # again is no fault
         write_merged(file, tmp_path / "m.safetensors")
 
 

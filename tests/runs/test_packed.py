@@ -159,3 +159,13 @@ def test_a_folder_that_is_not_there_is_not_packed_as_nothing(tmp_path):
     (tmp_path / "none" / "runs").mkdir(parents=True)  # a results folder in place of its records
     code, said = call("records", "pack", tmp_path / "none")
     assert (code, "no folder of records" in said) == (2, True)
+
+
+def test_records_are_packed_over_records_and_nothing_else(tmp_path):
+    photo = tmp_path / "holiday.jpg"
+    photo.write_bytes(b"a photo")
+    with pytest.raises(ValueError, match="is there and no Parquet of run records"):
+        write_texts(photo, {"k": "{}"})
+    assert photo.read_bytes() == b"a photo"
+    for _ in range(2):
+        write_texts(tmp_path / "runs.parquet", {"k": "{}"})
