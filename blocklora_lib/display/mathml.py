@@ -27,13 +27,18 @@ def mathml(latex: str, display: str = "inline") -> str:
         for element in formula.iter():
             if element.tag not in MATHML or not MATHML_ATTRIBUTES.issuperset(element.attrib):
                 raise ValueError(f"{element.tag} has no place in a formula")
-            # the converter spells its own symbols as references
-            element.text = html.unescape(element.text or "") or None
+            element.text = _drawn(html.unescape(element.text or "")) or None
         return tostring(formula, encoding="unicode")
     except Exception:  # the converter raises a class of its own for each kind of malformed input
         return f'<code class="latex">{html.escape(latex)}</code>'
 
 
+def _drawn(text: str) -> str:
+    """What the converter left as it was written, though TeX has a sign for it."""
+    return _SIGNS.get(text) or re.sub(r"\\([_%&#$])", r"\1", text)
+
+
+_SIGNS = {r"\arg": "arg", r"\|": "‖", r"\Vert": "‖"}
 # a letter is looked for once: to go back for each of a long text would take the square of its time
 _FORMULA = re.compile(r"\$(?=[^$<>\n\\_^A-Za-z]*[\\_^A-Za-z])([^$<>\n]*)\$")
 FORMULAS = 2000  # of a text

@@ -17,7 +17,7 @@ from markdown.util import AtomicString
 
 from blocklora_lib.display.mathml import mathml
 
-TEX = r"(?<![\\$\w])\$(?=[^\s$])([^$\n]*?[^\s$\\])\$(?![\w$])"
+TEX = r"(?<![\\$\w])\$(?=[^\s$])([^$]*?[^\s$\\])\$(?![\w$])"
 # one letter with an index, as A_s, B_i, Σ_i, d_in; never a part of a longer name
 INDEXED = r"(?<![A-Za-z0-9`./_])([A-Za-zΔΣ])_([a-z]{1,3}|[0-9ijn])(?![\w(`])"
 FORMULA = re.compile(r"[ΔΣᵀ√≤‖]|\b[A-Z]_[a-z]\b")

@@ -19,7 +19,7 @@ def markdown_of(notebook: NotebookNode) -> str:
     parts = []
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            parts.append(re.sub(r"\$\$(.+?)\$\$", _display, cell.source, flags=re.S))
+            parts.append(re.sub(r"(^ +)?\$\$(.+?)\$\$", _display, cell.source, flags=re.S | re.M))
         elif cell.cell_type == "code" and cell.source.strip():
             parts.append(f'<a id="cell-{cell.id}"></a>')
             parts.append(f"```python\n{cell.source}\n```")
@@ -59,5 +59,8 @@ def _shown(output: NotebookNode) -> str:
 
 
 def _display(m: re.Match) -> str:
-    """A displayed formula is a block of its own, on one line."""
-    return f"\n\n$${' '.join(m[1].split())}$$\n\n"
+    """A displayed formula is a block of its own, on one line; in a list, which a block would end, a
+    line of the item.
+    """
+    formula = " ".join(m[2].split())
+    return f"{m[1]}<br>${formula}$<br>" if m[1] else f"\n\n$${formula}$$\n\n"

@@ -19,6 +19,10 @@ from conftest import made_once
 from blocklora_lib.core.paths import DOCS, ROOT
 from blocklora_lib.suite.catalogue import notebook_names
 
+sys.path.insert(0, str(DOCS / "hooks"))
+import notebook_page
+from mathematics import Mathematics
+
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -134,7 +138,24 @@ def test_mathematics_is_drawn_and_none_is_left_as_its_source(site, pages):
     for name in ("api/adapters", "api/theory", "notebooks/01_method", "notebooks/13_theorem"):
         assert pages[site / f"{name}.html"].math > 10, name
     for path in pages:
-        assert '<code class="latex"' not in path.read_text(encoding="utf-8"), path
+        text = path.read_text(encoding="utf-8")
+        assert '<code class="latex"' not in text, path
+        prose = re.sub(r"<(pre|code|script|style)\b.*?</\1>", "", text, flags=re.S)
+        assert not re.search(r"\$[^$<>]*\\[a-z]+[^$<>]*\$", prose), path
+
+
+def test_a_formula_of_a_list_is_a_line_of_its_item():
+    """The theorem's third hypothesis swallowed the fourth."""
+    import markdown
+    import nbformat
+
+    source = "1. one\n2. by\n   $$ x \\leftarrow $$\n   so;\n3. three, where $a\n   + b$\n\n$$ c $$"
+    cell = nbformat.v4.new_markdown_cell(source)
+    text = notebook_page.markdown_of(nbformat.v4.new_notebook(cells=[cell]))
+    page = markdown.markdown(text, extensions=["sane_lists", Mathematics()])
+    assert page.count("<li>") == 3
+    assert page.count("<math") == 3
+    assert "$" not in page
 
 
 @pytest.mark.slow

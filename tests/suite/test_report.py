@@ -181,6 +181,8 @@ def test_every_formula_of_every_notebook_becomes_mathml(name):
     formulas = [c for c in notebook.cells if c.cell_type == "markdown" and "$" in c.source]
     assert 'class="latex"' not in body, "a formula that the converter does not know"
     assert ("<math" in body) == bool(formulas)
+    said = re.findall(r"<(?:mi|mo|mtext)[^>]*>([^<]*)</", body)
+    assert not [text for text in said if "\\" in text], "a command that is shown as it is written"
 
 
 def test_a_formula_that_is_not_known_stays_readable():
