@@ -29,7 +29,8 @@ def by_blocks(runs: pd.DataFrame) -> pd.DataFrame:
     one = runs[runs["n_blocks"] == 1]
     delta = runs.assign(delta=_points_above(runs, one, ["reading", "rank", "dataset", "seed"]))
     apart = means[BLOCKS].merge(summarise(delta, BLOCKS, "delta", ["dataset"]), on=BLOCKS)
-    return means.assign(minus_one=apart["mean"], pairs=apart["n"])
+    # of equal accuracies 0, not the rounding of a sum
+    return means.assign(minus_one=apart["mean"].round(9), pairs=apart["n"])
 
 
 def by_start(runs: pd.DataFrame, zero_shot: Mapping[str, float]) -> pd.DataFrame:

@@ -161,7 +161,7 @@ def plain(frame: pd.DataFrame, digits: int = 3) -> Table:
     """Return a table of any frame.
 
     Its CSV has all digits; its text has, column by column, the decimals that give the largest
-    value `digits` significant ones.
+    value `digits` significant ones, and each other value at least two of them.
     """
     flat = frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
     shown = pd.DataFrame({str(name): _show(flat[name], digits) for name in flat.columns})
@@ -197,11 +197,12 @@ def _show(column: pd.Series, digits: int) -> list[str]:
         elif value == 0 and decimals > 4:
             text.append("0")  # not a row of zeros
         elif isinstance(value, float):
-            text.append(
-                f"{value:,.{decimals}f}"
-                if not value or abs(value) >= 10.0**-decimals
-                else f"{value:.{digits}g}"
-            )
+            if value and abs(value) < 10.0**-decimals:
+                text.append(f"{value:.{digits}g}")
+            else:  # 1.49 beside 1,170 is not 1
+                seen = value and math.isfinite(value)
+                least = 1 - math.floor(math.log10(abs(value))) if seen else 0
+                text.append(f"{value or 0.0:,.{max(decimals, least)}f}")
         else:
             text.append(f"{value:,}" if isinstance(value, int) else str(value))
     return text

@@ -7,6 +7,8 @@ import re
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from synthetic import synthetic_runs
 
 from blocklora_lib.analysis.summaries import AVERAGE, few_shot_summary
@@ -161,3 +163,16 @@ def test_sentences_break_their_lines_and_pages():
 def test_a_zero_among_roundings_is_a_zero():
     assert plain(pd.DataFrame({"error": [4e-16, 0.0]})).shown["error"].tolist() == ["4e-16", "0"]
     assert plain(pd.DataFrame({"share": [0.25, 0.0]})).shown["share"].tolist() == ["0.250", "0.000"]
+
+
+@given(st.lists(st.floats(1e-6, 1e9), min_size=1, max_size=5))
+def test_no_number_of_a_column_loses_all_but_one_of_its_digits(values):
+    shown = plain(pd.DataFrame({"value": values})).shown["value"]
+    for text, value in zip(shown, values, strict=True):
+        assert float(text.replace(",", "")) == pytest.approx(value, rel=0.051)
+
+
+def test_a_small_number_beside_a_large_one_keeps_two_digits():
+    shown = plain(pd.DataFrame({"slope": [1170.0, 1.49, 0.0, -12.345, math.inf]})).shown["slope"]
+    assert shown.tolist() == ["1,170", "1.5", "0", "-12", "inf"]
+    assert plain(pd.DataFrame({"gain": [-0.0, 12.5]})).shown["gain"].tolist() == ["0.0", "12.5"]
