@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..claims.claim import Judged, judge
+from ..claims.claim import judge
 from ..claims.evidence import Evidence
 from ..claims.paper_claims import BY_ID
 from ..claims.verdict import BASES, Basis, Finding, verdict, weighed
@@ -233,7 +233,7 @@ class Notebook:
         if rests_on == "arithmetic" and finding.holds is False:
             self._failed.append(f"{id}: {statement} ({evidence})")
 
-    def judge(self, *ids: str) -> list[Judged]:
+    def judge(self, *ids: str) -> None:
         """Show the verdict of the one judge of each of these public claims; none named: of all.
 
         It looks at this profile's results, this notebook's own tables among them.
@@ -251,11 +251,10 @@ class Notebook:
         rows = [j.row for j in judged]
         shown = pd.DataFrame(rows)[["id", "claim", "verdict", "but", "evidence"]]
         _display_html(f"<div class='export'><b>Verdict.</b> {to_html(shown)}</div>")
-        known = [row["id"] for row in self._index["claims"]]
-        self._index["claims"] += [row for row in rows if row["id"] not in known]
+        latest = {row["id"]: row for row in [*self._index["claims"], *rows]}
+        self._index["claims"] = [*latest.values()]
         told = "is not what its proof says"
         self._failed += [f"{j.claim.id} {told} ({j.finding.told})" for j in judged if j.surprising]
-        return judged
 
     def finish(self) -> None:
         """Write the index of exports, checks and verdicts, show the checks, and only then raise for
