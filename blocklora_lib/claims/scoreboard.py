@@ -22,10 +22,10 @@ def caution(judged: list[Judged]) -> str:
     """What a reader of all verdicts has to know: nothing corrects for their number."""
     many = sum(j.finding.holds is not None and bool(j.finding.smallest) for j in judged)
     return (
-        f"Each statistical verdict is wrong at most once in 20 times by chance; nothing corrects "
-        f"for the number of claims, and of {many} verdicts that rest on samples about one may be "
-        "such a chance. Smallest visible effect: half of the 95% interval; one of that size would "
-        "be seen in about half of all repeats, one 1.4 times as large in four of five."
+        "Each statistical verdict is wrong at most once in 20 times by chance, and nothing "
+        f"corrects for their number: of {many} that rest on samples, {many / 20:g} may be expected "
+        "to be such a chance, at most. Smallest visible effect: half of the interval; one of that "
+        "size would be seen in about half of all repeats, one 1.4 times as large in four of five."
     )
 
 

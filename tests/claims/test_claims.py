@@ -10,6 +10,8 @@ import math
 import pandas as pd
 import pytest
 from given_evidence import Given, blocks, shared, source_runs, twin_runs
+from hypothesis import given
+from hypothesis import strategies as st
 from synthetic import synthetic_runs
 from synthetic_records import write_records
 
@@ -473,6 +475,14 @@ def o4(bound=0.8, at_least=0.83, chance=0.9, paid=0.79):
     return Given(occam=pd.DataFrame([row | common for row in rows]))
 
 
+@given(st.floats(0.001, 0.999))
+def test_a_bound_is_never_told_as_more_than_it_is(bound):
+    """0.774513 was told as 'at most 0.774'."""
+    assert bound - 1e-8 <= float(counts.up(bound)) <= bound + 0.00101
+    assert bound - 0.00101 <= float(counts.down(bound)) <= bound + 1e-8
+    assert (counts.up(0.774513), counts.down(0.774513)) == ("0.775", "0.774")
+
+
 def test_o4_needs_a_bound_below_guessing_and_below_the_least_of_zero_shot():
     found = counts.bound_that_bites(o4())
     assert found.holds
@@ -812,7 +822,7 @@ def test_the_scoreboard_as_json_and_in_the_readme(tmp_path):
     board = json.loads(as_json(judged, load_profile("pocket")))
     assert [row["id"] for row in board["claims"]] == list(scoreboard(judged)["id"])
     assert board["caution"] == caution(judged)
-    assert "nothing corrects for the number of claims" in board["caution"]
+    assert "nothing corrects for their number" in board["caution"]
     assert {row["rests_on"] for row in board["claims"]} == {BASES["nothing"][1]}
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{MARKERS[0]}\nold\n{MARKERS[1]}\nafter\n")

@@ -88,6 +88,7 @@ def sharing_regularises(e: Evidence) -> Finding:
         f"all n, over {whole.n} seeds. Below 0, sharing would regularise beyond the width.",
         "constructed",
         smallest=f"an error of {whole.half_width:.3f}",
+        but="beyond what its width does",
     )
 
 

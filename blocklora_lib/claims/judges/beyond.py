@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 FAMILIES = {"sigmoid": "a model of a sigmoid loss", "captioner": "a captioner"}
-TASKS = {"retrieval": "retrieval", "texts": "classification of texts"}
+TASKS = {"retrieval": "retrieval of texts by images", "texts": "classification of texts"}
+WAY_BACK = "text to image, first 1"  # of retrieval: asked, not trained
 
 
 def beyond_clip(e: Evidence) -> Finding:
@@ -49,6 +50,9 @@ def beyond_clip(e: Evidence) -> Finding:
             f"{what.capitalize()}, {shots_of(shots)}: minus LoRA {_listed(to_lora)}, minus "
             f"zero-shot {_listed(learnt)}, over {next(iter(to_lora.values())).n} {units}."
         )
+        if WAY_BACK in own:
+            back = _differences(own.assign(accuracy=own[WAY_BACK]), "zero_shot", family)
+            told[experiment] += f" The way back, which is not trained: {_listed(back)}."
     holds = together(*asked) if asked else None
     if missing and holds is not False:  # what is there does not settle it
         raise missing[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ...adapters.config import AdapterConfig
 from ...clip.architectures import clip_architecture
 from ...costs.adapter import parameter_saving, parameters
@@ -124,6 +126,16 @@ def tighter_bound(e: Evidence) -> Finding:
     )
 
 
+def up(bound: float) -> str:
+    """An upper bound in three decimals that it does not exceed."""
+    return f"{math.ceil(round(1000 * bound, 6)) / 1000:.3f}"
+
+
+def down(bound: float) -> str:
+    """A lower bound in three decimals that do not exceed it."""
+    return f"{math.floor(round(1000 * bound, 6)) / 1000:.3f}"
+
+
 def bound_that_bites(e: Evidence) -> Finding:
     """O4: an upper bound of the adapter below a lower bound of zero-shot, both at once.
 
@@ -141,10 +153,10 @@ def bound_that_bites(e: Evidence) -> Finding:
         for end in ("zero_shot_at_least", "zero_shot_at_least_paid")
     )
     told = [
-        f"{r['dataset']}: error at most {r['bound']:.3f} by {r['bits']:.0f} bits and "
-        f"{r['samples']:.0f} images ({r['universal']:.3f} with a universal code of the search, "
-        f"test {r['test_error']:.3f}), zero-shot's at least {r['zero_shot_at_least']:.3f} "
-        f"({r['zero_shot_at_least_paid']:.3f} if it pays {weights:.0f} bits for the weights, as "
+        f"{r['dataset']}: error at most {up(r['bound'])} by {r['bits']:.0f} bits and "
+        f"{r['samples']:.0f} images ({up(r['universal'])} with a universal code of the search, "
+        f"test {r['test_error']:.3f}), zero-shot's at least {down(r['zero_shot_at_least'])} "
+        f"({down(r['zero_shot_at_least_paid'])} if it pays {weights:.0f} bits for the weights, as "
         f"the adapter does), guessing {r['chance']:.2f}"
         for r in best.to_dict("records")
     ]
@@ -172,7 +184,8 @@ def theorem(e: Evidence) -> Finding:
             and (found["spread_of_blocks"] == 0).all()
         ),
         "Largest relative difference of ΔW in float64 "
-        f"{found['max_relative_difference'].max():.1e} over {found['steps'].max()} steps of "
+        f"{found['max_relative_difference'].max():.1e}, of {len(found)} trainings of "
+        f"{found['steps'].min()} to {found['steps'].max()} steps by "
         f"{', '.join(found['optimizer'].unique())}; spread among the B_i "
         f"{found['spread_of_blocks'].max():g}.",
         "arithmetic",
