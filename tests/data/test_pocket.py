@@ -145,3 +145,9 @@ def test_a_model_passes_its_gate(model, more):
     for name, row in sets.items():
         told = f"| {row['zero_shot']} | {row['pixel_probe']} | {row['linear_probe']} |"
         assert told in card, name
+
+
+def test_no_image_of_the_folder_of_ones_own_is_there_twice():
+    """One trained on and tested flattered notebook 18."""
+    images = [path.read_bytes() for path in (POCKET / "stickers").rglob("*.webp")]
+    assert len(set(images)) == len(images) == 256
