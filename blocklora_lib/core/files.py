@@ -138,11 +138,7 @@ def check_writes_over(path: str | Path) -> None:
 
 
 def check_replaces(path: str | Path, read: Callable[[Path], object], what: str) -> None:
-    """ValueError for a file under this name that `read` cannot read: it is someone else's.
-
-    For names that a user gives: what is replaced is a file of the kind that is written, never the
-    photo, or the very input, that a slip of the hand names.
-    """
+    """ValueError where `read` cannot read what stands under this name: a photo, the very input."""
     check_writes_over(path)
     if is_there(Path(path)):
         try:

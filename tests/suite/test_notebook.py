@@ -263,7 +263,6 @@ def test_the_tables_of_another_profile_in_the_same_folder_are_never_judged(tmp_p
     first.table(ratios, "latency", "c")
     first.table(memory, "memory", "c")
 
-
     def verdict(nb):
         nb.judge("C7")
         (row,) = nb._index["claims"]  # the latest, once
