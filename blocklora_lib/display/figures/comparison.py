@@ -159,7 +159,7 @@ def _front(panel: Axes, part: pd.DataFrame, told: Sequence[str]) -> None:
                 arrowstyle="-", linewidth=0.4, color=LIGHT, shrinkA=0, shrinkB=0,
                 relpos=(float(left), 0.5),
             ),
-            bbox=dict(facecolor="white", edgecolor="none", pad=0.4), zorder=5,
+            bbox=dict(facecolor="white", alpha=0.6, linewidth=0, pad=0.4), zorder=5,
         )  # fmt: skip
 
 
