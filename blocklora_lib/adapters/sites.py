@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from ..core.schema import AdapterError
-from ..layers.attention_layers import attention_layers, block_of, find_towers, no_attention, wanted
+from ..layers.attention_layers import find_towers, layers_of, no_attention, wanted
 from ..layers.names import NamedModules, join, parent
 from .config import AdapterConfig
 
@@ -33,17 +33,12 @@ def attention_sites(model: nn.Module, config: AdapterConfig) -> NamedModules:
 def chosen_layers(tower: tuple[str, str, nn.Module], config: AdapterConfig) -> NamedModules:
     """Return the attention modules of the layers that `config` names; a layer holds some."""
     tower_name, prefix, module = tower
-    found = [site for site in module.named_modules() if isinstance(site[1], nn.MultiheadAttention)]
-    # open_clip's transformer blocks; pooling heads beside them are no layers of the tower
-    blocks = [site for site in found if ".resblocks." in f".{site[0]}."]
-    found, layer_of = blocks or found, parent
-    if linear := {} if blocks else attention_layers(module):
-        found = [site for site in found if block_of(site[0])]
-        found += [(name, m) for name, (t, m) in linear.items() if wanted(name, t, config.targets)]
-        layer_of = block_of
+    attention = layers_of(module)
+    # nn.MultiheadAttention picks its targets itself
+    found = {n: m for n, (_, t, m) in attention.items() if not t or wanted(n, t, config.targets)}
     if not found:
         raise AdapterError(no_attention(tower_name, prefix, module))
-    layers = list(dict.fromkeys(layer_of(name) for name in linear or dict(found)))
+    layers = list(dict.fromkeys(layer for layer, _, _ in attention.values()))
     depth = len(layers)
     if config.layers == "all":
         chosen = set(layers)
@@ -55,7 +50,9 @@ def chosen_layers(tower: tuple[str, str, nn.Module], config: AdapterConfig) -> N
                 f'use depths from {-depth} to {depth - 1}, or layers="all"'
             )
         chosen = {layers[i] for i in config.layers}
-    return [(join(prefix, name), m) for name, m in found if layer_of(name) in chosen]
+    sites = [(join(prefix, name), m) for name, m in found.items() if attention[name][0] in chosen]
+    # nn.MultiheadAttention first: the order in which starts are drawn
+    return sorted(sites, key=lambda site: isinstance(site[1], nn.Linear))
 
 
 def linear_sites(model: nn.Module, names: str | Pattern | Iterable[str | Pattern]) -> NamedModules:
@@ -67,7 +64,7 @@ def linear_sites(model: nn.Module, names: str | Pattern | Iterable[str | Pattern
     linear = {name: m for name, m in modules.items() if isinstance(m, nn.Linear)}
     chosen: set[str] = set()
     for pattern in patterns:
-        matched = {name for name in linear if matches(pattern, name)}
+        matched = linear.keys() & matching(pattern, modules)
         if not matched:
             raise AdapterError(nothing_matched(pattern, modules, list(linear)))
         chosen |= matched
@@ -83,19 +80,18 @@ def linear_sites(model: nn.Module, names: str | Pattern | Iterable[str | Pattern
     return [(name, m) for name, m in model.named_modules() if id(m) in ids]
 
 
-def matches(pattern: str | Pattern, name: str) -> bool:
-    return (
-        bool(pattern.search(name))
-        if isinstance(pattern, re.Pattern)
-        else fnmatchcase(name, pattern)
-    )
+def matching(pattern: str | Pattern, names: Iterable[str]) -> list[str]:
+    """Return the names that are meant: the one that is given exactly is no glob."""
+    if isinstance(pattern, re.Pattern):
+        return [name for name in names if pattern.search(name)]
+    return [n for n in names if n == pattern] or [n for n in names if fnmatchcase(n, pattern)]
 
 
 def nothing_matched(
     pattern: str | Pattern, modules: dict[str, nn.Module], linear: list[str]
 ) -> str:
     shown = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
-    other = next((n for n in modules if n and matches(pattern, n)), None)
+    other = next(filter(None, matching(pattern, modules)), None)
     if other is not None:
         found = f"{other} ({type(modules[other]).__name__})"
         return f"{shown!r} matches {found}, but no nn.Linear layer; name linear layers"

@@ -27,6 +27,13 @@ NAMES = {
 # which reads another sequence: not every forward of a model runs it
 CROSS = re.compile("cross|encdec|encoder_attn", re.IGNORECASE)
 IN_BLOCK = re.compile(r"(?:.*\.)?\d+(?=\.)")  # "encoder.layers.3" of what lies in it
+NUMBERED = re.compile(r"(?:\w*_)?\d+")  # torchvision's "encoder_layer_3", too
+IN_LAYER = re.compile(rf"(?:.*\.)?{NUMBERED.pattern}(?=\.)")
+# modules that tell which tower a model is: its first layer, or embeddings
+KINDS = {
+    "vision": re.compile(r"conv1|conv_proj|(.*\.)?patch_embed(ding)?s?\d*"),
+    "text": re.compile(r"shared|(.*\.)?(token_embedding|word_embeddings|embed_tokens)"),
+}
 
 
 def find_towers(model: nn.Module, wanted: tuple[str, ...]) -> list[tuple[str, str, nn.Module]]:
@@ -34,24 +41,101 @@ def find_towers(model: nn.Module, wanted: tuple[str, ...]) -> list[tuple[str, st
 
     open_clip keeps the image tower in `visual` and the text tower in `text` or, in its older form,
     `transformer`; transformers has `vision_model` beside `text_model`, `text_encoder` or
-    `text_decoder`. Any other model is one tower of its own.
+    `text_decoder`. Of several such pairs all are returned. Any other model is one tower of its own.
+
+    AdapterError: both towers are wanted and attention lies outside the module that holds them, or
+    one is wanted and no tower of the model is known to be it.
     """
+    found: list[tuple[str, str, nn.Module]] = []
+    holders: list[str] = []
     for name, module in model.named_modules():
+        if any(f"{name}.".startswith(f"{tower}.") for _, tower, _ in found):
+            continue  # a part of a tower
         children = dict(module.named_children())
         for vision, texts in TWO_TOWERS.items():
-            text = next((text for text in texts if text in children), None)
-            if vision in children and text is not None:
-                keys = {"vision": vision, "text": text}
-                return [(tower, join(name, keys[tower]), children[keys[tower]]) for tower in wanted]
-    children = dict(model.named_children())
-    kinds = {"token_embedding": "text", "conv1": "vision", "conv_proj": "vision"}
-    kind = next((kinds[child] for child in children if child in kinds), None)
-    if kind is not None and kind not in wanted:
+            own = [text for text in texts if text in children]
+            if vision in children and own:
+                holders.append(name)
+                pair = [("vision", vision), *(("text", text) for text in own)]
+                seen = [shared for _, _, shared in found]
+                found += [
+                    (tower, join(name, child), children[child])
+                    for tower, child in pair
+                    if all(children[child] is not other for other in seen)
+                ]
+    if not found:
+        return [(only_tower(model, wanted), "", model)]
+    if len(wanted) > 1 and (outside := attention_outside(model, holders)):
         raise AdapterError(
-            f"{type(model).__name__} is a {kind} tower and has no {' or '.join(wanted)} tower; "
-            f"use towers=({kind!r},)"
+            f"{type(model).__name__} has attention outside the vision and text towers of "
+            f"{few(holders)}, which alone would get adapters: {few(patterns(outside))}; attach to "
+            f"{few(holders)} and to what lies beside by themselves, or name one tower in towers"
         )
-    return [(kind or "only", "", model)]
+    return [tower for tower in found if tower[0] in wanted]
+
+
+def attention_outside(model: nn.Module, holders: list[str]) -> list[str]:
+    """Return the names of attention that lies in none of the modules `holders`."""
+    inside = tuple(f"{holder}." if holder else "" for holder in holders)
+    whole = [n for n, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)]
+    return [n for n in (*whole, *attention_layers(model)) if not n.startswith(inside)]
+
+
+def only_tower(model: nn.Module, wanted: tuple[str, ...]) -> str:
+    """Return which tower a model without two of them is, "only" where nothing tells.
+
+    AdapterError: it is another than the one wanted, or has several parts, of which none is known
+    to be that.
+    """
+    layers = list(dict.fromkeys(layer for layer, _, _ in layers_of(model).values()))
+    above = common(layers)
+    inner = dict.fromkeys(beneath(above, layer).partition(".")[0] for layer in layers)
+    parts = [join(above, part) for part in inner if part and not NUMBERED.fullmatch(part)]
+    # of several parts, embeddings within one tell nothing of the others
+    within = tuple(f"{part}." for part in parts) if len(parts) > 1 else ()
+    names = [name for name, _ in model.named_modules() if not name.startswith(within)]
+    kinds = [kind for kind, own in KINDS.items() if any(map(own.fullmatch, names))]
+    if len(kinds) == 1:
+        if kinds[0] not in wanted:
+            raise AdapterError(
+                f"{type(model).__name__} is a {kinds[0]} tower and has no {' or '.join(wanted)} "
+                f"tower; use towers=({kinds[0]!r},)"
+            )
+        return kinds[0]
+    if len(wanted) == 1 and len(parts) > 1:
+        raise AdapterError(
+            f"towers={wanted!r} of {type(model).__name__}: of {few(parts)}, where its attention "
+            f"lies, none is known as the {wanted[0]} tower; leave towers out to adapt all of it, "
+            f"or attach to one part by itself, such as {parts[0]}"
+        )
+    return "only"
+
+
+def layers_of(model: nn.Module) -> dict[str, tuple[str, str, nn.Module]]:
+    """Return a tower's attention in the model's order: name -> (layer, targets, module).
+
+    A layer is the innermost numbered block around it. nn.MultiheadAttention ("" for its targets) in
+    none is a layer itself where it is numbered, and else is of what holds it; but where there are
+    linear layers or open_clip's blocks, what lies beside the blocks is a pooling head and no layer.
+    """
+    modules = dict(model.named_modules())
+    linear = attention_layers(model)
+    found = {name: block_of(name) for name in linear}
+    whole = [name for name, m in modules.items() if isinstance(m, nn.MultiheadAttention)]
+    in_blocks = bool(linear) or any(".resblocks." in f".{name}." for name in whole)
+    # numbers above all of it count no layers: nn.Sequential(model)
+    above = "" if in_blocks else common(whole)
+    for name in whole:
+        own = beneath(above, name)
+        block = IN_LAYER.match(own) or IN_BLOCK.match(f"{own}.")
+        if block or not in_blocks:
+            found[name] = join(above, block[0] if block else parent(own))
+    if in_blocks:  # what holds blocks is none
+        layers = set(found.values())
+        outer = {a for a in layers if any(b.startswith(f"{a}.") for b in layers)}
+        found = {n: layer for n, layer in found.items() if n in linear or layer not in outer}
+    targets = {name: held for name, (held, _) in linear.items()}
+    return {n: (found[n], targets.get(n, ""), m) for n, m in modules.items() if n in found}
 
 
 def attention_layers(model: nn.Module, cross: bool = False) -> dict[str, tuple[str, nn.Linear]]:
@@ -79,6 +163,19 @@ def block_of(name: str) -> str:
     """Return the numbered block that a module lies in, "" if in none."""
     within = IN_BLOCK.match(name)
     return within[0] if within else ""
+
+
+def common(names: list[str]) -> str:
+    """Return the innermost module that holds all that the names say."""
+    above = parent(names[0]) if names else ""
+    while above and not all(name.startswith(f"{above}.") for name in names):
+        above = parent(above)
+    return above
+
+
+def beneath(above: str, name: str) -> str:
+    """Return a module's name within the module `above`."""
+    return name.removeprefix(f"{above}.")
 
 
 def patterns(names: Iterable[str]) -> list[str]:
