@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +38,14 @@ class Attachment:
 
     config: Any  # an AdapterConfig, which a room above makes
     extra: dict[str, str] = field(default_factory=dict)
-    # the guarded modules that run now, the outer first
-    running: list[str] = field(default_factory=list)
-    reached: bool = False  # whether an adapter computed since a guard last asked
+    # the guarded modules that run now, the outer first; None: one in compiled code
+    running: list[nn.Module | None] = field(default_factory=list)
+    reached: bool = False  # whether an adapter computed since the outermost of them began
+    carried: WeakSet[Attached] = field(default_factory=WeakSet)  # by the modules that it is on
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle and deepcopy: a copy does not run, and is on what was copied with it."""
+        return Attachment, (self.config, self.extra)
 
 
 @dataclass(eq=False)
@@ -60,6 +66,14 @@ class Attached:
     own_class: type[nn.Module]
     attachment: Attachment
     weights: dict[str, AdaptedWeight]
+
+    def __post_init__(self) -> None:
+        self.attachment.carried.add(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """For pickle and deepcopy."""
+        vars(self).update(state)
+        self.__post_init__()
 
 
 class Adapted(nn.Module):

@@ -16,8 +16,10 @@ from ..core.schema import AdapterError
 from .adapted import Adapted, AdaptedSites, Attachment, is_merged
 from .names import few
 from .update import Update
+from .used_weight import are_over, called
 
 TRAINED = "_trained_before_adapters"  # module -> {parameter's name: its requires_grad before}
+FROZEN_FOR = "_frozen_for_adapters"  # module -> {attachment: whether it has adapters in there}
 NESTED = "_nested_before_adapters"
 
 
@@ -40,12 +42,22 @@ def freeze(model: nn.Module) -> None:
 
 
 def unfreeze(model: nn.Module) -> None:
-    """Give the flags back once the last adapters are off."""
-    if any(isinstance(module, Update) for module in model.modules()):
-        return
-    for module in model.modules():
+    """Give the flags back where all adapters are off that a module was frozen for."""
+    modules = list(model.modules())
+    on = {m.attached.attachment for m in modules if isinstance(m, Adapted)}
+    marks = [(m, m.__dict__.get(FROZEN_FOR, {})) for m in modules]
+    # off everywhere, or off this part of the model that it was on
+    off = {a for _, mark in marks for a, within in mark.items() if within or not a.carried} - on
+    for _, mark in marks:
+        for attachment in off & mark.keys():
+            del mark[attachment]
+    # which a module that stays frozen shares
+    held = {id(p) for m, mark in marks if mark for p in m._parameters.values()}
+    for module in (m for m, mark in marks if not mark):
+        module.__dict__.pop(FROZEN_FOR, None)
         for key, flag in module.__dict__.pop(TRAINED, {}).items():
-            if (parameter := module._parameters.get(key)) is not None:
+            parameter = module._parameters.get(key)
+            if parameter is not None and id(parameter) not in held:
                 parameter.requires_grad_(flag)
 
 
@@ -67,39 +79,55 @@ class Guard:
     """Two hooks on a module with adapters within: while it runs, weights are read as used.
 
     What passes adapters by nevertheless, such as a weight that was taken before `attach`, would
-    train nothing and be silent: if it `asks`, a module that trains and reaches none of the adapters
-    in it is an error.
+    train nothing and be silent: if it `asks`, a module that is called from outside, trains and
+    reaches none of the adapters in it is an error.
     """
 
     def __init__(self, attachment: Attachment, name: str, sites: AdaptedSites, asks: bool):
-        self.attachment, self.name, self.sites, self.asks = attachment, name, sites, asks
-        self.reached_before = self.whole = False
+        self.attachment, self.name, self.asks = attachment, name, asks
+        self.at_first, self.whole = sites, False
+
+    @property
+    def sites(self) -> AdaptedSites:
+        """The adapted modules within; `detach` of a part takes some off and leaves this guard."""
+        return [
+            (name, module)
+            for name, module in self.at_first
+            if isinstance(module, Adapted) and module.attached.attachment is self.attachment
+        ]
 
     def before(self, module: nn.Module, args: Any) -> None:
         # of nn.DataParallel: they run at once and share these notes
         if "_is_replica" in module.__dict__:
             return
         self.whole = self.whole or have_numbers(self.sites)
-        self.attachment.running.append(self.name)
-        if self.asks:
-            self.reached_before, self.attachment.reached = self.attachment.reached, False
+        running, shown = self.attachment.running, False
+        if not torch.compiler.is_compiling() and (self.asks or not running):
+            calls = called()
+            shown = next(calls, None) is module
+            if running and are_over(running, calls):
+                running.clear()
+        if not running:
+            self.attachment.reached = False
+        running.append(module if shown or running else None)
 
     def after(self, module: nn.Module, args: Any, output: Any) -> None:
         if "_is_replica" in module.__dict__:
             return
-        self.attachment.running.pop()
-        if not self.asks:
+        running = self.attachment.running
+        for noted in (module, None):
+            if any(ran is noted for ran in running):
+                running.remove(noted)
+                break
+        else:  # another's hook raised, and `before` did not run
             return
-        reached, self.attachment.reached = (
-            self.attachment.reached,
-            self.attachment.reached or self.reached_before,
-        )
         failed = output is None  # an error has priority
-        if reached or failed or not torch.is_grad_enabled():
+        if running or not self.asks or self.attachment.reached or failed:
             return
-        if any(adapter.training for _, site in self.sites for adapter in site.adapters.values()):
+        sites = self.sites if torch.is_grad_enabled() else []
+        if any(adapter.training for _, site in sites for adapter in site.adapters.values()):
             where = f"{self.name} ({type(module).__name__})" if self.name else type(module).__name__
-            names = few([name for name, _ in self.sites])
+            names = few([name for name, _ in sites])
             raise AdapterError(
                 f"{where} ran in training and reached none of its adapted layers ({names}), "
                 "so they would not be trained; "
@@ -130,12 +158,14 @@ def watch(model: nn.Module, attachment: Attachment, sites: AdaptedSites) -> None
     """Put guards on the adapted modules and on all that holds them.
 
     The model and its parts, which some models call by themselves (encode_image), ask whether they
-    reached an adapter; smaller parts may well have a way round (a skipped layer).
+    reached an adapter; smaller parts may well have a way round (a skipped layer), and so may those
+    parts within the model (stochastic depth).
     """
     asking = {id(module) for module in (model, *model.children())}
     for name, module in model.named_modules():
         within = set(module.modules())
         inside = [site for site in sites if site[1] in within]
+        module.__dict__.setdefault(FROZEN_FOR, {})[attachment] = bool(inside)
         if inside and not isinstance(module, nn.ModuleList | nn.ModuleDict):
             asks = id(module) in asking and not isinstance(module, Adapted)
             guard = Guard(attachment, name, inside, asks)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
+from threading import get_ident
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -68,13 +71,53 @@ def used(module: AdaptedModule, key: str) -> Tensor:
     return without_autocast(add, stored(module, key))
 
 
+CALL = nn.Module._call_impl.__code__
+
+
+def called() -> Iterator[nn.Module]:
+    """Yield the modules that are being called, this thread's first, the innermost first."""
+    stacks = sys._current_frames()
+    for top in (stacks.pop(get_ident()), *stacks.values()):
+        frame: FrameType | None = top
+        while frame is not None:
+            if frame.f_code is CALL:
+                yield frame.f_locals["self"]
+            frame = frame.f_back
+
+
+def are_over(running: list[nn.Module | None], calls: Iterable[nn.Module]) -> bool:
+    """Whether all that was noted as running has ended: PyTorch runs no hook after Ctrl-C.
+
+    calls: of `called`. Compiled code has no calls to look for, and is believed.
+    """
+    if running[0] is None:
+        return False
+    noted = {id(module) for module in running}
+    return not any(id(module) in noted for module in calls)
+
+
 def runs(module: AdaptedModule) -> bool:
     """Whether an adapted module, or what holds it, runs at the moment."""
+    running = module.attached.attachment.running
     return bool(
-        module.attached.attachment.running
+        (running and (torch.compiler.is_compiling() or not are_over(running, called())))
         or "_is_replica" in module.__dict__  # of DataParallel: it exists to run
         or torch._C._current_graph_task_id() != -1  # a checkpoint runs again in the backward pass
     )
+
+
+def leave_to_eager(config: Any) -> None:
+    """Have torch.compile trace no product with a weight that knows its layer: it cannot."""
+    if hasattr(config, "nontraceable_tensor_subclasses"):
+        config.nontraceable_tensor_subclasses.add(UsedWeight)
+
+
+def asked_by_fsdp() -> bool:
+    """Whether who reads a weight is FSDP: it looks after the parameter, in the midst of a step."""
+    if torch.compiler.is_compiling():
+        return False
+    reader: str = sys._getframe(2).f_globals.get("__name__", "")
+    return reader.startswith("torch.distributed.fsdp")
 
 
 def read_as_used(key: str) -> property:
@@ -86,14 +129,20 @@ def read_as_used(key: str) -> property:
             # for hasattr, which parametrizations ask while they are put on
             raise AttributeError(key)
         weight = self.attached.weights.get(key)
-        if weight is None or weight.original is not None or not runs(self):
+        if weight is None or weight.original is not None or not runs(self) or asked_by_fsdp():
             return stored(self, key)
         value = used(self, key)
-        traced = torch.compiler.is_compiling() and dropping(self, key) is None
+        drops = dropping(self, key) is not None
+        if drops and torch.compiler.is_dynamo_compiling():  # which goes on without a graph for it
+            raise AdapterError(
+                f"{self.attached.name}: its {key} is read and the layer not called, and no graph "
+                "lets dropout fall on its input; use dropout=0 or no fullgraph=True"
+            )
         # graphs and fake tensors have no room for a subclass
-        if traced or type(value) is not Tensor:
+        if (torch.compiler.is_compiling() and not drops) or type(value) is not Tensor:
             reach(self)
             return value
+        leave_to_eager(sys.modules.get("torch._dynamo.config"))
         weight_read = value.as_subclass(UsedWeight)
         weight_read.module, weight_read.key = self, key
         return weight_read
@@ -102,7 +151,13 @@ def read_as_used(key: str) -> property:
         # nn.Module itself takes parameters; what else is assigned comes here
         self.__dict__[key] = value
 
-    return property(read, write)
+    def delete(self: nn.Module) -> None:
+        # and is deleted here: FSDP puts views of its own in a parameter's place, one after another
+        if key not in self.__dict__:
+            raise AttributeError(key)
+        del self.__dict__[key]
+
+    return property(read, write, delete)
 
 
 # what is asked of, or done to, the parameter rather than its value
@@ -112,6 +167,8 @@ IN_PLACE = {
     f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "pow", "and", "or", "xor", "matmul")
 }
 IN_PLACE |= {"__setitem__", "__set__", "__delete__"}
+# of the arguments after the first, these take number format, device or shape alone
+TAKE_NO_VALUES = {Tensor.to, Tensor.type_as, Tensor.view_as, Tensor.reshape_as, Tensor.expand_as}
 
 
 class UsedWeight(Tensor):
@@ -143,7 +200,7 @@ class UsedWeight(Tensor):
             written = args[0] if args else kwargs
         elif name == "linear" and (product := linear_product(cls, args, kwargs)) is not None:
             return product
-        read = list(found(cls, (args, kwargs)))
+        read = list(found(cls, args[:1] if func in TAKE_NO_VALUES else (args, kwargs)))
         parameters = {
             id(weight): stored(weight.module, weight.key) for weight in found(cls, written)
         }
