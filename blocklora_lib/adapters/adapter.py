@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.schema import AdapterError
 from ..layers.dropped import dropped_projection, sum_blocks
 from ..layers.eager import without_autocast
 from ..layers.update import Update
@@ -64,8 +65,13 @@ class Adapter(Update):
 
     def _update(self, x: Tensor) -> Tensor:
         down, up = self.factors()
-        x = x.to(down.dtype)
-        if self.training and self.dropout > 0:
+        x, drops = x.to(down.dtype), self.training and self.dropout > 0
+        if x.is_nested and (drops or (self.input_blocks > 1 and x.layout is torch.strided)):
+            raise AdapterError(
+                "an adapter with dropout in training, or with reading='input', takes no such "
+                "nested tensor; use dropout=0 and another reading, or a padded tensor"
+            )
+        if drops:
             rows = x.reshape(-1, self.d_in)
             hidden = dropped_projection(rows, down[None], self.dropout, self.input_blocks)
             hidden = hidden.view(*x.shape[:-1], len(down))
@@ -83,6 +89,7 @@ class Adapter(Update):
             f"scale={self.scale:.4g}, dropout={self.dropout:g}"
         )
 
+    @torch.inference_mode(False)  # what is moved there trains afterwards, too
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapter:
         # model.half() and model.to(bfloat16) move the backbone; adapters follow the device and stay
         # in float32

@@ -30,9 +30,10 @@ from ..layers.adapted import (
     put,
     put_back,
 )
+from ..layers.arguments import listed, refuse_types
 from ..layers.names import join
 from ..layers.surroundings import bar_nested_tensors, freeze, unfreeze, unwatch, watch
-from ..layers.trained_on import WEIGHTS, refuse_others, tell_unmoved
+from ..layers.trained_on import WEIGHTS, numbers_of, refuse_others, tell_unmoved
 from ..layers.used_weight import stored
 from . import files as adapter_files
 from .adapter import Adapter
@@ -56,6 +57,7 @@ def attach(
 
     What cannot be adapted rightly is refused (AdapterError) before the model changes.
     """
+    refuse_types(AdapterConfig, model, config, generator)
     return put_on(model, begin(plan(model, attention_sites(model, config), config, generator)))
 
 
@@ -69,7 +71,9 @@ def attach_linear(
 
     `config`'s targets, towers and layers say nothing here: the names do.
     """
-    return put_on(model, begin(plan(model, linear_sites(model, names), config, generator)))
+    refuse_types(AdapterConfig, model, config, generator)
+    sites = linear_sites(model, listed(names))
+    return put_on(model, begin(plan(model, sites, config, generator)))
 
 
 def find_adapters(model: nn.Module) -> list[AdapterSet]:
@@ -86,10 +90,7 @@ def put_on(model: nn.Module, planned: list[Plan]) -> AdapterSet:
     """Change the model as planned: nothing fails from here on."""
     freeze(model)
     for module, adapted, adapters, attached in planned:
-        if isinstance(adapters, nn.ModuleDict):
-            module.adapters = adapters
-        else:
-            module.__dict__["adapters"] = adapters
+        module.adapters = adapters  # a plain dict is an attribute like any other
         module.__dict__["attached"] = attached
         module.__class__ = adapted
     sites = [(p.attached.name, p.module) for p in planned if isinstance(p.adapters, nn.ModuleDict)]
@@ -115,7 +116,7 @@ class AdapterSet:
             for name, module in sites
             for target, adapter in module.adapters.items()
         }
-        self._kinds: dict[str, adapter_files.Kind] = {
+        self.kinds: dict[str, adapter_files.Kind] = {
             name: "attention" if isinstance(module, nn.MultiheadAttention) else "linear"
             for name, module in sites
         }
@@ -222,16 +223,14 @@ class AdapterSet:
         return self._take_off()
 
     def _take_off(self) -> nn.Module:
-        for _, module in self.sites:
-            for holder in holders(module):
-                for key in holder.attached.weights:
-                    # refused where it is no weight any more, before anything changes
-                    stored(holder, key)
+        adapted = [holder for _, module in self.sites for holder in holders(module)]
+        for holder in adapted:
+            for key in holder.attached.weights:
+                stored(holder, key)  # refused where it is no weight any more, before all changes
         unwatch(self.model, self._attachment)
-        for _, module in self.sites:
-            for holder in holders(module):
-                object.__setattr__(holder, "__class__", holder.attached.own_class)
-                del holder.adapters, holder.attached
+        for holder in adapted:
+            object.__setattr__(holder, "__class__", holder.attached.own_class)
+            del holder.adapters, holder.attached
         bar_nested_tensors(self.model)
         unfreeze(self.model)
         return self.model
@@ -240,9 +239,9 @@ class AdapterSet:
 
     def save(self, path: str | Path, extra: dict[str, str] | None = None) -> None:
         """Write the adapters, merged or not, and the strings `extra` to a self-describing file."""
+        tensors = numbers_of(self.state_dict())
         tell_unmoved(self.adapters)
-        tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
-        file = adapter_files.AdapterFile(self.config, self._kinds, tensors, dict(extra or {}))
+        file = adapter_files.AdapterFile(self.config, self.kinds, tensors, dict(extra or {}))
         adapter_files.write(path, file)
 
     @classmethod
@@ -252,6 +251,7 @@ class AdapterSet:
         other_weights: on others than those that a kept run's file names, too, of the same shapes.
         """
         file = adapter_files.read(path)
+        refuse_types(AdapterConfig, model, file.config)
         if not other_weights:
             refuse_others(path, file.extra.get(WEIGHTS, ""), file.sites, model)
         return cls.put(file, model, path)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..core.files import package_version, regular_file, user_path, write_whole
 from ..core.json_data import parse_json
 from ..core.schema import AdapterError, explain
+from ..layers.trained_on import check_extra
 from .config import AdapterConfig
 
 FORMAT = "blocklora-adapter"
@@ -39,9 +40,7 @@ def write(path: str | Path, file: AdapterFile) -> None:
     """Write to a temporary name and rename: a reader never sees half a file."""
     path = user_path(path)
     refuse_values(path, file.tensors, "train or attach them again before saving")
-    for key, value in file.extra.items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise AdapterError(f"extra holds {key!r}: {value!r}; keys and values must be strings")
+    check_extra(file.extra)
     metadata = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,

@@ -17,6 +17,7 @@ from ..layers.checks import (
     refuse_wrappers,
 )
 from ..layers.names import NamedModules, few, join
+from ..layers.trained_on import unlike_peft
 from . import files as adapter_files
 from .attention import AdaptedLinear, AdaptedMultiheadAttention
 from .config import AdapterConfig
@@ -44,10 +45,8 @@ def plan(
     attachment, planned = Attachment(config), []
     held: dict[tuple[int, int], Any] = {}
     for name, module in sites:
-        if isinstance(module, nn.MultiheadAttention):
-            check_attention(name, module)
-        else:
-            check_linear(name, module)
+        check: Any = check_attention if isinstance(module, nn.MultiheadAttention) else check_linear
+        check(name, module)
         adapters = nn.ModuleDict()
         for target, (d_in, d_out) in projection_shapes(module, config.targets).items():
             if not d_in * d_out:
@@ -132,14 +131,8 @@ def projection_shapes(module: Any, targets: tuple[str, ...]) -> dict[str, tuple[
     """Return (d_in, d_out) of each projection to adapt."""
     if isinstance(module, nn.Linear):
         return {"weight": (module.in_features, module.out_features)}
-    width = module.embed_dim
-    shapes = {
-        "q": (width, width),
-        "k": (module.kdim, width),
-        "v": (module.vdim, width),
-        "o": (width, width),
-    }
-    return {target: shapes[target] for target in targets}
+    width, inputs = module.embed_dim, {"k": module.kdim, "v": module.vdim}
+    return {target: (inputs.get(target, width), width) for target in targets}
 
 
 def fit(file: adapter_files.AdapterFile, model: nn.Module) -> tuple[NamedModules, list[str]]:
@@ -153,12 +146,12 @@ def fit(file: adapter_files.AdapterFile, model: nn.Module) -> tuple[NamedModules
         for n, kind in file.sites.items()
         if isinstance(modules.get(n), classes[kind])
     ]
-    differences = []
+    differences = unlike_peft(file.extra, model, file.sites, file.config.targets)
     if "attention" in file.sites.values():
         try:  # a deeper model has modules that the file says nothing of
             chosen = attention_sites(model, file.config)
         except AdapterError as error:
-            chosen, differences = [], [str(error)]
+            chosen, differences = [], [*differences, str(error)]
         sites += [site for site in chosen if site[0] not in file.sites]
     held = sum(tensor.numel() for tensor in file.tensors.values())
     if (least := _least_numbers(sites, file.config)) > 8 * held + 2**22:

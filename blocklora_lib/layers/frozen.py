@@ -77,7 +77,11 @@ def _exactly(t: Tensor, dtype: torch.dtype) -> Tensor | Literal[False]:
 
 
 def kept(t: Tensor, how: Any, make: Callable[[Tensor, Any], Any]) -> Any:
-    """What is made of a frozen tensor, made again only where it changed or moved."""
+    """What is made of a frozen tensor, made again only where it changed or moved.
+
+    A write in place through `.data` counts as no change and moves nothing, so it goes unseen; write
+    by `copy_` under `torch.no_grad()`, as `load_state_dict` does.
+    """
     version = None if t.is_inference() else t._version  # a tensor of inference mode counts none
     state = version, t.data_ptr(), t.device, t.dtype
     made = _KEPT.setdefault(t, {})
@@ -187,7 +191,7 @@ def _onednn_serves(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 
 def _is_plain_float32(t: Tensor) -> bool:
-    usual = type(t) in (Tensor, nn.Parameter) and t.layout is torch.strided
+    usual = type(t) in (Tensor, nn.Parameter) and t.layout is torch.strided and not t.is_nested
     return usual and t.dtype == torch.float32 and t.device.type == "cpu"
 
 

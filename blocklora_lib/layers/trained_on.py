@@ -7,17 +7,68 @@ beside others that learned, is told when they are saved.
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..core.schema import AdapterError
-from .names import few
+from .names import few, join
 
 WEIGHTS = "weights"  # of a file's extra: number format and SHA-256 of the weights adapted
+IMPORTED = "imported_from"  # of an extra, too: "peft"
+# what is read of a file's extra, and its form; `trained` is the run of `blocklora run --save`
+READ = {WEIGHTS: r"[\w+]* [0-9a-f]{64}", "trained": r"\{.*\}"}
+
+
+def check_extra(extra: Mapping[Any, Any]) -> None:
+    """AdapterError for an extra that holds no strings, or under a name that is read, another."""
+    for key, value in extra.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise AdapterError(f"extra holds {key!r}: {value!r}; keys and values must be strings")
+        if key in READ and not re.fullmatch(READ[key], value, re.DOTALL):
+            raise AdapterError(
+                f"extra holds {key!r}: {value!r:.60}, and by {key!r} a file says what its adapters "
+                f"were trained on; use another name than {', '.join(map(repr, READ))}"
+            )
+
+
+def numbers_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors as files hold them, on the CPU; AdapterError where not all of it is here."""
+    for name, tensor in tensors.items():
+        if tensor.is_meta:
+            raise AdapterError(
+                f"{name} lies on the device meta, without numbers; give the weights and the "
+                "adapters theirs before writing"
+            )
+        if not is_plain(tensor):
+            raise AdapterError(
+                f"{name} is a {type(tensor).__name__}, of which this process may hold a part; load "
+                "the full state (get_model_state_dict of torch.distributed.checkpoint with "
+                "full_state_dict) into an adapted model that is not sharded, and write that"
+            )
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether all numbers lie here: neither on "meta" nor in shards (DTensor)."""
+    return not tensor.is_meta and not is_traceable_wrapper_subclass(tensor)
+
+
+def at_two_places(model: nn.Module, names: Collection[str], targets: Collection[str]) -> str:
+    """Name those modules that two places of the model hold, "" if none: peft adapts the first.
+
+    names: of adapted modules; with "o" in targets, attention's out_proj is one, too.
+    """
+    names = {*names, *(join(name, "out_proj") for name in names if "o" in targets)}
+    places = Counter(id(child) for parent in model.modules() for child in parent._modules.values())
+    return few([n for n, m in model.named_modules() if n in names and places[id(m)] > 1])
 
 
 def weights_told(sites: Iterable[tuple[str, nn.Module]]) -> str:
@@ -36,11 +87,13 @@ def weights_told(sites: Iterable[tuple[str, nn.Module]]) -> str:
 def refuse_others(path: Path | str, told: str, names: Iterable[str], model: nn.Module) -> None:
     """AdapterError where a file names weights and the model's, of that format, are others.
 
-    told: of `weights_told`, '' where the file says nothing; names: of the modules adapted.
+    told: of `weights_told`, else the file says nothing of it; names: of the modules adapted.
     """
     modules, names = dict(model.named_modules()), list(names)
-    if not told or not modules.keys() >= {*names}:
+    if not re.fullmatch(READ[WEIGHTS], told) or not modules.keys() >= {*names}:
         return  # or it does not fit, which is told elsewhere
+    if not all(is_plain(p) for name in names for p in modules[name].parameters()):
+        return  # told elsewhere, too
     here = weights_told((name, modules[name]) for name in names)
     kind, _, digest = here.partition(" ")
     if told.startswith(f"{kind} ") and here != told:
@@ -49,6 +102,17 @@ def refuse_others(path: Path | str, told: str, names: Iterable[str], model: nn.M
             f"here (digests {told.partition(' ')[2][:12]} and {digest[:12]}); load them onto "
             "those, or take these all the same by other_weights=True"
         )
+
+
+def unlike_peft(
+    extra: Mapping[str, str], model: nn.Module, names: Collection[str], targets: Collection[str]
+) -> list[str]:
+    """Return what of adapters that peft trained, as extra says, would compute otherwise here."""
+    twice = at_two_places(model, names, targets) if extra.get(IMPORTED) == "peft" else ""
+    told = (
+        f"two places of the model hold {twice}, and peft adapted the first; merge by peft instead"
+    )
+    return [told] if twice else []
 
 
 def tell_unmoved(adapters: Mapping[str, nn.Module]) -> None:

@@ -17,26 +17,38 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ...core.files import user_path, write_whole
+from ...core.files import check_replaces, user_path, write_whole
 from ...core.schema import AdapterError
-from ...layers.names import join, parent
+from ...layers.names import join
+from ...layers.trained_on import at_two_places, numbers_of
 from .. import files
 from ..adapter import Adapter
 from ..attach import AdapterSet
 from ..config import AdapterConfig
 from ..updates import make_adapter
-from .peft_layout import OUT, OUT_TIMES, PREFIX, Pair, files_of
+from .peft_layout import OUT, OUT_TIMES, PREFIX, Pair, check_names, files_of
 
 
 def export_peft(adapters: AdapterSet, folder: str | Path) -> Path:
-    """Write the adapters on a model to a folder that `PeftModel.from_pretrained` reads."""
-    kinds = {name: "linear" for name, _ in adapters.sites}
-    kinds |= {parent(name): "attention" for name in adapters.adapters if is_of_attention(name)}
-    return write(adapters.config, kinds, adapters.adapters, folder)
+    """Write the adapters of a model, on it or off, as `PeftModel.from_pretrained` reads them.
+
+    Returns the folder. What peft would not compute alike is refused (AdapterError), but for models
+    that read a layer's weight and never call the layer, as torchvision's Swin: peft passes it by.
+    """
+    numbers_of(adapters.state_dict())
+    if twice := at_two_places(adapters.model, adapters.kinds, adapters.config.targets):
+        raise AdapterError(
+            f"two places of the model hold {twice}, of which peft would adapt the first alone; "
+            "untie them before attaching, or merge instead"
+        )
+    return write(adapters.config, adapters.kinds, adapters.adapters, folder)
 
 
 def export_peft_file(path: str | Path, folder: str | Path) -> Path:
-    """Write an adapter file to such a folder; its model is not needed."""
+    """Write an adapter file to such a folder, and return it; its model is not needed.
+
+    So layers that two places of the model hold, which `export_peft` refuses, are not seen.
+    """
     file = files.read(path)
     if file.config.kind == "vera":
         raise AdapterError(
@@ -54,10 +66,6 @@ def export_peft_file(path: str | Path, folder: str | Path) -> Path:
         {name: rebuilt(file.config, tensors) for name, tensors in by_name.items()},
         folder,
     )
-
-
-def is_of_attention(name: str) -> bool:
-    return name.rpartition(".")[2] in "qkvo"
 
 
 def rebuilt(config: AdapterConfig, tensors: dict[str, Tensor]) -> Adapter:
@@ -95,7 +103,8 @@ def write(
     scale, rank = config.scale, max(pair.rank for pair in pairs.values())
     # a pair of attention's output projection has the width of its q, k and v
     other = {n: p.rank for n, p in pairs.items() if p.rank != rank and not n.endswith(OUT)}
-    patterns = {re.escape(name): width for name, width in other.items()}
+    # from the beginning: peft looks for them at the end of longer names, too
+    patterns = {"^" + re.escape(name): width for name, width in other.items()}
     settings = {
         "peft_type": "LORA",
         "task_type": None,
@@ -121,10 +130,11 @@ def write(
         tensors[f"{PREFIX}{name}.lora_B.weight"] = pair.b
         if pair.m is not None:
             tensors[f"{PREFIX}{name}.lora_magnitude_vector"] = pair.m
-    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    tensors = numbers_of(tensors)
     folder = user_path(folder)
     written = files_of(folder)
     files.refuse_values(written[1], tensors, "train or attach them again before exporting")
+    check_replaces(written[1], check_names, "PEFT checkpoint")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(written[1], files.sorted_header(save(tensors, metadata={"format": "pt"})))

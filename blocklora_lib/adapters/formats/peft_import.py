@@ -19,12 +19,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...core.files import user_path
+from ...core.files import check_replaces, user_path
 from ...core.schema import AdapterError, explain
+from ...layers.arguments import refuse_types
 from ...layers.names import few, join
+from ...layers.trained_on import IMPORTED
 from .. import files
 from ..attach import AdapterSet
 from ..config import AdapterConfig
+from .peft_layers import by_model, by_names
 from .peft_layout import OUT, OUT_KNOWN, OUT_TIMES, PREFIX, Pair, files_of
 from .peft_settings import by_pattern, read_settings
 
@@ -33,16 +36,31 @@ KEY = re.compile(r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_magnitude_vector)
 
 def import_peft(folder: str | Path, model: nn.Module) -> AdapterSet:
     """Attach a PEFT checkpoint's adapters to the model that it was made for."""
-    return AdapterSet.put(read_peft(folder), model, folder)
+    refuse_types(nn.Module, model, model)
+    return AdapterSet.put(read_peft(folder, model), model, folder)
 
 
 def import_peft_file(folder: str | Path, path: str | Path) -> None:
-    """Write a PEFT checkpoint as an adapter file, which `AdapterSet.load` puts on the model."""
+    """Write a PEFT checkpoint as an adapter file, which `AdapterSet.load` puts on the model.
+
+    Without the model, depths of attention are the numbers in its names; where a model numbers its
+    layers otherwise, `load` says so, and `import_peft` and `save` make the file. ValueError where
+    something else than an imported adapter stands there: the checkpoint itself, a run's adapter.
+    """
+    check_replaces(user_path(path), _imported, "adapter that was imported")
     files.write(path, read_peft(folder))
 
 
-def read_peft(folder: str | Path) -> files.AdapterFile:
-    """Read a PEFT LoRA checkpoint, or say in one sentence what of it has no counterpart."""
+def _imported(path: Path) -> None:
+    if IMPORTED not in files.read(path).extra:
+        raise ValueError("it was trained here")
+
+
+def read_peft(folder: str | Path, model: nn.Module | None = None) -> files.AdapterFile:
+    """Read a PEFT LoRA checkpoint, or say in one sentence what of it has no counterpart.
+
+    model: the one that it is for, which says what its layers are.
+    """
     folder = user_path(folder)
     settings = read_settings(folder)
     pairs = read_pairs(folder, settings)
@@ -60,7 +78,10 @@ def read_peft(folder: str | Path) -> files.AdapterFile:
             split[join(name, "weight")] = pair
     scales = {key: scale_of(key, split[key], pairs, settings) for key in split}
     rank = max(pair.rank for pair in split.values())
-    config = config_of(folder, settings, rank, targets, layers_of(folder, attention))
+    where: dict[str, Any] = {}
+    if attention:
+        where = by_names(folder, attention) if model is None else by_model(folder, pairs, model)
+    config = config_of(folder, settings, rank, targets, where)
     tensors: dict[str, Tensor] = {}
     for key, pair in split.items():
         missing = rank - pair.rank
@@ -76,7 +97,7 @@ def read_peft(folder: str | Path) -> files.AdapterFile:
     for name in pairs:
         if not name.endswith(OUT):
             sites[name] = "attention" if name in attention else "linear"
-    return files.AdapterFile(config, sites, tensors, {"imported_from": "peft"})
+    return files.AdapterFile(config, sites, tensors, {IMPORTED: "peft"})
 
 
 def read_pairs(folder: Path, settings: dict[str, Any]) -> dict[str, Pair]:
@@ -206,34 +227,6 @@ def scale_of(key: str, pair: Pair, pairs: dict[str, Pair], settings: dict[str, A
             "settings, so its scale is not known; save the checkpoint again"
         )
     return float(alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank))
-
-
-def layers_of(folder: Path, attention: list[str]) -> dict[str, Any]:
-    """Return towers and layers of the config, which say where attention is adapted."""
-    depths: dict[str, list[int]] = {}
-    for name in attention:
-        numbers = re.findall(r"\d+", name)
-        depths.setdefault(re.sub(r"\d+", "*", name), []).append(int(numbers[-1]) if numbers else 0)
-    if not depths:
-        return {}
-    vision = {".visual." in f".{name}" for name in depths}
-    found: dict[str, Any] = {}
-    if vision == {True}:
-        found["towers"] = ("vision",)
-    elif any(
-        re.match(r"(text\.)?transformer\.resblocks\.", name) for name in depths
-    ) and vision == {False}:
-        found["towers"] = ("text",)
-    different = {tuple(sorted(own)) for own in depths.values()}
-    if len(different) == 1:
-        found["layers"] = different.pop()
-    elif any(list(own) != list(range(len(own))) for own in different):
-        told = "; ".join(f"{name}: {', '.join(map(str, own))}" for name, own in depths.items())
-        raise AdapterError(
-            f"{folder} adapts different layers in its towers ({told}), and `layers` is one list "
-            "for all; adapt the same layers in each, or all of them"
-        )
-    return found
 
 
 def config_of(

@@ -15,6 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -38,3 +39,14 @@ class Pair(NamedTuple):
 def files_of(folder: Path) -> tuple[Path, Path]:
     """Return where the settings and the tensors lie."""
     return folder / CONFIG, folder / WEIGHTS
+
+
+def check_names(path: Path) -> None:
+    """ValueError where a file holds other tensors than those of a PEFT checkpoint."""
+    try:
+        with safe_open(path, "pt") as opened:
+            names = list(opened.keys())
+    except SafetensorError as error:
+        raise ValueError(f"no safetensors file: {error}") from None
+    if not all(name.startswith(PREFIX) for name in names):
+        raise ValueError("a safetensors file, but of something else")
