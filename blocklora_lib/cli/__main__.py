@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from .exits import missing_package
-
 
 def main() -> None:
     """Run the command line; without the packages of the suite, say in one sentence how to get them.
@@ -14,7 +12,9 @@ def main() -> None:
     """
     # nbformat's jsonschema would compile 38 grammars of URIs with it, for seconds, and check none
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
-    try:
+    try:  # with all imports in it: an interrupt may come at any of them
+        from .exits import missing_package
+
         try:
             from .app import app
         except ModuleNotFoundError as error:

@@ -13,7 +13,7 @@ from .data import data_app
 from .grid import grid, rates
 from .kept import evaluate, merge, predict
 from .lines import say
-from .options import OneSentence, ResultsOption, own_folder, path
+from .options import OneSentence, ResultsOption, own_folder, path, refuse_beside
 from .paper import export, paper
 from .peft import peft_app
 from .progress import outcome
@@ -59,6 +59,7 @@ app.command()(merge)
 
 @app.command()
 def run(
+    ctx: typer.Context,
     dataset: Annotated[
         str, typer.Option(help="Dataset to train on, or a folder of your own images.")
     ] = "",
@@ -81,11 +82,11 @@ def run(
     keep_old: KeepOption = False,
     skip_unreadable: SkipOption = False,
     image_loading: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="How your own images are looked at: upright, or as_clip (no EXIF, no alpha)."
+            help="How your own images are seen: upright, or as_clip (no EXIF, no alpha) [upright]."
         ),
-    ] = "upright",
+    ] = None,
     fast: FastOption = False,
     verify: Annotated[
         Path | None,
@@ -107,8 +108,13 @@ def run(
     ] = None,
 ) -> None:
     """Run one spec, or show its stored record."""
+    if image_loading not in (None, *(known := ("upright", "as_clip"))):
+        raise UnknownName("choice of --image-loading", image_loading, known)
+    how: Any = image_loading  # one of the two, or None
     if verify:
-        return repeat(verify, profile, draw, device, threads)
+        kept = ("dataset", "image_loading", "profile", "draw", "device", "threads")
+        refuse_beside(ctx, "--verify", *kept)
+        return repeat(verify, profile, dataset, how, draw, device, threads)
     if not (dataset and method):
         raise ValueError("say which run: --dataset and --method, or --verify RECORD")
     from ..data.manifest_files import manifest_names
@@ -118,16 +124,19 @@ def run(
     settings = named_profile(profile, skip_unreadable, fast)
     if setting or training:
         settings = settings.changed(method, given(setting, "-s"), given(training, "-t"))
+    folder = own_folder(dataset, settings.datasets, manifest_names())
+    if image_loading and not folder:
+        raise ValueError(
+            f"--image-loading {image_loading} is for a folder of your own images, and {dataset} "
+            "has a way of its own; leave it out"
+        )
     store = RunStore((results or settings.results) / "runs")
     store.check_writable()
     bench = workbench(settings, device, threads)
-    if folder := own_folder(dataset, settings.datasets, manifest_names()):
+    if folder:
         from ..runs.own_images import own_images
 
-        if image_loading not in (known := ("upright", "as_clip")):
-            raise UnknownName("choice of --image-loading", image_loading, known)
-        how: Any = image_loading  # one of the two
-        own = own_images(settings, folder, store.folder.parent, how)
+        own = own_images(settings, folder, store.folder.parent, how or "upright")
         for note in own.notes:
             say(f"note: {note}", err=True)
         settings, bench = own.profile, own.on(bench)

@@ -20,7 +20,7 @@ from ..data.manifest_files import all_manifests, load_manifest, manifest_names
 from ..data.problems import DataError, MissingData, Problem
 from ..data.roots import data_root, find_folder, is_fake
 from .lines import say
-from .options import RootOption, own_folder, path
+from .options import RootOption, own_folder, path, refuse_beside
 
 if TYPE_CHECKING:
     from ..data.layouts import Item
@@ -144,6 +144,7 @@ def fake(
 
 @data_app.command()
 def draw(
+    ctx: typer.Context,
     dataset: DatasetArgument,
     root: RootOption = None,
     shots: Annotated[int, typer.Option(help="Images a class.")] = 16,
@@ -163,6 +164,8 @@ def draw(
     from ..data.draw import make_draw
     from ..data.draw_files import export_draw, import_draw
 
+    if check is not None:
+        refuse_beside(ctx, "--check", "dataset", "root", "split_file")
     name, split = _split(dataset, data_root(root), split_file)
     if check is not None:
         given = import_draw(check, split, name)
@@ -198,11 +201,11 @@ def _split(dataset: str, root: Path, split_file: Path | None) -> tuple[str, dict
     """(name, train and val items). A given split file is enough: the folder may be missing."""
     from ..data.draw import split_items
 
-    if split_file is not None:
+    if split_file is not None and own_folder(dataset, manifest_names()) is None:
         manifest, folder = load_manifest(dataset), split_file.parent
     else:
         manifest, folder = _locate(dataset, root)
-    if manifest.kind == "bundle":
+    if manifest.kind == "bundle" and split_file is None:
         from ..data.dataset import Dataset
 
         return manifest.name, Dataset(manifest).listing

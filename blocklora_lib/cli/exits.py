@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from ..core.files import FORBIDDEN, OF_THE_MACHINE, printable
@@ -46,6 +47,8 @@ def sentence(error: BaseException) -> str:
             text += "; what was finished is kept, and the same command goes on once this is over"
         elif error.errno in FORBIDDEN:
             text += "; let this user read and write there, or choose another place"
+        elif error.errno in (errno.EEXIST, errno.ENOTDIR):
+            text += "; a folder is wanted, where a file stands: give another name, or move it away"
     else:
         text = (
             explain(error) if isinstance(error, ValidationError) else str(error) or "out of memory"

@@ -113,12 +113,13 @@ def evaluate(
     from ..data.manifest_files import manifest_names
     from ..learning.count import Count
     from ..runs.kept import trained
-    from ..runs.scoring import set_for
+    from ..runs.scoring import remark, set_for
 
     folder = own_folder(dataset, manifest_names())
     how: Any = dict(template=template, other_classes=other_classes, root=root)
     load_libraries()
-    found = set_for(trained(file), folder or dataset, split, **how)
+    about = trained(file)
+    found = set_for(about, folder or dataset, split, **how)
     import torch
 
     from ..runs.classifier import load_classifier
@@ -128,13 +129,14 @@ def evaluate(
     classifier = load_classifier(file, device=device, weights=weights, other_weights=other_weights)
     left = _LeftOut()
     counts = score(classifier, found, split, left)
-    counts[f"{found.name}, {split}"] = Count(
+    whole = Count(
         correct=sum(c.correct for c in counts.values()), total=sum(c.total for c in counts.values())
     )
-    rows = [(name, c.correct, c.total, c.accuracy) for name, c in counts.items()]
+    named = [*counts.items(), (f"{found.name}, {split}", whole)]  # as a class may be called, too
+    rows = [(name, c.correct, c.total, c.accuracy) for name, c in named]
     typer.echo(_written(("class", "correct", "total", "accuracy"), rows, form))
-    if split in ("train", "all"):
-        say("note: images that it was trained on may be among these", err=True)
+    if note := remark(about, found, split):
+        say(f"note: {note}", err=True)
     left.end()
 
 

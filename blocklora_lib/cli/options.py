@@ -43,9 +43,9 @@ RootOption = Annotated[
 class OneSentence(TyperGroup):
     """What the user did wrong is a sentence and exit code 2; BLOCKLORA_TRACEBACK=1 shows the rest.
 
-    A failure of the machine is exit code 75 (EX_TEMPFAIL: try again), an interrupt 130; 1 is for
-    what was done and is not whole: runs that are recorded as failed, records or images that are
-    damaged.
+    A failure of the machine is exit code 75 (EX_TEMPFAIL: try again), an interrupt 130, an output
+    that nobody reads any more 141, as shells say it of SIGPIPE; 1 is for what was done and is not
+    whole: runs that are recorded as failed, records or images that are damaged.
     """
 
     def invoke(self, ctx: Any) -> Any:
@@ -64,9 +64,11 @@ class OneSentence(TyperGroup):
             raise
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
-        except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
+        except (
+            BrokenPipeError
+        ):  # whoever reads, such as `head`, has seen enough; work may be undone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
+            raise typer.Exit(141) from None
         except UsageError as error:
             where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
             say(f"error: {_line(error.format_message())}{where}", err=True)
@@ -105,6 +107,28 @@ def own_folder(dataset: str, known: Collection[str], others: Collection[str] = (
             f"and a folder here: if the folder is meant, write ./{dataset}"
         )
     return user_path(dataset)
+
+
+def refuse_beside(ctx: typer.Context, option: str, *takes: str) -> None:
+    """ValueError for what the command line gives beside an option that has no use for it.
+
+    takes: the parameters, by their names in Python, that go with the option.
+    """
+    takes = (*takes, option.removeprefix("--"))
+    others = [
+        p.opts[0]
+        for p in ctx.command.params
+        if p.name and p.name not in takes and is_given(ctx, p.name)
+    ]
+    if others:
+        told = ", ".join(others)
+        raise ValueError(f"{told}: of no effect beside {option}; leave out the one or the other")
+
+
+def is_given(ctx: typer.Context, name: str) -> bool:
+    """Whether the command line itself gives a parameter; neither its default nor a variable."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _line(text: str) -> str:

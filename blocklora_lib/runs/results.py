@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.files import read_text, user_path
 from .grid import entries, expand
@@ -98,6 +98,29 @@ def experiment_runs(
     frame[PLANNED] = [len(seeds) if shots else 1 for shots in frame["shots"]]
     frame["method_label"] = [a or b for a, b in zip(labels, frame["method_label"], strict=True)]
     return frame
+
+
+def counted(store: RunStore, given: Path) -> tuple[list[dict[str, Any]], list[DamagedRecord]]:
+    """Return `store.facts()`, of which there is one at least.
+
+    MissingResults where nothing can be counted: no record is there, or all of them are damaged and
+    named. given: what the user gave, for the message.
+    """
+    found, damaged = store.facts()
+    if not (found or damaged):
+        raise MissingResults(
+            f"{given} holds no run record; give a results folder, such as results/pocket or "
+            "results/reference/pocket, a folder of records or a Parquet of `records pack`"
+        )
+    if not found:
+        others = ", ".join(error.path.name for error in damaged[1:4])
+        more = ", and more" * (len(damaged) > 4)
+        raise MissingResults(
+            f"no run record of {given} can be counted: {damaged[0]}"
+            + (f"; damaged, too: {others}{more}" if others else ""),
+            damaged,
+        )
+    return found, damaged
 
 
 @contextmanager

@@ -72,6 +72,22 @@ def set_for(
     return Dataset(manifest, root)
 
 
+def remark(about: Trained, dataset: Dataset, split: str = "test") -> str:
+    """Say where images of a split, or 'all', may be ones that were trained on; else nothing.
+
+    Which were is in no file. A folder of the same content is cut as it was for training; one that
+    has grown is cut anew, and another one may hold copies, so of both it is said.
+    """
+    told = "images that it was trained on may be among these"
+    if split in ("train", "all"):
+        return told
+    own = dataset.manifest.layout == "folder"
+    same = dataset.manifest.sha256 == about.data_sha256
+    if same or not (own or dataset.name == about.spec.dataset):
+        return ""
+    return f"{told}: {dataset.manifest.title} is not, image for image, the set of its training"
+
+
 def score(
     classifier: Classifier,
     dataset: Dataset,

@@ -23,7 +23,7 @@ from ..analysis.two_stores import (
 from ..core.files import printable
 from ..core.json_data import read_json, undamaged
 from ..runs.packed import SUFFIX
-from ..runs.results import judged
+from ..runs.results import counted, judged
 from ..runs.store import RunStore
 
 SHOWN = 12  # rows of a list; how many more there are is said
@@ -34,16 +34,11 @@ WIDTH = 100  # characters of a line of prose
 def difference(a: Path, b: Path) -> tuple[str, list[str]]:
     """Return the text, and what is wrong with records that could not be read.
 
-    a, b: a results folder, a folder of records, or a Parquet of them.
+    a, b: a results folder, a folder of records, or a Parquet of them. MissingResults where one of
+    them holds no record that can be counted.
     """
     stores = [_store(path) for path in (a, b)]
-    (left, bad_a), (right, bad_b) = (store.facts() for store in stores)
-    for path, records in ((a, left), (b, right)):
-        if not records:
-            raise FileNotFoundError(
-                f"{path} holds no run record; give a results folder, such as results/pocket or "
-                "results/reference/pocket, a folder of records or a Parquet of `records pack`"
-            )
+    (left, bad_a), (right, bad_b) = map(counted, stores, (a, b))
     with judged(*stores):
         paired = pair_up(left, right)
         lines = [_told("A", a, left), _told("B", b, right), ""]

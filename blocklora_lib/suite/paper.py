@@ -21,7 +21,7 @@ from ..core.files import read_bytes, read_text, write_whole
 from ..core.json_data import read_json, undamaged
 from ..core.paths import PUBLISHED, ROOT
 from ..display.venues import VENUES, booktabs_rows, prose
-from ..runs.results import judged
+from ..runs.results import counted, judged
 from ..runs.store import RunStore
 from .export import exports
 from .paper_tables import Facts, of_exports, of_runs, rows_of
@@ -57,14 +57,12 @@ class Numbers:
 def write_inputs(folder: Path, to: Path) -> list[str]:
     """Write the report's sources, numbers, tables and figures into `to`; return what is wrong with
     records that are left out.
+
+    MissingResults where none of them can be counted.
     """
     board = scoreboard(folder)
     store = RunStore(folder / "runs")
-    records, damaged = store.facts()
-    if not records:
-        raise FileNotFoundError(
-            f"{folder} has no run record; give a results folder such as results/reference/pocket"
-        )
+    records, damaged = counted(store, folder)
     to.mkdir(parents=True, exist_ok=True)
     for path in sorted(SOURCES.glob("*.*")):
         shutil.copy(path, to)

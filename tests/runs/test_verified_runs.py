@@ -6,6 +6,7 @@ import json
 
 import pytest
 from one_run import make_failure, make_record, make_spec
+from PIL import Image
 from typer.testing import CliRunner
 
 from blocklora_lib.cli.app import app
@@ -70,3 +71,60 @@ def test_what_cannot_be_is_a_sentence(tmp_path, monkeypatch, words, told):
     code, said = call(*words)
     assert (code, said.count("\n")) == (2, 1)
     assert told in said
+
+
+def own_images(folder):
+    """Two classes, of images that alpha makes another thing when they are seen upright."""
+    for label, name in enumerate(("cat", "dog")):
+        (folder / name).mkdir(parents=True)
+        for i in range(4):
+            colour = (60 * i, 99 * label, 0, 128)
+            Image.new("RGBA", (8, 8), colour).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["upright", "as_clip"])
+def test_a_run_on_ones_own_images_is_repeated_from_their_folder(tmp_path, how):
+    pets = own_images(tmp_path / "pets")
+    given = ["--profile", "smoke", "--dataset", pets]
+    words = ["--method", "lora", "--shots", "1", "--image-loading", how]
+    code, said = call(*given, "--results", tmp_path / "res", *words)
+    assert code == 0, said
+    (path,) = (tmp_path / "res" / "runs").glob("*.json")
+    manifest = (tmp_path / "res" / "manifests" / "pets.yaml").read_bytes()
+    code, said = call(*given, "--verify", path)
+    assert code == 0, said
+    assert f"the same bits as {path}" in said
+    moved = tmp_path / "elsewhere" / "runs" / path.name
+    moved.parent.mkdir(parents=True)
+    moved.write_bytes(path.read_bytes())
+    assert call(*given, "--verify", moved, "--image-loading", how)[0] == 0  # no manifest beside it
+    (pets / "cat" / "0.png").unlink()
+    code, said = call(*given, "--verify", path)
+    assert code == 2
+    assert "the data of pets (checksum " in said
+    assert (tmp_path / "res" / "manifests" / "pets.yaml").read_bytes() == manifest
+
+
+@pytest.mark.parametrize(
+    ("dataset", "words", "told"),
+    [
+        ("pets", [], "say where it lies with --dataset FOLDER"),
+        ("pets", ["--dataset", "./others"], "and the images of {}/others would be others; give"),
+        ("pets", ["--dataset", "pet"], "unknown dataset 'pet'"),
+        ("chess", ["--dataset", "./pets"], "is of chess; --dataset and --image-loading go with"),
+        ("chess", ["--dataset", "chess"], "is of chess; --dataset and --image-loading go with"),
+        ("chess", ["--image-loading", "upright"], "is of chess; --dataset and --image-loading go"),
+    ],
+)
+def test_a_folder_goes_with_a_record_of_ones_own_images(
+    tmp_path, monkeypatch, dataset, words, told
+):
+    monkeypatch.chdir(tmp_path)
+    own_images(tmp_path / "others")
+    record = make_record(make_spec(dataset=dataset, evaluate_on=(dataset,)))
+    path = RunStore("runs").save(record)
+    code, said = call("--profile", "smoke", "--verify", path, *words)
+    assert (code, said.count("\n")) == (2, 1)
+    assert told.format(tmp_path) in said
