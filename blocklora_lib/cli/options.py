@@ -64,9 +64,7 @@ class OneSentence(TyperGroup):
             raise
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
-        except (
-            BrokenPipeError
-        ):  # whoever reads, such as `head`, has seen enough; work may be undone
+        except BrokenPipeError:  # whoever reads, as `head`, has seen enough; work may be undone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(141) from None
         except UsageError as error:
