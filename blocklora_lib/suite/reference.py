@@ -28,6 +28,7 @@ from ..core.durations import clock
 from ..core.files import read_text, write_between, write_whole
 from ..core.machine import processor_name
 from ..core.paths import DOCS, RESULTS, ROOT
+from ..data.manifest_files import manifest_names
 from ..runs.grid import expand
 from ..runs.profile import Profile
 from ..runs.profile_files import load_profile
@@ -60,10 +61,13 @@ def keep(profile: str, results: str | Path = "") -> Path:
                 f"{path} is missing; say `make reproduce PROFILE={profile}` first"
             )
     copies = {name: readable(nbformat.read(path, 4), folder) for name, path in executed.items()}
-    rows = timings(settings, executed, RunStore(folder / "runs"))
+    store, named = RunStore(folder / "runs"), set(manifest_names())
+    rows = timings(settings, executed, store)
     REFERENCE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=REFERENCE, prefix=".") as new:
-        RunStore(folder / "runs").pack(Path(new, "runs.parquet"))
+        # not those of one's own images, which nobody else has
+        specs = [record.spec for record in store.records() if record.spec.dataset in named]
+        store.pack(Path(new, "runs.parquet"), specs)
         for part in ("figures", "tables"):
             shutil.copytree(folder / part, Path(new, part))
         Path(new, "notebooks").mkdir()

@@ -27,6 +27,7 @@ from blocklora_lib.cli.app import app
 from blocklora_lib.core.paths import NOTEBOOKS, RESULTS, ROOT
 from blocklora_lib.display.tables import plain
 from blocklora_lib.runs.profile_files import load_profile
+from blocklora_lib.runs.sealed import seal
 from blocklora_lib.runs.store import RunStore
 from blocklora_lib.suite import reference
 from blocklora_lib.suite.catalogue import notebook_names, notebook_needs
@@ -152,6 +153,11 @@ def keep(kept):
 
 @pytest.mark.slow
 def test_a_run_is_kept_whole_and_shown(kept):
+    own = next(r for r in kept.store.records() if r.spec.evaluate_on == (r.spec.dataset,))
+    spec = own.spec.model_copy(update={"dataset": "my_pets", "evaluate_on": ("my_pets",)})
+    facts = json.loads(kept.store.text(own.key).replace(f'"{own.spec.dataset}"', '"my_pets"'))
+    del facts["checksum"]
+    (kept.store.folder / f"{spec.key}.json").write_text(seal(facts | {"key": spec.key}))
     assert keep(kept) == (0, f"{kept.place / 'reference' / 'smoke'}\n")
     there = {p.relative_to(kept.place).as_posix() for p in kept.place.rglob("*") if p.is_file()}
     new = {p for p in there if not p.startswith("results/")}
@@ -162,7 +168,9 @@ def test_a_run_is_kept_whole_and_shown(kept):
         *(f"reference/smoke/notebooks/{name}.json" for name in notebook_names()),
         "reference/smoke/figures/00_overview/key_figure.png",
     }  # fmt: skip
-    assert RunStore(kept.place / "reference/smoke/runs").records() == kept.store.records()
+    named = [r for r in kept.store.records() if r.spec.dataset != "my_pets"]
+    assert len(named) == len(kept.store.records()) - 1  # one's own images stay one's own
+    assert RunStore(kept.place / "reference/smoke/runs").records() == named
     text = (kept.place / "README.md").read_text()
     assert reference.as_markdown(reference.read_timings()) in text
     assert "24 claims" in text
