@@ -23,9 +23,9 @@ def caution(judged: list[Judged]) -> str:
     many = sum(j.finding.holds is not None and bool(j.finding.smallest) for j in judged)
     return (
         "Each statistical verdict is wrong at most once in 20 times by chance, and nothing "
-        f"corrects for their number: of {many} that rest on samples at most {many / 20:g} are to be "
-        "expected wrong. Smallest visible effect: half of the interval; one of that size would be "
-        "seen in about half of all repeats, one 1.4 times as large in four of five."
+        f"corrects for their number: of {many} that rest on samples at most {many / 20:g} are to "
+        "be expected wrong. Smallest visible effect: half of the interval; one of that size would "
+        "be seen in about half of all repeats, one 1.4 times as large in four of five."
     )
 
 
