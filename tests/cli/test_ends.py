@@ -17,6 +17,7 @@ class Finder:
         if name == {module!r}:
             signal.raise_signal(signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, if the tests run behind a shell
 sys.meta_path.insert(0, Finder())
 sys.argv = ["blocklora", "data", "list"]
 runpy.run_module("blocklora_lib.cli", run_name="__main__")
