@@ -244,6 +244,9 @@ def test_what_a_nested_tensor_does_not_have_is_said():
     ):  # fmt: skip
         with pytest.raises(AdapterError, match="takes no such nested tensor; use dropout=0"):
             model(nested(layout))
+    dora = attach_linear(linear(6, 4), "0", AdapterConfig(kind="dora", rank=2, dropout=0.0)).model
+    with pytest.raises(AdapterError, match="kind='dora' takes no nested tensor; use a padded one"):
+        dora(nested(torch.strided))
     dropping.eval()(nested(torch.strided))
     cut(nested(torch.jagged))
 

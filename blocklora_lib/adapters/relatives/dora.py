@@ -67,6 +67,8 @@ class DoRA(Adapter):
         return (g - 1) * w + g * (self.scale * (self.B @ self.A))
 
     def update_on(self, weight: Tensor, x: Tensor) -> Tensor:
+        if x.is_nested:
+            raise AdapterError("kind='dora' takes no nested tensor; use a padded one")
         return without_autocast(lambda x: self._on(weight.to(self.B.dtype), x), x)
 
     def _on(self, weight: Tensor, x: Tensor) -> Tensor:
