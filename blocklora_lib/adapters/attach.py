@@ -30,7 +30,7 @@ from ..layers.adapted import (
     put,
     put_back,
 )
-from ..layers.arguments import listed, refuse_types
+from ..layers.arguments import listed, refuse_model, refuse_types
 from ..layers.names import join
 from ..layers.surroundings import bar_nested_tensors, freeze, unfreeze, unwatch, watch
 from ..layers.trained_on import WEIGHTS, numbers_of, refuse_others, tell_unmoved
@@ -251,7 +251,7 @@ class AdapterSet:
         other_weights: on others than those that a kept run's file names, too, of the same shapes.
         """
         file = adapter_files.read(path)
-        refuse_types(AdapterConfig, model, file.config)
+        refuse_model(model)
         if not other_weights:
             refuse_others(path, file.extra.get(WEIGHTS, ""), file.sites, model)
         return cls.put(file, model, path)

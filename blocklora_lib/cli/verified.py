@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -13,10 +13,9 @@ from .options import own_folder
 from .run_options import named_profile, workbench
 
 if TYPE_CHECKING:
+    from ..data.decoding import Loading
     from ..runs.own_images import OwnImages
     from ..runs.profile import Profile
-
-Loading = Literal["upright", "as_clip"]
 
 
 def verify(

@@ -39,8 +39,8 @@ def check_extra(extra: Mapping[Any, Any]) -> None:
             )
 
 
-def numbers_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors as files hold them, on the CPU; AdapterError where not all of it is here."""
+def refuse_absent(tensors: Mapping[str, Tensor]) -> None:
+    """AdapterError where not all numbers are in this process."""
     for name, tensor in tensors.items():
         if tensor.is_meta:
             raise AdapterError(
@@ -53,6 +53,11 @@ def numbers_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 "the full state (get_model_state_dict of torch.distributed.checkpoint with "
                 "full_state_dict) into an adapted model that is not sharded, and write that"
             )
+
+
+def numbers_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors as files hold them, on the CPU; AdapterError where not all of it is here."""
+    refuse_absent(tensors)
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 

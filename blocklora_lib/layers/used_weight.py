@@ -76,13 +76,18 @@ CALL = nn.Module._call_impl.__code__
 
 def called() -> Iterator[nn.Module]:
     """Yield the modules that are being called, this thread's first, the innermost first."""
-    stacks = sys._current_frames()
-    for top in (stacks.pop(get_ident()), *stacks.values()):
-        frame: FrameType | None = top
-        while frame is not None:
-            if frame.f_code is CALL:
-                yield frame.f_locals["self"]
-            frame = frame.f_back
+    yield from calls_of(sys._getframe())
+    for thread, top in sys._current_frames().items():
+        if thread != get_ident():
+            yield from calls_of(top)
+
+
+def calls_of(frame: FrameType | None) -> Iterator[nn.Module]:
+    """Yield the modules that are being called on one stack, from its top."""
+    while frame is not None:
+        if frame.f_code is CALL:
+            yield frame.f_locals["self"]
+        frame = frame.f_back
 
 
 def are_over(running: list[nn.Module | None], calls: Iterable[nn.Module]) -> bool:

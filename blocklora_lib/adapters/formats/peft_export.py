@@ -20,7 +20,7 @@ from torch import Tensor
 from ...core.files import check_replaces, user_path, write_whole
 from ...core.schema import AdapterError
 from ...layers.names import join
-from ...layers.trained_on import at_two_places, numbers_of
+from ...layers.trained_on import at_two_places, numbers_of, refuse_absent
 from .. import files
 from ..adapter import Adapter
 from ..attach import AdapterSet
@@ -35,7 +35,7 @@ def export_peft(adapters: AdapterSet, folder: str | Path) -> Path:
     Returns the folder. What peft would not compute alike is refused (AdapterError), but for models
     that read a layer's weight and never call the layer, as torchvision's Swin: peft passes it by.
     """
-    numbers_of(adapters.state_dict())
+    refuse_absent(adapters.state_dict())
     if twice := at_two_places(adapters.model, adapters.kinds, adapters.config.targets):
         raise AdapterError(
             f"two places of the model hold {twice}, of which peft would adapt the first alone; "

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ...core.files import check_replaces, user_path
 from ...core.schema import AdapterError, explain
-from ...layers.arguments import refuse_types
+from ...layers.arguments import refuse_model
 from ...layers.names import few, join
 from ...layers.trained_on import IMPORTED
 from .. import files
@@ -36,7 +36,7 @@ KEY = re.compile(r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_magnitude_vector)
 
 def import_peft(folder: str | Path, model: nn.Module) -> AdapterSet:
     """Attach a PEFT checkpoint's adapters to the model that it was made for."""
-    refuse_types(nn.Module, model, model)
+    refuse_model(model)
     return AdapterSet.put(read_peft(folder, model), model, folder)
 
 

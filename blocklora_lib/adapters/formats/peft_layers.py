@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from ...core.schema import AdapterError
-from ...layers.attention_layers import find_towers
-from ..config import TARGETS, TOWERS, AdapterConfig
-from ..sites import chosen_layers
+from ...layers.attention_layers import find_towers, layers_of
+from ...layers.names import join
+from ..config import TOWERS
 
 Tower = tuple[str, str, nn.Module]
 
@@ -44,17 +44,11 @@ def by_model(folder: Path, names: Collection[str], model: nn.Module) -> dict[str
 
 def layers_in(tower: Tower) -> list[set[str]]:
     """Return the names of attention, layer by layer, as `attach` counts them."""
-    config = AdapterConfig(targets=TARGETS)
-    try:
-        missing = {name for name, _ in chosen_layers(tower, config)}
-    except AdapterError:  # a tower without attention has no layers
-        return []
-    layers: list[set[str]] = []
-    while missing:
-        one = config.model_copy(update={"layers": (len(layers),)})
-        layers.append({name for name, _ in chosen_layers(tower, one)})
-        missing -= layers[-1]
-    return layers
+    _, prefix, module = tower
+    layers: dict[str, set[str]] = {}
+    for name, (layer, _, _) in layers_of(module).items():
+        layers.setdefault(layer, set()).add(join(prefix, name))
+    return list(layers.values())
 
 
 def by_names(folder: Path, attention: list[str]) -> dict[str, Any]:
