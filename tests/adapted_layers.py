@@ -135,3 +135,20 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor, adapter: nn.Module) -> Tens
     with torch.autocast("cpu", enabled=False):  # an adapter keeps its number format
         delta = adapter.delta_on(weight)
         return (base + F.linear(x.to(delta.dtype), delta)).to(base.dtype)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def moved(adapters: AdapterSet) -> AdapterSet:
+    """Give every trained number a random one."""
+    with torch.no_grad():
+        for parameter in adapters.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=seeded(3)))
+    return adapters
+
+
+def linear(*widths: int) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(*map(nn.Linear, widths[:-1], widths[1:]))

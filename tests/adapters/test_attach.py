@@ -9,6 +9,7 @@ from itertools import pairwise
 import open_clip
 import pytest
 import torch
+from adapted_layers import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.model import CLIP, CustomTextCLIP
@@ -28,10 +29,6 @@ from blocklora_lib.core.schema import AdapterError
 VISION = dict(image_size=32, patch_size=16, width=32, layers=3, head_width=8)
 TEXT = dict(context_length=8, vocab_size=50, width=24, heads=3, layers=2)
 CONFIG = AdapterConfig(kind="block_lora", rank=2, n_blocks=2, dropout=0.0)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def clip(kind: type = CLIP, **vision) -> nn.Module:

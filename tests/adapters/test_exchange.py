@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from adapted_layers import linear, moved, seeded
 from torch import nn
 
 from blocklora_lib import AdapterConfig, AdapterSet, attach, attach_linear
@@ -18,23 +19,6 @@ peft = pytest.importorskip("peft")
 C = AdapterConfig(rank=4, n_blocks=2, dropout=0.0)
 CLOSE = dict(rtol=1e-6, atol=1e-6)  # float32, sums of at most 8 terms
 E = 6
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def moved(adapters: AdapterSet) -> AdapterSet:
-    """Give every trained number a random one."""
-    with torch.no_grad():
-        for parameter in adapters.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=seeded(3)))
-    return adapters
-
-
-def linear(*widths: int) -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(*map(nn.Linear, widths[:-1], widths[1:]))
 
 
 def stock(folder, model: nn.Module) -> nn.Module:

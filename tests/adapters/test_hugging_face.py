@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from adapted_layers import seeded
 from torch import nn
 
 from blocklora_lib.adapters.attach import AdapterSet, attach, attach_linear
@@ -30,10 +31,6 @@ MODELS = {
     "Siglip": ("vision_model.encoder.layers", SPLIT, "text_model.encoder.layers", SPLIT),
     "Blip": ("vision_model.encoder.layers", ["qkv"], "text_model.encoder.layer", BERT),
 }
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def build(kind: str, which: str = "Model", **text) -> nn.Module:

@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+from adapted_layers import seeded
 from open_clip.model import CLIP
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -43,10 +44,6 @@ PLACES = {
     "o, last layer": dict(targets=("o",), layers=(1,)),
     "all, one layer": dict(targets=("q", "k", "v", "o"), layers=(0,)),
 }
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def clip() -> nn.Module:

@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from adapted_layers import seeded
 from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import nn
@@ -20,10 +21,6 @@ from blocklora_lib.core.schema import AdapterError
 CONFIG = AdapterConfig(kind="block_lora", rank=2, n_blocks=2, dropout=0.0)
 TEXT = dict(context_length=8, vocab_size=50, width=16, heads=2, layers=1)
 VISION = dict(image_size=32, patch_size=16, width=16, layers=1, head_width=8)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def pictures(size: int = 32) -> torch.Tensor:

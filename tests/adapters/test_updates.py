@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from adapted_layers import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -31,10 +32,6 @@ CASES = [
     dict(kind="collapsed", rank=2, n_blocks=4, reading="block_rank"),
     dict(kind="block_lora", rank=2, n_blocks=2, init="normal", init_scale=3.0),
 ]
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def build(

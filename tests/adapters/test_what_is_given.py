@@ -8,7 +8,7 @@ import re
 
 import pytest
 import torch
-from adapted_layers import LAYERS, adapt, inputs
+from adapted_layers import LAYERS, adapt, inputs, linear, moved, seeded
 from safetensors.torch import load_file
 from torch import nn
 
@@ -23,23 +23,6 @@ from blocklora_lib.runs.kept import KEY
 C = AdapterConfig(rank=4, n_blocks=2, dropout=0.0)
 VERA = AdapterConfig(kind="vera", rank=4, dropout=0.0)
 CLOSE = dict(rtol=1e-6, atol=1e-6)  # float32, sums of at most 6 terms
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def moved(adapters: AdapterSet) -> AdapterSet:
-    """Give every trained number a random one."""
-    with torch.no_grad():
-        for parameter in adapters.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=seeded(3)))
-    return adapters
-
-
-def linear(*widths: int) -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(*map(nn.Linear, widths[:-1], widths[1:]))
 
 
 # numbers that are not here (yet)

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from adapted_layers import seeded
 from torch.nn import functional as F
 
 from blocklora_lib.adapters.config import AdapterConfig
@@ -24,10 +25,6 @@ TEXT = SMALL | dict(
 )  # fmt: skip
 VISION = SMALL | dict(image_size=32, patch_size=16)
 CONFIG = AdapterConfig(rank=4, n_blocks=2, dropout=0.1)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")
