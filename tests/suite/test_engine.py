@@ -347,7 +347,7 @@ def test_a_stop_is_one_line_and_the_same_command_goes_on(tmp_path, end, stop, co
     assert process.returncode == code
     assert logs
     assert re.fullmatch(
-        r"runs: 0 of \d+ are there already\n(runs: .* left\n)*"
+        r"runs: 0 of \d+ are there already\n(runs: .* (so far|left)\n)*"
         r"stopped; the same command goes on\n",
         said,
     )
