@@ -156,7 +156,9 @@ def run(
         say("note: this run was stored before; its record is shown, nothing is run", err=True)
     elif not found.pending(retry_failed):
         say("note: this run was stored before; it is trained again to be saved", err=True)
-    record = run_or_load(spec, store, bench, retry_failed, keep_old=keep_old, keeper=keeper)
+    record = run_or_load(
+        spec, store, bench, retry_failed=retry_failed, keep_old=keep_old, keeper=keeper
+    )
     for line in remarks([record]):
         say(line, err=True)
     say(f"{spec}: {outcome(record)}")

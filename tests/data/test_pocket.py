@@ -148,17 +148,13 @@ def test_a_model_passes_its_gate(model, more):
 
 
 @pytest.mark.slow
-def test_what_is_tested_and_was_trained_on_is_what_the_pages_say():
-    both = {}
+def test_no_image_is_tested_and_also_trained_on_or_chosen_by():
+    """Packages hold drawings twice; the bytes of one in another split or class are left out."""
     for name, manifest in MANIFESTS.items():
         data = load_dataset(name)
         seen = {s: [image.numpy().tobytes() for image in data.images(s)] for s in manifest.counts}
         others = {image for split in seen if split != "test" for image in seen[split]}
-        if twice := sum(image in others for image in seen.get("test", [])):
-            both[manifest.title] = f"{twice} of {len(seen['test'])}"
-    assert both == {"Clip art": "8 of 528", "Pictograms": "2 of 555"}
-    page = (ROOT / "docs" / "profiles.md").read_text()
-    assert all(count in page and title in page for title, count in both.items())
+        assert not others & set(seen.get("test", [])), name
 
 
 def test_no_image_of_the_folder_of_ones_own_is_there_twice():
