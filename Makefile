@@ -38,13 +38,14 @@ help:
 	@echo "make gpu-check: measure and judge a GPU before a reproduction on it; under ten minutes"
 
 setup: .venv/.ready
+	@[ -z "$$TORCH" ] || [ "$$TORCH" = "$$(cat .venv/.ready)" ] || { echo ".venv was set up without TORCH=$$TORCH; delete it, then say make setup TORCH=$$TORCH" >&2; exit 2; }
 .venv/.ready: requirements.lock pyproject.toml
 	@case "$$TORCH" in "" | cpu) ;; *) echo "TORCH=$$TORCH: say TORCH=cpu for a build without CUDA, or nothing" >&2; exit 2;; esac
 	@"$$PYTHON" -c "import sys; (3, 11, 5) <= sys.version_info[:3] < (3, 14) or sys.exit('Python 3.11 (from 3.11.5 on), 3.12 or 3.13 is needed, ' + sys.executable + ' is ' + sys.version.split()[0] + '; say make PYTHON=/path/to/python3.13')"
 	"$$PYTHON" -m venv $$("$$PYTHON" -c "import os, sys; os.path.isdir('.venv/lib/python%d.%d' % sys.version_info[:2]) or print('--clear')") .venv
 	$(PINS) | $(PY) -m pip install --quiet --no-deps $(INDEX) --requirement /dev/stdin
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
-	@touch $@
+	@printf %s "$$TORCH" > $@
 
 reproduce: setup
 	@$(PY) -m blocklora_lib.cli reproduce --profile="$$PROFILE" --notebooks="$$NOTEBOOKS" --jobs="$$JOBS"

@@ -21,6 +21,7 @@ from blocklora_lib.core.files import user_path
 from blocklora_lib.core.gpus import visible_gpus, wants_gpu
 from blocklora_lib.suite.catalogue import choose_notebooks, drop_damaged_indexes, notebook_needs
 from blocklora_lib.core.paths import NOTEBOOKS as SOURCES, ROOT
+from blocklora_lib.core.schema import UnknownName
 from blocklora_lib.runs.estimate import DAY, minutes
 from blocklora_lib.runs.profile_files import is_file_name, load_profile, profile_files
 from blocklora_lib.suite.engine import (
@@ -50,10 +51,21 @@ def end(error):
 
 
 TYPED = config | as_typed(workflow.config_settings.config_args)
+KEYS = ("profile", "results", "notebooks", "variants", "rates", "keep_old", "quiet")
+
+
+def switched(name):
+    """Whether a switch of --config is on, however it was spelled."""
+    return str(TYPED.get(name, 0)).lower() not in ("0", "", "false", "no", "off", "none")
+
+
 GIVEN = str(TYPED.get("profile", "pocket"))  # a profile's name, or the path of a YAML file
-# the runs alone by which `blocklora rates` chooses
-CHOICE = str(TYPED.get("rates", 0)) not in ("0", "")
+CHOICE = switched("rates")  # the runs alone by which `blocklora rates` chooses
+KEEP_OLD = switched("keep_old")  # records of an earlier library stand
 try:
+    for name in TYPED:
+        if name not in KEYS:
+            raise UnknownName("key of --config", name, KEYS)
     GIVEN = str(user_path(GIVEN)) if is_file_name(GIVEN) else GIVEN  # jobs may run in other folders
     PROFILE = load_profile(GIVEN, chosen=not CHOICE)
     RESULTS = user_path(str(TYPED.get("results") or f"results/{PROFILE.name}"))
@@ -77,8 +89,6 @@ try:
     LIBRARY = digest([*made_by, *profile_files(GIVEN)])
 except (ValueError, KeyError, OSError) as error:
     end(error)
-# records of an earlier library stand
-KEEP_OLD = str(config.get("keep_old", 0)) not in ("0", "", "False")
 OUT = str(RESULTS if TYPED.get("results") else RESULTS.relative_to(Path.cwd()))
 LOGS = f"{OUT}/logs"
 # What a job asks a cluster for.  Of a job that was ended, the next attempt asks for more.

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from blocklora_lib.measure.adapter_path import adapter_path
-from blocklora_lib.measure.benchmark_output import options, progress, run, show_ratios, start, write
+from blocklora_lib.measure.benchmark_output import (
+    options,
+    positive,
+    progress,
+    run,
+    show_ratios,
+    start,
+    write,
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = options(__doc__, model=None, rounds=21)
-    parser.add_argument("--width", type=int, default=768, help="d, of the d x d projection")
+    parser.add_argument("--width", type=positive, default=768, help="d, of the d x d projection")
     parser.add_argument(
-        "--tokens", type=int, default=197 * 8, help="rows of x: images times tokens of each"
+        "--tokens", type=positive, default=197 * 8, help="rows of x: images times tokens of each"
     )
-    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 8], help="r")
+    parser.add_argument("--ranks", type=positive, nargs="+", default=[2, 8], help="r")
     parser.add_argument(
         "--blocks",
-        type=int,
+        type=positive,
         nargs="+",
         default=[2, 4],
         help="n; cut that r does not allow is left out",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from blocklora_lib.measure.benchmark_output import (
     load,
     options,
+    positive,
     progress,
     run,
     show_ratios,
@@ -17,7 +18,9 @@ from blocklora_lib.measure.timing import equivalent
 
 def main(arguments: list[str] | None = None) -> None:
     parser = options(__doc__, rounds=15)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4], help="images at once")
+    parser.add_argument(
+        "--batches", type=positive, nargs="+", default=[1, 4], help="images at once"
+    )
     parser.add_argument(
         "--margin", type=float, default=0.05, help="what counts as equal: a ratio in 1 ± margin"
     )

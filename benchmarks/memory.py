@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from blocklora_lib.measure.benchmark_output import options, run, spec_of, start, write
+from blocklora_lib.measure.benchmark_output import options, positive, run, spec_of, start, write
 from blocklora_lib.measure.inference import inference_memory
 from blocklora_lib.measure.training_step import training_memory
 
@@ -13,10 +13,10 @@ MIB = 2**20
 
 def main(arguments: list[str] | None = None) -> None:
     parser = options(__doc__, rounds=0)
-    parser.add_argument("--classes", type=int, default=10, help="prompts in a training step")
-    parser.add_argument("--batch", type=int, default=2, help="images at once")
+    parser.add_argument("--classes", type=positive, default=10, help="prompts in a training step")
+    parser.add_argument("--batch", type=positive, default=2, help="images at once")
     parser.add_argument(
-        "--repeats", type=int, default=1, help="processes for each form of inference"
+        "--repeats", type=positive, default=1, help="processes for each form of inference"
     )
     parser.add_argument("--forms", nargs="*", default=["frozen", "dense", "low_rank", "sum_first"],
                         help="forms of training; none: leave training out")  # fmt: skip

@@ -24,6 +24,7 @@ from blocklora_lib.measure.benchmark_output import (
     LEGEND,
     markdown,
     options,
+    positive,
     progress,
     ratio_text,
     run,
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = options(__doc__, model=None, rounds=7)
     parser.add_argument("--profile", default="pocket", help="whose training settings both take")
     parser.add_argument("--dataset", default="fashion", help="a bundled set")
-    parser.add_argument("--shots", type=int, default=16, help="images a class")
+    parser.add_argument("--shots", type=positive, default=16, help="images a class")
     parser.add_argument("--seed", type=int, default=1, help="of draw and training")
     parser.add_argument("--methods", nargs="+", default=["block_lora", "lora"],
                         help="of ours, as the profile names them; peft's is LoRA")  # fmt: skip

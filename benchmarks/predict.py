@@ -16,6 +16,7 @@ from blocklora_lib.data.image_files import ImageFiles
 from blocklora_lib.measure.benchmark_output import (
     load,
     options,
+    positive,
     progress,
     run,
     show_ratios,
@@ -55,9 +56,11 @@ def prediction(
 
 def main(arguments: list[str] | None = None) -> None:
     parser = options(__doc__, model="PocketCLIP", rounds=15)
-    parser.add_argument("--images", type=int, default=1000, help="files, each read and decoded")
-    parser.add_argument("--size", type=int, default=64, help="side of the files, in pixels")
-    parser.add_argument("--classes", type=int, default=8, help="classes to tell apart")
+    parser.add_argument(
+        "--images", type=positive, default=1000, help="files, each read and decoded"
+    )
+    parser.add_argument("--size", type=positive, default=64, help="side of the files, in pixels")
+    parser.add_argument("--classes", type=positive, default=8, help="classes to tell apart")
     parser.add_argument(
         "--margin", type=float, default=0.05, help="what merged may cost above the base"
     )

@@ -7,6 +7,7 @@ import pandas as pd
 from blocklora_lib.measure.benchmark_output import (
     load,
     options,
+    positive,
     progress,
     run,
     show_ratios,
@@ -24,10 +25,12 @@ CASES = {  # what is learnt, and of how many images by default
 
 def main(arguments: list[str] | None = None) -> None:
     parser = options(__doc__, "ViT-B-16-quickgelu", rounds=7)
-    parser.add_argument("--classes", type=int, default=100, help="ImageNet's first so many")
+    parser.add_argument("--classes", type=positive, default=100, help="ImageNet's first so many")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES, help="prompts")
-    parser.add_argument("--tokens", type=int, default=None, help="learnt, other than the cases'")
-    parser.add_argument("--depth", type=int, default=9, help="blocks of deep prompts")
+    parser.add_argument(
+        "--tokens", type=positive, default=None, help="learnt, other than the cases'"
+    )
+    parser.add_argument("--depth", type=positive, default=9, help="blocks of deep prompts")
     parser.add_argument("--against", default=PLAIN, choices=[PLAIN, LORA],
                         help="over all positions, or LoRA on q, k, v of both towers")  # fmt: skip
     given = parser.parse_args(arguments)

@@ -8,6 +8,7 @@ from blocklora_lib.clip.architectures import from_config
 from blocklora_lib.measure.benchmark_output import (  # fmt: skip
     markdown,
     options,
+    positive,
     progress,
     run,
     spec_of,
@@ -25,16 +26,16 @@ WAYS = ("independent", "shared_prefix")
 def main(arguments: list[str] | None = None) -> None:
     parser = options(__doc__, "ViT-B-16-quickgelu", rounds=7)
     parser.add_argument(
-        "--classes", type=int, nargs="+", default=[100], help="ImageNet's first so many"
+        "--classes", type=positive, nargs="+", default=[100], help="ImageNet's first so many"
     )
-    parser.add_argument("--batch", type=int, default=8, help="images in every step")
-    parser.add_argument("--rank", type=int, default=2, help="r")
-    parser.add_argument("--blocks", type=int, default=2, help="n of Block-LoRA")
+    parser.add_argument("--batch", type=positive, default=8, help="images in every step")
+    parser.add_argument("--rank", type=positive, default=2, help="r")
+    parser.add_argument("--blocks", type=positive, default=2, help="n of Block-LoRA")
     parser.add_argument(
         "--variants", nargs="+", default=list(WAYS), choices=WAYS, help="of our step"
     )
     parser.add_argument(
-        "--sides", type=int, nargs="+", default=[1024, 2048, 4096], help="of square products"
+        "--sides", type=positive, nargs="+", default=[1024, 2048, 4096], help="of square products"
     )
     given = parser.parse_args(arguments)
     device, frames, alone = start(given), [], []

@@ -9,6 +9,7 @@ from blocklora_lib.display.figures.benchmark import growth_table
 from blocklora_lib.measure.benchmark_output import (  # fmt: skip
     markdown,
     options,
+    positive,
     progress,
     run,
     spec_of,
@@ -28,12 +29,14 @@ MEMORY_AXES = ("classes", "images")  # of the others, memory hardly knows
 def main(arguments: list[str] | None = None) -> None:
     parser = options(__doc__, "ViT-B-16-quickgelu", rounds=6)
     for axis in AXES:
-        parser.add_argument(f"--by-{axis}", type=int, nargs="*", default=DEFAULTS[axis],
+        parser.add_argument(f"--by-{axis}", type=positive, nargs="*", default=DEFAULTS[axis],
                             help="values; none: leave this growth out")  # fmt: skip
-    parser.add_argument("--classes", type=int, default=50, help="while something else grows")
-    parser.add_argument("--batch", type=int, default=4, help="images, while something else grows")
-    parser.add_argument("--rank", type=int, default=2, help="r, while something else grows")
-    parser.add_argument("--blocks", type=int, default=2, help="n, while something else grows")
+    parser.add_argument("--classes", type=positive, default=50, help="while something else grows")
+    parser.add_argument(
+        "--batch", type=positive, default=4, help="images, while something else grows"
+    )
+    parser.add_argument("--rank", type=positive, default=2, help="r, while something else grows")
+    parser.add_argument("--blocks", type=positive, default=2, help="n, while something else grows")
     parser.add_argument(
         "--variants", nargs="+", default=["independent"], choices=OUR_STEPS, help="of our step"
     )

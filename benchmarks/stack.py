@@ -8,6 +8,7 @@ from blocklora_lib.adapters.config import AdapterConfig
 from blocklora_lib.measure.benchmark_output import (
     load,
     options,
+    positive,
     progress,
     run,
     show_ratios,
@@ -20,12 +21,14 @@ from blocklora_lib.measure.timing import paired_times, ratios
 
 def main(arguments: list[str] | None = None) -> None:
     parser = options(__doc__, "PocketCLIP", rounds=7)
-    parser.add_argument("--runs", nargs="+", type=int, default=[3], help="trained at once")
-    parser.add_argument("--classes", type=int, default=10, help="prompts encoded in every step")
-    parser.add_argument("--batch", type=int, default=16, help="images of a run in every step")
-    parser.add_argument("--steps", type=int, default=12, help="of each run")
-    parser.add_argument("--rank", type=int, default=2, help="r")
-    parser.add_argument("--blocks", type=int, default=2, help="n")
+    parser.add_argument("--runs", nargs="+", type=positive, default=[3], help="trained at once")
+    parser.add_argument(
+        "--classes", type=positive, default=10, help="prompts encoded in every step"
+    )
+    parser.add_argument("--batch", type=positive, default=16, help="images of a run in every step")
+    parser.add_argument("--steps", type=positive, default=12, help="of each run")
+    parser.add_argument("--rank", type=positive, default=2, help="r")
+    parser.add_argument("--blocks", type=positive, default=2, help="n")
     parser.add_argument("--dropout", type=float, default=0.25, help="on the adapters' input")
     given = parser.parse_args(arguments)
     device, frames = start(given), []

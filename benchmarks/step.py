@@ -9,6 +9,7 @@ from blocklora_lib.display.figures.benchmark import steps_table
 from blocklora_lib.measure.benchmark_output import (  # fmt: skip
     markdown,
     options,
+    positive,
     progress,
     ratio_text,
     run,
@@ -30,19 +31,19 @@ from blocklora_lib.measure.steps import Size, load
 def main(arguments: list[str] | None = None) -> None:
     parser = options(__doc__, "ViT-B-16-quickgelu", rounds=6)
     parser.add_argument(
-        "--classes", type=int, nargs="+", default=[100], help="ImageNet's first so many"
+        "--classes", type=positive, nargs="+", default=[100], help="ImageNet's first so many"
     )
-    parser.add_argument("--batch", type=int, default=8, help="images in every step")
+    parser.add_argument("--batch", type=positive, default=8, help="images in every step")
     parser.add_argument("--variants", nargs="+", choices=STEPS, help="what to compare",
                         default=["independent", "shared_prefix", *OTHER_STEPS])  # fmt: skip
     parser.add_argument("--adapters", nargs="+", choices=("block_lora", "lora"),
                         default=["block_lora"],
                         help="adapter of our variants; other code's is LoRA")  # fmt: skip
-    parser.add_argument("--rank", type=int, default=2, help="r")
-    parser.add_argument("--blocks", type=int, default=2, help="n of Block-LoRA")
+    parser.add_argument("--rank", type=positive, default=2, help="r")
+    parser.add_argument("--blocks", type=positive, default=2, help="n of Block-LoRA")
     parser.add_argument("--dropout", type=float, default=0.25, help="on the adapters' input")
     parser.add_argument(
-        "--class-chunk", type=int, default=None, help="classes at a time, in our variants"
+        "--class-chunk", type=positive, default=None, help="classes at a time, in our variants"
     )
     parser.add_argument("--no-memory", action="store_true", help="leave the peaks of memory out")
     parser.add_argument("--delay", nargs=2, action="append", default=[],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from blocklora_lib.measure.benchmark_output import (
     load,
     options,
+    positive,
     progress,
     run,
     show_ratios,
@@ -21,10 +22,12 @@ from blocklora_lib.measure.training_step import (
 
 def main(arguments: list[str] | None = None) -> None:
     parser = options(__doc__, rounds=7)
-    parser.add_argument("--classes", type=int, default=10, help="prompts encoded in every step")
-    parser.add_argument("--batch", type=int, default=2, help="images in every step")
-    parser.add_argument("--rank", type=int, default=2, help="r")
-    parser.add_argument("--blocks", type=int, default=2, help="n")
+    parser.add_argument(
+        "--classes", type=positive, default=10, help="prompts encoded in every step"
+    )
+    parser.add_argument("--batch", type=positive, default=2, help="images in every step")
+    parser.add_argument("--rank", type=positive, default=2, help="r")
+    parser.add_argument("--blocks", type=positive, default=2, help="n")
     parser.add_argument("--dropout", type=float, default=0.25, help="on the adapters' input")
     parser.add_argument("--forms", nargs="+", default=list(STEP_FORMS), help="forms to time")
     given = parser.parse_args(arguments)

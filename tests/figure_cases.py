@@ -383,7 +383,7 @@ def bites(sets, settings):
 def controls(methods, shots, spread):
     rows = [
         dict(method=m, method_label=label, shots=k, mean=-0.2 * i, low=-0.2 * i - spread)
-        | dict(high=-0.2 * i + spread)
+        | dict(high=-0.2 * i + spread, complete=i != 1)
         for i, (m, label) in enumerate(methods.items())
         for k in shots
     ]
@@ -521,7 +521,7 @@ def many(n):
 def lines_of_methods(n, shots):
     rows = [
         dict(method=name, method_label=label, cost=cost, shots=k, mean=30.0 + i + 2 * k)
-        | dict(low=29.0 + i + 2 * k, high=32.0 + i + 2 * k)
+        | dict(low=29.0 + i + 2 * k, high=32.0 + i + 2 * k, complete=i % 4 != 3)
         for i, (name, label, cost) in enumerate(many(n))
         for k in ([0] if name == "zero_shot" else shots)
     ]
@@ -538,7 +538,13 @@ def ranked(n, sets):
 def front(n):
     draw = np.random.default_rng(1)
     rows = [
-        dict(method=name, method_label=label, cost=cost, accuracy=40 + 20 * draw.random())
+        dict(
+            method=name,
+            method_label=label,
+            cost=cost,
+            accuracy=40 + 20 * draw.random(),
+            complete=i % 4 != 3,
+        )
         | dict(trainable_parameters=0 if i == 0 else 10 ** (3 + 3 * draw.random()))
         | dict(
             seconds_train=10 ** (4 * draw.random() - 2), peak_memory_bytes=1e9 + 1e8 * i / (n + 3)

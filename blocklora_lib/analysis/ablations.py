@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from .summaries import summarise, summarise_each
+from .summaries import in_points, summarise, summarise_each
 
 BLOCKS = ["reading", "rank", "n_blocks", "dataset"]
 START = ["dataset", "lr", "init_scale"]
@@ -22,7 +22,8 @@ def by_blocks(runs: pd.DataFrame) -> pd.DataFrame:
     minus_one, the mean difference to one block in points over `pairs` pairs of runs of one seed;
     nan where one block was not run.
     """
-    means = summarise(runs.assign(accuracy=100 * runs["accuracy"]), BLOCKS, within=["dataset"])
+    runs = in_points(runs)
+    means = summarise(runs, BLOCKS, within=["dataset"])
     counts = runs.drop_duplicates(BLOCKS)[[*BLOCKS, "trainable_parameters"]]
     means = means.merge(counts.rename(columns={"trainable_parameters": "parameters"}), on=BLOCKS)
     means["parameters"] = means["parameters"].astype(int)
@@ -83,7 +84,7 @@ def by_place(runs: pd.DataFrame) -> pd.DataFrame:
 
     runs: of `placed`, accuracy 0 to 1. Rows stand by group, then by parameters.
     """
-    rows = summarise(runs.assign(accuracy=100 * runs["accuracy"]), PLACE, within=["dataset"])
+    rows = summarise(in_points(runs), PLACE, within=["dataset"])
     counts = runs.groupby("place")["trainable_parameters"].max()
     rows["parameters"] = rows["place"].map(counts).astype(int)
     order = rows["group"].map(GROUPS.index)
@@ -96,12 +97,13 @@ def minus_default(runs: pd.DataFrame) -> pd.DataFrame:
 
     runs: of `placed`. All is nan, over 0 pairs, where the default was not run.
     """
+    runs = in_points(runs)
     default = runs[runs["place"].str.endswith(DEFAULT)]
     delta = runs.assign(delta=_points_above(runs, default, ["dataset", "seed"]))
     return summarise(delta, PLACE, "delta", ["dataset"])
 
 
 def _points_above(runs: pd.DataFrame, base: pd.DataFrame, keys: list[str]) -> pd.Series:
-    """Return each run's accuracy minus that of the run of `base` with the same keys, in points."""
+    """Return each run's accuracy minus that of the run of `base` with the same keys."""
     start = base.set_index(keys)["accuracy"].reindex(pd.MultiIndex.from_frame(runs[keys]))
-    return 100 * (runs["accuracy"] - start.to_numpy())
+    return runs["accuracy"] - start.to_numpy()

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..runs.results import PLANNED
 from .intervals import PairedDifference, paired_difference
-from .summaries import check_single, counted, planned, summarise, told_by
+from .summaries import UNIT, check_single, counted, in_points, planned, summarise, told_by
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,10 @@ def difference_by_set(runs: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
         if name not in set(runs["method"]):
             known = ", ".join(sorted(set(runs["method"])))
             raise ValueError(f"no run of {name} to compare with; methods in this frame: {known}")
+    runs = in_points(runs)
     trained = runs[runs["shots"] > 0]
     at = ["evaluated_on", "shots", "seed"]
-    rows = trained[[*at, *({PLANNED} & set(runs.columns))]].drop_duplicates(at)
+    rows = trained[[*at, *({PLANNED, UNIT} & set(runs.columns))]].drop_duplicates(at)
     single = (runs.loc[runs["method"] == b, "shots"] == 0).all()
     keys = ["evaluated_on"] if single else at
     rows["difference"] = _points(trained, a, at, rows) - _points(runs, b, keys, rows)
@@ -109,7 +110,7 @@ def _points(runs: pd.DataFrame, method: str, keys: list[str], rows: pd.DataFrame
     """Return the accuracy (%) of the method's run that shares `keys` with each row, else nan."""
     own = runs[runs["method"] == method]
     check_single(own, keys)
-    found = dict(zip(told_by(own, keys), 100 * own["accuracy"].astype(float), strict=True))
+    found = dict(zip(told_by(own, keys), own["accuracy"], strict=True))
     return pd.Series([found.get(key, math.nan) for key in told_by(rows, keys)], rows.index, float)
 
 

@@ -18,8 +18,9 @@ def above_chance(
 ) -> pd.DataFrame:
     """Return lr, init_scale, seed, test, train: points above chance, the means over the sets.
 
-    test, train: on test images, and on the images that were trained on. A run that diverged is at
-    chance. A seed that lacks a set of its setting is left out.
+    test, train: on test images, and on the images that were trained on; test_unit, train_unit: what
+    one image of one set makes of them. A run that diverged is at chance. A seed that lacks a set of
+    its setting is left out.
     """
     at = ["lr", "init_scale", "seed", "dataset"]
     chance = runs["dataset"].map(lambda name: 1 / classes[name])
@@ -29,7 +30,10 @@ def above_chance(
         rows = pd.concat([rows, diverged[at].assign(test=0.0, train=0.0)])
     over = rows.groupby(at[:3])
     whole = over["dataset"].count() == rows["dataset"].nunique()
-    return over[["test", "train"]].mean()[whole].reset_index()
+    images = runs["dataset"].map(classes) * runs["shots"]
+    units = {"test_unit": 100 / runs["total"], "train_unit": 100 / images}
+    units = {name: unit.max() / rows["dataset"].nunique() for name, unit in units.items()}
+    return over[["test", "train"]].mean()[whole].reset_index().assign(**units)
 
 
 def planned_seeds(runs: pd.DataFrame) -> int:

@@ -1,4 +1,7 @@
-"""Means and intervals over seeds. One seed says nothing about the spread: nan, not zero."""
+"""Means and intervals over seeds. One seed says nothing about the spread: nan, not zero.
+
+Nor do seeds that agree to the last image: accuracies come in steps, the `unit` of a value.
+"""
 
 from __future__ import annotations
 
@@ -57,13 +60,14 @@ def every(*answers: bool | None) -> bool | None:
 
 
 def together(*asked: tuple[Interval, Question]) -> bool | None:
-    """Return whether the answer to each question, asked of its 95% Student interval, is True.
+    """Return whether the answer to each question, asked of its 95% Student interval, is True; None
+    where nothing is asked.
 
     It takes one False to contradict them together, so that answer needs the wider interval that
     Bonferroni asks of one among so many looks.
     """
-    if all(question(found) for found, question in asked):
-        return True
+    if not asked or all(question(found) for found, question in asked):
+        return True if asked else None
     wide = [question(widened(found, len(asked), found.n - 1)) for found, question in asked]
     return False if False in wide else None
 
@@ -81,25 +85,33 @@ def widened(found: Interval, looks: int, freedom: float = math.inf) -> Interval:
     return Interval(found.mean, low, high, found.n)
 
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Return the Student-t interval of the mean: mean ± t_{(1+c)/2, n-1} s / sqrt(n)."""
-    tested = _tested(values, confidence)
+def mean_interval(values: Sequence[float], confidence: float = 0.95, unit: float = 0.0) -> Interval:
+    """Return the Student-t interval of the mean: mean ± t_{(1+c)/2, n-1} s / sqrt(n).
+
+    unit: the least that sets two values apart, as 100/N points of an accuracy over N images; s is
+    at least half of it. Where it is not known (0), equal values have no interval, unless all are 0:
+    no difference anywhere.
+    """
+    tested = _tested(values, confidence, unit)
     return Interval(tested.mean, tested.low, tested.high, tested.n)
 
 
 def paired_difference(
-    a: Sequence[float], b: Sequence[float], confidence: float = 0.95
+    a: Sequence[float], b: Sequence[float], confidence: float = 0.95, unit: float = 0.0
 ) -> PairedDifference:
-    """Interval and test of a - b where a[i] and b[i] share a dataset, a shot count and a seed."""
+    """Interval and test of a - b where a[i] and b[i] share a dataset, a shot count and a seed.
+
+    unit: of a difference, as of `mean_interval`.
+    """
     a, b = list(a), list(b)
     if len(a) != len(b):
         raise ValueError(
             f"{len(a)} values cannot be paired with {len(b)}; give the same runs for both methods"
         )
-    return _tested([x - y for x, y in zip(a, b, strict=True)], confidence)
+    return _tested([x - y for x, y in zip(a, b, strict=True)], confidence, unit)
 
 
-def _tested(values: Sequence[float], confidence: float) -> PairedDifference:
+def _tested(values: Sequence[float], confidence: float, unit: float) -> PairedDifference:
     """Return the t-test of the values' mean against 0, which of differences is the paired test."""
     from scipy.special import stdtr, stdtrit
 
@@ -111,10 +123,15 @@ def _tested(values: Sequence[float], confidence: float) -> PairedDifference:
     n, mean = len(values), math.fsum(values) / len(values)
     if n == 1:
         return PairedDifference(mean, math.nan, math.nan, 1, math.nan)
-    # the same number up to the rounding of per cents: certain, whatever it is
+    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
+    # the same number up to the rounding of per cents
     if math.isclose(min(values), max(values), rel_tol=1e-12, abs_tol=1e-12):
-        return PairedDifference(mean, mean, mean, n, float(abs(mean) <= 1e-12))
-    error = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
+        spread = 0.0
+    if not (spread := max(spread, unit / 2)):
+        none = abs(mean) <= 1e-12
+        ends = (mean, mean) if none else (math.nan, math.nan)
+        return PairedDifference(mean, *ends, n, 1.0 if none else math.nan)
+    error = spread / math.sqrt(n)
     half = float(stdtrit(n - 1, (1 + confidence) / 2)) * error
     p_value = 2 * float(stdtr(n - 1, -abs(mean) / error))
     return PairedDifference(mean, mean - half, mean + half, n, p_value)

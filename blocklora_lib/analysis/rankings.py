@@ -1,7 +1,7 @@
 """Many methods on many sets: ranks with a critical difference, wins, fronts, budgets. No torch.
 
-Sets are the units of a rank: on each set methods are ranked by their means over seeds, and only
-sets on which every method has a mean are ranked.
+Sets are the units of a rank: on each set methods are ranked by their means over the seeds that all
+have there, and only sets on which every method has a mean are ranked.
 """
 
 from __future__ import annotations
@@ -36,7 +36,11 @@ class Ranks:
 
     @property
     def alike(self) -> list[tuple[str, str]]:
-        """The longest runs of methods, first and last by rank, within the critical difference."""
+        """The longest runs of methods, first and last by rank, within the critical difference; none
+        where there is no such difference.
+        """
+        if math.isnan(self.critical):
+            return []
         order = self.mean.sort_values(kind="stable")
         found: list[tuple[int, int]] = []
         for i, first in enumerate(order):
@@ -47,16 +51,21 @@ class Ranks:
 
 
 def accuracies(runs: pd.DataFrame, shots: int) -> pd.DataFrame:
-    """Return mean accuracies over seeds, in points: a row a set, a column a method.
+    """Return mean accuracies over the seeds that all methods have, in points: a row a set, a column
+    a method.
 
-    A set that lacks a method is left out. Zero-shot stands at every number of shots.
+    A set that lacks a method is left out. What trains nothing stands at every number of shots.
     """
     part = own_images(runs[runs["shots"].isin([0, shots])])
-    return 100 * part.pivot_table(index="dataset", columns="method", values="accuracy").dropna()
+    trained, untrained = part[part["shots"] > 0], part[part["shots"] == 0]
+    seeds = trained.pivot(index=["dataset", "seed"], columns="method", values="accuracy").dropna()
+    single = untrained.pivot(index="dataset", columns="method", values="accuracy")
+    scores = seeds.groupby("dataset").mean().join(single, how="inner" if len(single) else "left")
+    return 100 * scores.sort_index(axis=1).dropna()
 
 
 def average_ranks(scores: pd.DataFrame, alpha: float = 0.05) -> Ranks:
-    """Rank methods on each set; equal scores share a rank.
+    """Rank methods on each set; scores that are equal but for rounding share a rank.
 
     scores: a row a set, a column a method, more is better. Critical difference of two mean ranks:
     q_α sqrt(k (k + 1) / (6 n)), with Friedman's test before it. Source: Demšar, JMLR 7 (2006) 1-30.
@@ -64,6 +73,7 @@ def average_ranks(scores: pd.DataFrame, alpha: float = 0.05) -> Ranks:
     from scipy.stats import friedmanchisquare, studentized_range
 
     n, k = scores.shape
+    scores = scores.round(9)  # the same counts over the same images, in another order of sums
     ranks = scores.rank(axis=1, ascending=False)
     if n < 2 or k < 2:
         return Ranks(ranks.mean(), n, math.nan, math.nan)
@@ -118,22 +128,30 @@ def against(runs: pd.DataFrame, reference: str, shots: int) -> pd.DataFrame:
 def budgets(runs: pd.DataFrame, shots: int) -> pd.DataFrame:
     """Return each method's accuracy (points) and what fitting took, means over sets and seeds.
 
-    Columns: method, method_label, accuracy, runs, then BUDGET; nan where no record tells it.
+    Columns: method, method_label, accuracy, runs, expected (runs of the method that has most; what
+    trains nothing has one a set), complete, then BUDGET; nan where no record tells it.
     """
     part = own_images(runs[runs["shots"].isin([0, shots])])
     part = part.assign(accuracy=100 * part["accuracy"])
     sets = part.groupby(["method", "method_label", "dataset"])[["accuracy", *BUDGET]].mean()
     means = sets.groupby(level=[0, 1]).mean().reset_index()
-    counts = part.groupby("method")["key"].nunique()
-    return means.assign(runs=means["method"].map(counts)).sort_values("accuracy", ascending=False)
+    n = means["method"].map(part.groupby("method")["key"].nunique())
+    once = means["method"].map(part.groupby("method")["shots"].max()) == 0
+    expected = n.groupby(once).transform("max").where(~once, part["dataset"].nunique())
+    means = means.assign(runs=n, expected=expected, complete=n == expected)
+    return means.sort_values("accuracy", ascending=False)
 
 
-def pareto_front(cost: Sequence[float], gain: Sequence[float]) -> list[bool]:
+def pareto_front(
+    cost: Sequence[float], gain: Sequence[float], complete: Sequence[bool] | None = None
+) -> list[bool]:
     """Return which points no other one beats: none costs less for as much, or gives more for less.
 
-    A point that costs and gives the same as another one is on the front with it; nan is not.
+    A point that costs and gives the same as another one is on the front with it; nan is not, nor is
+    what is not `complete`: its gain is a mean over other runs.
     """
     c, g = np.asarray(cost, float), np.asarray(gain, float)
+    g = g if complete is None else np.where(complete, g, math.nan)
     no_worse = (c <= c[:, None]) & (g >= g[:, None])
     better = (c < c[:, None]) | (g > g[:, None])
     return list(~(no_worse & better).any(axis=1) & ~np.isnan(c) & ~np.isnan(g))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from .intervals import Interval, mean_interval
 from .summaries import own_images
 
 GROUP = ["method", "method_label", "dataset", "shots"]
@@ -31,31 +32,27 @@ def generalization_gaps(runs: pd.DataFrame) -> pd.DataFrame:
     return gaps.assign(gap=gaps["train_accuracy"] - gaps["accuracy"])
 
 
-def rank_correlation(
-    gaps: pd.DataFrame, within: str, resamples: int = 2000, seed: int = 1, by: str = "bound"
-) -> dict[str, float]:
+def rank_correlation(gaps: pd.DataFrame, within: str, by: str = "bound") -> dict[str, float]:
     """Return Spearman's correlation of `by` and gap within `within`, averaged over data sets.
 
-    gaps: dataset, gap, `by` and `within`, the column that is held fixed. low, high: the 95%
-    interval of a bootstrap over data sets, nan for fewer than two. values: the most that are ranked
-    in one group; groups: those in which both vary; data_sets: those with such a group.
+    gaps: dataset, gap, `by` and `within`, the column that is held fixed. low, high: Student's 95%
+    interval over data sets, nan for fewer than two. values: the most that are ranked in one group;
+    groups: those in which both vary; data_sets: those with such a group.
     """
     found: dict[str, list[float]] = {}
     groups = gaps.groupby(["dataset", within])
     for (name, *_), part in groups:
         if part[by].nunique() > 1 and part["gap"].nunique() > 1:
             found.setdefault(name, []).append(part[by].corr(part["gap"], method="spearman"))
-    means, low, high = np.array([np.mean(v) for v in found.values()]), math.nan, math.nan
-    if len(means) > 1:
-        again = np.random.default_rng(seed).choice(means, (resamples, len(means))).mean(axis=1)
-        low, high = np.quantile(again, [0.025, 0.975])
+    means = [float(np.mean(values)) for values in found.values()]
+    over = mean_interval(means) if means else Interval(math.nan, math.nan, math.nan, 0)
     return {
         "values": int(groups.size().max()) if len(gaps) else 0,
         "groups": sum(map(len, found.values())),
         "data_sets": len(found),
-        "mean": float(means.mean()) if len(means) else math.nan,
-        "low": float(low),
-        "high": float(high),
+        "mean": over.mean,
+        "low": over.low,
+        "high": over.high,
     }
 
 

@@ -4,7 +4,8 @@ A summary is a frame with a row a mean and the columns MEANS: mean, low and high
 sd, expected, complete. n counts repetitions, such as seeds; `expected` is how many there should be:
 all that the mean's neighbours have between them, and no fewer than the experiment plans. A run that
 failed or has still to be made has no row, and is what makes a mean not `complete`: a mean over
-other runs is another quantity, which is drawn hollow, said in words and never the best.
+other runs is another quantity, which is drawn hollow, said in words and never the best. A frame's
+column `unit`, if it has one, is what sets two of its values apart at least (`mean_interval`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # imported where it is used: the command line reads names fro
 from ..runs.results import PLANNED
 
 MEANS = ["mean", "low", "high", "n", "sd", "expected", "complete"]
+UNIT = "unit"
 AVERAGE = "average"  # the name under which the mean over all sets stands beside the sets
 RUN_COLUMNS = ("dataset", "evaluated_on", "shots", "seed", "method", "method_label", "accuracy")
 CELL = ["method", "method_label", "shots"]
@@ -75,10 +77,13 @@ def summarise(
         )
     check_single(runs, [*by, *over])
     expected = _expected(runs, within, over)
-    grouped = runs.groupby(by, sort=True, dropna=False, as_index=False)[value].agg(list)
+    runs = runs if UNIT in runs.columns else runs.assign(**{UNIT: 0.0})
+    grouped = runs.groupby(by, sort=True, dropna=False, as_index=False).agg(
+        values=(value, list), unit=(UNIT, "max")
+    )
     rows = [
-        [*group, *_means([v for v in values if v == v], expected[near])]
-        for near, (*group, values) in zip(
+        [*group, *_means([v for v in values if v == v], expected[near], unit)]
+        for near, (*group, values, unit) in zip(
             told_by(grouped, within), grouped.itertuples(index=False, name=None), strict=True
         )
     ]
@@ -132,12 +137,12 @@ def summarise_each(
     )
 
 
-def _means(values: list[float], expected: int) -> list[object]:
+def _means(values: list[float], expected: int, unit: float) -> list[object]:
     """Return MEANS of values."""
     n = len(values)
     if not n:
         return [math.nan, math.nan, math.nan, 0, math.nan, expected, False]
-    i = mean_interval(values)
+    i = mean_interval(values, unit=unit)
     sd = math.sqrt(math.fsum((v - i.mean) ** 2 for v in values) / (n - 1)) if n > 1 else math.nan
     return [i.mean, i.low, i.high, n, sd, expected, n == expected]
 
@@ -192,6 +197,12 @@ def in_method_order(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def in_points(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return runs with accuracy in %, and the `unit` that one of their `total` images makes."""
+    unit = {UNIT: 100.0 / runs["total"]} if "total" in runs.columns else {}
+    return runs.assign(accuracy=100.0 * runs["accuracy"].astype(float), **unit)
+
+
 def own_images(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the rows evaluated on the images of the set that was trained on."""
     return runs[runs["evaluated_on"] == runs["dataset"]]
@@ -204,14 +215,13 @@ def few_shot_summary(runs: pd.DataFrame) -> pd.DataFrame:
     then over seeds; a seed that lacks one of the sets is missing there, because a mean over fewer
     sets is another quantity.
     """
-    runs = own_images(check_runs(runs))
-    return _with_average(runs.assign(accuracy=100.0 * runs["accuracy"].astype(float)), "accuracy")
+    return _with_average(in_points(own_images(check_runs(runs))), "accuracy")
 
 
 def gains(runs: pd.DataFrame, shots: int | None = None) -> pd.DataFrame:
     """Return MEANS of accuracy minus zero-shot, in points, at `shots` (None: the most)."""
-    runs = own_images(check_runs(runs))
-    zero = runs[runs["shots"] == 0].set_index("dataset")["accuracy"]
+    runs = in_points(own_images(check_runs(runs)))
+    zero = zero_shot(runs).set_index("dataset")["accuracy"]
     if zero.empty:
         raise ValueError(
             "no zero-shot run (shots = 0) in this frame; a gain needs one for each set"
@@ -225,8 +235,14 @@ def gains(runs: pd.DataFrame, shots: int | None = None) -> pd.DataFrame:
             if known
             else "no trained run in this frame, only zero-shot; compute some with `blocklora grid`"
         )
-    start = part["dataset"].map(zero)
-    return _with_average(part.assign(gain=100.0 * (part["accuracy"].astype(float) - start)), "gain")
+    return _with_average(part.assign(gain=part["accuracy"] - part["dataset"].map(zero)), "gain")
+
+
+def zero_shot(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs of zero-shot: of `zero_shot`, or of the first method that trains nothing."""
+    untrained = runs[runs["shots"] == 0]
+    names = sorted(untrained["method"].unique(), key=lambda name: (name != "zero_shot", name))
+    return untrained[untrained["method"].isin(names[:1])]
 
 
 def _with_average(runs: pd.DataFrame, value: str) -> pd.DataFrame:
@@ -240,8 +256,10 @@ def _with_average(runs: pd.DataFrame, value: str) -> pd.DataFrame:
     sets = runs["dataset"].nunique()
     if sets > 1:
         columns = {value: (value, "mean"), "count": (value, "count")}
-        columns |= {PLANNED: (PLANNED, "max")} if PLANNED in runs.columns else {}
+        columns |= {name: (name, "max") for name in {PLANNED, UNIT} & {*runs.columns}}
         by_seed = runs.groupby([*CELL, "seed"]).agg(**columns).reset_index().assign(dataset=AVERAGE)
+        if UNIT in by_seed:
+            by_seed[UNIT] /= sets
         by_seed[value] = by_seed[value].where(by_seed["count"] == sets)
         average = summarise(by_seed, ["dataset", *CELL], value, near)
         parts += [average[average["n"] > 0]] if (average["n"] > 0).any() else []

@@ -8,7 +8,15 @@ from collections.abc import Sequence
 import pandas as pd
 
 from .comparisons import difference_by_set, over_sets
-from .summaries import AVERAGE, CELL, MEANS, counted, few_shot_summary, in_method_order
+from .summaries import (
+    AVERAGE,
+    CELL,
+    MEANS,
+    counted,
+    few_shot_summary,
+    in_method_order,
+    zero_shot,
+)
 
 
 def domain_summary(runs: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -38,7 +46,7 @@ def robustness(summary: pd.DataFrame, source: str) -> pd.DataFrame:
     mean = whole.loc[whole["count"] == variants["dataset"].nunique(), "mean"].rename("variants")
     own = summary[summary["dataset"] == source].set_index(CELL)["mean"].rename("source")
     frame = pd.concat([own, mean], axis=1).dropna().reset_index()
-    zero = frame[frame["shots"] == 0]
+    zero = zero_shot(frame)
     frame["kept"] = frame["variants"] / frame["source"]
     for name in ("source", "variants"):
         start = zero[name].iloc[0] if len(zero) else math.nan

@@ -50,6 +50,7 @@ class Evidence:
         self.damaged: list[DamagedRecord] = []  # records that were asked for and cannot be counted
         self._runs: dict[str, DataFrame] = {}  # many judges look at the same runs: many files
         self._failed: dict[str, list[str]] = {}  # kinds of failure, by experiment
+        self._placed: set[str] = set()  # experiments whose diverged runs the present judge placed
         self._asked: dict[str, None] = {}  # experiments that the present judge looked at, in order
 
     def runs(self, experiment: str = "few_shot") -> DataFrame:
@@ -78,8 +79,11 @@ class Evidence:
             self.remarks += [line for line in runs.attrs["remarks"] if line not in self.remarks]
         return self._runs[experiment]
 
-    def table(self, notebook: str, name: str) -> DataFrame:
-        """What a notebook exported under this name for this profile, or MissingResults."""
+    def table(self, notebook: str, name: str, numbers: Collection[str] = ()) -> DataFrame:
+        """What a notebook exported under this name for this profile, or MissingResults.
+
+        numbers: columns in which each row has to have a number, for what lacks one proves nothing.
+        """
         table = notebook_table(self.profile, self.folder, notebook, name)
         if f"{notebook}/{name}" not in self.made:
             path = self.folder / "notebooks" / f"{notebook}.json"
@@ -94,6 +98,13 @@ class Evidence:
                     f"{self.profile.name}; make them with `blocklora notebook {notebook} --profile "
                     f"{self.profile.name}`"
                 )
+        empty = [name for name in numbers if name not in table or table[name].isna().any()]
+        if empty or table.empty:
+            what = f"no number for {' and '.join(empty)} in some row" if empty else "no row"
+            raise MissingResults(
+                f"table {name} of notebook {notebook} in {self.folder} has {what}; make it again "
+                f"with `blocklora notebook {notebook} --profile {self.profile.name}`"
+            )
         return table
 
     def missing(self, needs: Iterable[str]) -> list[str]:
@@ -115,7 +126,11 @@ class Evidence:
         return sum(kind in (None, found) for found in self._failed[experiment])
 
     def diverged(self, experiment: str) -> DataFrame:
-        """Return a row, without accuracy, of each run of the experiment whose training diverged."""
+        """Return a row, without accuracy, of each run of the experiment whose training diverged.
+
+        Who asks for them has a place for them in its means.
+        """
+        self._placed.add(experiment)
         records = filter(None, map(self.store.load, expand(self.profile, experiment)))
         return run_frame([r for r in records if r.error and r.error.kind == "diverged"])
 
@@ -126,8 +141,13 @@ class Evidence:
         Whatever a judge says of seeds itself, none can pass over a missing one in silence.
         """
         self._asked.clear()
+        self._placed.clear()
         finding = judge(self)
-        lost = {name: self.failed(name) for name in self._asked if self.failed(name)}
+        lost = {
+            name: self.failed(name) - (self.failed(name, "diverged") if name in self._placed else 0)
+            for name in self._asked
+        }
+        lost = {name: n for name, n in lost.items() if n}
         told = " and ".join(f"{n} run{'s' * (n > 1)} of {name}" for name, n in lost.items())
         return (
             replace(finding, evidence=f"{finding.evidence} In no mean, for they failed: {told}.")

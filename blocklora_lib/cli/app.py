@@ -13,7 +13,18 @@ from .data import data_app
 from .grid import grid, rates
 from .kept import evaluate, merge, predict
 from .lines import say
-from .options import OneSentence, ResultsOption, own_folder, path, refuse_beside
+from .options import (
+    OneSentence,
+    ResultsOption,
+    VersionOption,
+    given,
+    is_given,
+    own_folder,
+    parameters,
+    path,
+    refuse_beside,
+    there,
+)
 from .paper import export, paper
 from .peft import peft_app
 from .progress import outcome
@@ -38,7 +49,13 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # which would take '[all]', a default in a help text, for a style
 )
+
+
+@app.callback()
+def options(version: VersionOption = False) -> None:
+    """Block-LoRA for few-shot CLIP."""
 
 
 app.add_typer(data_app, name="data")
@@ -188,7 +205,7 @@ def claims(
     from ..runs.profile_files import load_profile
 
     settings = load_profile(profile)
-    evidence = Evidence(settings, results or settings.results)
+    evidence = Evidence(settings, there(results) or settings.results)
     judged = judge(CLAIMS, evidence)
     for line in evidence.remarks:
         say(f"note: {line}", err=True)
@@ -207,7 +224,7 @@ def report(profile: ProfileOption = "pocket", results: ResultsOption = None) -> 
     """Write the HTML report of a profile's results. Exit code 1 if damaged records are left out."""
     from ..suite.report import write_report
 
-    place, damaged = write_report(profile, results or "")
+    place, damaged = write_report(profile, there(results) or "")
     say(place)
     _incomplete(map(str, damaged))
 
@@ -239,7 +256,11 @@ def notebook(
     """Execute a notebook through papermill; give each of its parameters by -p NAME VALUE."""
     from ..suite.execution import run_notebook
 
-    say(run_notebook(name, profile, parameters(ctx.args), results or ""))
+    chosen = parameters(ctx.args)
+    for key, option in (("profile", "profile"), ("results_dir", "results")):
+        if key in chosen and is_given(ctx, option):
+            raise ValueError(f"-p {key} and --{option} say the same; give one of them")
+    say(run_notebook(name, profile, chosen, results or ""))
 
 
 def _incomplete(faults: Iterable[str]) -> None:
@@ -248,33 +269,3 @@ def _incomplete(faults: Iterable[str]) -> None:
         say(f"left out: {line}", err=True)
     if faults:
         raise typer.Exit(1)
-
-
-def given(words: list[str] | None, option: str) -> dict[str, Any]:
-    """Read NAME=VALUE of an option that may be given several times; values are YAML's."""
-    from ..core.yaml_data import parse_yaml
-
-    found: dict[str, Any] = {}
-    for word in words or ():
-        name, equals, text = word.partition("=")
-        value = parse_yaml(text, f"{option} {name}") if equals and name else None
-        if value is None:
-            raise ValueError(f"cannot read {option} {word!r}; write {option} NAME=VALUE")
-        if name in found:
-            raise ValueError(f"{option} {name} is given twice; give it once")
-        found[name] = value
-    return found
-
-
-def parameters(words: list[str]) -> dict[str, str]:
-    """Read '-p NAME VALUE -p NAME VALUE ...', papermill's way of writing them."""
-    given = {}
-    for i in range(0, len(words), 3):
-        if words[i] != "-p" or len(words[i : i + 3]) < 3:
-            raise ValueError(
-                f"cannot read {' '.join(words[i:])!r}; parameters are written -p NAME VALUE"
-            )
-        if words[i + 1] in given:
-            raise ValueError(f"parameter {words[i + 1]!r} is given twice; give each once")
-        given[words[i + 1]] = words[i + 2]
-    return given

@@ -79,10 +79,11 @@ def grid(
 ) -> None:
     """Run all specs of an experiment that have no record yet, one after another, in this process.
 
-    Of `--experiment all` each run counts once, though two experiments may share it.
+    Of `--experiment all` each run counts once, though two experiments may share it; an experiment
+    without the dataset or method that is asked for is left out.
     """
     from ..runs.experiment import RATES
-    from ..runs.grid import expand
+    from ..runs.grid import expand, experiments_with
     from ..runs.standing import to_run
     from ..runs.store import RunStore
     from ..suite.engine import write_index
@@ -91,7 +92,8 @@ def grid(
         raise ValueError(f"--tflops {tflops:g} is no rate; give what a device sustains, such as 20")
     settings = named_profile(profile, skip_unreadable, fast, chosen=experiment != RATES)
     store = RunStore((results or settings.results) / "runs")
-    wanted = list(settings.experiments) if experiment == "all" else [experiment]
+    everything = experiment == "all"
+    wanted = experiments_with(settings, dataset, method) if everything else [experiment]
     with no_collection():  # specs and records by the thousand, which stay
         runs = {s.key: s for name in wanted for s in expand(settings, name, dataset, method)}
         specs = list(runs.values())

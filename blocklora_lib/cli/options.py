@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from .. import __version__
 from ..core.files import user_path
 from ..core.paths import PROFILES, bundled
 from ..core.schema import UnknownName
@@ -19,6 +20,7 @@ from .exits import exit_code, sentence
 from .lines import say
 
 UsageError: Any = typer.BadParameter.__bases__[0]  # typer has a click of its own since 0.26
+NoArgs: Any = sys.modules[UsageError.__module__].NoArgsIsHelpError
 
 
 def path(text: str) -> Path:
@@ -32,9 +34,27 @@ def path(text: str) -> Path:
         raise OSError(str(error)) from None
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        say(__version__)
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which, and end.")
+]
 ResultsOption = Annotated[
     Path | None, typer.Option("--results", parser=path, help="Results folder [results/<profile>].")
 ]
+
+
+def there(results: Path | None) -> Path | None:
+    """Return a results folder that is only read; refuse one that does not exist, a slip."""
+    if results and not results.is_dir():
+        raise FileNotFoundError(f"no results folder {results}; `blocklora reproduce` makes one")
+    return results
+
+
 RootOption = Annotated[
     Path | None, typer.Option(parser=path, help="Folder of all datasets [$BLOCKLORA_DATA or data].")
 ]
@@ -47,6 +67,14 @@ class OneSentence(TyperGroup):
     that nobody reads any more 141, as shells say it of SIGPIPE; 1 is for what was done and is not
     whole: runs that are recorded as failed, records or images that are damaged.
     """
+
+    def make_context(self, *args: Any, **more: Any) -> Any:
+        try:
+            return super().make_context(*args, **more)
+        except UsageError as error:
+            if isinstance(error, NoArgs):
+                raise
+            raise _refused(error) from None
 
     def invoke(self, ctx: Any) -> Any:
         # a name that the terminal cannot show is no reason to stop
@@ -68,9 +96,7 @@ class OneSentence(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(141) from None
         except UsageError as error:
-            where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
-            say(f"error: {_line(error.format_message())}{where}", err=True)
-            raise typer.Exit(2) from None
+            raise _refused(error) from None
         except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:
             if os.environ.get("BLOCKLORA_TRACEBACK"):
                 raise
@@ -129,5 +155,38 @@ def is_given(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _line(text: str) -> str:
-    return " ".join(text.split())
+def _refused(error: Any) -> typer.Exit:
+    """Say what is wrong with a command line, in one sentence."""
+    where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+    say(f"error: {' '.join(error.format_message().split())}{where}", err=True)
+    return typer.Exit(2)
+
+
+def given(words: list[str] | None, option: str) -> dict[str, Any]:
+    """Read NAME=VALUE of an option that may be given several times; values are YAML's."""
+    from ..core.yaml_data import parse_yaml
+
+    found: dict[str, Any] = {}
+    for word in words or ():
+        name, equals, text = word.partition("=")
+        value = parse_yaml(text, f"{option} {name}") if equals and name else None
+        if value is None:
+            raise ValueError(f"cannot read {option} {word!r}; write {option} NAME=VALUE")
+        if name in found:
+            raise ValueError(f"{option} {name} is given twice; give it once")
+        found[name] = value
+    return found
+
+
+def parameters(words: list[str]) -> dict[str, str]:
+    """Read '-p NAME VALUE -p NAME VALUE ...', papermill's way of writing them."""
+    given = {}
+    for i in range(0, len(words), 3):
+        if words[i] != "-p" or len(words[i : i + 3]) < 3:
+            raise ValueError(
+                f"cannot read {' '.join(words[i:])!r}; parameters are written -p NAME VALUE"
+            )
+        if words[i + 1] in given:
+            raise ValueError(f"parameter {words[i + 1]!r} is given twice; give each once")
+        given[words[i + 1]] = words[i + 2]
+    return given

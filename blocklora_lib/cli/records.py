@@ -22,11 +22,12 @@ def pack(
     ] = None,
 ) -> None:
     """Write all records of a folder into one Parquet, each as it is, checksum included."""
+    from ..runs.packed import RECORDS
     from ..runs.store import RunStore
 
     store = RunStore(folder)
-    if not any(folder.glob("[0-9a-f]*.json")):
-        raise FileNotFoundError(f"no folder of records {folder}; give one, as results/pocket/runs")
+    if not any(folder.glob(RECORDS)):
+        raise FileNotFoundError(f"no records in {folder}; give a folder of them, as {folder}/runs")
     file = file or store.file
     say(f"{store.pack(file)} records packed into {file}")
 
@@ -60,12 +61,15 @@ def merge(
     Runs that two of them have with different results are told, and end with exit code 1; the one
     that is there, or of the store named first, stands. So do damaged records, which are left out.
     """
+    from ..runs.packed import RECORDS
     from ..runs.store import RunStore
 
     others = [RunStore(store) for store in stores]
     for store, given in zip(others, stores, strict=True):
-        if not (any(store.folder.glob("[0-9a-f]*.json")) or store.file.is_file()):
-            raise FileNotFoundError(f"no records in {given}; give a folder of them or a Parquet")
+        if not (any(store.folder.glob(RECORDS)) or store.file.is_file()):
+            raise FileNotFoundError(
+                f"no records in {given}; give a folder of them, as {given}/runs, or a Parquet"
+            )
     merged = RunStore(into).merge(others)
     say(f"{merged.taken} records merged into {into}")
     for record, store in merged.differing:

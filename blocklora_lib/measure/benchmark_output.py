@@ -8,17 +8,21 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from datetime import date
 from typing import Any
 
 import pandas as pd
 import torch
+from pydantic import ValidationError
 from tqdm import tqdm
 
 from ..clip.backbone import Backbone, load_backbone
 from ..core.devices import resolve_device
 from ..core.files import user_path, write_whole
+from ..core.schema import explain
 from ..runs.provenance import git_revision
 from ..weights.spec import BUNDLED, BackboneSpec
 from .timing import conditions, verdict
@@ -45,10 +49,10 @@ def options(
         )
     if rounds:
         parser.add_argument(
-            "--rounds", type=int, default=rounds, help="rounds of the paired timing"
+            "--rounds", type=positive, default=rounds, help="rounds of the paired timing"
         )
     parser.add_argument(
-        "--threads", type=int, default=torch.get_num_threads(), help="threads of the CPU"
+        "--threads", type=positive, default=torch.get_num_threads(), help="threads of the CPU"
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, or auto")
     parser.add_argument(
@@ -57,15 +61,28 @@ def options(
     return parser
 
 
+def positive(text: str) -> int:
+    """Read a number of which there is at least one."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is none; say at least 1")
+    return number
+
+
 def spec_of(model: str) -> BackboneSpec:
     """PocketCLIP with its weights; any other model with random ones, since values cost nothing."""
     return BackboneSpec(name=model, pretrained="bundled" if model in BUNDLED else "none")
 
 
 def start(arguments: argparse.Namespace) -> torch.device:
-    """Set the threads, say under what conditions is measured, and return the device."""
-    if arguments.threads < 1:
-        raise SystemExit(f"--threads {arguments.threads}; use at least 1")
+    """Set the threads, say under what conditions is measured, and return the device.
+
+    Where the output cannot be written, OSError now and not after minutes.
+    """
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=arguments.output.parent):
+            pass
     torch.set_num_threads(arguments.threads)
     device = resolve_device(arguments.device)
     facts = conditions(device)
@@ -153,8 +170,10 @@ def write(
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script; bad input ends it with one sentence and no traceback."""
+    """Run a script; bad input ends it with one sentence, no traceback and exit code 2."""
     try:
         main()
     except (ValueError, RuntimeError, OSError) as error:
-        raise SystemExit(f"error: {' '.join(str(error).split())}") from None
+        text = explain(error) if isinstance(error, ValidationError) else str(error)
+        print(f"error: {' '.join(text.split())}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -86,6 +86,23 @@ def expand(
     return list({spec.key: spec for _, spec in found}.values())
 
 
+def experiments_with(profile: Profile, dataset: str | None, method: str | None) -> list[str]:
+    """Return the experiments that have this dataset and this method (None: any); UnknownName where
+    none has.
+    """
+    found = dict.fromkeys(profile.experiments)
+    for value, what, of in (
+        (dataset, "dataset", profile.datasets_of),
+        (method, "method", lambda chosen: [entry.name for entry in profile.methods_of(chosen)]),
+    ):
+        known = {name: of(profile.experiment(name)) for name in found}
+        if value is not None:
+            found = {name: None for name in found if value in known[name]}
+            if not found:
+                raise UnknownName(what, value, sorted({*itertools.chain(*known.values())}))
+    return list(found)
+
+
 def planned(
     profile: Profile,
     experiment: str,

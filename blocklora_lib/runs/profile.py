@@ -91,6 +91,13 @@ class Profile(Strict):
             raise ValueError(f"{RATES!r} are the runs that choose rates; choose another name")
         return named
 
+    @field_validator("name")
+    @classmethod
+    def _is_not_the_reference(cls, name: str) -> str:
+        if name == "reference":
+            raise ValueError("results/reference holds the reference runs; choose another name")
+        return name
+
     @model_validator(mode="after")
     def _check(self) -> Profile:
         if self.variants and self.source is None:

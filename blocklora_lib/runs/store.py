@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from ..core.collection import no_collection
 from ..core.files import HOST, holds_none, is_there, read_text, same_error, write_whole
 from ..core.schema import explain
-from .packed import SUFFIX, read_texts, write_texts
+from .packed import RECORDS, SUFFIX, read_texts, write_texts
 from .spec import RunSpec
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ class RunStore:
         if self._packed is not None:
             return sorted(f"{key}.json" for key in self._packed)
         names = os.listdir(self.folder) if self.folder.is_dir() else []
-        return sorted(fnmatch.filter(names, "[0-9a-f]*.json"))
+        return sorted(fnmatch.filter(names, RECORDS))
 
     def _check_unpacked(self) -> None:
         if self._packed is not None:

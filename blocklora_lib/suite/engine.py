@@ -31,6 +31,7 @@ from .variant import NAMES, place
 
 _LOCK = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW  # not what a link leads to
 ALL = "all"  # datasets, or methods, of a group
+OF_ALL = {"profile", "results_dir"}  # parameters that a sweep has once
 
 
 def only_one(folder: Path) -> IO[str]:
@@ -117,7 +118,12 @@ def variant_jobs(text: str, profile: Profile) -> dict[tuple[str, str], list[str]
             raise ValueError(
                 f"variants: {entry!r} names no notebook; write {{notebook: NAME, ...}}"
             )
-        (name,) = choose_notebooks(entry.pop("notebook")) or ("",)
+        if len(chosen := choose_notebooks(entry["notebook"])) != 1 or {*entry} & OF_ALL:
+            raise ValueError(
+                f"variants: {entry!r} is to name one notebook, and what is varied; the profile and "
+                "the results folder are those of the sweep"
+            )
+        (name,), entry = chosen, {key: value for key, value in entry.items() if key != "notebook"}
         given = check_parameters(NOTEBOOKS / f"{name}.ipynb", entry, typed=True)
         varied = {key: value for key, value in given.items() if key in NAMES}
         if not notebook_needs(name)["varies"] or not varied:

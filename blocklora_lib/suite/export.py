@@ -107,8 +107,8 @@ def export(
     parts = [*chosen(found, figures, "figures"), *chosen(found, tables, "tables")]
     for one in dict.fromkeys(parts):
         file = to / f"{one.label.replace(':', '-')}.tex"
+        file.parent.mkdir(parents=True, exist_ok=True)
         if one.kind == "figures":
-            file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(file.with_suffix(".pdf"), read_bytes(one.stem.with_suffix(".pdf")))
         text = one.latex(VENUES[venue], file.with_suffix(".pdf").as_posix())
         written.append(write_whole(file, f"{USES}\n{text}"))

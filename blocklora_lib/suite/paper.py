@@ -58,12 +58,15 @@ def write_inputs(folder: Path, to: Path) -> list[str]:
     """Write the report's sources, numbers, tables and figures into `to`; return what is wrong with
     records that are left out.
 
-    MissingResults where none of them can be counted.
+    MissingResults where none of them can be counted. What an earlier report of another folder wrote
+    there is removed: what this one lacks is to be said to be missing.
     """
-    board = scoreboard(folder)
+    board, floats = scoreboard(folder), exports(folder)
     store = RunStore(folder / "runs")
     records, damaged = counted(store, folder)
     to.mkdir(parents=True, exist_ok=True)
+    for path in [*to.glob("table-*.tex"), *to.glob("figures/*-*.pdf"), *to.glob("figures/*-*.tex")]:
+        path.unlink()
     for path in sorted(SOURCES.glob("*.*")):
         shutil.copy(path, to)
     numbers = Numbers()
@@ -78,7 +81,7 @@ def write_inputs(folder: Path, to: Path) -> list[str]:
     for name, latex in {**parts, **of_exports(folder)}.items():
         write_whole(to / f"{name}.tex", latex)
     (to / "figures").mkdir(exist_ok=True)
-    for name, one in exports(folder).items():
+    for name, one in floats.items():
         if name.startswith("figures/"):
             pdf = read_bytes(one.stem.with_suffix(".pdf"))
             write_whole(to / "figures" / f"{_flat(one.name)}.pdf", pdf)

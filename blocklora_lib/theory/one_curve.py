@@ -111,14 +111,15 @@ def first_step(adapters: AdapterSet, loss: Callable[[], Tensor]) -> FirstStep:
             "step helps however long it is; look at another start (seed)"
         )
     found = FirstStep(slope, curvature, math.inf)
-    for octave in range(-16, 48):
-        high = found.threshold * 2 ** (octave / 8)
+    low = 0.0  # the loss falls from there
+    for eighth in range(-16, 49):
+        high = found.threshold * 2 ** (eighth / 8)
         if along(high) > start:
-            low = high / 2**0.125
-            for _ in range(20):
+            for _ in range(24):
                 middle = (low + high) / 2
                 low, high = (low, middle) if along(middle) > start else (middle, high)
             return replace(found, crossing=high)
+        low = high
     return found
 
 

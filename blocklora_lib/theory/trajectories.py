@@ -13,7 +13,8 @@ both are trained side by side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -161,27 +162,28 @@ def follow(ours: Learner, other: Learner, steps: int, final: float = 0.01) -> pd
         loss, _ = ours.step(step, factor), other.step(step, factor)
         difference = relative_difference(ours.updates(), other.updates())
         distance, largest = distance_of_blocks(ours.adapters)
-        relative = distance / largest if distance else 0.0
-        row = {"difference": difference, "spread": relative, "distance": distance, "loss": loss}
-        rows.append({"step": step + 1, **row})
-    return pd.DataFrame(rows)
+        relative = distance / largest if 0 < distance < math.inf else distance
+        rows.append((step + 1, difference, relative, distance, loss))
+    return pd.DataFrame(rows, columns=["step", "difference", "spread", "distance", "loss"])
 
 
 def relative_difference(ours: list[Tensor], others: list[Tensor]) -> float:
     """Return the largest ‖ΔW - ΔW'‖ / ‖ΔW'‖ (Frobenius) over the sites; 0 where both are zero."""
-    return max(
-        0.0 if torch.equal(u, v) else ((u - v).norm() / v.norm()).item()
-        for u, v in zip(ours, others, strict=True)
-    )
+    pairs = zip(ours, others, strict=True)
+    return _most((u - v).norm() / (1 if torch.equal(u, v) else v.norm()) for u, v in pairs)
 
 
 def distance_of_blocks(adapters: AdapterSet) -> tuple[float, float]:
     """Return max |B_i - B_j| over blocks, entries and sites (0: equal bits), and max |B_i|."""
     stacks = [a.B.detach() for a in adapters.adapters.values() if a.B.dim() == 3]
-    if not stacks:
-        return 0.0, 0.0
-    distance = max((blocks.amax(0) - blocks.amin(0)).max().item() for blocks in stacks)
-    return distance, max(blocks.abs().max().item() for blocks in stacks)
+    distance = _most((blocks.amax(0) - blocks.amin(0)).max() for blocks in stacks)
+    return distance, _most(blocks.abs().max() for blocks in stacks)
+
+
+def _most(values: Iterable[Tensor]) -> float:
+    """The largest number; inf where one is none, since what diverged coincides with nothing."""
+    numbers = [value.item() for value in values]
+    return math.inf if any(map(math.isnan, numbers)) else max(numbers, default=0.0)
 
 
 def set_blocks(adapters: AdapterSet, total: float, offsets: float, seed: int) -> None:
@@ -200,10 +202,8 @@ def set_blocks(adapters: AdapterSet, total: float, offsets: float, seed: int) ->
 def decay_alone(
     optimizer: str, lr: float, decay: float, steps: int, final: float = 0.01
 ) -> list[float]:
-    """Return what is left of 1 after every step of `follow`'s schedule where no gradient is seen.
-
-    The law of B_i - B_j if the optimizer is linear or its decay decoupled: the common
-    gradient cancels.
+    """Return what is left of 1 after every step of `follow`'s schedule where no gradient is seen:
+    of B_i - B_j if the optimizer is linear or its decay decoupled, for the common gradient cancels.
     """
     left = nn.Parameter(torch.ones(1, dtype=torch.float64))
     one = OPTIMIZERS[optimizer]([left], lr=lr, weight_decay=decay)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -37,6 +38,37 @@ def test_one_seed_has_no_interval():
     ours = mean_interval([0.5])
     assert (ours.mean, ours.n) == (0.5, 1)
     assert all(math.isnan(x) for x in (ours.low, ours.high, ours.half_width))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "images", "right"), [(2, 10, 0.3), (2, 10, 0.85), (3, 10, 0.85), (2, 200, 0.5)]
+)
+def test_equal_accuracies_are_not_certain(seeds, images, right):
+    """All draws of so many seeds, each with its probability: an interval of width 0 missed the
+    truth in up to 26% of them.
+    """
+    chance = stats.binom.pmf(np.arange(images + 1), images, right)
+    missed = 0.0
+    for k in itertools.product(range(images + 1), repeat=seeds):
+        if len({*k}) > 1 and chance[[*k]].prod() < 1e-7:
+            continue
+        ours = mean_interval([100 * n / images for n in k], unit=100 / images)
+        assert ours.high > ours.low
+        if not ours.low <= 100 * right <= ours.high:
+            missed += chance[[*k]].prod()
+    assert missed < 0.06
+
+
+def test_equal_values_of_an_unknown_unit_have_no_interval():
+    for found in (mean_interval([20.0] * 3), paired_difference([20.0] * 3, [15.0] * 3)):
+        assert (found.above(10), found.below(30), found.within(50)) == (None, None, None)
+        assert math.isnan(found.half_width)
+    none = paired_difference([20.0] * 3, [20.0] * 3)  # no difference anywhere
+    assert (none.low, none.high, none.within(1), none.above()) == (0, 0, True, None)
+    # with it: of 2 x 3 of 10, half a step of ten points is the least standard deviation
+    known = mean_interval([30.0, 30.0], unit=10)
+    assert known.half_width == pytest.approx(stats.t.isf(0.025, 1) * 5 / 2**0.5)
+    assert together() is None
 
 
 @pytest.mark.parametrize("n", [3, 5, 11, 33])

@@ -162,6 +162,37 @@ def test_budgets_are_means_over_sets():
     assert found.loc["zero_shot", ["updates", "runs"]].tolist() == [0, 3]
 
 
+def test_ranks_are_of_the_seeds_that_all_have():
+    """a is the better one on each seed, and lacks its easier one: it was ranked last."""
+    frame = runs(lambda m, d, k, s: 0.5 + 0.1 * s + 0.02 * (m == "a"), methods=("a", "b"))
+    frame = frame[(frame["method"] == "b") | (frame["seed"] == 1)]
+    scores = accuracies(frame, 4)
+    assert scores["a"].tolist() == pytest.approx([62.0] * 3)
+    assert average_ranks(scores).mean.to_dict() == {"a": 1.0, "b": 2.0}
+
+
+def test_sums_in_another_order_share_a_rank():
+    """15.000000000000002 and 15 were two ranks."""
+    shares = {"a": (0.1, 0.2), "b": (0.15, 0.15)}
+    frame = runs(lambda m, d, k, s: shares[m][s - 1], methods=("a", "b"))
+    assert average_ranks(accuracies(frame, 4)).mean.to_dict() == {"a": 1.5, "b": 1.5}
+
+
+def test_without_a_critical_difference_nothing_is_alike():
+    assert average_ranks(pd.DataFrame({"a": [3.0], "b": [2.0]})).alike == []
+
+
+def test_a_method_without_the_hard_set_is_on_no_front():
+    frame = runs(lambda m, d, k, s: 0.9 if d == "x" else 0.3)
+    found = budgets(frame[(frame["method"] != "b") | (frame["dataset"] == "x")], 4)
+    found = found.set_index("method")
+    assert found["complete"].to_dict() == {"a": True, "b": False, "zero_shot": True}
+    assert found.loc["b", ["runs", "expected"]].tolist() == [2, 6]
+    assert found.loc["b", "accuracy"] > found.loc["a", "accuracy"]
+    front = pareto_front(found["updates"], found["accuracy"], found["complete"])
+    assert not front[list(found.index).index("b")]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_front_by_its_definition(seed):
     random = np.random.default_rng(seed)

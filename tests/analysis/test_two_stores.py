@@ -103,7 +103,7 @@ def test_facts_are_what_read_gives_of_whole_records(tmp_path):
     assert len(found) > 100
     some = RunStore(tmp_path)
     (tmp_path / f"{found[0]['key']}.json").write_text(store._packed[found[0]["key"]])
-    (tmp_path / "0123.json").write_text("{}")
+    (tmp_path / f"{0x123:016x}.json").write_text("{}")
     kept, bad = some.facts()
     assert kept == [found[0]]
     assert len(bad) == 1

@@ -461,6 +461,7 @@ def test_o1_needs_both_the_trajectory_and_equal_blocks():
 def o4(bound=0.8, at_least=0.83, chance=0.9, paid=0.79):
     """paid: fashion's lower end if zero-shot pays the 8 bits for the weights too."""
     common = dict(samples=400, delta=0.008, chance=chance, test_error=0.5, universal=bound + 0.02)
+    common |= dict(empirical_error=0.6)
     rows = [
         dict(dataset=name, prior=prior, setting=setting, bits=bits, bound=b, zero_shot_at_least=z)
         | dict(zero_shot_at_least_paid=paid if name == "fashion" else z)
@@ -490,6 +491,8 @@ def test_o4_needs_a_bound_below_guessing_and_below_the_least_of_zero_shot():
     assert found.but == "on 1 of 2 sets, on 0 if zero-shot pays 8 bits too"
     assert "0.790 if it pays 8 bits for the weights, as the adapter does" in found.evidence
     assert found.evidence.endswith("if zero-shot pays 8 bits too: no longer on fashion.")
+    # errors of 0.6 alike; how far apart they would have to be is what both bounds add to them
+    assert found.smallest == "0.200 of the error"  # mnist: (0.8 - 0.6) + (0.6 - 0.6)
     spared = counts.bound_that_bites(o4(paid=0.82))
     assert spared.but == "on 1 of 2 sets, on 1 if zero-shot pays 8 bits too"
     assert spared.evidence.endswith("on 1 if zero-shot pays 8 bits too.")
@@ -619,10 +622,19 @@ def test_c12_counts_sets_not_pairs_of_set_and_seed():
     many = pd.concat([one.assign(seed=one["seed"] + 3 * k) for k in range(9)])
     found = ablations.number_of_blocks(Given(blocks=many))
     assert found.holds is None
-    assert found.smallest == "none, for one unit gives no interval"
+    assert found.smallest == "none, for there is no interval"
     both = ablations.number_of_blocks(blocks(falling, shared)).evidence
     assert "block_rank, r = 8" in both
     assert "where B also learns 8 times as fast" in both  # so that what it loses is not the blocks'
+
+
+def test_c12_is_not_judged_without_the_most_blocks():
+    """Where all of them failed, n = 4 was taken for the most."""
+    runs = blocks({1: 0.0, 2: 0.0, 4: 0.02, 8: 0.1}, shared).frames["blocks"]
+    with pytest.raises(MissingResults, match="no run of n_blocks 8 to compare with"):
+        ablations.number_of_blocks(Given(blocks=runs[runs["n_blocks"] < 8]))
+    part = runs[(runs["dataset"] != "flags") | (runs["n_blocks"] < 8)]
+    assert "over 2 of 3 sets" in ablations.number_of_blocks(Given(blocks=part)).evidence
 
 
 def test_one_run_of_each_decides_nothing():
@@ -630,7 +642,8 @@ def test_one_run_of_each_decides_nothing():
     alone = alone[(alone["seed"] == 1) & (alone["dataset"] == "fashion")]
     assert ablations.number_of_blocks(Given(blocks=alone)).holds is None
     by_block = alone[alone["reading"] == "block_rank"]
-    assert ablations.number_of_blocks(Given(blocks=by_block)).holds is None
+    with pytest.raises(MissingResults, match="no run of n_blocks 1 or 2 or 4 or 8 to compare with"):
+        ablations.number_of_blocks(Given(blocks=by_block))
     runs = synthetic_runs(sets=("fashion",), methods=("lora", "block_lora", "frozen_a"))
     assert accuracy.without_a(Given(few_shot=runs)).holds is None
     half = runs[runs["method"] == "lora"].assign(method="lora_r1")
@@ -744,6 +757,7 @@ def collapse_runs(excess, seeds=(1, 2, 3, 4, 5)):
             dataset="fashion",
             evaluated_on="fashion",
             shots=1,
+            total=500,
         )
         for (lr, scale), points in excess.items()
         for seed in seeds
@@ -792,6 +806,21 @@ def test_c17a_counts_a_run_that_diverged_as_at_chance():
     found = ablations.too_high_a_rate(Given(gone, collapse=whole[whole["lr"] == 0.02]))
     assert found.holds
     assert "5 runs diverged, which count as at chance" in found.evidence
+
+
+def test_equal_seeds_are_no_proof_of_a_collapse():
+    """Two seeds of 3 right of 10 were told as +20.0 [+20.0, +20.0], never wrong."""
+    runs = collapse_runs({(0.02, 1.0): TRAINS, (0.2, 1.0): COLLAPSES}, seeds=(1, 2))
+    few = runs.assign(total=10, accuracy=runs["accuracy"].round(1))
+    found = ablations.too_high_a_rate(Given(collapse=few))
+    assert found.holds is None
+    assert "+0.0 [-44.9, +44.9] points above chance on test" in found.evidence
+
+
+def test_starts_without_a_seed_in_common_decide_nothing():
+    whole = collapse_runs({(0.02, 1.0): TRAINS, (0.02, 10.0): TRAINS})
+    apart = whole[(whole["init_scale"] == 1) == (whole["seed"] < 3)]
+    assert ablations.bad_start(Given(collapse=apart)).holds is None
 
 
 def test_c17b_compares_starts_at_each_rate():

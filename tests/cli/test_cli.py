@@ -16,7 +16,8 @@ from conftest import profile_facts
 from PIL import Image
 from typer.testing import CliRunner
 
-from blocklora_lib.cli.app import app, parameters
+from blocklora_lib.cli.app import app
+from blocklora_lib.cli.options import parameters
 from blocklora_lib.learning.loop import TrainingDiverged
 from blocklora_lib.runs import grid, images, rates, workbench
 

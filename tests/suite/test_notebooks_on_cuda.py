@@ -31,7 +31,6 @@ NAMES = notebook_names()
 LAST = [name for name in NAMES if notebook_needs(name)["last"]]
 LESS = {  # parameters of a notebook that repeat what one step shows
     "02_equivalence": {"steps": 2},
-    "06_generalization_bound": {"resamples": 9},
     "07_nonvacuous_bound": {"steps": 1, "sweeps": 1, "candidates": [["o", 8, 15, 2, 1.0]],
                             "coded_sets": ["chess"], "supersamples": 2, "paired_shots": 1,
                             "paired_on": "chess"},

@@ -184,6 +184,22 @@ def test_on_a_quadratic_loss_the_threshold_is_where_a_step_stops_helping():
         assert (TASK.loss(learner.adapters.model, 0).item() < start) is helps
 
 
+@pytest.mark.parametrize("at", [0.2, 120.0])
+def test_a_crossing_is_found_far_below_and_far_above_the_threshold(monkeypatch, at):
+    """Of τ* near 2: a crossing at 0.1 τ* was told as 0.23 τ*, one at 60 τ* as none."""
+    steep = (1 - at / 2) / at**3 if at < 1 else 0.0
+
+    def along(t):
+        if at > 1 and t > 1:
+            return 0.5 if t < at else 1.5
+        return 1 - t + t**2 / 2 + steep * t**4
+
+    monkeypatch.setattr(one, "line", lambda adapters, loss: (1.0, along))
+    found = one.first_step(None, None)
+    assert found.crossing == pytest.approx(at, rel=1e-4)
+    assert not 0.25 < found.crossing / found.threshold < 47
+
+
 def test_slope_and_curvature_are_those_of_autograd():
     """The loss as a function of ΔW alone, through a Hessian-vector product."""
     task = tr.attention_task(1)

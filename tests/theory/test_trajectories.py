@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -246,6 +247,22 @@ def test_masks_are_the_same_for_one_seed_and_torchs_generator_is_given_back():
     assert not torch.equal(seen[0], seen[2])
     assert not torch.equal(seen[0], seen[3])
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_diverged_coincides_with_nothing(order):
+    """A nan behind another site was 0: trainings without a number could confirm O1."""
+    fine, gone = torch.eye(2), torch.full((2, 2), math.nan)
+    both = [fine, gone][::order]
+    assert tr.relative_difference(both, both) == math.inf
+    assert tr.relative_difference([fine], [fine]) == 0
+
+
+def test_blocks_that_diverged_are_not_equal():
+    learner = tr.make_learner(tr.linear_task(0), AdapterConfig(rank=4, n_blocks=2), "SGD", lr=50.0)
+    other = tr.make_learner(tr.linear_task(0), AdapterConfig(rank=4, n_blocks=2), "SGD", lr=50.0)
+    path = tr.follow(learner, other, 300)
+    assert path["difference"].max() == path["spread"].max() == math.inf
 
 
 def test_the_measures():

@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ...analysis.comparisons import matched
 from ...analysis.excess import above_chance, planned_seeds, sharing_beyond_width
 from ...analysis.intervals import Interval, every, mean_interval, paired_difference, together
 from ...analysis.summaries import counted, own_images
 from ...data.manifest_files import load_manifest
 from ...display.tables import shots_of
+from ...runs.grid import expand
+from ...runs.results import MissingResults
 from ..evidence import Evidence
 from ..verdict import Finding
-from .accuracy import points, smallest
+from .accuracy import points, side_by_side, smallest
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+DECIDES = "total_rank"  # the reading in which n changes no rate of B
 COLLAPSED = 10.0  # points: training that gets no further above chance has collapsed
 USUAL, LARGE = 1.0, 10.0  # initial scales of A_s: the method's own, and a bad start
 
@@ -26,8 +28,18 @@ def number_of_blocks(e: Evidence) -> Finding:
     """C12: n = 1 against the most blocks where r is cut, so that n changes no rate; units: sets."""
     runs, told, saves, hurts = own_images(e.runs("blocks")), [], True, {}
     runs = runs.assign(n_blocks=runs["n_blocks"].astype(int), accuracy=100 * runs["accuracy"])
-    for reading, part in runs.groupby("reading"):
-        found = matched(part, ["dataset", "seed"], column="n_blocks")
+    specs = [spec.method.settings for spec in expand(e.profile, "blocks")]
+    planned = [settings for settings in specs if "n_blocks" in settings]
+    for reading in sorted({settings["reading"] for settings in planned}):
+        part = runs[runs["reading"] == reading]
+        counts = sorted({s["n_blocks"] for s in planned if s["reading"] == reading})
+        try:
+            found = side_by_side(part, ["dataset", "seed"], counts, column="n_blocks")
+        except MissingResults as lacking:
+            if reading == DECIDES:
+                raise
+            told.append(f"{reading}: {lacking}".rstrip("."))
+            continue
         table = found.values.groupby("dataset").mean()
         size = part.groupby("n_blocks")["trainable_parameters"].first()
         one, most = table.columns.min(), table.columns.max()
@@ -40,27 +52,27 @@ def number_of_blocks(e: Evidence) -> Finding:
         rate = f", where B also learns {most} times as fast" if reading == "block_rank" else ""
         told.append(
             f"{reading}, r = {part['rank'].iloc[0]:.0f}: {means}; n = {one} minus n = {most} "
-            f"{points(hurts[reading])} over {len(table)} sets, "
+            f"{points(hurts[reading])} over {counted(len(table), runs['dataset'].nunique())} sets, "
             f"{found.told('pairs of set and seed')}{rate}"
         )
     sets = " and ".join(sorted(runs["dataset"].unique()))
-    total = hurts.get("total_rank")
+    total = hurts.get(DECIDES)
     costs = total.above() if total is not None else None
     seen = smallest(total) if total is not None else "none, for r was not cut"
     return Finding(
         costs if saves else False,
-        f"{'. '.join(told)}. {sets}, {shots_of(runs['shots'].iloc[0])}; total_rank decides.",
+        f"{'. '.join(told)}. {sets}, {shots_of(runs['shots'].iloc[0])}; {DECIDES} decides.",
         smallest=seen,
     )
 
 
 def sharing_fails(e: Evidence) -> Finding:
     """C16a: more orthogonal directions than r/n, against the floor that no update of r/n passes."""
-    task = e.table("15_shared_subspace", "shared_task")
+    task = e.table("15_shared_subspace", "shared_task", ["error"])
     block = task[(task["form"] == "block_lora") & (task["task"] == "fails")]
     by_blocks = block.groupby("n_blocks")[["error", "floor"]].mean()
     one, many = by_blocks.index.min(), by_blocks.index.max()
-    at_floor = (block["error"] - block["floor"]).abs().max() < 0.01
+    at_floor = (block["error"] - block["floor"]).abs().max(skipna=False) < 0.01
     binds = by_blocks.loc[one, "error"] < 0.01 < by_blocks.loc[many, "floor"]
     return Finding(
         bool(at_floor and binds),
@@ -73,7 +85,7 @@ def sharing_fails(e: Evidence) -> Finding:
 
 def sharing_regularises(e: Evidence) -> Finding:
     """C16b: on the fewest samples, Block-LoRA against LoRA of its width; units: seeds."""
-    task = e.table("15_shared_subspace", "shared_task")
+    task = e.table("15_shared_subspace", "shared_task", ["error"])
     beyond = sharing_beyond_width(task)
     few = beyond[beyond["samples"] == beyond["samples"].min()]
     each = {n: mean_interval(part["excess"]) for n, part in few.groupby("n_blocks")}
@@ -114,23 +126,24 @@ def too_high_a_rate(e: Evidence) -> Finding:
 def bad_start(e: Evidence) -> Finding:
     """C17b: a start ten times as large against the usual one, at each rate by itself."""
     cells, told = _above_chance(e)
-    rates = sorted({rate for rate, _ in cells if {(rate, USUAL), (rate, LARGE)} <= set(cells)})
-    if not rates:
+    both_scales = sorted(rate for rate, scale in cells if scale == USUAL and (rate, LARGE) in cells)
+    pairs = {rate: (cells[rate, USUAL], cells[rate, LARGE]) for rate in both_scales}
+    pairs = {rate: (a, b) for rate, (a, b) in pairs.items() if {*a.index} & {*b.index}}
+    if not pairs:
         return Finding(None, f"No rate was run at both scales, {USUAL:g} and {LARGE:g}.")
     caused, level, rows = [], [], []
-    for rate in rates:
-        usual, large = cells[rate, USUAL], cells[rate, LARGE]
-        each = 1 - 0.05 / len(rates)  # it is enough to find one such rate
+    for rate, (usual, large) in pairs.items():
+        each = 1 - 0.05 / len(pairs)  # it is enough to find one such rate
         caused.append(_collapsed(large, each) and _collapsed(usual, each) is False)
         if (trains := _collapsed(usual, 0.975)) is not True:  # else there is nothing to lose
             level.append(every(trains is False or None, _collapsed(large, 0.975) is False or None))
         both = usual.join(large, rsuffix="_large").dropna()
-        d = paired_difference(both["test_large"], both["test"])
+        d = paired_difference(both["test_large"], both["test"], unit=both["test_unit"].iloc[0])
         rows.append(f"lr = {rate:g}: {_excess(large)}; {points(d)} on test images")
     return Finding(
         True if any(caused) else False if level and all(level) else None,
         f"Scale {LARGE:g}, and its difference to scale {USUAL:g}: {'. '.join(rows)}. {told}",
-        smallest=smallest(*(d for rate in rates for d in _both(cells[rate, LARGE]))),
+        smallest=smallest(*(d for _, large in pairs.values() for d in _both(large))),
     )
 
 
@@ -140,7 +153,7 @@ def _above_chance(e: Evidence) -> tuple[dict[tuple[float, float], DataFrame], st
     names = sorted({*runs["dataset"], *diverged.get("dataset", ())})
     classes = {name: load_manifest(name).num_classes for name in names}
     excess = above_chance(runs, diverged, classes).set_index("seed")
-    cells = {key: part[["test", "train"]] for key, part in excess.groupby(["lr", "init_scale"])}
+    cells = dict(list(excess.groupby(["lr", "init_scale"])))
     whole = sum(len(cell) == planned_seeds(runs) for cell in cells.values())
     return cells, (
         f"Collapsed: at most {COLLAPSED:.0f} points above chance, on test and on training images. "
@@ -150,7 +163,10 @@ def _above_chance(e: Evidence) -> tuple[dict[tuple[float, float], DataFrame], st
 
 
 def _both(cell: DataFrame, confidence: float = 0.95) -> list[Interval]:
-    return [mean_interval(cell[images], confidence) for images in ("test", "train")]
+    return [
+        mean_interval(cell[images], confidence, cell[f"{images}_unit"].iloc[0])
+        for images in ("test", "train")
+    ]
 
 
 def _collapsed(cell: DataFrame, confidence: float = 0.95) -> bool | None:

@@ -6,6 +6,7 @@ evaluated on many sets.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...analysis.comparisons import (
@@ -37,18 +38,25 @@ RIVALS = {"lora": "LoRA", "promptsrc": "PromptSRC"}  # whom the paper names
 UNFAIR = " Not each has a rate of its own, so nothing follows."
 
 
-def by_method(
-    runs: DataFrame, over: list[str], methods: list[str], value: str = "accuracy"
+def side_by_side(
+    runs: DataFrame,
+    over: list[str],
+    names: Sequence[object],
+    value: str = "accuracy",
+    column: str = "method",
 ) -> Matched:
-    """Return `value` of the runs that share `over`, a column a method; refuse a missing method."""
-    missing = [m for m in methods if m not in set(runs["method"])]
+    """Return `value` of the runs that share `over`, a column for each of `names`, or MissingResults
+    where one has no run.
+    """
+    missing = [f"{name}" for name in names if name not in set(runs[column])]
     if missing:
+        what = "" if column == "method" else f"{column} "
         raise MissingResults(
-            f"no run of {' or '.join(missing)} to compare with; list it under methods in the "
-            "profile, then make the runs with `blocklora grid`"
+            f"no run of {what}{' or '.join(missing)} to compare with; list it in the profile, then "
+            "make the runs with `blocklora grid`, failed ones again with `--retry-failed`"
         )
     try:
-        return matched(runs, over, methods, value=value)
+        return matched(runs, over, names, column, value)
     except ValueError as nothing:
         raise MissingResults(
             f"{nothing}; `blocklora grid --retry-failed` makes failed ones again"
@@ -62,7 +70,7 @@ def differences(runs: DataFrame, a: str, b: str, shots: int) -> OverSets:
     compared with nothing.
     """
     part = own_images(runs[runs["shots"] == shots])
-    by_method(part, ["dataset", "seed"], [a, b])  # refuses what cannot be paired
+    side_by_side(part, ["dataset", "seed"], [a, b])  # refuses what cannot be paired
     return over_sets(difference_by_set(part, a, b))
 
 
@@ -75,14 +83,14 @@ def smallest(*compared: Interval) -> str:
     """Write the smallest effect that the least certain of these differences could have shown."""
     widths = [d.half_width for d in compared]
     unknown = any(width != width for width in widths)
-    return "none, for one unit gives no interval" if unknown else f"{max(widths):.1f} points"
+    return "none, for there is no interval" if unknown else f"{max(widths):.1f} points"
 
 
-def rests_on(*compared: OverSets) -> str:
+def rests_on(*compared: OverSets, what: str = "sets") -> str:
     """Write over how many sets and pairs of runs each difference is a mean, once if all are over as
     many.
     """
-    return ", then ".join(dict.fromkeys(d.told() for d in compared))
+    return ", then ".join(dict.fromkeys(d.told(what) for d in compared))
 
 
 def trained_shots(runs: DataFrame) -> list[int]:
@@ -105,7 +113,7 @@ def without_a(e: Evidence) -> Finding:
     runs = e.runs()
     few, many = trained_shots(runs)[0], trained_shots(runs)[-1]
     part = own_images(runs[runs["shots"].isin([few, many])])
-    by_method(part, ["dataset", "shots", "seed"], ["block_lora", "frozen_a"])  # or refuse
+    side_by_side(part, ["dataset", "shots", "seed"], ["block_lora", "frozen_a"])  # or refuse
     by_set = difference_by_set(part, "block_lora", "frozen_a")
     first, last = (over_sets(by_set[by_set["shots"] == k]) for k in (few, many))
     change = change_over_shots(by_set, few, many)
@@ -139,7 +147,7 @@ def competitive(e: Evidence) -> Finding:
                 raise MissingResults(f"The profile's {experiment} runs are evaluated on no {where}")
             most = trained_shots(other)[-1]
             at_most = other[other["shots"] == most]
-            by_method(at_most, ["evaluated_on", "seed"], ["block_lora", "lora"])
+            side_by_side(at_most, ["evaluated_on", "seed"], ["block_lora", "lora"])
         except MissingResults as lacking:
             missing.append(lacking)
             told.append(f"Not there for {where}: {str(lacking).rstrip('.')}.")
@@ -155,7 +163,7 @@ def competitive(e: Evidence) -> Finding:
         )
         told.append(
             f"On {at_most['evaluated_on'].nunique()} {where}, at {shots_of(most)}, "
-            f"{found[0].told('seeds')}: Block-LoRA minus {minus}{gains}."
+            f"{rests_on(*found, what='seeds')}: Block-LoRA minus {minus}{gains}."
         )
     holds = together(*((d, no_worse) for d in seen))
     if missing and holds is not False:  # what is there does not settle it
@@ -227,8 +235,8 @@ def control_is_the_same(e: Evidence) -> Finding:
     runs = own_images(e.runs("twins"))
     runs = runs.assign(method=runs["method"].str.partition(",")[0])  # without what is varied
     over = ["reading", "rank", "n_blocks", "dataset", "shots", "seed"]
-    found = by_method(runs, over, ["block_lora", "lora_plus"], "correct")
-    pairs, accuracy = found.values, by_method(runs, over, ["block_lora", "lora_plus"]).values
+    found = side_by_side(runs, over, ["block_lora", "lora_plus"], "correct")
+    pairs, accuracy = found.values, side_by_side(runs, over, ["block_lora", "lora_plus"]).values
     totals = runs[runs["method"] == "block_lora"].set_index(over)["total"]
     apart = (pairs["block_lora"] - pairs["lora_plus"]).abs()
     means = 100 * accuracy.groupby("dataset").mean()  # the units
@@ -250,7 +258,7 @@ def width_is_what_counts(e: Evidence) -> Finding:
     k = trained_shots(runs)[-1]
     part = own_images(runs[runs["shots"] == k])
     methods = ["block_lora", "lora_r1", "lora"]
-    shared = by_method(part, ["dataset", "seed"], methods)  # three differences of the same runs
+    shared = side_by_side(part, ["dataset", "seed"], methods)  # three differences of the same runs
     scales = _scales(e.profile, *methods[:2])
     means = 100 * shared.values.groupby("dataset").mean()
     block, half, between = (

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...analysis.comparisons import difference_by_set, over_sets
+from ...analysis.comparisons import OverSets, difference_by_set, over_sets
 from ...analysis.intervals import Interval, Question, together
-from ...analysis.summaries import own_images
+from ...analysis.summaries import counted, own_images
 from ...display.tables import shots_of
 from ...runs.results import MissingResults
 from ..evidence import Evidence
 from ..verdict import Finding
-from .accuracy import MARGIN, by_method, no_worse, points, smallest, trained_shots
+from .accuracy import MARGIN, no_worse, points, side_by_side, smallest, trained_shots
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -36,7 +36,7 @@ def beyond_clip(e: Evidence) -> Finding:
             runs = e.runs(experiment)
             shots = trained_shots(runs)[-1]
             runs = runs[runs["shots"].isin([0, shots])]
-            by_method(runs, ["evaluated_on", "seed"], ["block_lora", "lora"])  # or refuse
+            side_by_side(runs, ["evaluated_on", "seed"], ["block_lora", "lora"])  # or refuse
         except MissingResults as lacking:
             missing.append(lacking)
             continue
@@ -48,7 +48,7 @@ def beyond_clip(e: Evidence) -> Finding:
         units = "sets" if family else "draws"
         told[experiment] = (
             f"{what.capitalize()}, {shots_of(shots)}: minus LoRA {_listed(to_lora)}, minus "
-            f"zero-shot {_listed(learnt)}, over {next(iter(to_lora.values())).n} {units}."
+            f"zero-shot {_listed(learnt)}, over {_rests_on(to_lora, learnt)} {units}."
         )
         if WAY_BACK in own:
             back = _differences(own.assign(accuracy=own[WAY_BACK]), "zero_shot", family)
@@ -66,17 +66,25 @@ def beyond_clip(e: Evidence) -> Finding:
     )
 
 
-def _differences(runs: DataFrame, rival: str, over: bool) -> dict[str, Interval]:
+def _rests_on(*found: dict[str, OverSets]) -> str:
+    each = (counted(d.n, d.expected) for differences in found for d in differences.values())
+    return ", then ".join(dict.fromkeys(each))
+
+
+def _differences(runs: DataFrame, rival: str, over: bool) -> dict[str, OverSets]:
     """Block-LoRA minus the rival in points: over the sets, or over the seeds of each set."""
     by_set = difference_by_set(runs, "block_lora", rival)
     if over:
         return {"": over_sets(by_set)}
-    return {r.evaluated_on: Interval(r.mean, r.low, r.high, r.n) for r in by_set.itertuples()}
+    return {
+        r.evaluated_on: OverSets(r.mean, r.low, r.high, r.n, expected=r.expected)
+        for r in by_set.itertuples()
+    }
 
 
 def _counted(n: int, one: str, more: str) -> str:
     return f"{('no', 'one', 'two')[n]} other {one if n == 1 else more}"
 
 
-def _listed(found: dict[str, Interval]) -> str:
+def _listed(found: dict[str, OverSets]) -> str:
     return "; ".join(points(d) + f" on {name}" * (len(found) > 1) for name, d in found.items())

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ...analysis.intervals import Interval, mean_interval, together
-from ...analysis.summaries import counted, summarise
+from ...analysis.summaries import counted, in_points, summarise
 from ...runs.results import MissingResults
 from ..evidence import Evidence
 from ..verdict import Finding
@@ -21,13 +21,14 @@ UNKNOWN = "a number of a summary, not known to be the paper's"
 def published(e: Evidence, dataset: str, shots: int, method: str | None = None) -> Series:
     """Return the published few-shot accuracies (%) on ViT-B/16 by method: all, or one.
 
-    Of a method that several sources report, the mean: it is one method, and counts once.
+    Of a method that several sources report, the mean: it is one method, and counts once, whatever
+    stands in brackets behind its name (a rerun, a version).
     """
     known = e.published
     known = known[(known["setting"] == "few_shot") & (known["backbone"] == "ViT-B/16")]
     known = known[(known["target_dataset"] == dataset) & (known["shots"] == shots)]
     known = known if method is None else known[known["method"] == method]
-    return known.groupby("method")["accuracy"].mean()
+    return known.groupby(known["method"].str.partition(" (")[0])["accuracy"].mean()
 
 
 def reached(e: Evidence, dataset: str, shots: int) -> Series | None:
@@ -36,7 +37,7 @@ def reached(e: Evidence, dataset: str, shots: int) -> Series | None:
         return None
     runs = e.runs()
     part = runs[(runs["evaluated_on"] == dataset) & (runs["shots"] == shots)]
-    rows = summarise(part.assign(accuracy=100 * part["accuracy"]), ["method"])
+    rows = summarise(in_points(part), ["method"])
     rows = rows[rows["method"] == "block_lora"]
     return rows.iloc[0] if len(rows) else None
 
@@ -71,7 +72,8 @@ def imagenet_at_16(e: Evidence) -> Finding:
     )
     own = reached(e, "imagenet", 16)
     if own is None:
-        holds = None if low <= claimed <= high else False  # what could be so need not be so
+        # what could be so need not be so
+        holds = False if not math.isnan(half) and not low <= claimed <= high else None
         told, seen = f"{text} No such run here.", f"{half:.1f} points"
         return Finding(holds, told, "published", seen, UNKNOWN)
     told = f"{text} Own runs: {own['mean']:.2f}, {counted(own['n'], own['expected'])} seeds."

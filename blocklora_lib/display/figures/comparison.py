@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ...analysis.rankings import Ranks, pareto_front
-from ..style import GREY, TEXT_WIDTH, in_style, legend_outside, method_style, new_figure
+from ..style import GREY, TEXT_WIDTH, hollow, in_style, legend_outside, method_style, new_figure
 from ..tables import shots_of
 
 CLASSES: Mapping[str, tuple[str, str]] = {  # what a method's gradients pass -> colour, marker
@@ -43,13 +43,14 @@ def _handles(classes: Sequence[str]) -> list[Line2D]:
 def accuracy_of_methods(rows: pd.DataFrame, told: Sequence[str]) -> Figure:
     """Draw the mean accuracy of each method, a line a method and a panel a number of shots.
 
-    rows: method, method_label, shots, mean, low, high (points), cost; methods stand from the best
-    down by their mean at the most shots. told: methods whose names are bold. Where zero-shot
-    stands, a line goes through all.
+    rows: method, method_label, shots, mean, low, high (points), complete, cost; methods stand from
+    the best down by their mean at the most shots that they have. told: methods whose names are
+    bold. Where zero-shot stands, a line goes through all. A mean that is not complete is hollow.
     """
     shots = sorted(set(rows["shots"]) - {0})
     zero = rows[rows["shots"] == 0]
-    last = rows[rows["shots"].isin([0, shots[-1]])].sort_values("mean", ascending=False)
+    at = rows["shots"].where(rows["shots"] > 0, shots[-1])  # what trains nothing stands at each
+    last = rows.assign(at=at).sort_values(["at", "mean"], ascending=False)
     order = {name: i for i, name in enumerate(dict.fromkeys(last["method"]))}
     figure = new_figure(TEXT_WIDTH, 0.8 + 0.165 * len(order))
     panels = figure.subplots(1, len(shots), sharey=True, squeeze=False)[0]
@@ -60,6 +61,8 @@ def accuracy_of_methods(rows: pd.DataFrame, told: Sequence[str]) -> Figure:
             y = order[row.method]
             panel.plot([row.low, row.high], [y, y], color=colour, linewidth=1.0)
             panel.plot(row.mean, y, marker, color=colour, markersize=4.5, zorder=3)
+            if not row.complete:
+                hollow(panel, [row.mean], [y], marker, colour, markersize=4.5)
         for value in zero["mean"]:
             panel.axvline(value, color=GREY, linewidth=0.9, linestyle=":", zorder=1)
         panel.set(title=shots_of(k), xlabel="accuracy (%)")
@@ -116,15 +119,16 @@ def critical_difference(
 def fronts(rows: pd.DataFrame, told: Sequence[str]) -> Figure:
     """Draw accuracy against each cost, and the front of methods that no other one beats.
 
-    rows: method, method_label, cost (class), accuracy, and the columns AXES, at one number of
-    shots. Named are methods on the front and those told; the others are grey. What trains nothing
-    stands at the left edge of trained parameters.
+    rows: method, method_label, cost (class), accuracy, complete, and the columns AXES, at one
+    number of shots. Named are methods on the front and those told; the others are grey. What is not
+    complete is hollow, and on no front. What trains nothing stands at the left edge of trained
+    parameters.
     """
     figure = new_figure(TEXT_WIDTH, 3.1)
     panels = figure.subplots(1, len(AXES), sharey=True)
     for panel, (column, (label, unit)) in zip(panels, AXES.items(), strict=True):
         part = rows.dropna(subset=[column]).assign(x=rows[column] / unit)
-        part["front"] = pareto_front(part["x"], part["accuracy"])
+        part["front"] = pareto_front(part["x"], part["accuracy"], part["complete"])
         least = part.loc[part["x"] > 0, "x"].min()
         part["x"] = part["x"].clip(lower=least / 4)  # a log scale has no 0
         _front(panel, part.sort_values(["x", "accuracy"]), told)
@@ -143,8 +147,11 @@ def _front(panel: Axes, part: pd.DataFrame, told: Sequence[str]) -> None:
     shown = part["front"] | part["method"].isin(told)
     for row, named in zip(part.itertuples(), shown, strict=True):
         colour, marker = CLASSES[row.cost]
-        look = dict(color=colour, markersize=5, zorder=4) if named else dict(color="#cfcfcf")
-        panel.plot(row.x, row.accuracy, marker, **{"markersize": 3.5, "zorder": 3} | look)
+        colour = colour if named else "#cfcfcf"
+        look = dict(markersize=5, zorder=4) if named else dict(markersize=3.5, zorder=3)
+        panel.plot(row.x, row.accuracy, marker, color=colour, **look)
+        if not row.complete:
+            hollow(panel, [row.x], [row.accuracy], marker, colour, **look)
     middle = (part["x"].min() * part["x"].max()) ** 0.5
     gap = 0.06 * (part["accuracy"].max() - part["accuracy"].min())
     names = part[shown].sort_values("accuracy", ascending=False)

@@ -46,6 +46,8 @@ def draw_shots(
             continue
         if style is OTHER:
             axes.plot(part["shots"], part["mean"], marker=style.marker, **look, **FINE)
+            fewer = part[~part["complete"]]
+            hollow(axes, fewer["shots"], fewer["mean"], style.marker, style.colour, **FINE)
             continue
         ends = part["low"].clip(0, 100), part["high"].clip(0, 100)
         axes.fill_between(

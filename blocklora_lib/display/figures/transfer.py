@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 from matplotlib.colors import to_rgba
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ...analysis.summaries import AVERAGE
+from ...analysis.summaries import AVERAGE, zero_shot
 from ..style import (
     GREY,
     OTHER,
@@ -129,8 +128,6 @@ def robustness_plane(rows: pd.DataFrame) -> Figure:
     sizes = {k: 3.0 + 5.0 * i / max(1, len(counts) - 1) for i, k in enumerate(counts)}
     figure = new_figure(0.8 * TEXT_WIDTH, 3.2)
     axes = figure.subplots()
-    zero = rows[rows["shots"] == 0]
-    start: Any = (zero["source"].iloc[0], zero["variants"].iloc[0]) if len(zero) else None
     handles = []
     labels = dict(zip(rows["method"], rows["method_label"], strict=True))
     styles = styles_of(labels)
@@ -143,7 +140,8 @@ def robustness_plane(rows: pd.DataFrame) -> Figure:
             continue
         look = dict(color=style.colour, marker=style.marker, label=label)
         if (part["shots"] == 0).all():
-            handles += axes.plot(*start, linestyle="none", markersize=8, zorder=4, **look)
+            at = part["source"], part["variants"]
+            handles += axes.plot(*at, linestyle="none", markersize=8, zorder=4, **look)
             continue
         # its points may lie on Block-LoRA's, which must stay in sight; hollow means something
         # else
@@ -170,7 +168,8 @@ def robustness_plane(rows: pd.DataFrame) -> Figure:
         text = f"{grey} others (dot: most shots)"
         handles.append(style_handle(OTHER, text, marker="o", markersize=3))
     axes.margins(0.08)
-    if start:
+    if len(zero := zero_shot(rows)):
+        start = zero["source"].iloc[0], zero["variants"].iloc[0]
         dashes, text = (0, (3, 2)), "same share kept as zero-shot"
         look = dict(color=GREY, linewidth=0.8, linestyle=dashes, label=text)
         handles.append(axes.axline(start, slope=start[1] / start[0], **look))

@@ -1,0 +1,109 @@
+"""What a person mistypes, or says in one breath, is answered by what was meant or by a sentence."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from blocklora_lib import __version__
+from blocklora_lib.cli.app import app
+from blocklora_lib.core.paths import RESULTS
+from blocklora_lib.runs.grid import experiments_with
+from blocklora_lib.runs.profile_files import load_profile
+from blocklora_lib.suite.engine import variant_jobs
+
+REFERENCE = RESULTS / "reference" / "pocket"
+
+
+def said(*words: object, code: int = 0) -> str:
+    """What a command says, on both streams."""
+    done = CliRunner().invoke(app, [*map(str, words)])
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def test_the_version_is_told():
+    assert said("--version") == f"{__version__}\n"
+
+
+def test_an_unknown_option_of_all_is_one_sentence():
+    (line,) = said("--verison", code=2).splitlines()
+    assert line.startswith("error: No such option: --verison")
+
+
+@pytest.mark.parametrize(
+    ("words", "default"),
+    [
+        (["grid"], "[results/<profile>]"),
+        (["grid"], "[as the profile says]"),
+        (["reproduce"], "[one a core]"),
+        (["data", "list"], "[all]"),
+        (["data", "list"], "[$BLOCKLORA_DATA or data]"),
+    ],
+)
+def test_help_has_its_defaults(words, default):
+    """Words in brackets were taken for styles of a terminal, and left out."""
+    assert default in " ".join(said(*words, "--help").split())
+
+
+def test_all_experiments_are_those_that_have_the_dataset_and_the_method():
+    pocket = load_profile("pocket")
+    everything = experiments_with(pocket, None, None)
+    assert everything == list(pocket.experiments)
+    some = experiments_with(pocket, "mnist", "gda")
+    assert "comparison" in some
+    assert set(some) < set(everything)
+    listed = said("grid", "--experiment", "all", "--method", "gda", "--list")
+    assert all(" gda " in line for line in listed.splitlines()[:5])
+    assert "unknown dataset 'mnsit'; did you mean 'mnist'" in said(
+        "grid", "--experiment", "all", "--dataset", "mnsit", "--list", code=2
+    )
+
+
+@pytest.mark.parametrize("command", [["claims"], ["report"]])
+@pytest.mark.parametrize("made", [False, True])
+def test_results_that_are_not_there_are_no_empty_results(tmp_path, command, made):
+    """A mistyped folder was judged 'not run', and `report` made it."""
+    place = tmp_path / "typo"
+    if made:
+        place.write_text("a file")
+    assert f"no results folder {place}" in said(*command, "--results", place, code=2)
+    assert place.exists() == made
+
+
+def test_a_results_folder_is_not_a_folder_of_records(tmp_path):
+    """claims.json begins with a hexadecimal digit, and was called a damaged record."""
+    (tmp_path / "claims.json").write_text("{}")
+    for words in (["pack", tmp_path], ["merge", tmp_path, "--into", tmp_path / "all"]):
+        assert f"no records in {tmp_path}; give a folder of them, as {tmp_path}/runs" in said(
+            "records", *words, code=2
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("profile", "--profile"), ("results_dir", "--results")]
+)
+def test_what_is_said_twice_is_refused(name, option):
+    text = said("notebook", "08_few_shot", "-p", name, "smoke", option, "pocket", code=2)
+    assert f"-p {name} and {option} say the same" in text
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "notebook: '08_few_shot,11_ablations', rank: 4",
+        "notebook: '', rank: 4",
+        "notebook: 08_few_shot, rank: 4, profile: pocket",
+        "notebook: 08_few_shot, rank: 4, results_dir: x",
+    ],
+)
+def test_a_sweep_names_one_notebook_and_what_is_varied(entry):
+    with pytest.raises(ValueError, match="is to name one notebook, and what is varied"):
+        variant_jobs(f"[{{{entry}}}]", load_profile("smoke"))
+
+
+def test_tables_are_exported_into_a_new_folder(tmp_path):
+    to = tmp_path / "new" / "paper"
+    words = ["--venue", "icml", "--results", REFERENCE, "--tables", "08_few_shot", "--to", to]
+    said("export", *words)
+    assert len([*to.glob("tab-*.tex")]) > 2
