@@ -221,3 +221,20 @@ def test_runs_of_a_profile_say_how_many_seeds_were_planned(tmp_path):
         runs = experiment_runs(profile, store, experiment)
         found = runs.groupby("shots")[PLANNED].unique().map(list).to_dict()
         assert found == {shots: [seeds if shots else 1] for shots in set(runs["shots"])}
+
+
+def test_gains_are_over_zero_shot_beside_other_methods_without_training():
+    runs = synthetic_runs()
+    better = runs[runs["shots"] == 0].assign(method="zero_shot_ensemble", accuracy=0.9)
+    both = pd.concat([better, runs], ignore_index=True)
+    pd.testing.assert_frame_equal(gains(both), gains(runs))
+
+
+def test_seeds_that_agree_have_the_interval_of_half_an_image():
+    runs = synthetic_runs(methods=("zero_shot", "lora"))
+    runs["accuracy"] = runs["accuracy"].where(runs["shots"] == 0, 0.5)
+    rows = few_shot_summary(runs)
+    of_one = rows[(rows["shots"] == 4) & (rows["dataset"] == runs["dataset"].iloc[0])].iloc[0]
+    assert of_one["high"] - of_one["mean"] == pytest.approx(stats.t.isf(0.025, 2) * 0.05 / 3**0.5)
+    unknown = few_shot_summary(runs.drop(columns="total"))
+    assert unknown.loc[unknown["shots"] == 4, "high"].isna().all()

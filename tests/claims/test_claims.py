@@ -154,6 +154,33 @@ def test_tables_of_another_profile_are_no_evidence(tmp_path):
         own.table("03_counts", "forming")
 
 
+@pytest.mark.parametrize(
+    ("text", "told"), [("a\n", "has no row"), ("a,b\n1,\n", "has no number for b in some row")]
+)
+def test_a_table_without_its_numbers_is_no_evidence(tmp_path, text, told):
+    """Judges took what lacked a number for within every bound."""
+    (tmp_path / "tables" / "13_theorem").mkdir(parents=True)
+    (tmp_path / "tables" / "13_theorem" / "trajectories.csv").write_text(text)
+    own = Evidence(POCKET, tmp_path, made={"13_theorem/trajectories"})
+    with pytest.raises(MissingResults, match=told):
+        own.table("13_theorem", "trajectories", ["a", "b"] if "b" in text else [])
+
+
+def test_runs_that_a_judge_places_are_in_its_means(tmp_path, monkeypatch):
+    """The text said of the same runs that they count as at chance, and that they are in no mean."""
+    own = Evidence(POCKET, tmp_path)
+    monkeypatch.setattr(own, "failed", lambda name, kind=None: 2 if kind else 3)
+
+    def judged(places):
+        own._asked["collapse"] = None
+        if places:
+            own.diverged("collapse")
+        return Finding(None, "Text.")
+
+    assert own.found(lambda e: judged(False)).evidence.endswith("failed: 3 runs of collapse.")
+    assert own.found(lambda e: judged(True)).evidence.endswith("failed: 1 run of collapse.")
+
+
 def test_random_weights_decide_no_claim():
     """With them each claim that rests on runs or timings says so, and none is decided."""
     given = steps(0.69, 0.66, 0.71)
@@ -313,6 +340,8 @@ def test_c5_credits_sharing_with_no_more_than_sharing_saves():
     one = costs.a_third_less_time(steps(1.0, 0.98, 1.02, plain=(0.65, 0.63, 0.67)))
     assert one.holds  # 'up to': in one of two codes is enough
     assert one.smallest == "2% of the time"
+    assert found.evidence.endswith("that saving is the order's.")
+    assert one.evidence.endswith("the order saves, and sharing too.")
     lacking = steps(1, 1, 1).frames["training_step"].query("form != 'sum_first_plain'")
     with pytest.raises(MissingResults, match="has no sum_first_plain against low_rank_plain"):
         costs.a_third_less_time(Given(training_step=lacking))
@@ -536,12 +565,17 @@ def test_c9_asks_whether_one_more_published_value_could_be_that_high():
 def test_c9_counts_a_method_once_however_many_report_it():
     near = methods([71.1, 72.0, 73.2, 73.6])
     twice = pd.concat([near, near.iloc[:1]])
+    again = near.iloc[:1].assign(method="method 0 (user rerun, seed a)")
     texts = {
         published_numbers.imagenet_at_16(Given(published=values)).evidence
-        for values in (near, twice)
+        for values in (near, twice, pd.concat([near, again]))
     }
     assert len(texts) == 1
     assert "16-shot values of 4 methods" in texts.pop()
+
+
+def test_c9_expects_nothing_of_one_method():
+    assert published_numbers.imagenet_at_16(Given(published=methods([71.1]))).holds is None
 
 
 def test_c10_tells_relative_percentages_from_points():
@@ -734,6 +768,16 @@ def test_c14_decides_nothing_without_other_sets_or_from_one_seed():
     one = source_runs(("fashion", "mnist", "flags"))
     both = Given(cross_dataset=one[one["seed"] == 1], few_shot=source_runs(("emoji_v2", "emoji_a")))
     assert accuracy.competitive(both).holds is None
+
+
+def test_c14_says_what_each_difference_rests_on():
+    """LoRA's seeds were told for PromptSRC, too, which had fewer."""
+    both = source_runs(("fashion", "mnist", "flags"))
+    rival = both[(both["method"] == "lora") & (both["seed"] < 3)].assign(method="promptsrc")
+    few = source_runs(("emoji_v2", "emoji_a"))
+    given = Given(cross_dataset=pd.concat([both, rival]), few_shot=few)
+    told = accuracy.competitive(given).evidence
+    assert "3 seeds, 9 pairs of runs, then 2 of 3 seeds, 6 of 9 pairs of runs" in told
 
 
 def test_c14_needs_the_interval_within_the_margin_not_the_mean():

@@ -139,6 +139,17 @@ def test_one_variant_has_a_panel_and_no_average(tmp_path):
     assert [axes.get_title() for axes in figure.axes] == ["Source (source)", "First"]
 
 
+def test_each_method_without_training_stands_at_its_own_place(domains):
+    """The ensemble was drawn at zero-shot's."""
+    rows = robustness(domains, "source")
+    zero = rows[rows["shots"] == 0]
+    other = zero.assign(method="zero_shot_ensemble", method_label="Ensemble", source=70.0)
+    figure = transfer.robustness_plane(pd.concat([other.assign(variants=55.0), rows]))
+    seen = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines}
+    assert seen["Ensemble"] == [[70.0, 55.0]]
+    assert seen["Zero-shot"] == zero[["source", "variants"]].to_numpy().tolist()
+
+
 @pytest.mark.slow
 def test_robustness_is_the_share_that_is_kept(domains, tmp_path):
     rows = robustness(domains, "source")

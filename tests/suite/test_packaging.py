@@ -192,6 +192,14 @@ def test_another_torch_than_there_is_is_refused(make):
     assert not (make.place / ".venv" / ".ready").exists()
 
 
+@pytest.mark.slow
+def test_an_environment_with_another_torch_is_not_taken_for_this_one(make):
+    """`make setup TORCH=cpu` did nothing beside one that was there, and did not say so."""
+    code, _, err = make("setup", f"PYTHON={make.place}/.venv/bin/python", "TORCH=cpu")
+    assert code == 2
+    assert ".venv was set up without TORCH=cpu; delete it" in err
+
+
 def test_no_variable_that_make_hands_on_is_looked_into(make):
     exported = re.findall(r"^export (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     names = " ".join(exported).split()

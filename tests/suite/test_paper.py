@@ -104,6 +104,23 @@ def test_values_have_one_definition_and_are_escaped():
         numbers.add("a", 1, "elsewhere")
 
 
+def test_a_second_report_has_nothing_of_the_first(folder, tmp_path):
+    """Figures and tables of another folder stayed, where this one lacks them and is to say so."""
+    to, small = tmp_path / "to", tmp_path / "small"
+    shutil.copytree(folder, to)
+    small.mkdir()
+    for name in ("claims.json", "runs.parquet"):
+        shutil.copy(REFERENCE / name, small)
+    with pytest.raises(FileNotFoundError, match="neither figures nor tables"):
+        write_inputs(small, to)
+    assert len([*to.glob("figures/*.pdf")]) > 9  # refused before anything is removed
+    for part in ("figures", "tables"):
+        shutil.copytree(REFERENCE / part / "02_equivalence", small / part / "02_equivalence")
+    write_inputs(small, to)
+    assert {path.name.partition("-")[0] for path in to.glob("figures/*")} == {"02_equivalence"}
+    assert not (to / "table-accuracy.tex").exists()
+
+
 def test_a_folder_without_a_scoreboard_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no claims\.json.*16_claims"):
         write_inputs(tmp_path, tmp_path / "out")
