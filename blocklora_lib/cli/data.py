@@ -101,7 +101,7 @@ def download_(
     root: RootOption = None,
     keep: Annotated[bool, typer.Option("--keep-archives", help="Keep what was unpacked.")] = False,
 ) -> None:
-    """Fetch and unpack; where that is not allowed or not possible, print the steps."""
+    """Fetch and unpack; where that is not allowed or not possible, print the steps: exit code 1."""
     from ..data.obtain.download import dataset_folder, download
 
     here = data_root(root)
@@ -111,8 +111,8 @@ def download_(
         say(f"{manifest.title} needs {len(todo)} steps by hand:")
         for number, step in enumerate(todo, 1):
             say(f"{number}. {step}")
-    else:
-        say(f"{dataset_folder(manifest, here)} is ready; check it with: {_verify(dataset, here)}")
+        raise typer.Exit(1)
+    say(f"{dataset_folder(manifest, here)} is ready; check it with: {_verify(dataset, here)}")
 
 
 @data_app.command()
