@@ -253,3 +253,18 @@ def test_every_notebook_says_of_a_claim_what_the_scoreboard_says(name):
     assert [{k: row[k] for k in said} for row in rows] == [
         {k: board[row["id"]][k] for k in said} for row in rows
     ]
+
+
+@pytest.mark.parametrize("profile", ["pocket", "pocket-full"])
+def test_a_claim_has_one_verdict_in_a_reference_run(profile):
+    """Notebook 04 kept a sentence of C5 that the rule no longer said, beside 16's."""
+    place = reference.REFERENCE / profile
+    board = json.loads((place / "claims.json").read_text())["claims"]
+    known = {row["id"]: (row["verdict"], row["evidence"]) for row in board}
+    found = []
+    for path in sorted((place / "notebooks").glob("*.json")):
+        for row in json.loads(path.read_text())["claims"]:
+            if row["id"] in known:
+                found.append(row["id"])
+                assert (row["verdict"], row["evidence"]) == known[row["id"]], (path.name, row["id"])
+    assert {"C5", "C7", "C12"} <= {*found}
