@@ -404,15 +404,25 @@ def test_the_readme_names_every_script_and_only_options_that_exist(capsys):
             assert option in known, f"{name} has no {option}"
 
 
-def test_bad_input_ends_a_script_with_a_sentence():
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--rounds", "2"], "error: rounds=2 gives no quartiles"),
+        (["--threads", "0"], "--threads: 0 is none; say at least 1"),
+        (["--ranks", "0"], "--ranks: 0 is none; say at least 1"),
+        (["--dropout", "2"], "error: dropout: Input should be less than 1"),
+        (["--output", "/proc/nope/x"], "error: "),  # before it has measured
+    ],
+)
+def test_bad_input_ends_a_script_with_a_sentence(words, told, capsys):
     from blocklora_lib.measure.benchmark_output import run
 
-    with pytest.raises(SystemExit, match="error: rounds=2 gives no quartiles"):
-        run(
-            lambda: load_script("adapter_path").main(
-                ["--rounds", "2", "--width", "16", "--tokens", "4"]
-            )
-        )
-    with pytest.raises(SystemExit, match="--threads 0"):
-        load_script("adapter_path").main(["--threads", "0"])
+    given = ["--width", "16", "--tokens", "4", *words]
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: load_script("adapter_path").main(given))
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert told in said.err
+    assert "Traceback" not in said.err
+    assert "against" not in said.out  # no table
     assert issubclass(AdapterError, ValueError)
