@@ -13,7 +13,7 @@ from pathlib import Path
 from ..core.files import check_replaces, regular_file, write_whole
 
 SUFFIX = ".parquet"
-RECORDS = "[0-9a-f]" * 16 + ".json"  # the files of a folder of them, by their keys
+RECORDS = "[0-9a-f]*.json"  # files of a folder of them, copies and damaged ones too
 _LIMIT = 2**31  # bytes of texts that anyone here reads; a pocket-full run has 6 million
 
 
