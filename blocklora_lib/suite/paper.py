@@ -61,9 +61,10 @@ def write_inputs(folder: Path, to: Path) -> list[str]:
     MissingResults where none of them can be counted. What an earlier report of another folder wrote
     there is removed: what this one lacks is to be said to be missing.
     """
-    board, floats = scoreboard(folder), exports(folder)
+    board = scoreboard(folder)
     store = RunStore(folder / "runs")
     records, damaged = counted(store, folder)
+    floats = exports(folder)
     to.mkdir(parents=True, exist_ok=True)
     for path in [*to.glob("table-*.tex"), *to.glob("figures/*-*.pdf"), *to.glob("figures/*-*.tex")]:
         path.unlink()
