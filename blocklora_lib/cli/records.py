@@ -33,7 +33,7 @@ def pack(
 
     store = RunStore(folder)
     if not _has_records(folder):
-        raise FileNotFoundError(f"no records in {folder}; give a folder of them, as {folder}/runs")
+        raise FileNotFoundError(f"no folder of records {folder}; give one, as {folder}/runs")
     file = file or store.file
     say(f"{store.pack(file)} records packed into {file}")
 

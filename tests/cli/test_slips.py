@@ -74,10 +74,11 @@ def test_results_that_are_not_there_are_no_empty_results(tmp_path, command, made
 def test_a_results_folder_is_not_a_folder_of_records(tmp_path):
     """claims.json begins with a hexadecimal digit, and was called a damaged record."""
     (tmp_path / "claims.json").write_text("{}")
-    for words in (["pack", tmp_path], ["merge", tmp_path, "--into", tmp_path / "all"]):
-        assert f"no records in {tmp_path}; give a folder of them, as {tmp_path}/runs" in said(
-            "records", *words, code=2
-        )
+    inner = f"{tmp_path}/runs"
+    packed = said("records", "pack", tmp_path, code=2)
+    assert f"no folder of records {tmp_path}; give one, as {inner}" in packed
+    merged = said("records", "merge", tmp_path, "--into", tmp_path / "all", code=2)
+    assert f"no records in {tmp_path}; give a folder of them, as {inner}, or" in merged
 
 
 @pytest.mark.parametrize(
