@@ -145,7 +145,11 @@ HOLLOW = "hollow: fewer seeds"
 def hollow(
     axes: Axes, x: Sequence[float], y: Sequence[float], marker: str, colour: str, **more: Any
 ) -> None:
-    """Draw markers of means that are not complete (see summaries): hollow, over those of a line."""
+    """Draw markers of means that are not complete (see summaries): hollow, over those of a line;
+    nothing where all are.
+    """
+    if not len(x):
+        return
     look = {
         "color": colour,
         "markerfacecolor": "white",

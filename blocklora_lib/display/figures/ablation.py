@@ -69,8 +69,7 @@ def _draw_blocks(axes: Axes, part: pd.DataFrame, means: pd.DataFrame) -> None:
     at, height = means["trainable_parameters"] / 1000, 100 * means["mean"]
     axes.plot(at, height, style.line, marker=style.marker, color=style.colour, zorder=3)
     few = ~means["complete"]
-    if few.any():
-        hollow(axes, at[few], height[few], style.marker, style.colour)
+    hollow(axes, at[few], height[few], style.marker, style.colour)
     axes.set_xscale("log", base=2)
     steps = np.log2(at / at.iloc[0]).abs()  # counts grow ever less, or more, with n
     inches = 0.85 * axes.figure.get_size_inches()[0] / axes.get_gridspec().ncols / 1.24
@@ -113,8 +112,7 @@ def collapse_by_rate(means: pd.DataFrame, runs: pd.DataFrame, zero: Mapping[str,
                 look = dict(label=f"{scale:g}", clip_on=False)
                 axes.plot(at, 100 * mean["mean"], marker=marker, color=colour, **look)
                 few = ~mean["complete"]
-                if few.any():
-                    hollow(axes, at[few], 100 * mean["mean"][few], marker, colour, clip_on=False)
+                hollow(axes, at[few], 100 * mean["mean"][few], marker, colour, clip_on=False)
             if column == "accuracy" and name in zero:
                 axes.axhline(
                     100 * zero[name], color=GREY, linewidth=0.9, linestyle=":", label="zero-shot"
@@ -158,8 +156,6 @@ def trained_minus_frozen(by_set: pd.DataFrame, overall: pd.DataFrame) -> Figure:
     overall = overall.sort_values("shots")
     at = [i + 0.08 for i in range(len(shots))]
     draw_means(axes, at, overall, style, "mean, 95% interval over sets")
-    few = (~overall["complete"]).to_numpy()
-    hollow(axes, np.array(at)[few], overall["mean"][few], style.marker, style.colour)
     axes.set_xticks(range(len(shots)), [str(k) for k in shots])
     axes.set_xlim(-0.5, len(shots) - 0.5)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from ..style import (
     GREY,
     TEXT_WIDTH,
-    hollow,
     hollow_handle,
     in_style,
     legend_outside,
@@ -33,8 +32,6 @@ def differences_by_shots(rows: pd.DataFrame) -> Figure:
         style = method_style(part["method"].iloc[0])
         at = [shots.index(k) + step * (i - (len(labels) - 1) / 2) for k in part["shots"]]
         draw_means(axes, at, part, style, label)
-        fewer = part.assign(at=at)[~part["complete"]]
-        hollow(axes, fewer["at"], fewer["mean"], style.marker, style.colour)
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set_xticks(range(len(shots)), [str(k) for k in shots])
     axes.set_xlabel("shots")

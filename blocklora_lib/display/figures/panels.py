@@ -56,8 +56,7 @@ def draw_shots(
         edge = dict(markeredgecolor="white", markeredgewidth=0.5)
         axes.plot(part["shots"], part["mean"], marker=style.marker, **look, **edge, zorder=3)
         fewer = part[~part["complete"]]
-        if len(fewer):
-            hollow(axes, fewer["shots"], fewer["mean"], style.marker, style.colour)
+        hollow(axes, fewer["shots"], fewer["mean"], style.marker, style.colour)
     if chance is not None and shows_chance(rows, chance):
         axes.axhline(chance, **CHANCE, linewidth=0.8, zorder=1)
     axes.set_xscale("log", base=2)
@@ -174,7 +173,11 @@ def draw_interval(axes: Axes, row: Any, y: float, size: float, style: MethodStyl
 def draw_means(
     axes: Axes, at: Sequence[float], rows: pd.DataFrame, style: MethodStyle, label: str
 ) -> None:
-    """Draw the means of `rows` (mean, low, high) with their intervals as bars, at places on x."""
+    """Draw the means of `rows` (mean, low, high, complete) with their intervals as bars, at places
+    on x. A mean that is not complete is a hollow marker.
+    """
     ends = [rows["mean"] - rows["low"], rows["high"] - rows["mean"]]
     look = dict(fmt=style.marker, color=style.colour, capsize=2.5, elinewidth=1)
     axes.errorbar(at, rows["mean"], ends, label=label, **look)
+    fewer = rows.assign(at=at)[~rows["complete"]]
+    hollow(axes, fewer["at"], fewer["mean"], style.marker, style.colour)
