@@ -66,8 +66,10 @@ def together(*asked: tuple[Interval, Question]) -> bool | None:
     It takes one False to contradict them together, so that answer needs the wider interval that
     Bonferroni asks of one among so many looks.
     """
-    if not asked or all(question(found) for found, question in asked):
-        return True if asked else None
+    if not asked:
+        return None
+    if all(question(found) for found, question in asked):
+        return True
     wide = [question(widened(found, len(asked), found.n - 1)) for found, question in asked]
     return False if False in wide else None
 

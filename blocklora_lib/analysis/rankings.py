@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .comparisons import difference_by_seed, difference_by_set, over_sets
-from .summaries import own_images
+from .summaries import in_points, own_images, planned
 
 TIE = 1.0  # points of accuracy: a difference within it is called none
 COSTS = ("trainable_parameters", "seconds_train", "peak_memory_bytes")
@@ -128,16 +128,17 @@ def against(runs: pd.DataFrame, reference: str, shots: int) -> pd.DataFrame:
 def budgets(runs: pd.DataFrame, shots: int) -> pd.DataFrame:
     """Return each method's accuracy (points) and what fitting took, means over sets and seeds.
 
-    Columns: method, method_label, accuracy, runs, expected (runs of the method that has most; what
-    trains nothing has one a set), complete, then BUDGET; nan where no record tells it.
+    Columns: method, method_label, accuracy, runs, expected (as many as are planned, or as the
+    method with the most has; what trains nothing has one a set), complete, then BUDGET; nan where
+    no record tells it.
     """
-    part = own_images(runs[runs["shots"].isin([0, shots])])
-    part = part.assign(accuracy=100 * part["accuracy"])
+    part = in_points(own_images(runs[runs["shots"].isin([0, shots])]))
     sets = part.groupby(["method", "method_label", "dataset"])[["accuracy", *BUDGET]].mean()
     means = sets.groupby(level=[0, 1]).mean().reset_index()
     n = means["method"].map(part.groupby("method")["key"].nunique())
     once = means["method"].map(part.groupby("method")["shots"].max()) == 0
-    expected = n.groupby(once).transform("max").where(~once, part["dataset"].nunique())
+    most = max([planned(part[part["shots"] > 0], ["dataset", "seed"]), *n[~once]])
+    expected = np.where(once, part["dataset"].nunique(), most)
     means = means.assign(runs=n, expected=expected, complete=n == expected)
     return means.sort_values("accuracy", ascending=False)
 

@@ -46,6 +46,9 @@ VersionOption = Annotated[
 ResultsOption = Annotated[
     Path | None, typer.Option("--results", parser=path, help="Results folder [results/<profile>].")
 ]
+RootOption = Annotated[
+    Path | None, typer.Option(parser=path, help="Folder of all datasets [$BLOCKLORA_DATA or data].")
+]
 
 
 def there(results: Path | None) -> Path | None:
@@ -53,11 +56,6 @@ def there(results: Path | None) -> Path | None:
     if results and not results.is_dir():
         raise FileNotFoundError(f"no results folder {results}; `blocklora reproduce` makes one")
     return results
-
-
-RootOption = Annotated[
-    Path | None, typer.Option(parser=path, help="Folder of all datasets [$BLOCKLORA_DATA or data].")
-]
 
 
 class OneSentence(TyperGroup):

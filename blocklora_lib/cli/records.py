@@ -14,13 +14,6 @@ from .run_options import ProfileOption
 records_app = typer.Typer(help="Run records as one file that travels.", no_args_is_help=True)
 
 
-def _has_records(folder: Path) -> bool:
-    """Whether a folder has records; the scoreboard of a results folder has a name like theirs."""
-    from ..runs.packed import RECORDS
-
-    return any(path.name != "claims.json" for path in folder.glob(RECORDS))
-
-
 @records_app.command()
 def pack(
     folder: Annotated[Path, typer.Argument(parser=path, help="Such as results/pocket/runs.")],
@@ -29,10 +22,11 @@ def pack(
     ] = None,
 ) -> None:
     """Write all records of a folder into one Parquet, each as it is, checksum included."""
+    from ..runs.packed import RECORDS
     from ..runs.store import RunStore
 
     store = RunStore(folder)
-    if not _has_records(folder):
+    if not any(folder.glob(RECORDS)):
         raise FileNotFoundError(f"no folder of records {folder}; give one, as {folder}/runs")
     file = file or store.file
     say(f"{store.pack(file)} records packed into {file}")
@@ -67,11 +61,12 @@ def merge(
     Runs that two of them have with different results are told, and end with exit code 1; the one
     that is there, or of the store named first, stands. So do damaged records, which are left out.
     """
+    from ..runs.packed import RECORDS
     from ..runs.store import RunStore
 
     others = [RunStore(store) for store in stores]
     for store, given in zip(others, stores, strict=True):
-        if not (_has_records(store.folder) or store.file.is_file()):
+        if not (any(store.folder.glob(RECORDS)) or store.file.is_file()):
             raise FileNotFoundError(
                 f"no records in {given}; give a folder of them, as {given}/runs, or a Parquet"
             )

@@ -13,7 +13,8 @@ from pathlib import Path
 from ..core.files import check_replaces, regular_file, write_whole
 
 SUFFIX = ".parquet"
-RECORDS = "[0-9a-f]*.json"  # files of a folder of them, copies and damaged ones too
+# files of a folder of them, copies and damaged ones too; by their second letter not claims.json
+RECORDS = "[0-9a-f][0-9a-f]*.json"
 _LIMIT = 2**31  # bytes of texts that anyone here reads; a pocket-full run has 6 million
 
 

@@ -60,22 +60,19 @@ class ImageSet:
                 keep.append(i)
         self.rows = [self.rows[i] for i in sorted(keep)]
 
-    def drop_seen(self) -> None:
-        """Drop what is tested and is, to the byte, also among what is trained on or chosen by.
-
-        Packages hold a drawing twice, under two names or in two folders: two classes then.
-        """
-        seen = {encode(image) for image, _, split, *_ in self.rows if split != "test"}
-        self.rows = [row for row in self.rows if row[2] != "test" or encode(row[0]) not in seen]
-
     def write(self, images: Path, manifests: Path, root: Path) -> dict:
-        """Write images/NAME.parquet and manifests/NAME.yaml; return the manifest."""
-        self.drop_seen()
+        """Write images/NAME.parquet and manifests/NAME.yaml; return the manifest.
+
+        Left out is what is tested and is, to the byte, also among what is trained on or chosen by:
+        packages hold a drawing twice, under two names or in two folders, two classes then.
+        """
         path = images / f"{self.name}.parquet"
-        columns = list(zip(*self.rows, strict=True))
-        drawings, labels, splits, groups, packages = zip(*self.rows, strict=True)
+        rows = [(encode(image), *told) for image, *told in self.rows]
+        seen = {image for image, _, split, *_ in rows if split != "test"}
+        rows = [row for row in rows if row[2] != "test" or row[0] not in seen]
+        drawings, labels, splits, groups, packages = zip(*rows, strict=True)
         columns = dict(
-            image=pa.array([encode(image) for image in drawings], pa.binary()),
+            image=pa.array(drawings, pa.binary()),
             label=pa.array(labels, pa.int16()),
             split=splits,
             group=groups,

@@ -23,7 +23,7 @@ from ...analysis.intervals import (
     paired_difference,
     together,
 )
-from ...analysis.summaries import counted, own_images
+from ...analysis.summaries import counted, own_images, zero_shot
 from ...display.tables import shots_of
 from ...runs.profile import Profile
 from ...runs.results import MissingResults
@@ -218,7 +218,7 @@ def _above_zero_shot(runs: DataFrame, at_most: DataFrame, method: str) -> float 
     """Return a method's mean gain over zero-shot over all sets, in points; None where a pair is
     missing.
     """
-    zero = runs[runs["shots"] == 0]
+    zero = zero_shot(runs)
     if zero.empty:
         return None
     import pandas as pd
