@@ -237,7 +237,8 @@ def c17(rng, excess):
             seed=seed,
             dataset=name,
             evaluated_on=name,
-            shots=1,
+            shots=4,
+            total=1000,
             accuracy=0.1 + (test + 3 * rng.standard_normal()) / 100,
             train_accuracy=0.1 + (train + 6 * rng.standard_normal()) / 100,
         )
@@ -279,10 +280,11 @@ def o4(rng, errors):
         level = 0.05 / 4  # two ends on two sets
         bound, lower = occam_bound(wrong, 0, 400, level), 1 - occam_bound(1 - other, 0, 400, level)
         row = dict(dataset=name, prior="fixed beforehand", setting="code", bits=1, samples=400)
+        row |= dict(empirical_error=wrong)
         seen = dict(delta=level, universal=1.0, test_error=adapter, chance=0.9)
         ends = dict(zero_shot_at_least=lower, zero_shot_at_least_paid=lower)
         rows.append(row | seen | ends | dict(bound=bound))
-        rows.append(rows[-1] | dict(setting="zero-shot"))
+        rows.append(rows[-1] | dict(setting="zero-shot", empirical_error=other))
     return Given(occam=pd.DataFrame(rows))
 
 
