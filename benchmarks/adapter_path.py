@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from blocklora_lib.measure.adapter_path import adapter_path
+from blocklora_lib.measure.adapter_path import path_ratios, path_times
 from blocklora_lib.measure.benchmark_output import (
     options,
     positive,
-    progress,
     run,
     show_ratios,
     start,
+    timed,
     write,
 )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = options(__doc__, model=None, rounds=21)
+    parser = options(__doc__, model=None, rounds=21, processes=1)
     parser.add_argument("--width", type=positive, default=768, help="d, of the d x d projection")
     parser.add_argument(
         "--tokens", type=positive, default=197 * 8, help="rows of x: images times tokens of each"
@@ -40,10 +40,11 @@ def main(arguments: list[str] | None = None) -> None:
         for n in given.blocks
         if given.reading != "total_rank" or r % n == 0
     ]
-    bar = progress(len(points) * given.rounds, "adapter path")
-    frame = adapter_path(
-        points, rounds=given.rounds, device=device, dropout=given.dropout, on_round=bar
-    )
+    times = timed(
+        path_times, given, "adapter path", len(points),
+        points=points, device=device, dropout=given.dropout,
+    )  # fmt: skip
+    frame = path_ratios(times)
     show_ratios(frame, ["rank", "n_blocks", "form"])
     print(
         "Baseline: LoRA of rank r. 'frozen_linear' is the product that the adapter stands beside."

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from blocklora_lib.measure.benchmark_output import (
-    load,
     options,
     positive,
-    progress,
     run,
     show_ratios,
+    spec_of,
     start,
+    timed,
     write,
 )
-from blocklora_lib.measure.inference import inference
+from blocklora_lib.measure.inference import inference_ratios, inference_times
+from blocklora_lib.measure.processes import on_backbone
 from blocklora_lib.measure.timing import equivalent
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = options(__doc__, rounds=15)
+    parser = options(__doc__, rounds=15, processes=1)
     parser.add_argument(
         "--batches", type=positive, nargs="+", default=[1, 4], help="images at once"
     )
@@ -26,8 +27,11 @@ def main(arguments: list[str] | None = None) -> None:
     )
     given = parser.parse_args(arguments)
     device = start(given)
-    bar = progress(len(given.batches) * given.rounds, "inference")
-    frame = inference(load(given, device), given.batches, given.rounds, on_round=bar)
+    times = timed(
+        on_backbone, given, "inference", len(given.batches), measure=inference_times,
+        spec=spec_of(given.model), device=device, batches=given.batches,
+    )  # fmt: skip
+    frame = inference_ratios(times)
     show_ratios(frame, ["batch", "form", "images_per_second"])
     for row in frame[frame["form"] == "merged"].to_dict("records"):
         shown = "shown" if equivalent(row, given.margin) else "not shown"

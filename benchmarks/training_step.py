@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from blocklora_lib.measure.benchmark_output import (
-    load,
     options,
     positive,
-    progress,
     run,
     show_ratios,
+    spec_of,
     start,
+    timed,
     write,
 )
+from blocklora_lib.measure.processes import on_backbone
 from blocklora_lib.measure.training_step import (
     STEP_FORMS,
     path_share,
@@ -21,7 +22,7 @@ from blocklora_lib.measure.training_step import (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = options(__doc__, rounds=7)
+    parser = options(__doc__, rounds=7, processes=1)
     parser.add_argument(
         "--classes", type=positive, default=10, help="prompts encoded in every step"
     )
@@ -32,11 +33,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--forms", nargs="+", default=list(STEP_FORMS), help="forms to time")
     given = parser.parse_args(arguments)
     device = start(given)
-    backbone = load(given, device)
-    times = training_step_times(
-        backbone, given.classes, given.batch, given.forms, given.rounds,
-        rank=given.rank, n_blocks=given.blocks, dropout=given.dropout,
-        on_round=progress(given.rounds, "training step"),
+    times = timed(
+        on_backbone, given, "training step", measure=training_step_times,
+        spec=spec_of(given.model), device=device, classes=given.classes, batch=given.batch,
+        forms=given.forms, rank=given.rank, n_blocks=given.blocks, dropout=given.dropout,
     )  # fmt: skip
     baselines = [form for form in ("dense", "low_rank") if form in given.forms] or given.forms[:1]
     frame = step_ratios(times, given.model, baselines)

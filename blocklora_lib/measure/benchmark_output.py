@@ -25,19 +25,21 @@ from ..core.files import user_path, write_whole
 from ..core.schema import explain
 from ..runs.provenance import git_revision
 from ..weights.spec import BUNDLED, BackboneSpec
-from .timing import conditions, verdict
+from .processes import in_processes
+from .timing import conditions, seen_over, verdict
 
 LEGEND = (
     "ratio: median over the rounds of time / the baseline's time in the same round, "
-    "with the 95% interval of that median.\n'open' means that the interval holds 1: "
-    "neither faster nor slower was shown. More --rounds narrow it."
+    "with the 95% interval of that median (with --processes: of the medians of the processes).\n"
+    "'open' means that the interval holds 1: neither faster nor slower was shown. More --rounds "
+    "narrow it."
 )
 
 
 def options(
-    description: str, model: str | None = "ViT-B-16", rounds: int = 11
+    description: str, model: str | None = "ViT-B-16", rounds: int = 11, processes: int = 0
 ) -> argparse.ArgumentParser:
-    """Return a parser with the options of all benchmarks; model None leaves --model out."""
+    """Return a parser with the options of all benchmarks; what is None or 0 is left out."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -51,6 +53,11 @@ def options(
         parser.add_argument(
             "--rounds", type=positive, default=rounds, help="rounds of the paired timing"
         )
+    if processes:
+        parser.add_argument(
+            "--processes", type=positive, default=processes,
+            help="fresh processes that do these rounds each; 6 or more are the units of intervals",
+        )  # fmt: skip
     parser.add_argument(
         "--threads", type=positive, default=torch.get_num_threads(), help="threads of the CPU"
     )
@@ -109,6 +116,23 @@ def progress(total: int, label: str) -> Callable[..., None]:
     return advance
 
 
+def timed(
+    work: Callable[..., pd.DataFrame],
+    given: argparse.Namespace,
+    label: str,
+    bars: int = 1,
+    **more: Any,
+) -> pd.DataFrame:
+    """Return the times of work(rounds=.., **more) in as many processes as the options say.
+
+    One is this process, with a bar of its rounds, so many times over.
+    """
+    if given.processes > 1:
+        return in_processes(work, given.processes, label, rounds=given.rounds, **more)
+    bar = progress(bars * given.rounds, label)
+    return work(rounds=given.rounds, on_round=bar, **more)
+
+
 def show_ratios(frame: pd.DataFrame, keys: Sequence[str]) -> None:
     """Print milliseconds with quartiles and the ratio's verdict, a line a row."""
     ms = {c: 1e3 * frame[f"seconds_{c}"] for c in ("median", "q1", "q3")}
@@ -137,7 +161,7 @@ def ratio_text(row: dict[str, Any]) -> str:
     if row["resolved"]:
         return verdict(row)
     if math.isnan(row["ratio_low"]):
-        return f"{row['ratio']:.2f}x, open: {row['rounds']} rounds are too few"
+        return f"{row['ratio']:.2f}x, open: {seen_over(row)} are too few"
     return f"{row['ratio']:.2f}x [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}], open"
 
 

@@ -29,7 +29,7 @@ from ..core.seeding import generator
 from ..weights.spec import BackboneSpec
 from .peak_memory import peak_memories
 from .steps import random_images, twin
-from .timing import paired_times, ratios
+from .timing import in_random_order, paired_times, ratios_by
 
 MODEL_FORMS = ("base", "unmerged", "merged")
 MEMORY_FORMS = (*MODEL_FORMS, "merged_kept")
@@ -68,50 +68,43 @@ def in_form(
 
 def inference_times(
     backbone: Backbone,
-    batch: int,
+    batches: Sequence[int] = (1, 8, 32),
     rounds: int = 11,
     forms: Sequence[str] = MODEL_FORMS,
     config: AdapterConfig = DEFAULT,
     min_seconds: float = 0.02,
+    seed: int = 0,
     on_round: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
-    """Return round, name, seconds of encoding one batch of images in each form."""
-    images = random_images(backbone, batch)
-    models = {form: in_form(twin(backbone), form, config)[0] for form in forms}
+    """Return model, batch, round, name, seconds of encoding each batch of images in each form."""
+    if not batches:
+        raise ValueError("no batch size to measure; give at least one, as [1, 8]")
 
-    def encode(model: Backbone) -> Callable[[], object]:
+    def make(form: str) -> Callable[[], object]:
+        model = in_form(twin(backbone), form, config)[0]
+
         def run() -> Tensor:
             with torch.inference_mode():
                 return model.encode_images(images)
 
         return run
 
-    functions = {form: encode(model) for form, model in models.items()}
-    return paired_times(
-        functions, rounds, device=backbone.device, min_seconds=min_seconds, on_round=on_round
-    )
-
-
-def inference(
-    backbone: Backbone,
-    batches: Sequence[int] = (1, 8, 32),
-    rounds: int = 11,
-    baseline: str = "base",
-    on_round: Callable[[int, int], None] | None = None,
-    **settings: Any,
-) -> pd.DataFrame:
-    """Return model, batch, form, images_per_second and the columns of `timing.ratios`."""
-    if not batches:
-        raise ValueError("no batch size to measure; give at least one, as [1, 8]")
     frames = []
     for batch in batches:
-        times = inference_times(backbone, batch, rounds, on_round=on_round, **settings)
-        frame = ratios(times, baseline).rename(columns={"name": "form"})
-        frame.insert(0, "model", backbone.spec.name)
-        frame.insert(1, "batch", batch)
-        frame.insert(3, "images_per_second", batch / frame["seconds_median"])
-        frames.append(frame)
+        images = random_images(backbone, batch)
+        times = paired_times(
+            in_random_order(make, forms, seed), rounds, device=backbone.device,
+            min_seconds=min_seconds, seed=seed, on_round=on_round,
+        )  # fmt: skip
+        frames.append(times.assign(model=backbone.spec.name, batch=batch))
     return pd.concat(frames, ignore_index=True)
+
+
+def inference_ratios(times: pd.DataFrame, baseline: str = "base") -> pd.DataFrame:
+    """Return model, batch, form, images_per_second and the columns of `timing.ratios`."""
+    frame = ratios_by(times, ["model", "batch"], baseline)
+    frame.insert(3, "images_per_second", frame["batch"] / frame["seconds_median"])
+    return frame
 
 
 # memory

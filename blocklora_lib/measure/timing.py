@@ -5,6 +5,10 @@ drift. Here a ratio is formed within each round, t_i(name)/t_i(baseline), and it
 rounds is reported with a distribution-free interval. A ratio whose interval holds 1 is *not
 resolved*: it is no result, neither 'faster' nor 'equal'. That two forms cost the same is a
 statement of its own, see `equivalent`.
+
+Within one process a ratio is steadier than it is from process to process: where the tensors lie,
+and which kernels a library has chosen, stay. Times of several processes (`processes.py`) have a
+column `process`; each then gives one ratio, its median, and these are the values of the interval.
 """
 
 from __future__ import annotations
@@ -107,40 +111,56 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> 
     return (float(ordered[fit[-1] - 1]), float(ordered[-fit[-1]])) if fit else (np.nan, np.nan)
 
 
+def in_random_order(
+    make: Callable[[str], Callable[[], object]], names: Sequence[str], seed: int = 0
+) -> dict[str, Callable[[], object]]:
+    """Return {name: make(name)} for `paired_times`, made in an order that the seed draws.
+
+    What is made first lies elsewhere in memory; so that is not the same one in every process.
+    """
+    made = {name: make(name) for name in random.Random(seed).sample(names, len(names))}
+    return {name: made[name] for name in names}
+
+
 def ratios(times: pd.DataFrame, baseline: str, confidence: float = CONFIDENCE) -> pd.DataFrame:
     """Return one row a name: median and quartiles of its seconds and of its ratio to `baseline`.
 
-    Columns name, baseline, seconds_median, seconds_q1, seconds_q3, ratio, ratio_q1, ratio_q3,
-    ratio_low, ratio_high, rounds, resolved. [ratio_low, ratio_high] is `median_interval` of the
-    ratios of the rounds, at 95% unless told. resolved: the interval excludes 1, so the effect is
-    larger than what the spread leaves open. Fewer than 6 rounds never resolve anything. Each row
-    stands for itself: of twenty ratios that are truly 1, one may be resolved.
+    Columns name, baseline, seconds_median, seconds_q1, seconds_q3, and those of `spread` of the
+    ratio, at 95% unless told. resolved: the interval excludes 1, so the effect is larger than what
+    the spread leaves open. Each row stands for itself: of twenty ratios that are truly 1, one may
+    be resolved.
     """
     wide = by_round(times)
     if baseline not in wide:
         raise UnknownName("baseline", baseline, wide.columns)
     rows = []
     for name in wide:
-        ratio = wide[name] / wide[baseline]
         rows.append(
             {"name": name, "baseline": baseline}
             | quartiles(wide[name], "seconds_median", "seconds")
-            | quartiles(ratio, "ratio", "ratio")
-            | resolution(ratio, "ratio", 1, confidence)
+            | spread(wide[name] / wide[baseline], "ratio", 1, confidence)
         )
     return pd.DataFrame(rows)
 
 
+def ratios_by(times: pd.DataFrame, keys: Sequence[str], baseline: str) -> pd.DataFrame:
+    """Return the rows of `ratios` of each value of these columns, behind them; name is `form`."""
+    parts = times.groupby(list(keys), sort=False)
+    found = {key: ratios(part, baseline) for key, part in parts}
+    frame = pd.concat(found, names=keys).reset_index(keys).reset_index(drop=True)
+    return frame.rename(columns={"name": "form"})
+
+
 def by_round(times: pd.DataFrame) -> pd.DataFrame:
-    """Return seconds, a row a round, a column a name. A round that lacks a name is refused."""
-    wide = times.pivot(index="round", columns="name", values="seconds").rename_axis(columns=None)
+    """Return seconds, a row a round of a process, a column a name. None may lack a name."""
+    at = [level for level in ("process", "round") if level in times]
+    wide = times.pivot(index=at, columns="name", values="seconds").rename_axis(columns=None)
     wide = wide[list(dict.fromkeys(times["name"]))]
     if wide.isna().any().any():
         name = wide.columns[wide.isna().any()][0]
-        rounds = wide.index[wide[name].isna()].tolist()
-        raise ValueError(
-            f"{name!r} has no time in round {rounds[0]}; give the whole frame of paired_times"
-        )
+        lacking = wide.index[wide[name].isna()].to_frame().iloc[0]
+        where = " of ".join(f"{level} {lacking[level]}" for level in reversed(at))
+        raise ValueError(f"{name!r} has no time in {where}; give the whole frame of paired_times")
     return wide
 
 
@@ -150,14 +170,24 @@ def quartiles(values: Sequence[float], median: str, prefix: str) -> dict[str, fl
     return {median: float(q2), f"{prefix}_q1": float(q1), f"{prefix}_q3": float(q3)}
 
 
-def resolution(
-    values: Sequence[float], prefix: str, nothing: float, confidence: float = CONFIDENCE
+def spread(
+    values: pd.Series, name: str, nothing: float, confidence: float = CONFIDENCE
 ) -> dict[str, Any]:
-    """Return prefix_low, prefix_high, rounds, and resolved: whether that leaves `nothing` out."""
-    low, high = median_interval(values, confidence)
-    resolved = low > nothing or high < nothing
-    found = {f"{prefix}_low": low, f"{prefix}_high": high}
-    return found | {"rounds": len(values), "resolved": resolved}
+    """Return a median with what is known of it, from a value a round.
+
+    Keys name, name_q1, name_q3 (quartiles of all rounds), name_low, name_high (`median_interval` of
+    what is independent: the rounds of one process, or the median of each of several), rounds,
+    processes, and resolved: whether the interval leaves `nothing` out. Fewer than 6 never do.
+    """
+    several = "process" in values.index.names and values.index.unique("process").size > 1
+    independent = values.groupby("process").median() if several else values
+    low, high = median_interval(independent, confidence)
+    return (
+        quartiles(values, name, name)
+        | {name: float(np.median(independent)), f"{name}_low": low, f"{name}_high": high}
+        | {"rounds": len(values), "processes": len(independent) if several else 1}
+        | {"resolved": low > nothing or high < nothing}
+    )
 
 
 def equivalent(row: Mapping[str, Any], margin: float = 0.05) -> bool:
@@ -183,7 +213,7 @@ def verdict(
     if margin is not None and equivalent(row, margin):
         return f"{found}, equal within {margin:.0%}"
     if not row["resolved"]:
-        return f"open: {_spread(row)}"
+        return f"open: {_open(row)}"
     if better_than is None:
         return found
     if row["ratio_high"] <= better_than:
@@ -192,14 +222,20 @@ def verdict(
     return f"{found}, {reach} {better_than:.2f}x"
 
 
-def _spread(row: Mapping[str, Any]) -> str:
-    rounds, effect = int(row["rounds"]), abs(row["ratio"] - 1)
+def seen_over(row: Mapping[str, Any]) -> str:
+    """Say what the interval of a row of `ratios` is over: '11 rounds', or '9 processes'."""
+    several = row.get("processes", 1) > 1  # of a record that does not say, one
+    return f"{row['processes']:.0f} processes" if several else f"{row['rounds']:.0f} rounds"
+
+
+def _open(row: Mapping[str, Any]) -> str:
+    effect = abs(row["ratio"] - 1)
     if math.isnan(row["ratio_low"]):
         found = f"(effect {effect:.1%} at {row['ratio']:.2f}x)"
-        return f"{rounds} rounds give no interval of the median {found}"
+        return f"{seen_over(row)} give no interval of the median {found}"
     return (
         f"{row['ratio']:.2f}x, an effect of {effect:.1%}, within a spread of "
-        f"[{row['ratio_low']:.2f}, {row['ratio_high']:.2f}] over {rounds} rounds, which holds 1"
+        f"[{row['ratio_low']:.2f}, {row['ratio_high']:.2f}] over {seen_over(row)}, which holds 1"
     )
 
 

@@ -25,7 +25,7 @@ from .orders import set_orders
 from .peak_memory import peak_memories
 from .prompts import made_up_prompts
 from .steps import OPTIMIZER, Step, our_step, random_images, twin
-from .timing import by_round, paired_times, quartiles, ratios, resolution
+from .timing import by_round, in_random_order, paired_times, quartiles, ratios, spread
 
 FROZEN = "frozen"  # the step without adapters
 STEP_FORMS = (FROZEN, *(form for form in WAYS if form != "loop_once"))
@@ -91,6 +91,7 @@ def training_step_times(
     forms: Sequence[str] = STEP_FORMS,
     rounds: int = 11,
     min_seconds: float = 0.02,
+    seed: int = 0,
     on_round: Callable[[int, int], None] | None = None,
     **settings: Any,
 ) -> pd.DataFrame:
@@ -100,9 +101,13 @@ def training_step_times(
     """
     prompts = made_up_prompts(classes) if isinstance(classes, int) else list(classes)
     images = random_images(backbone, batch)
-    steps = {form: step_in_form(backbone, form, images, prompts, **settings) for form in forms}
+
+    def make(form: str) -> Step:
+        return step_in_form(backbone, form, images, prompts, **settings)
+
+    steps = in_random_order(make, forms, seed)
     return paired_times(
-        steps, rounds, device=backbone.device, min_seconds=min_seconds, on_round=on_round
+        steps, rounds, device=backbone.device, min_seconds=min_seconds, seed=seed, on_round=on_round
     )
 
 
@@ -119,10 +124,10 @@ def step_ratios(
 def path_share(times: pd.DataFrame, frozen: str = FROZEN) -> pd.DataFrame:
     """Return what part of a step the adapter path takes: (t - t_frozen) / t, paired by rounds.
 
-    Columns form, path_median, path_q1, path_q3 (seconds), share, share_q1, share_q3, share_low,
-    share_high, rounds, resolved (the interval of the share excludes 0), speedup_limit. By Amdahl's
-    law a path that cost nothing would save `share` of the step and make it 1/(1 - share) times as
-    fast; a path made n times cheaper saves share (1 - 1/n).
+    Columns form, path_median, path_q1, path_q3 (seconds), those of `timing.spread` of the share
+    (resolved: its interval excludes 0), speedup_limit. By Amdahl's law a path that cost nothing
+    would save `share` of the step and make it 1/(1 - share) times as fast; a path made n times
+    cheaper saves share (1 - 1/n).
     """
     wide = by_round(times)
     if frozen not in wide:
@@ -132,10 +137,7 @@ def path_share(times: pd.DataFrame, frozen: str = FROZEN) -> pd.DataFrame:
         path = wide[form] - wide[frozen]
         share = path / wide[form]
         rows.append(
-            {"form": form}
-            | quartiles(path, "path_median", "path")
-            | quartiles(share, "share", "share")
-            | resolution(share, "share", 0)
+            {"form": form} | quartiles(path, "path_median", "path") | spread(share, "share", 0)
         )
     frame = pd.DataFrame(rows)
     return frame.assign(speedup_limit=1 / (1 - frame["share"]))

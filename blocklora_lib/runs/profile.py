@@ -61,8 +61,13 @@ class Profile(Strict):
     # rounding: no part of what names a run; its record says with which (provenance.stacked_with)
     stack: int = Field(1, ge=1)
     rounds: int = Field(11, ge=3, le=10_000)  # samples of each function in a paired timing
+    processes: int = Field(6, ge=1, le=1000)  # that it is spread over; 6 have an interval at 95%
     # what one process of the engine runs: one method on a dataset, or all where runs are short
     job: Literal["dataset", "method"] = "method"
+
+    def rounds_each(self, factor: int = 1) -> int:
+        """Return how many rounds of a timing fall to each of its processes, at least 3."""
+        return max(3, math.ceil(factor * self.rounds / self.processes))
 
     @property
     def of_bench(self) -> dict[str, Any]:

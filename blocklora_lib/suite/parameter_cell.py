@@ -82,11 +82,14 @@ def _samples(source: str) -> dict[str, list[Any]]:
     return found
 
 
+SHARES = {"delta", "margin"}  # a probability, and a part of 1
+
+
 def check_parameters(
     notebook: Path, given: Mapping[str, Any], typed: bool = False
 ) -> dict[str, Any]:
-    """Return the given values; refuse unknown names, wrong types, numbers not finite, and counts
-    that are not positive.
+    """Return the given values; refuse unknown names, wrong types, numbers not finite, counts that
+    are not positive, and SHARES that are none.
 
     Text is read as YAML where the default is no text, unless the values are `typed`, as in a
     notebook's cell.
@@ -105,6 +108,8 @@ def check_parameters(
         if name in samples and not default:  # an empty list is the profile's
             default = samples[name] if value != [] else []
         checked[name] = _of_type(value, default, where, least)
+        if name in SHARES and not 0 < checked[name] < 1:
+            raise ValueError(f"{where} must lie between 0 and 1, as in {default!r}")
     return checked
 
 

@@ -51,6 +51,10 @@ def loss_differences(
     """
     from tqdm import tqdm
 
+    if supersamples < 2:
+        raise ValueError(
+            f"supersamples={supersamples}; use at least 2, for the interval leaves one out"
+        )
     rows, total = [], supersamples + twice * (2 * len(methods) - 1)
     with repeatable(bench.place), tqdm(total=total, desc="supersamples", unit="run") as bar:
         for seed in range(1, supersamples + 1):

@@ -303,7 +303,7 @@ def test_c4_is_decided_by_counts():
 
 
 def step(baseline, form, ratio, low, high):
-    given = dict(ratio=ratio, ratio_low=low, ratio_high=high, rounds=11)
+    given = dict(ratio=ratio, ratio_low=low, ratio_high=high, processes=9)
     return dict(model="m", baseline=baseline, form=form) | given
 
 
@@ -323,7 +323,7 @@ def steps(own, low, high, plain=None):
         (0.98, 0.96, 1.01, False),  # whatever it saves, it is not 31%
         (0.69, 0.66, 0.71, True),
         (0.9, 0.6, 1.2, None),  # too noisy to say
-        (0.9, math.nan, math.nan, None),  # too few rounds for an interval
+        (0.9, math.nan, math.nan, None),  # too few processes for an interval
         (0.72, 0.70, 0.745, None),  # reaches beyond the margin of 31%
     ],
 )
@@ -340,8 +340,8 @@ def test_c5_credits_sharing_with_no_more_than_sharing_saves():
     one = costs.a_third_less_time(steps(1.0, 0.98, 1.02, plain=(0.65, 0.63, 0.67)))
     assert one.holds  # 'up to': in one of two codes is enough
     assert one.smallest == "2% of the time"
-    assert found.evidence.endswith("that saving is the order's.")
-    assert one.evidence.endswith("the order saves, and sharing too.")
+    assert found.evidence.endswith("that saving is the order's. Medians over 9 processes.")
+    assert "the order saves, and sharing too." in one.evidence
     lacking = steps(1, 1, 1).frames["training_step"].query("form != 'sum_first_plain'")
     with pytest.raises(MissingResults, match="has no sum_first_plain against low_rank_plain"):
         costs.a_third_less_time(Given(training_step=lacking))
@@ -356,7 +356,7 @@ def test_c6_needs_a_loop_that_is_no_faster_and_a_sum_that_is():
             ratio=r,
             ratio_low=r - 0.05,
             ratio_high=r + 0.05,
-            rounds=11,
+            processes=9,
         )
         for form, r in (("loop", 1.6), ("sum_first", 0.8))
     ]
@@ -373,7 +373,7 @@ def test_c6_needs_a_loop_that_is_no_faster_and_a_sum_that_is():
 
 def c7(low, high, weights=100, peak=1000):
     latency = pd.DataFrame(
-        [dict(form="merged", batch=8, ratio=1.0, ratio_low=low, ratio_high=high, rounds=66)]
+        [dict(form="merged", batch=8, ratio=1.0, ratio_low=low, ratio_high=high, processes=9)]
     )
     rows = [dict(batch=b, form="base", weights_bytes=100, peak_bytes=1000 * b) for b in (1, 8)]
     rows += [

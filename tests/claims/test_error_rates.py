@@ -31,23 +31,23 @@ from blocklora_lib.runs.profile_files import load_profile
 from blocklora_lib.theory.bounds import occam_bound
 
 LEVEL = 0.05
-BOARDS = 100
+BOARDS = 40
 MANY = 500  # on the margin, where a rule is wrong most often; by `make test-all`
 MARGIN = "margin"  # the truth stands where confirmed turns into contradicted
 
 
 @cache
-def ends(rounds):
+def ends(processes):
     """Ranks of the ordered values between which the median lies at 95%."""
-    return [int(end) for end in median_interval(range(rounds))]
+    return [int(end) for end in median_interval(range(processes))]
 
 
-def timed(rng, ratio, rounds=31, spread=0.08):
-    """A paired ratio of so many rounds, as `timing.ratios` has it."""
-    values = np.sort(ratio * np.exp(spread * rng.standard_normal(rounds)))
-    low, high = ends(rounds)
+def timed(rng, ratio, processes=9, spread=0.08):
+    """A paired ratio over so many processes, as `timing.ratios` has it."""
+    values = np.sort(ratio * np.exp(spread * rng.standard_normal(processes)))
+    low, high = ends(processes)
     seen = dict(ratio=np.median(values), ratio_low=values[low], ratio_high=values[high])
-    return seen | dict(rounds=rounds)
+    return seen | dict(processes=processes)
 
 
 def c5(rng, ratio):
@@ -68,7 +68,7 @@ def c6(rng, case):
 
 
 def c7(rng, ratios):
-    rows = [dict(form="merged", batch=b) | timed(rng, r, 66) for b, r in enumerate(ratios)]
+    rows = [dict(form="merged", batch=b) | timed(rng, r, spread=0.02) for b, r in enumerate(ratios)]
     memory = pd.DataFrame(
         [
             dict(batch=b, form=form, weights_bytes=100, peak_bytes=1000)

@@ -21,13 +21,14 @@ from blocklora_lib.core.schema import UnknownName
 from blocklora_lib.costs.ways import WAYS
 from blocklora_lib.display.figures.timing import latency, memory
 from blocklora_lib.measure import inference as inference_measurements
-from blocklora_lib.measure.adapter_path import PATH_FORMS, adapter_path
+from blocklora_lib.measure.adapter_path import PATH_FORMS, path_ratios, path_times
 from blocklora_lib.measure.inference import (
     ALL_FORMS,
     in_form,
-    inference,
     inference_memory,
     inference_outputs,
+    inference_ratios,
+    inference_times,
     weight_bytes,
 )
 from blocklora_lib.measure.peak_memory import MeasurementFailed, Memory, peak_memories
@@ -75,7 +76,7 @@ def test_a_path_is_timed_in_every_form_at_every_point():
         dict(d=16, tokens=5, rank=2, n_blocks=2),
         dict(d=16, tokens=5, rank=2, n_blocks=4, reading="block_rank"),
     ]
-    frame = adapter_path(points, rounds=3, min_seconds=0)
+    frame = path_ratios(path_times(points, rounds=3, min_seconds=0))
     assert set(frame) >= {"d", "tokens", "rank", "n_blocks", "reading", "form"} | RATIO_COLUMNS
     assert len(frame) == 2 * 8
     assert set(frame["baseline"]) == {"low_rank"}
@@ -85,11 +86,11 @@ def test_a_path_is_timed_in_every_form_at_every_point():
 
 def test_paths_refuse_what_they_cannot_time():
     with pytest.raises(ValueError, match="no point to measure"):
-        adapter_path([])
+        path_times([])
     with pytest.raises(UnknownName, match="unknown form 'dens'; did you mean 'dense'"):
-        adapter_path([dict(d=16, tokens=5, rank=2, n_blocks=2)], forms=["dens"])
+        path_times([dict(d=16, tokens=5, rank=2, n_blocks=2)], forms=["dens"])
     with pytest.raises(ValueError, match="cannot be cut into n_blocks=4"):
-        adapter_path([dict(d=16, tokens=5, rank=2, n_blocks=4)], forms=["sum_first"])
+        path_times([dict(d=16, tokens=5, rank=2, n_blocks=4)], forms=["sum_first"])
 
 
 # whole steps
@@ -217,13 +218,14 @@ def test_the_share_is_paired_and_amdahls_law_follows():
 
 @pytest.mark.slow
 def test_inference_is_timed_for_each_batch_size_and_drawn(backbone):
-    frame = inference(backbone, [1, 2], rounds=6, forms=ALL_FORMS, min_seconds=0)
+    times = inference_times(backbone, [1, 2], rounds=6, forms=ALL_FORMS, min_seconds=0)
+    frame = inference_ratios(times)
     assert set(frame) >= {"model", "batch", "form", "images_per_second"} | RATIO_COLUMNS
     assert frame.groupby("batch")["form"].apply(list).tolist() == [list(ALL_FORMS)] * 2
     assert np.allclose(frame["images_per_second"], frame["batch"] / frame["seconds_median"])
     assert latency(frame, 0.05).axes
     with pytest.raises(ValueError, match="no batch size"):
-        inference(backbone, [])
+        inference_times(backbone, [])
     with pytest.raises(UnknownName, match="unknown form 'merge'; did you mean 'merged"):
         in_form(backbone, "merge")
 

@@ -19,6 +19,7 @@ from blocklora_lib.measure import timing
 from blocklora_lib.measure.timing import (
     conditions,
     equivalent,
+    in_random_order,
     median_interval,
     paired_times,
     ratios,
@@ -225,6 +226,66 @@ def test_equal_functions_are_seldom_resolved():
         for _ in range(200)
     ]
     assert np.mean(wrong) <= 0.05
+
+
+# several processes
+
+
+def several(*processes: pd.DataFrame) -> pd.DataFrame:
+    """Times as `in_processes` gives them."""
+    return pd.concat([p.assign(process=i) for i, p in enumerate(processes, 1)], ignore_index=True)
+
+
+def test_each_process_gives_one_value_its_median():
+    # within each process the rounds agree; from process to process they do not
+    ofs = [0.5, 0.6, 0.7, 0.8, 0.9, 1.1]
+    times = several(*(frame(a=np.ones(20), b=np.full(20, ratio)) for ratio in ofs))
+    found = row(times)
+    assert found["ratio"] == np.median(ofs)
+    assert (found["ratio_low"], found["ratio_high"]) == (0.5, 1.1)
+    assert (found["rounds"], found["processes"]) == (120, 6)
+    assert not found["resolved"]
+    assert verdict(found).endswith("over 6 processes, which holds 1")
+    alone = row(several(*(frame(a=np.ones(20), b=np.full(20, ratio)) for ratio in ofs[:1])))
+    assert (alone["processes"], alone["ratio_high"], alone["resolved"]) == (1, 0.5, True)
+
+
+def test_five_processes_resolve_nothing_however_many_their_rounds():
+    found = row(several(*[frame(a=np.ones(50), b=np.full(50, 0.1))] * 5))
+    assert math.isnan(found["ratio_low"])
+    assert not found["resolved"]
+    assert verdict(found).startswith("open: 5 processes give no interval")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [6, 9])
+def test_a_process_of_its_own_kind_is_covered_only_with_processes_as_units(processes):
+    """A ratio that is 1 at the median of processes, and is moved in each by 20%."""
+    draw, boards, by_rounds, by_processes = np.random.default_rng(3), 100, 0, 0
+    for _ in range(boards):
+        moved = np.exp(0.2 * draw.normal(size=processes))
+        noise = np.exp(0.02 * draw.normal(size=(processes, 11)))
+        times = several(*(frame(a=np.ones(11), b=of) for of in moved[:, None] * noise))
+        by_processes += row(times)["resolved"]
+        by_rounds += row(times.assign(round=times.index // 2).drop(columns="process"))["resolved"]
+    assert by_processes <= binom.isf(1e-3, boards, 0.05)
+    assert by_rounds > boards / 3  # what an interval over all rounds would have said
+
+
+def test_a_round_that_lacks_a_name_is_named_with_its_process():
+    times = several(frame(a=[1, 1, 1.0], b=[1, 1, 1.0]), frame(a=[1, 1, 1.0], b=[1, 1, 1.0]))
+    with pytest.raises(ValueError, match="'b' has no time in round 2 of process 2"):
+        ratios(times.drop(index=9), "a")
+
+
+def test_functions_are_made_in_an_order_of_the_seed_and_named_in_theirs():
+    orders = set()
+    for seed in range(20):
+        made = []
+        found = in_random_order(lambda name, made=made: made.append(name) or name, "abc", seed)
+        assert list(found.items()) == [(name, name) for name in "abc"]
+        orders.add(tuple(made))
+    assert len(orders) == 6
 
 
 # verdicts

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from papermill.translators import PythonTranslator
 
 from blocklora_lib.core.paths import NOTEBOOKS
-from blocklora_lib.suite.parameter_cell import check_parameters, known_parameters, literals
+from blocklora_lib.suite.parameter_cell import SHARES, check_parameters, known_parameters, literals
 
 CELL = 'profile: str = "pocket"\nshots = [1, 4]\nlr: float = 2e-3\nseed = 1\n'
 CELL += "quick: bool = False\nlimit = None\n"
@@ -237,3 +237,20 @@ def test_a_list_without_entries_is_refused_before_the_notebook_runs(value):
         ValueError, match=r"batches=.* has no entry; give at least one, as in \[1, 8, 32\]"
     ):
         check_parameters(NOTEBOOKS / "12_inference.ipynb", {"batches": value})
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter"), [("07_nonvacuous_bound", "delta"), ("12_inference", "margin")]
+)
+@pytest.mark.parametrize("value", [1, 2.0, "1.5"])
+def test_a_share_lies_between_0_and_1(name, parameter, value):
+    notebook = NOTEBOOKS / f"{name}.ipynb"
+    with pytest.raises(ValueError, match=r"must lie between 0 and 1, as in 0\.05"):
+        check_parameters(notebook, {parameter: value})
+    assert check_parameters(notebook, {parameter: "0.5"}) == {parameter: 0.5}
+
+
+def test_every_parameter_that_is_a_fraction_is_known_as_a_share():
+    of_all = {path: known_parameters(path) for path in NOTEBOOKS.glob("*.ipynb")}
+    found = {name for known in of_all.values() for name, v in known.items() if type(v) is float}
+    assert found == SHARES

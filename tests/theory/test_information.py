@@ -72,6 +72,8 @@ def test_supersamples_are_pairs_of_a_class_and_the_collapsed_form_answers_alike(
     assert labels[:, 0].bincount().tolist() == [2] * len(context.tokens)
     assert len({image.numpy().tobytes() for image in images.flatten(0, 1)}) == 2 * len(labels)
     methods = ("block_lora", "lora_plus")
+    with pytest.raises(ValueError, match="supersamples=1; use at least 2"):
+        told.loss_differences(bench, profile, "chess", 1, 1, 1, methods)
     runs = told.loss_differences(bench, profile, "chess", 1, 2, 1, methods)
     assert len(runs) == (4 + 1) * len(context.tokens)  # four of the first, one of the second
     first = runs[runs["supersample"] == 1]

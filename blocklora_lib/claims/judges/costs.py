@@ -1,7 +1,8 @@
 """Judges of what is measured as time and memory.
 
-Times are paired ratios: the median over rounds, with a 95% interval of that median. What the
-interval does not decide is not decided here either.
+Times are paired ratios: the median over fresh processes, each of which gives the median of its
+rounds, with a 95% interval of that median. What the interval does not decide is not decided here
+either.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..verdict import Finding
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-RATIO = ["ratio"]  # what has to be a number; few rounds have no interval
+RATIO = ["ratio", "processes"]  # what has to be a number; few processes have no interval
 EQUAL_WITHIN = 0.05  # two times whose ratio is that near to 1 are called equal
 CLAIMED = 1 - 0.31  # the ratio that the paper's summary names
 GPU_BYTES = 24 * 10**9  # what is sold as 24 GB: a card of 24 GiB has more
@@ -25,7 +26,7 @@ TOO_NEAR = 0.1  # a GPU's workspaces and fragmentation come on top of what is me
 
 def interval(row: Series, looks: int = 1) -> Interval:
     """Return a paired ratio with its interval, wide enough to be one of so many looks."""
-    found = Interval(row["ratio"], row["ratio_low"], row["ratio_high"], int(row["rounds"]))
+    found = Interval(row["ratio"], row["ratio_low"], row["ratio_high"], int(row["processes"]))
     return widened(found, looks)
 
 
@@ -34,11 +35,16 @@ def ratio(row: Series) -> str:
     return f"{row['ratio']:.2f} [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}]"
 
 
+def processes(rows: DataFrame) -> str:
+    """Say what these intervals are over."""
+    return f"Medians over {rows['processes'].min():.0f} processes."
+
+
 def smallest(rows: DataFrame) -> str:
     """Write the smallest change of a time that the least certain of these ratios could show."""
     width = ((rows["ratio_high"] - rows["ratio_low"]) / 2).max(skipna=False)
     return (
-        "none, for so few rounds give no interval"
+        "none, for so few processes give no interval"
         if width != width
         else f"{100 * width:.0f}% of the time"
     )
@@ -71,7 +77,8 @@ def a_third_less_time(e: Evidence) -> Finding:
         f"code; 31% less, within {100 * EQUAL_WITHIN:.0f} points, is at most {bound:.2f}. Against "
         f"code that forms B A, as CLIP-LoRA's does, plain Block-LoRA takes {ratio(shared)}, and "
         f"LoRA that changes the order of its products alone {ratio(order)}: "
-        + (whose if saves else "what the order saves is not resolved."),
+        + (whose if saves else "what the order saves is not resolved.")
+        + f" {processes(rows)}",
         smallest=smallest(rows),
     )
 
@@ -96,7 +103,8 @@ def sum_first(e: Evidence) -> Finding:
         f"Against LoRA's path of the same r, the loop takes {loop['ratio'].min():.2f} to "
         f"{loop['ratio'].max():.2f} times as long (no gain of {100 * EQUAL_WITHIN:.0f}% shown at "
         f"{no_gain.count(True)} of {len(loop)} sizes), summing first {first['ratio'].min():.2f} to "
-        f"{first['ratio'].max():.2f} (a gain of that size at {gain.count(True)} of {len(first)}).",
+        f"{first['ratio'].max():.2f} (a gain of that size at {gain.count(True)} of {len(first)}). "
+        f"{processes(cut)}",
         smallest=smallest(cut[cut["form"].isin(["loop", "sum_first"])]),
     )
 
@@ -118,7 +126,7 @@ def merged_is_free(e: Evidence) -> Finding:
         "Merged over base: "
         f"{', '.join(f'{ratio(row)} at batch {row.batch}' for _, row in merged.iterrows())}; "
         f"{extra:,.0f} bytes more of weights; peak memory {told}. None: within "
-        f"{100 * EQUAL_WITHIN:.0f}%.",
+        f"{100 * EQUAL_WITHIN:.0f}%. {processes(merged)}",
         smallest=smallest(merged),
     )
 
