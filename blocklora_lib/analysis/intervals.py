@@ -115,8 +115,6 @@ def paired_difference(
 
 def _tested(values: Sequence[float], confidence: float, unit: float) -> PairedDifference:
     """Return the t-test of the values' mean against 0, which of differences is the paired test."""
-    from scipy.special import stdtr, stdtrit
-
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence} must lie between 0 and 1, as in 0.95")
     values = [float(v) for v in values]
@@ -133,6 +131,8 @@ def _tested(values: Sequence[float], confidence: float, unit: float) -> PairedDi
         none = abs(mean) <= 1e-12
         ends = (mean, mean) if none else (math.nan, math.nan)
         return PairedDifference(mean, *ends, n, 1.0 if none else math.nan)
+    from scipy.special import stdtr, stdtrit  # a quarter of a second, which equal values need not
+
     error = spread / math.sqrt(n)
     half = float(stdtrit(n - 1, (1 + confidence) / 2)) * error
     p_value = 2 * float(stdtr(n - 1, -abs(mean) / error))
