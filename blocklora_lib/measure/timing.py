@@ -116,7 +116,7 @@ def in_random_order(
 ) -> dict[str, Callable[[], object]]:
     """Return {name: make(name)} for `paired_times`, made in an order that the seed draws.
 
-    What is made first lies elsewhere in memory; so that is not the same one in every process.
+    What is made first has other places in memory than what is made last; here no name always has.
     """
     made = {name: make(name) for name in random.Random(seed).sample(names, len(names))}
     return {name: made[name] for name in names}

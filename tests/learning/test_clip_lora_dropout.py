@@ -110,10 +110,12 @@ def test_with_dropout_logits_and_gradients_have_their_distribution(tiny, their_n
     assert all(value < SAME for value in found.values()), found
 
 
+@pytest.mark.rare  # what the first test would see, were it so
 def test_another_rate_of_dropout_is_seen(tiny, their_noise):
     assert moments_apart(our_draws(tiny, dropout=0.1875), their_noise)["variance"] > OTHER
 
 
+@pytest.mark.rare
 def test_one_mask_for_q_k_and_v_is_seen(tiny, their_noise, monkeypatch):
     draw_noise = dropout.draw_noise
 
