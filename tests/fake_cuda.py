@@ -494,6 +494,8 @@ def stay_here(monkeypatch: Any) -> None:
         monkeypatch.setattr(f"blocklora_lib.{module}.ahead", iter)
     for module in ("inference", "step_costs", "training_step"):
         monkeypatch.setattr(f"blocklora_lib.measure.{module}.peak_memories", _measured_here)
+    for module in ("processes", "benchmark_output"):
+        monkeypatch.setattr(f"blocklora_lib.measure.{module}.in_processes", _timed_here)
     from blocklora_lib.measure import timing
 
     sample, called = timing._sample, []
@@ -506,6 +508,11 @@ def stay_here(monkeypatch: Any) -> None:
         return random.uniform(1, 2)
 
     monkeypatch.setattr(timing, "_sample", once)
+
+
+def _timed_here(work: Any, processes: int, label: str = "", **arguments: Any) -> Any:
+    """Do the work of `in_processes` once."""
+    return work(seed=1, **arguments).assign(process=1)
 
 
 def _measured_here(work: str, arguments: Any, device: str = "cpu", **_: Any) -> list[Any]:
