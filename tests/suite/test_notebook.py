@@ -254,7 +254,7 @@ def test_a_check_with_random_weights_decides_nothing(tmp_path):
 def test_the_tables_of_another_profile_in_the_same_folder_are_never_judged(tmp_path):
     """pocket's notebook made them; paper's writes over some, and stops before its end."""
     ratios = pd.DataFrame(
-        [dict(form="merged", batch=8, ratio=1.0, ratio_low=0.99, ratio_high=1.01, rounds=66)]
+        [dict(form="merged", batch=8, ratio=1.0, ratio_low=0.99, ratio_high=1.01, processes=9)]
     )
     memory = pd.DataFrame(
         [dict(batch=8, form=f, weights_bytes=1, peak_bytes=1) for f in ("base", "merged")]
