@@ -233,16 +233,13 @@ def _panel(axes: Axes) -> str:
 # -- notebooks: their kernels measure too ----------------------------------------------------------
 
 STARTUP = """
-import json, sys
+import atexit, json, sys
 sys.path.insert(0, {tests!r})
 from figure_boxes import measured
 _files = []
 _measuring = measured(_files)
 _faults = _measuring.__enter__()
-def _write(*_):  # after each cell: a kernel that takes long to end is killed
-    with open({report!r}, "w") as file:
-        json.dump([_files, _faults], file)
-get_ipython().events.register("post_run_cell", _write)
+atexit.register(lambda: open({report!r}, "w").write(json.dumps([_files, _faults])))
 """
 
 

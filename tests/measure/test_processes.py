@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -30,7 +31,9 @@ def refused(seed):
 
 
 def test_each_process_is_a_new_one_with_its_seed_and_as_many_threads_as_here():
+    before = psutil.Process().children()
     found = in_processes(where, 2, word="given")
+    assert psutil.Process().children() == before  # a kernel that has some is slow to end
     assert len({os.getpid(), *found["pid"]}) == 3
     assert (found["threads"] == torch.get_num_threads()).all()
     assert found["given"].tolist() == found["process"].tolist() == [1, 2]
@@ -41,6 +44,11 @@ def test_a_process_that_is_killed_is_named_and_an_error_comes_through():
         in_processes(ended, 2, "paths")
     with pytest.raises(ValueError, match="not with seed 1"):
         in_processes(refused, 2)
+    point = dict(d=16, tokens=5, rank=2, n_blocks=2)
+    with pytest.raises(ValueError, match="unknown form 'dens'; did you mean 'dense'"):
+        in_processes(path_times, 2, points=[point], forms=["dens"])
+    with pytest.raises(MeasurementFailed, match=r"TypeError: .*unexpected keyword argument 'more'"):
+        in_processes(refused, 2, more=1)
     with pytest.raises(ValueError, match="processes=0; use at least 1"):
         in_processes(refused, 0)
 

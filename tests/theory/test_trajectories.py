@@ -147,7 +147,7 @@ def test_trajectories_coincide(optimizer, reading, n, width, d_in, d_out, dropou
     config = AdapterConfig(reading=reading, rank=rank, n_blocks=n, dropout=dropout)
     task = tr.linear_task(seed, d_in, d_out)
     ours, one = pair(task, config, optimizer, RATES[optimizer] / n, decay, seed)
-    path = tr.follow(ours, one, 150)
+    path = tr.follow(ours, one, 300)
     assert path["difference"].max() <= BAR
     assert path["spread"].max() == 0
     assert ours.updates()[0].norm() > 0
