@@ -31,7 +31,7 @@ from blocklora_lib.runs.profile_files import load_profile
 from blocklora_lib.theory.bounds import occam_bound
 
 LEVEL = 0.05
-BOARDS = 40
+BOARDS = 100
 MANY = 500  # on the margin, where a rule is wrong most often; by `make test-all`
 MARGIN = "margin"  # the truth stands where confirmed turns into contradicted
 
@@ -68,6 +68,7 @@ def c6(rng, case):
 
 
 def c7(rng, ratios):
+    # as measured: less moves between processes than of a path of a thousandth of a second
     rows = [dict(form="merged", batch=b) | timed(rng, r, spread=0.02) for b, r in enumerate(ratios)]
     memory = pd.DataFrame(
         [
