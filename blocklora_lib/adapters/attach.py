@@ -38,7 +38,7 @@ from ..layers.used_weight import stored
 from . import files as adapter_files
 from .adapter import Adapter
 from .config import AdapterConfig
-from .fitting import Plan, begin, fit, plan
+from .fitting import Plan, begin, fit, plan, refuse_computed
 from .sites import Pattern, attention_sites, linear_sites
 
 
@@ -239,6 +239,7 @@ class AdapterSet:
 
     def save(self, path: str | Path, extra: dict[str, str] | None = None) -> None:
         """Write the adapters, merged or not, and the strings `extra` to a self-describing file."""
+        refuse_computed(self.config, self.adapters)
         tensors = numbers_of(self.state_dict())
         tell_unmoved(self.adapters)
         file = adapter_files.AdapterFile(self.config, self.kinds, tensors, dict(extra or {}))

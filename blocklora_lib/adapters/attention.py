@@ -93,10 +93,7 @@ class AdaptedMultiheadAttention(Adapted, nn.MultiheadAttention):
         if not batched and key_padding_mask is not None:
             key_padding_mask = key_padding_mask.unsqueeze(0)
         self_attention = query is key and key is value
-        if self_attention:
-            query = key = value = as_batch(query, self.batch_first)
-        else:
-            query, key, value = (as_batch(x, self.batch_first) for x in (query, key, value))
+        query, key, value = as_batches(query, key, value, self.batch_first)
 
         q, k, v = self._in_projection(query, key, value, self_attention)  # each (N, H, L or L_k, D)
         dropout_p = self.dropout if self.training else 0.0
@@ -191,11 +188,28 @@ def output_projection(attention: nn.MultiheadAttention, context: Tensor) -> Tens
     return project(context, stored(attention.out_proj, "weight"), attention.out_proj.bias, *own)
 
 
-def as_batch(x: Tensor, batch_first: bool) -> Tensor:
-    """(N, L, E), or (L, N, E) unless batch_first, or one sequence (L, E) -> (N, L, E)."""
-    if x.dim() == 2:
-        return x.unsqueeze(0)
-    return x if batch_first else x.transpose(0, 1)
+def as_batches(
+    query: Tensor, key: Tensor, value: Tensor, batch_first: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, L, E), or (L, N, E) unless batch_first, or one sequence (L, E) -> (N, L, E), each."""
+
+    def as_batch(x: Tensor) -> Tensor:
+        if x.dim() == 2:
+            return x.unsqueeze(0)
+        return x if batch_first else x.transpose(0, 1)
+
+    if query.dim() in (2, 3) and query is key and key is value:
+        query = as_batch(query)
+        return query, query, query
+    if query.dim() in (2, 3) and query.dim() == key.dim() == value.dim():
+        q, k, v = as_batch(query), as_batch(key), as_batch(value)
+        if q.shape[0] == k.shape[0] and k.shape[:2] == v.shape[:2]:
+            return q, k, v
+    raise RuntimeError(
+        f"query {tuple(query.shape)}, key {tuple(key.shape)} and value {tuple(value.shape)} do not "
+        "fit each other: all are batches of as many sequences or all are one sequence, and there "
+        "is a value for each key"
+    )
 
 
 def additive_mask(
@@ -214,7 +228,7 @@ def additive_mask(
                 f"attn_mask has shape {tuple(attn_mask.shape)}; "
                 f"expected {(length, keys)} or {(n * heads, length, keys)}"
             )
-        mask = as_float(attn_mask, q.dtype)
+        mask = as_float("attn_mask", attn_mask, q.dtype)
         if mask.dim() == 3:
             mask = mask.view(n, heads, length, keys)
     if padding is not None:
@@ -222,14 +236,20 @@ def additive_mask(
             raise RuntimeError(
                 f"key_padding_mask has shape {tuple(padding.shape)}; expected {(n, keys)}"
             )
-        padding = as_float(padding, q.dtype).view(n, 1, 1, keys)
+        padding = as_float("key_padding_mask", padding, q.dtype).view(n, 1, 1, keys)
         mask = padding if mask is None else mask + padding
     return mask
 
 
-def as_float(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    if mask.dtype != torch.bool:
+def as_float(name: str, mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what is added to the scores: -inf where a boolean mask says True."""
+    if mask.is_floating_point():
         return mask.to(dtype)
+    if mask.dtype != torch.bool:
+        raise RuntimeError(
+            f"{name} is {mask.dtype}: give a boolean one, True where attention is barred (of a "
+            "tokenizer's attention_mask: attention_mask == 0), or one of floats, which is added"
+        )
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, -math.inf)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from ..layers.adapted import Adapted, AdaptedWeight, Attached, Attachment, adapt
 from ..layers.checks import (
     check_attention,
     check_linear,
+    refuse_lazy,
     refuse_reading_owners,
     refuse_shared_weights,
     refuse_wrappers,
@@ -19,6 +21,7 @@ from ..layers.checks import (
 from ..layers.names import NamedModules, few, join
 from ..layers.trained_on import unlike_peft
 from . import files as adapter_files
+from .adapter import Adapter
 from .attention import AdaptedLinear, AdaptedMultiheadAttention
 from .config import AdapterConfig
 from .sites import attention_sites
@@ -40,6 +43,7 @@ def plan(
 ) -> list[Plan]:
     """Build the adapters of each site, in order, without touching the model."""
     refuse_wrappers(model, sites)
+    refuse_lazy(model)
     if config.dropout > 0:
         refuse_reading_owners(model, sites)
     attachment, planned = Attachment(config), []
@@ -80,6 +84,19 @@ def begin(planned: list[Plan]) -> list[Plan]:
                 except AdapterError as error:
                     raise AdapterError(f"{join(step.attached.name, target)}: {error}") from error
     return planned
+
+
+def refuse_computed(config: AdapterConfig, adapters: Mapping[str, Adapter]) -> None:
+    """Refuse adapters whose numbers are computed from others: no file of theirs could be loaded."""
+    for name, adapter in adapters.items():
+        with torch.device("meta"):
+            plain = make_adapter(config, adapter.d_in, adapter.d_out, torch.Generator())
+        if other := sorted(adapter.state_dict().keys() ^ plain.state_dict().keys()):
+            raise AdapterError(
+                f"{name} has {few(other)}: its numbers are computed (a pruning mask, a "
+                "parametrization); make them plain first, by torch.nn.utils.prune.remove or "
+                "torch.nn.utils.parametrize.remove_parametrizations"
+            )
 
 
 def plan_site(

@@ -10,8 +10,15 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from ..core.schema import AdapterError
-from ..layers.attention_layers import find_towers, layers_of, no_attention, wanted
-from ..layers.names import NamedModules, join, parent
+from ..layers.attention_layers import (
+    find_towers,
+    layers_of,
+    no_attention,
+    patterns,
+    refuse_half,
+    wanted,
+)
+from ..layers.names import NamedModules, few, join, parent
 from .config import AdapterConfig
 
 Pattern = re.Pattern[str]
@@ -38,6 +45,15 @@ def chosen_layers(tower: tuple[str, str, nn.Module], config: AdapterConfig) -> N
     found = {n: m for n, (_, t, m) in attention.items() if not t or wanted(n, t, config.targets)}
     if not found:
         raise AdapterError(no_attention(tower_name, prefix, module))
+    linear = "".join(t for _, t, _ in attention.values())
+    if linear and all(t for _, t, _ in attention.values()):
+        refuse_half(module, attention)
+        if absent := [target for target in config.targets if target not in linear]:
+            raise AdapterError(
+                f"targets name {', '.join(absent)}, and no linear layer of the {tower_name} tower "
+                f"is known to compute that beside {few(patterns(found))}; leave it out of targets, "
+                "or name the layers with attach_linear"
+            )
     layers = list(dict.fromkeys(layer for layer, _, _ in attention.values()))
     depth = len(layers)
     if config.layers == "all":

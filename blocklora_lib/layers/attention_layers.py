@@ -22,7 +22,7 @@ TWO_TOWERS = {  # image tower -> text tower
 NAMES = {
     **{f"{t}{end}": t for t in "qkv" for end in ("", "_proj", "_lin")},
     **{"query": "q", "key": "k", "value": "v", "kv": "kv", "qkv": "qkv", "Wqkv": "qkv"},
-    **dict.fromkeys(("o", "o_proj", "out_proj", "out_lin", "proj", "projection"), "o"),
+    **dict.fromkeys(("o", "o_proj", "out_proj", "out_lin", "proj", "projection", "dense"), "o"),
 }
 # which reads another sequence: not every forward of a model runs it
 CROSS = re.compile("cross|encdec|encoder_attn", re.IGNORECASE)
@@ -157,6 +157,27 @@ def attention_layers(model: nn.Module, cross: bool = False) -> dict[str, tuple[s
         if layer and sorted(held.replace("o", "")) == ["k", "q", "v"]:
             found |= linear
     return {name: found[name] for name in modules if name in found}
+
+
+def refuse_half(module: nn.Module, found: Iterable[str]) -> None:
+    """Refuse linear attention that is found in some numbered blocks and not in others alike."""
+    known = {parent(name) for name in found}
+    alike = {pattern for pattern in patterns(known) if "att" in pattern.lower()}
+    missed = [
+        name
+        for name, m in module.named_modules()
+        if name not in known
+        and patterns([name])[0] in alike
+        and any(isinstance(child, nn.Linear) for child in m.children())
+    ]
+    if missed:
+        inner = dict(module.named_modules())[missed[0]]
+        linear = [n for n, m in inner.named_children() if isinstance(m, nn.Linear)]
+        raise AdapterError(
+            f"{few(missed)} ({type(inner).__name__}) would get no adapters, and "
+            f"{few(sorted(known))} would: of the former's linear layers ({', '.join(linear)}) it "
+            "is not known which compute q, k, v; name the layers to adapt with attach_linear"
+        )
 
 
 def block_of(name: str) -> str:

@@ -58,10 +58,6 @@ def check_forward(label: str, module: nn.Module, kind: type[nn.Module]) -> None:
             raise AdapterError(
                 f"{label} has {key!r} of its own, a name that adapters need; rename it"
             )
-    if is_lazy_module(module):
-        raise AdapterError(
-            f"{label} has no shape yet; run one batch through the model before attaching"
-        )
     for key in ("forward", "_call_impl", "_slow_forward", "__call__"):
         if key in vars(module):
             raise AdapterError(
@@ -104,6 +100,11 @@ def check_parameters(label: str, module: nn.Module, keys: tuple[str, ...]) -> No
         parameter = module._parameters[key]
         if parameter is None:
             continue
+        if parameter.layout is not torch.strided:
+            raise AdapterError(
+                f"{key} of {label} is stored as {parameter.layout}; adapters take dense weights, "
+                "so put its to_dense() there first"
+            )
         if parameter.dtype not in FLOATS or is_traceable_wrapper_subclass(parameter):
             raise AdapterError(
                 f"{key} of {label} is {type(parameter).__name__} in {parameter.dtype}, "
@@ -112,8 +113,14 @@ def check_parameters(label: str, module: nn.Module, keys: tuple[str, ...]) -> No
             )
 
 
-def is_lazy_module(module: nn.Module) -> bool:
-    return any(is_lazy(p) for p in module._parameters.values() if p is not None)
+def refuse_lazy(model: nn.Module) -> None:
+    """Refuse a model that has parameters without a shape, which cannot be frozen."""
+    for name, module in model.named_modules():
+        if any(is_lazy(p) for p in module._parameters.values() if p is not None):
+            raise AdapterError(
+                f"{label_of(name, module)} has no shape yet; "
+                "run one batch through the model before attaching"
+            )
 
 
 def label_of(name: str, module: nn.Module) -> str:

@@ -37,6 +37,7 @@ def freeze(model: nn.Module) -> None:
             if parameter is not None and id(parameter) not in own:
                 flags.setdefault(key, before.setdefault(id(parameter), parameter.requires_grad))
                 parameter.requires_grad_(False)
+                parameter.grad = None  # by which an optimizer that is there would still move it
         if not flags:
             del module.__dict__[TRAINED]
 
@@ -58,7 +59,8 @@ def unfreeze(model: nn.Module) -> None:
         for key, flag in module.__dict__.pop(TRAINED, {}).items():
             parameter = module._parameters.get(key)
             if parameter is not None and id(parameter) not in held:
-                parameter.requires_grad_(flag)
+                with torch.inference_mode(parameter.is_inference()):  # outside, its flag is fixed
+                    parameter.requires_grad_(flag)
 
 
 def bar_nested_tensors(model: nn.Module) -> None:
@@ -161,16 +163,24 @@ def watch(model: nn.Module, attachment: Attachment, sites: AdaptedSites) -> None
     reached an adapter; smaller parts may well have a way round (a skipped layer), and so may those
     parts within the model (stochastic depth).
     """
-    asking = {id(module) for module in (model, *model.children())}
+    whole = uncompiled(model)
+    asking = {id(uncompiled(module)) for module in (whole, *whole.children())}
     for name, module in model.named_modules():
         within = set(module.modules())
         inside = [site for site in sites if site[1] in within]
         module.__dict__.setdefault(FROZEN_FOR, {})[attachment] = bool(inside)
-        if inside and not isinstance(module, nn.ModuleList | nn.ModuleDict):
+        runs = not isinstance(module, nn.ModuleList | nn.ModuleDict)
+        if inside and runs and uncompiled(module) is module:
             asks = id(module) in asking and not isinstance(module, Adapted)
             guard = Guard(attachment, name, inside, asks)
             module.register_forward_pre_hook(guard.before)
             module.register_forward_hook(guard.after, always_call=True)
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """Return the module that `torch.compile` wrapped, whose hooks are compiled with it; or it."""
+    compiled = type(module).__name__ == "OptimizedModule"  # to import the class is slow
+    return module._orig_mod if compiled and isinstance(module._orig_mod, nn.Module) else module
 
 
 def unwatch(model: nn.Module, attachment: Attachment) -> None:
