@@ -213,6 +213,10 @@ REFUSED = {
     "alpha_pattern='c_fc'.*no map": dict(alpha_pattern="c_fc"),
     "rank_pattern=.2.*no map": dict(rank_pattern=[2]),
     "lora_dropout|dropout": dict(lora_dropout=1.5),
+    "lora_alpha of .* is 1000": dict(lora_alpha=10**400),
+    "alpha_pattern with .*repeats a group": dict(alpha_pattern={"([a-z_.0-9]+)+!": 4}),
+    "rank_pattern with .*repeats a group": dict(rank_pattern={"(a|aa)*c_fc!": 4}),
+    "rank_pattern with .*more than three": dict(rank_pattern={".*s.*e.*r.*c_fc!": 4}),
     "with lora_magnitude_vector if use_dora": dict(use_dora=True),
 }
 

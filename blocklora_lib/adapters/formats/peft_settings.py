@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -72,6 +71,12 @@ def check_patterns(path: Path, name: str, patterns: Any) -> None:
     try:
         for pattern in patterns.keys():  # noqa: SIM118 (a list has none)
             re.compile(pattern)
+            plain = re.sub(r"\\.|\[[^]]*\]", "x", pattern)
+            if re.search(r"\)[*+{]", plain) or len(re.findall("[*+{]", plain)) > 3:
+                raise AdapterError(  # which may take for ever to match
+                    f"{path} has {name} with {pattern!r:.80}, which repeats a group, or repeats "
+                    "more than three times; write the names out, with | between them"
+                )
     except (AttributeError, re.error) as error:
         raise AdapterError(
             f"{path} has {name}={patterns!r}, which is no map from patterns of names to numbers "
@@ -86,6 +91,6 @@ def by_pattern(settings: dict[str, Any], patterns: str, name: str, key: str, def
         if re.match(rf"(.*\.)?({pattern})$", name):
             value = own
             break
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise AdapterError(f"{key} of {name} is {value!r}; it has to be a number above 0")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 2**31:
+        raise AdapterError(f"{key} of {name} is {value!r:.40}; it has to be a number above 0")
     return value
