@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,6 +19,8 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "test": ("test", "testing"),
 }
 UNCLEAR = ("eval", "evaluation")  # validation to some, test to others
+# what names add to it: test1, train_set, seg_test, val-images
+ADDED = frozenset("set sets split data dataset image images img imgs pics folder seg".split())
 
 
 class Folder(NamedTuple):
@@ -44,6 +47,7 @@ def look(folder: Path) -> Folder:
     splits = _splits(folder, tops)
     if not splits:
         classes, notes = _classes(folder, tops, left)
+        notes += _exchanged(folder, tops)
         distinct(folder, ["."], classes)
         return Folder(folder, dict.fromkeys(SPLIT_NAMES, "."), classes, tuple(notes))
     found, notes = {}, list(told(left))
@@ -74,9 +78,8 @@ def look(folder: Path) -> Folder:
 
 def _splits(folder: Path, tops: list[str]) -> dict[Split, str]:
     """The folder of each split; none where folders are classes, even if called train or test."""
-    known: dict[str, Split | Literal[""]] = dict.fromkeys(UNCLEAR, "")
-    known |= {name: split for split, names in SPLIT_NAMES.items() for name in names}
-    named = [name for name in tops if name.lower() in known]
+    known = {name: split for name in tops if (split := split_of(name)) is not None}
+    named = list(known)
     holding = [name for name in named if _holds_folders(folder / name)]
     if not holding:
         if named and len(named) == len(tops):
@@ -115,9 +118,9 @@ def _splits(folder: Path, tops: list[str]) -> dict[Split, str]:
         )
     splits: dict[Split, str] = {}
     for name in holding:
-        split = known[name.lower()]
+        split = known[name]
         if not split:
-            taken = {known[n.lower()] for n in holding}
+            taken = {known[n] for n in holding}
             free = [split for split in ("test", "val") if split not in taken]
             what = "may hold images to validate or to test with: " + (
                 f"call it {free[0]}" if free else "take it away"
@@ -145,6 +148,39 @@ def _splits(folder: Path, tops: list[str]) -> dict[Split, str]:
         f"give {alone.name} alone, which is then cut"
     )
     raise DataError(folder, what, again(alone))
+
+
+def split_of(name: str) -> Split | Literal[""] | None:
+    """Return the split that a folder's name says, "" where it is unclear which; else None."""
+    if name.endswith("_"):  # as a class that is called so is told apart
+        return None
+    known: dict[str, Split | Literal[""]] = dict.fromkeys(UNCLEAR, "")
+    known |= {word: split for split, words in SPLIT_NAMES.items() for word in words}
+    said = [word for word in re.findall("[^\\W\\d_]+", name.lower()) if word not in ADDED]
+    return known.get(said[0]) if len(said) == 1 else None
+
+
+def _exchanged(folder: Path, tops: list[str]) -> list[str]:
+    """Note folders that all hold the same ones, which may be the classes; refuse splits there."""
+
+    def within(name: str) -> list[str]:
+        return [e.name for e in entries_of(folder / name) if is_dir(e) and not hidden(e.name)]
+
+    inner = within(tops[0])
+    if len(inner) < 2 or any(within(name) != inner for name in tops[1:]):
+        return []
+    splits = {split_of(name) or "" for name in inner}
+    if {"train", "test"} <= splits:
+        what = f"holds {listed(inner)} in each of {listed(tops)}: put the splits above the classes"
+        first, *_ = inner
+        raise DataError(
+            folder, what, shell(["mkdir", str(folder / first)])
+            + " && " + move(folder / tops[0] / first, folder / first / tops[0]),
+        )  # fmt: skip
+    return [
+        f"{listed(tops)} hold the same folders, {listed(inner)}: if these are the classes, give "
+        f"{tops[0]} alone, which is then cut"
+    ]
 
 
 def _holds_folders(place: Path) -> bool:

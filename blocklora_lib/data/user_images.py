@@ -36,7 +36,8 @@ def images(place: Path) -> Images:
     paths: list[str] = []
     left: dict[str, list[str]] = {}
     known = endings()
-    todo: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(place),))]
+    own = Path(os.path.realpath(place))
+    todo: list[tuple[str, tuple[str, ...]]] = [("", tuple(map(str, (own, *own.parents))))]
     while todo:
         inner, above = todo.pop()
         for entry in entries_of(place / inner):

@@ -32,6 +32,8 @@ from blocklora_lib.data.problems import DataError
 from blocklora_lib.data.user_dataset import own_manifest, seen_in_training, write_own
 from blocklora_lib.data.user_folder import look
 
+SPLITS = ("train", "test")
+
 
 def fill(folder: Path, *paths: str, colour: str = "teal") -> Path:
     """Images of these names, of whatever format Pillow knows the ending of, else PNG."""
@@ -211,6 +213,9 @@ def test_an_odd_class_folder_is_a_class(tmp_path, name):
             {"train": "Training", "val": "Validation", "test": "Testing"},
         ),
         (("train", "dev", "test"), {"train": "train", "val": "dev", "test": "test"}),
+        (("train_set", "test_set"), {"train": "train_set", "test": "test_set"}),
+        (("seg_train", "seg_test"), {"train": "seg_train", "test": "seg_test"}),
+        (("Train-Data", "test1"), {"train": "Train-Data", "test": "test1"}),
     ],
 )
 def test_splits_are_known_by_their_usual_names(tmp_path, names, splits):
@@ -221,6 +226,44 @@ def test_splits_are_known_by_their_usual_names(tmp_path, names, splits):
     assert {split: images[0] for split, images in manifest.images.items()} == splits
     assert manifest.counts == dict.fromkeys(splits, 4)
     assert verified(folder).output.endswith("nothing wrong\n")
+
+
+@pytest.mark.parametrize("test", ["test", "test1", "test_set"])
+def test_splits_of_unsorted_images_are_no_classes(tmp_path, test):
+    """Kaggle's dogs and cats: the name of a file says its class."""
+    folder = fill(
+        tmp_path / "pets", *(f"train/{c}.{i}.png" for c in ("cat", "dog") for i in range(3)),
+        *(f"{test}/{i}.png" for i in range(3)),
+    )  # fmt: skip
+    found = verified(folder)
+    assert found.exit_code == 1
+    assert "put them into a folder per class there" in found.output
+
+
+def test_words_beside_a_splits_name_make_it_a_class(tmp_path):
+    folder = classes(tmp_path / "things", "train station", "test tube", "bullet_train", "train_")
+    assert len(own_manifest(folder).classes) == 4
+
+
+def test_folders_that_hold_the_same_folders_may_be_no_classes(tmp_path):
+    folder = classes(tmp_path / "pets", *(f"fold{i}/{c}" for i in (1, 2) for c in ("cat", "dog")))
+    assert look(folder).notes[-1] == (
+        "fold1, fold2 hold the same folders, cat, dog: if these are the classes, give fold1 alone, "
+        "which is then cut"
+    )
+    folder = classes(tmp_path / "by", *(f"{c}/{s}" for c in ("cat", "dog") for s in SPLITS))
+    with pytest.raises(DataError, match="put the splits above the classes") as error:
+        look(folder)
+    assert f"mkdir {folder}/test && mv -n {folder}/cat/test {folder}/test/cat" in str(error.value)
+
+
+def test_a_link_to_what_holds_the_class_brings_no_images_of_others(tmp_path):
+    folder = classes(tmp_path / "pets", "cat", "dog")
+    before = every_path(folder)
+    (folder / "cat/all").symlink_to(folder)
+    (folder / "cat/above").symlink_to(tmp_path)
+    assert every_path(folder) == before
+    assert "2 links lead back to folders that they stand in" in look(folder).notes[0]
 
 
 def test_train_is_a_class_where_it_holds_images_beside_others(tmp_path):
