@@ -39,11 +39,11 @@ def sentence(error: BaseException) -> str:
     from ..core.schema import explain
 
     if isinstance(error, OSError) and error.errno and error.strerror:
-        names = (
+        names = [
             os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, str | bytes)
-        )
-        text = f"{' -> '.join(names) or 'a file'}: {error.strerror}"
-        if error.errno in OF_THE_MACHINE:
+        ]
+        text = f"{' -> '.join(names) or 'what is written here'}: {error.strerror}"
+        if names and error.errno in OF_THE_MACHINE:
             text += "; what was finished is kept, and the same command goes on once this is over"
         elif error.errno in FORBIDDEN:
             text += "; let this user read and write there, or choose another place"

@@ -25,7 +25,7 @@ from ..methods import get_method
 from .code_digest import code_of
 from .contexts import OnStep, run_context
 from .provenance import PeakMemory, provenance
-from .record import Budget, Cost, Failure, MachineFailure, Result, RunRecord
+from .record import Budget, Cost, Failure, MachineFailure, NotKept, Result, RunRecord
 from .spec import RunSpec
 from .stacked import Stack
 from .standing import Keeper
@@ -75,7 +75,7 @@ def execute_alike(
                 about["one_prompt"] = one_prompt
             if others := [other.key for other in wanted if other is not spec]:
                 about["trained_with"] = others
-            result, error = None, None
+            result, error, lost = None, None, None
             try:
                 with (
                     machine(spec, Exception),
@@ -83,7 +83,7 @@ def execute_alike(
                 ):
                     result = shared.result(spec, inputs, features, seconds)
                     if keeper is not None and keeper.lacks(spec):
-                        keeper.keep(spec, shared.fitted(seconds), result, bench)
+                        lost = _not_kept(keeper, spec, shared.fitted(seconds), result, bench)
             except OF_THE_SPEC as failure:
                 error = _failure(failure)
             bench.check_unchanged(spec)
@@ -104,6 +104,8 @@ def execute_alike(
                 code=code_of(spec.method.name),
                 images=images[spec] or "",
             )
+            if lost:  # the record comes first: a file's disk may be another
+                raise lost
             seconds["evaluate"] = 0.0
     finally:
         shared.close()
@@ -217,6 +219,20 @@ def _budget(predictor: Predictor, passes: Counter[str]) -> Budget:
         image_passes=passes["image"],
         text_passes=passes["text"],
     )
+
+
+def _not_kept(
+    keeper: Keeper, spec: RunSpec, predictor: Predictor, result: Result, bench: Workbench
+) -> NotKept | None:
+    """Keep the adapter; where it cannot be written, return what to raise once the record is out."""
+    try:
+        keeper.keep(spec, predictor, result, bench)
+    except OSError as error:
+        return NotKept(
+            f"run {spec} is whole, and its adapter is not kept: {error}; once that is mended, the "
+            "same command trains it again for its adapter alone"
+        )
+    return None
 
 
 def _now() -> str:

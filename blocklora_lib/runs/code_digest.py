@@ -22,7 +22,7 @@ ROOT = "runs.execute"  # it imports all but the method's module, which it loads 
 # What stores, describes or words results and computes none; all else that the roots import counts.
 SILENT = frozenset(
     """core.collection core.files core.gpus core.json_data core.locks core.machine core.paths
-    core.schema core.user_cache core.yaml_data data.content data.obtain.fetch
+    core.schema core.user_cache core.writable core.yaml_data data.content data.obtain.fetch
     data.obtain.resuming data.problems runs.code_digest runs.packed runs.provenance
     runs.record runs.sealed runs.standing runs.store""".split()
 ) | {""}  # the face of the package

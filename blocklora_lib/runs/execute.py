@@ -12,7 +12,7 @@ from types import MappingProxyType
 from ..core.locks import Taken, locked
 from .alike import execute_alike, machine
 from .contexts import OnStep
-from .record import MachineFailure, RunRecord
+from .record import MachineFailure, NotKept, RunRecord
 from .spec import RunSpec
 from .stacked import Stack, stacks
 from .standing import Keeper, Stored, stored, to_run
@@ -87,14 +87,14 @@ def run_or_load(
                 store.save(record)
             return record
 
-        if len(before) == 1:
-            return saved(execute(spec, bench, on_step, inputs, keeper, stack))
-        wanted = {one: inputs if one == spec else alike[one] for one in before}
+        wanted = {one: inputs if one == spec else alike.get(one) for one in before}
         with closing(execute_alike(wanted, bench, on_step, keeper, stack)) as records:
             record = saved(next(records))
             try:
                 for other in records:
                     saved(other)
+            except NotKept:
+                raise
             except (MachineFailure, ValueError, OSError) as error:  # it will have its own turn
                 _tell(str(error))
     return record

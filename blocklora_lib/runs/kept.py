@@ -8,17 +8,20 @@ whether a run is kept, so nothing of it is in the spec.
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+import re
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from ..adapters.config import AdapterConfig
-from ..core.files import check_replaces, user_path
+from ..core.files import check_replaces, same_error, user_path
 from ..core.json_data import parse_json
 from ..core.schema import AdapterError, Strict, UnknownName, explain
+from ..core.writable import check_room
 from ..data.manifest import Template
+from ..data.views import View
 from ..learning.count import Count
 from ..methods import get_method, method_names
 from .spec import RunSpec
@@ -50,6 +53,19 @@ class Trained(Strict):
     view: dict[str, Any]
     weights: dict[str, str]
     accuracy: dict[str, Count]
+
+    @model_validator(mode="after")
+    def _whole(self) -> Trained:
+        if not re.fullmatch("[0-9a-f]{64}", self.weights.get("tensors", "")):
+            raise ValueError("weights do not give the SHA-256 of their tensors")
+        if not self.classes or "" in self.classes or len({*self.classes}) < len(self.classes):
+            raise ValueError("classes are no names, each once")
+        wanted = {field.name for field in fields(View)} | {"mean", "std"}
+        if absent := sorted(wanted - self.view.keys()):
+            raise ValueError(f"view does not say {', '.join(absent)}")
+        if set(self.accuracy) != set(self.spec.sets):
+            raise ValueError("accuracy is not of the sets that the run is evaluated on")
+        return self
 
 
 def has_adapter(spec: RunSpec) -> bool:
@@ -92,6 +108,11 @@ class Kept:
         from ..adapters.files import read
 
         check_replaces(self.file, read, "adapter file")
+        try:
+            check_room(self.file.parent)
+        except OSError as error:
+            told = f"{self.file} cannot be written ({error.strerror or error})"
+            raise same_error(error, f"{told}; make room there, or give another file") from None
 
     def lacks(self, spec: RunSpec) -> bool:
         """Whether the spec trains an adapter that is not there, or not whole, or of another run."""

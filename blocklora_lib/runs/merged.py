@@ -34,20 +34,21 @@ def write_merged(path: Path | str, into: Path | str, **how: Any) -> list[str]:
     check_replaces(file, _merged, "checkpoint that was merged here")
     backbone, adapters, _ = open_kept(path, device="cpu", **how)
     name, told = open_clip_name(backbone.spec.name), ["import open_clip"]
+    config, text = file.with_suffix(".json"), ""
     if not (Path(open_clip.__file__).parent / "model_configs" / f"{name}.json").is_file():
-        config = file.with_suffix(".json")
         text = json.dumps(open_clip.get_model_config(name), indent=1) + "\n"
         if config.exists() and config.read_bytes() != text.encode():
             raise ValueError(
                 f"{config}, which is there, is not the config of {name}, which open_clip needs "
                 "beside the checkpoint; move it away, or give another file"
             )
-        write_whole(config, text)
         name, told = config.stem, [*told, f"open_clip.add_model_config({str(config)!r})"]
     view = open_clip.get_model_preprocess_cfg(backbone.model)
     state = adapters.merge_and_unload().state_dict()
     content = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
     write_whole(file, sorted_header(save(content, metadata={"format": "pt"} | MARK)))
+    if text:
+        write_whole(config, text)
     given = {"pretrained": str(file)} | {
         f"image_{key}": view[key] for key in ("mean", "std", "interpolation", "resize_mode")
     }

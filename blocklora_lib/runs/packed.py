@@ -7,15 +7,23 @@ packed record is judged like any other. Two columns, `key` and `record`.
 from __future__ import annotations
 
 import io
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core.files import check_replaces, regular_file, write_whole
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
 
 SUFFIX = ".parquet"
 # files of a folder of them, copies and damaged ones too; by their second letter not claims.json
 RECORDS = "[0-9a-f][0-9a-f]*.json"
-_LIMIT = 2**31  # bytes of texts that anyone here reads; a pocket-full run has 6 million
+KEY = re.compile("[0-9a-f]{16}")  # of a run; it names a file
+_LIMIT = 2**31  # bytes of texts that anyone here reads; pocket-full's records have 20 million
+_SMALLER = 100  # how many times smaller than its texts a Parquet may be, 64 MiB aside; ours: 10
 
 
 def write_texts(path: str | Path, texts: Mapping[str, str]) -> Path:
@@ -45,21 +53,39 @@ def read_texts(path: str | Path) -> dict[str, str]:
 
     with regular_file(path) as file:
         try:
-            parquet = pq.ParquetFile(file)
-            groups = range(parquet.num_row_groups)
-            size = sum(parquet.metadata.row_group(i).total_byte_size for i in groups)
-            if size > _LIMIT:
-                raise ValueError(f"{size:,} bytes are no texts of records")
-            columns = parquet.read(columns=["key", "record"]).to_pydict()
-            texts = dict(zip(columns["key"], columns["record"], strict=True))
-            if len(texts) != len(columns["key"]):
-                raise ValueError("a key stands twice")
-            if not all(isinstance(word, str) for word in (*texts, *texts.values())):
-                raise ValueError("a key or a record is no text")
+            texts = _texts(pq.ParquetFile(file), os.fstat(file.fileno()).st_size)
         except (ValueError, KeyError, OSError) as error:
             if isinstance(error, OSError) and error.errno:
                 raise
             reason = f"it has no column {error}" if isinstance(error, KeyError) else error
             told = f"{path} is no Parquet of run records ({' '.join(str(reason).split())})"
             raise ValueError(f"{told}; restore it, or pack the records again") from None
+    return texts
+
+
+def _texts(parquet: ParquetFile, size: int) -> dict[str, str]:
+    """The texts by key, read so that a small file of size bytes cannot fill the memory."""
+    import pyarrow as pa
+
+    most = min(_LIMIT, 2**26 + _SMALLER * size)
+    for name in (names := ("key", "record")):
+        kind = parquet.schema_arrow.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise ValueError(f"its column {name} holds {kind}, no text")
+    groups = range(parquet.num_row_groups)
+    if sum(parquet.metadata.row_group(i).total_byte_size for i in groups) > most:
+        raise ValueError(f"it holds more than {most:,} bytes")
+    texts: dict[str, str] = {}
+    for batch in parquet.iter_batches(64, columns=names):
+        for key, text in zip(*(batch.column(n).to_pylist() for n in names), strict=True):
+            if not (isinstance(key, str) and isinstance(text, str)):
+                raise ValueError("a key or a record is no text")
+            if key in texts:
+                raise ValueError("a key stands twice")
+            if not KEY.fullmatch(key):
+                raise ValueError(f"{key!r:.60} is no key of a run")
+            if (most := most - len(text)) < 0:
+                raise ValueError("it holds far more than texts of records do")
+            texts[key] = text
     return texts

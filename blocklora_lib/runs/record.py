@@ -119,6 +119,10 @@ class MachineFailure(RuntimeError):
     """
 
 
+class NotKept(MachineFailure):
+    """A run whose record is whole, and whose adapter could not be written."""
+
+
 class Failure(Recorded):
     """Why a spec has no result, wherever it is run, and what to try: training diverged, or settings
     were refused. What a machine does to a run is no such reason (see MachineFailure).

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from ..core.collection import no_collection
-from ..core.files import HOST, holds_none, is_there, read_text, same_error, write_whole
+from ..core.files import holds_none, is_there, read_text, same_error, write_whole
 from ..core.schema import explain
+from ..core.writable import check_room
 from .packed import RECORDS, SUFFIX, read_texts, write_texts
 from .spec import RunSpec
 
@@ -51,13 +51,7 @@ class RunStore:
         self._check_unpacked()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # a name that no process of another machine has; and more than any record, since a full
-            # disk takes a little, and so does a limit of a file's size
-            with tempfile.NamedTemporaryFile(
-                dir=self.folder, prefix=f".writable.{HOST}.", suffix=".tmp"
-            ) as probe:
-                probe.write(b"0" * 2**20)
-                probe.flush()
+            check_room(self.folder)
         except OSError as error:
             told = f"results folder {self.folder} cannot be written ({error.strerror or error})"
             raise same_error(
@@ -232,7 +226,7 @@ class RunStore:
         if self._packed is not None:
             raise ValueError(
                 f"{self.file} holds packed records, which are only read; make a folder of them by "
-                f"`blocklora records unpack {self.file}`, or choose another one with --results"
+                f"`blocklora records unpack {self.file}`, or choose another folder"
             )
 
 

@@ -267,18 +267,18 @@ def test_rates_are_chosen_once_and_used_from_then_on(with_rates, tmp_path):
 def test_a_choice_that_was_stopped_goes_on_from_there(with_rates, tmp_path, monkeypatch):
     from blocklora_lib.runs import execute
 
-    done, fresh = [], execute.execute
+    done, fresh = [], execute.execute_alike
 
-    def stopped(spec, *args):
+    def stopped(wanted, *args):
         if len(done) == 4:
             raise KeyboardInterrupt
-        done.append(spec)
-        return fresh(spec, *args)
+        done.extend(wanted)
+        return fresh(wanted, *args)
 
-    monkeypatch.setattr(execute, "execute", stopped)
+    monkeypatch.setattr(execute, "execute_alike", stopped)
     assert with_rates("rates")[0] == 130
     assert not (tmp_path / "rates").exists()  # half a choice is none
-    monkeypatch.setattr(execute, "execute", fresh)
+    monkeypatch.setattr(execute, "execute_alike", fresh)
     code, out, _ = with_rates("rates")
     assert code == 0
     assert out.splitlines()[0] == "4 of 9 runs are already done"

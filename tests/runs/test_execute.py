@@ -26,6 +26,7 @@ from blocklora_lib.core.seeding import generator
 from blocklora_lib.learning.loop import batches
 from blocklora_lib.methods import get_method
 from blocklora_lib.runs import workbench
+from blocklora_lib.runs.alike import execute_alike
 from blocklora_lib.runs.code_digest import code_of
 from blocklora_lib.runs.execute import execute, run_grid, run_or_load
 from blocklora_lib.runs.grid import expand, make_spec
@@ -189,7 +190,7 @@ def test_only_a_float16_backbone_is_scaled_and_the_record_counts_skipped_steps(
 def test_run_or_load_runs_once(spec, bench, tmp_path, monkeypatch):
     store = RunStore(tmp_path)
     first = run_or_load(spec, store, bench)
-    monkeypatch.setattr("blocklora_lib.runs.execute.execute", None)
+    monkeypatch.setattr("blocklora_lib.runs.execute.execute_alike", None)
     assert run_or_load(spec, store, bench) == first
     partial = spec.model_copy(
         update={"method": MethodSpec(name="block_lora", settings={"rank": 2})}
@@ -296,7 +297,7 @@ def test_a_record_of_other_code_is_computed_again_unless_it_is_to_be_kept(
         store.save(first.model_copy(update={"code": old}))
         assert stored(store, spec).standing == "old"
         with monkeypatch.context() as patch:
-            patch.setattr("blocklora_lib.runs.execute.execute", None)
+            patch.setattr("blocklora_lib.runs.execute.execute_alike", None)
             assert run_or_load(spec, store, bench, keep_old=True).code == old
         again = run_or_load(spec, store, bench)
         assert (again.code, again.result) == (first.code, first.result)
@@ -396,7 +397,7 @@ def test_specs_by_hand_are_checked(spec, bench, changes, says):
 
 def test_an_unwritable_results_folder_stops_before_training(spec, bench, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("blocklora_lib.runs.execute.execute", None)
+    monkeypatch.setattr("blocklora_lib.runs.execute.execute_alike", None)
     with pytest.raises(OSError, match="cannot be written"):
         run_or_load(spec, RunStore(tmp_path / "file"), bench)
 
@@ -468,7 +469,7 @@ def test_a_damaged_record_that_cannot_be_set_aside_is_said_before_training(
     store = RunStore(tmp_path)
     store.path(spec).write_text("{")
     (tmp_path / "damaged").write_text("a file")
-    monkeypatch.setattr("blocklora_lib.runs.execute.execute", None)
+    monkeypatch.setattr("blocklora_lib.runs.execute.execute_alike", None)
     with pytest.raises(OSError, match="cannot be moved to"):
         run_or_load(spec, store, bench)
 
@@ -481,20 +482,19 @@ def test_two_grids_over_the_same_specs_share_the_runs(
     store, made = RunStore(tmp_path / "runs"), []
     monkeypatch.setattr("blocklora_lib.runs.execute.POLL", 0.0)
     specs = expand(tiny_profile, "few_shot", "dots", "lora", manifests)
-    real = execute
 
-    def counted(spec, *given):
-        made.append(spec)
-        return real(spec, *given)
+    def counted(wanted, *given):
+        made.extend(wanted)
+        return execute_alike(wanted, *given)
 
-    monkeypatch.setattr("blocklora_lib.runs.execute.execute", counted)
+    monkeypatch.setattr("blocklora_lib.runs.execute.execute_alike", counted)
     store.check_writable()
     with locked(store.lock(specs[0]), print):
         records = run_grid(specs, store, bench)
         assert [next(records).spec for _ in specs[1:]] == specs[1:]
         with pytest.raises(Taken):
             run_or_load(specs[0], store, bench, wait=False)
-        store.save(real(specs[0], bench))  # the other's
+        store.save(*execute_alike({specs[0]: None}, bench))  # the other's
     assert next(records) == store.load(specs[0])
     assert list(records) == []
     assert made == specs[1:]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 
 import numpy as np
@@ -26,6 +28,7 @@ from blocklora_lib.runs.grid import make_spec
 from blocklora_lib.runs.kept import KEY, Kept, has_adapter, keeper_of, trained
 from blocklora_lib.runs.merged import write_merged
 from blocklora_lib.runs.profile import Profile
+from blocklora_lib.runs.record import MachineFailure
 from blocklora_lib.runs.scoring import score, set_for
 from blocklora_lib.runs.spec import RunSpec
 from blocklora_lib.runs.store import RunStore
@@ -281,6 +284,18 @@ def test_what_is_no_whole_file_of_a_run_is_one_sentence(kept, tmp_path):
         ({KEY: json.dumps(facts | {"classes": 3})}, r"is damaged \(classes: "),
         ({KEY: json.dumps(facts | {"template": "no place"})}, r"is damaged \(template"),
         ({KEY: json.dumps({k: v for k, v in facts.items() if k != "spec"})}, r"damaged \(spec: F"),
+        *(
+            ({KEY: json.dumps(facts | {key: value})}, rf"is damaged \(.*{says}")
+            for key, value, says in (
+                ("weights", {}, "weights do not give the SHA-256"),
+                ("weights", {"tensors": "0" * 12}, "weights do not give the SHA-256"),
+                ("accuracy", {}, "accuracy is not of the sets"),
+                ("classes", [], "classes are no names, each once"),
+                ("classes", ["one dot", ""], "classes are no names, each once"),
+                ("classes", ["one dot", "one dot"], "classes are no names, each once"),
+                ("view", {}, "view does not say .*interpolation, mean"),
+            )
+        ),
     ):
         with pytest.raises(AdapterError, match=says) as told:
             trained(rewritten(file, to, about))
@@ -306,6 +321,33 @@ def test_a_file_that_is_no_adapter_is_not_written_over(kept, other_checkpoint, t
     with pytest.raises(OSError, match="no regular file"):
         keeper_of(spec, tmp_path)
     keeper_of(spec, kept[0])  # its own, or that of another run
+
+
+def test_a_full_disk_is_told_before_the_training(kept, tmp_path, monkeypatch):
+    def full(folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("blocklora_lib.runs.kept.check_room", full)
+    with pytest.raises(OSError, match=r"a\.safetensors cannot be written \(No space.*make room"):
+        keeper_of(kept[1].spec, tmp_path / "a.safetensors")
+
+
+@pytest.mark.slow
+def test_a_run_whose_adapter_cannot_be_written_is_stored(kept, wide_bench, tmp_path, monkeypatch):
+    """An hour of training was thrown away with the file that it could not write."""
+    spec, store, keeper = kept[1].spec, RunStore(tmp_path / "runs"), Kept(tmp_path / "kept")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a.safetensors")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Kept, "keep", full)
+        with pytest.raises(MachineFailure, match=r"is whole, and its adapter is not kept: .*space"):
+            run_or_load(spec, store, wide_bench, keeper=keeper)
+    assert store.load(spec).result == kept[1].result
+    keeper.check()
+    assert run_or_load(spec, store, wide_bench, keeper=keeper).result == kept[1].result
+    assert trained(keeper.path(spec)).spec == spec
 
 
 # scoring

@@ -171,7 +171,7 @@ def test_a_kill_at_any_step_of_a_run_loses_that_run_alone(step, specs, manifests
 
     def dying() -> None:
         if step == "execute":
-            module.execute = die
+            module.execute_alike = die
         elif step == "check_unchanged":
             Workbench.check_unchanged = die
         elif step == "saved":
@@ -298,7 +298,7 @@ def test_a_full_disk_is_noticed_before_training(specs, manifests, tmp_path):
         def full() -> None:
             from blocklora_lib.runs import execute as module
 
-            module.execute = lambda *_: os._exit(9)  # training
+            module.execute_alike = lambda *_: os._exit(9)  # training
             with pytest.raises(OSError, match=rf"{store.folder} cannot be written \(No space"):
                 run_or_load(specs[0], store, Workbench("cpu", manifests))
 

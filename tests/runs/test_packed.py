@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -109,6 +110,9 @@ def test_unpacking_writes_over_no_other_record(made, tmp_path):
     assert path.read_text() == "another"
 
 
+KEY = "0123456789abcdef"
+
+
 def table(**columns):
     return pa.table({name: pa.array(values) for name, values in columns.items()})
 
@@ -118,11 +122,16 @@ def table(**columns):
     [
         (b"PAR1 and no more", "Parquet"),
         (table(key=["a"]), "record"),
-        (table(key=["a", "a"], record=["x", "y"]), "a key stands twice"),
-        (table(key=["a", None], record=["x", "y"]), "no text"),
+        (table(key=[KEY, KEY], record=["x", "y"]), "a key stands twice"),
+        (table(key=[KEY, None], record=["x", "y"]), "no text"),
+        (table(key=[f"../{KEY}"], record=["x"]), f"'../{KEY}' is no key of a run"),
+        (table(key=[f"{KEY}\0"], record=["x"]), "is no key of a run"),
+        (table(key=[KEY, f"x/{KEY}"], record=["x", "x"]), f"'x/{KEY}' is no key of a run"),
+        (table(key=[[KEY]], record=["x"]), "column key holds list"),
+        (table(key=[KEY], record=[["x"]]), "column record holds list"),
         (table(key=["a"], record=[1]), "no text"),
     ],
-    ids=range(5),
+    ids=range(10),
 )
 def test_what_is_no_parquet_of_records_is_a_sentence(tmp_path, content, why):
     path = tmp_path / "runs.parquet"
@@ -132,9 +141,26 @@ def test_what_is_no_parquet_of_records_is_a_sentence(tmp_path, content, why):
         pq.write_table(content, path)
     with pytest.raises(ValueError, match=rf"runs\.parquet is no Parquet .*{why}.*; restore it"):
         read_texts(path)
-    code, said = call("records", "unpack", path)
-    assert code == 2
-    assert said.count("\n") == 1
+    for command in (["unpack", path, tmp_path / "in"], ["merge", path, "--into", tmp_path / "in"]):
+        code, said = call("records", *command)
+        assert code == 2
+        assert said.count("\n") == 1
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_small_file_cannot_fill_the_memory(tmp_path):
+    """One text a million characters long, said of thousands of keys, was 10 GB from 51 kB."""
+    path, keys = tmp_path / "runs.parquet", [f"{i:016x}" for i in range(3000)]
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * len(keys)), pa.array(["x" * 2**20]))
+    pq.write_table(pa.table({"key": keys, "record": long}), path, compression="zstd")
+    assert path.stat().st_size < 100_000
+    tracemalloc.start()
+    before = pa.total_allocated_bytes()
+    with pytest.raises(ValueError, match="far more than texts of records do"):
+        read_texts(path)
+    most = tracemalloc.get_traced_memory()[1] + pa.default_memory_pool().max_memory() - before
+    tracemalloc.stop()
+    assert most < 5e8
 
 
 @pytest.mark.parametrize("cut", [100, 2000, -10])
@@ -165,7 +191,7 @@ def test_records_are_packed_over_records_and_nothing_else(tmp_path):
     photo = tmp_path / "holiday.jpg"
     photo.write_bytes(b"a photo")
     with pytest.raises(ValueError, match="is there and no Parquet of run records"):
-        write_texts(photo, {"k": "{}"})
+        write_texts(photo, {"0123456789abcdef": "{}"})
     assert photo.read_bytes() == b"a photo"
     for _ in range(2):
-        write_texts(tmp_path / "runs.parquet", {"k": "{}"})
+        write_texts(tmp_path / "runs.parquet", {"0123456789abcdef": "{}"})

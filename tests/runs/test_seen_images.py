@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from dataclasses import asdict
 
 import pytest
 from conftest import write_bundle
@@ -13,6 +14,8 @@ from PIL import Image
 from blocklora_lib.data.layouts import own_items
 from blocklora_lib.data.manifest_files import load_manifest
 from blocklora_lib.data.user_dataset import own_manifest
+from blocklora_lib.data.views import View
+from blocklora_lib.learning.count import Count
 from blocklora_lib.runs.kept import Trained
 from blocklora_lib.runs.scoring import remark, set_for
 
@@ -27,9 +30,9 @@ def about(name, manifest):
         template=manifest.template,
         image_loading="upright",
         data_sha256=manifest.sha256,
-        view={},
-        weights={},
-        accuracy={},
+        view=asdict(View((8, 8))) | {"mean": [0.5], "std": [0.5]},
+        weights={"tensors": "0" * 64},
+        accuracy={name: Count(correct=0, total=1)},
     )
 
 
