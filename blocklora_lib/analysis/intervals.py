@@ -10,6 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
+def ends(low: float, high: float, form: str) -> str:
+    """Write an interval, its numbers formatted by `form`; one that is not there in words."""
+    return f"[{low:{form}}, {high:{form}}]" if low == low else "(no interval)"
+
+
 @dataclass(frozen=True)
 class Interval:
     """mean, with the bounds low and high of the confidence interval over n values."""

@@ -140,6 +140,8 @@ class Notebook:
         What sets the records apart from each other, or from this library, is shown once a notebook.
         """
         runs = experiment_runs(self.profile, self.store, experiment, partial)
+        if partial and not (runs["shots"] > 0).any():
+            experiment_runs(self.profile, self.store, experiment)  # says which are missing
         self._read += [experiment] * (experiment not in self._read)
         for line in runs.attrs["remarks"]:
             if line not in self._remarks:

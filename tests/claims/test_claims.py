@@ -802,6 +802,8 @@ def collapse_runs(excess, seeds=(1, 2, 3, 4, 5)):
             evaluated_on="fashion",
             shots=1,
             total=500,
+            method="block_lora",
+            method_label="Block-LoRA",
         )
         for (lr, scale), points in excess.items()
         for seed in seeds
@@ -842,6 +844,33 @@ def test_c17a_needs_a_rate_that_ends_at_chance_and_one_that_does_not():
     learnt = collapse_runs(at)  # at chance on test images, but not on those it was trained on
     learnt["train_accuracy"] = 0.9
     assert judged(Given(collapse=learnt)).holds is False
+
+
+def test_settings_of_another_method_or_of_more_shots_say_nothing_of_a_claim():
+    """A notebook on other parameters: C12 was contradicted by 'w/o A', C17 judged at two shots."""
+    runs = collapse_runs({(0.02, 1.0): TRAINS, (0.2, 1.0): COLLAPSES, (0.2, 10.0): COLLAPSES})
+    other = dict(method="frozen_a", method_label="w/o A")
+    counted = blocks({1: 0.0, 2: 0.0, 4: 0.02, 8: 0.1}, shared).frames["blocks"]
+    with pytest.raises(MissingResults, match="about Block-LoRA, and blocks varies w/o A"):
+        ablations.number_of_blocks(Given(blocks=counted.assign(**other)))
+    for rule in (ablations.too_high_a_rate, ablations.bad_start):
+        with pytest.raises(MissingResults, match="about Block-LoRA, and collapse varies w/o A"):
+            rule(Given(collapse=runs.assign(**other)))
+        with pytest.raises(MissingResults, match="about 1 shot, and the runs are at 2 shots"):
+            rule(Given(collapse=runs.assign(shots=2)))
+
+
+def test_c11_needs_two_numbers_of_shots():
+    runs = synthetic_runs()
+    with pytest.raises(MissingResults, match="needs two numbers of them, and all runs are at 4"):
+        accuracy.without_a(Given(few_shot=runs[runs["shots"].isin([0, 4])]))
+
+
+def test_of_one_seed_no_interval_is_written():
+    one = collapse_runs({(0.02, 1.0): TRAINS, (0.2, 1.0): COLLAPSES}, seeds=(1,))
+    told = ablations.too_high_a_rate(Given(collapse=one)).evidence
+    assert "nan" not in told
+    assert "(no interval) points above chance" in told
 
 
 def test_c17a_counts_a_run_that_diverged_as_at_chance():

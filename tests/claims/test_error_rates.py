@@ -238,8 +238,10 @@ def c17(rng, excess):
             seed=seed,
             dataset=name,
             evaluated_on=name,
-            shots=4,
+            shots=1,
             total=1000,
+            method="block_lora",
+            method_label="Block-LoRA",
             accuracy=0.1 + (test + 3 * rng.standard_normal()) / 100,
             train_accuracy=0.1 + (train + 6 * rng.standard_normal()) / 100,
         )

@@ -192,6 +192,18 @@ def test_blocks_are_named_beside_their_parameters(tmp_path):
     assert figure.axes[0].get_title() == "r is the total rank: r = 8"
 
 
+def test_numbers_of_blocks_of_one_count_share_its_label(tmp_path):
+    """As 'w/o A' has them: two labels were written over one another."""
+    rows = [
+        dict(reading="total_rank", rank=8, n_blocks=n, dataset="First", seed=seed, accuracy=0.5)
+        | dict(trainable_parameters=8000 if n < 4 else 6000)
+        for n in (1, 2, 4)
+        for seed in (1, 2)
+    ]
+    figure = drawn(number_of_blocks(pd.DataFrame(rows)), tmp_path)
+    assert labels(figure.axes[0].xaxis) == ["8\nn = 1, 2", "6\nn = 4"]
+
+
 @pytest.mark.slow
 def test_collapse_has_test_and_training_images_and_zero_shot(tmp_path):
     rows = [

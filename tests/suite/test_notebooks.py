@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import json
 import re
 import shutil
 
@@ -104,6 +105,43 @@ def test_it_runs(name, results):
     assert not faults
     if name in COMPARED:
         refuse_published_numbers(outputs(results, name), index)
+
+
+EDGES = [  # values that a reader may well choose, and what notebooks say of those they cannot take
+    ("01_method", dict(rank=3, n_blocks=3), ""),
+    ("01_method", dict(rank=16, n_blocks=8), ""),
+    ("02_equivalence", dict(rank=16, seed=0, steps=2), ""),
+    ("02_equivalence", dict(steps=1), "steps=1 tells no two updates apart"),
+    ("06_generalization_bound", dict(backbones=["ViT-B-16-quickgelu", "ViT-B-32"]), ""),
+    ("11_ablations", dict(methods=["frozen_a"], shots=[2], rank=4, n_blocks=4), ""),
+    ("13_theorem", dict(steps=20, short=10, real_steps=20), ""),
+    ("14_where_it_breaks", dict(octaves=[0], steps=60, trained_on="chess"), ""),
+    ("18_your_data", dict(method="gda"), "method='gda' trains no adapter to keep; use one of lora"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "given", "refused"), EDGES)
+def test_it_takes_other_values_or_says_why_not(name, given, refused, results):
+    if refused:
+        with pytest.raises(NotebookFailed, match=re.escape(refused)):
+            run_notebook(name, "smoke", given, results, verbose=False)
+        return
+    with measuring_kernels() as (files, faults):
+        path = run_notebook(name, "smoke", given, results, verbose=False)
+    assert files
+    assert not faults
+    index = read_indexes(path.parent.parent)[name]
+    assert "nan" not in re.findall(r"\w+", json.dumps(index["checks"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["08_few_shot", "17_comparison"])
+def test_a_notebook_that_may_compute_nothing_names_what_is_missing(name, tmp_path):
+    with pytest.raises(
+        NotebookFailed, match=r"runs of \w+ missing.*blocklora grid --profile smoke"
+    ):
+        run_notebook(name, "smoke", dict(compute_missing=False), tmp_path, verbose=False)
 
 
 def refuse_published_numbers(shown, index):

@@ -6,7 +6,14 @@ import math
 from typing import TYPE_CHECKING
 
 from ...analysis.excess import above_chance, planned_seeds, sharing_beyond_width
-from ...analysis.intervals import Interval, every, mean_interval, paired_difference, together
+from ...analysis.intervals import (
+    Interval,
+    ends,
+    every,
+    mean_interval,
+    paired_difference,
+    together,
+)
 from ...analysis.summaries import counted, own_images
 from ...data.manifest_files import load_manifest
 from ...display.tables import shots_of
@@ -26,7 +33,7 @@ USUAL, LARGE = 1.0, 10.0  # initial scales of A_s: the method's own, and a bad s
 
 def number_of_blocks(e: Evidence) -> Finding:
     """C12: n = 1 against the most blocks where r is cut, so that n changes no rate; units: sets."""
-    runs, told, saves, hurts = own_images(e.runs("blocks")), [], True, {}
+    runs, told, saves, hurts = _of_block_lora(e, "blocks"), [], True, {}
     runs = runs.assign(n_blocks=runs["n_blocks"].astype(int), accuracy=100 * runs["accuracy"])
     specs = [spec.method.settings for spec in expand(e.profile, "blocks")]
     planned = [settings for settings in specs if "n_blocks" in settings]
@@ -149,7 +156,9 @@ def bad_start(e: Evidence) -> Finding:
 
 def _above_chance(e: Evidence) -> tuple[dict[tuple[float, float], DataFrame], str]:
     """Return the points above chance of each (rate, scale), by seed, and what they rest on."""
-    runs, diverged = own_images(e.runs("collapse")), e.diverged("collapse")
+    runs, diverged = _of_block_lora(e, "collapse"), e.diverged("collapse")
+    if (least := runs["shots"].min()) != 1:
+        raise MissingResults(f"The claim is about 1 shot, and the runs are at {shots_of(least)}")
     names = sorted({*runs["dataset"], *diverged.get("dataset", ())})
     classes = {name: load_manifest(name).num_classes for name in names}
     excess = above_chance(runs, diverged, classes).set_index("seed")
@@ -160,6 +169,15 @@ def _above_chance(e: Evidence) -> tuple[dict[tuple[float, float], DataFrame], st
         f"{' and '.join(names)}; {len(diverged)} runs diverged, which count as at chance; "
         f"{counted(whole, len(cells))} settings have all {planned_seeds(runs)} seeds."
     )
+
+
+def _of_block_lora(e: Evidence, experiment: str) -> DataFrame:
+    """Return an experiment's runs; MissingResults where another method's settings are varied."""
+    runs = own_images(e.runs(experiment))
+    others = sorted({*runs["method_label"]}) if "block_lora" not in set(runs["method"]) else []
+    if others:
+        raise MissingResults(f"The claim is about Block-LoRA, and {experiment} varies {others[0]}")
+    return runs[runs["method"] == "block_lora"]
 
 
 def _both(cell: DataFrame, confidence: float = 0.95) -> list[Interval]:
@@ -175,5 +193,5 @@ def _collapsed(cell: DataFrame, confidence: float = 0.95) -> bool | None:
 
 
 def _excess(cell: DataFrame) -> str:
-    test, train = (f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]" for d in _both(cell))
+    test, train = (f"{d.mean:+.1f} {ends(d.low, d.high, '+.1f')}" for d in _both(cell))
     return f"{test} points above chance on test and {train} on training images"

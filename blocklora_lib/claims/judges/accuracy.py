@@ -20,6 +20,7 @@ from ...analysis.comparisons import (
 )
 from ...analysis.intervals import (
     Interval,
+    ends,
     paired_difference,
     together,
 )
@@ -76,7 +77,7 @@ def differences(runs: DataFrame, a: str, b: str, shots: int) -> OverSets:
 
 def points(d: Interval) -> str:
     """Write a difference with its interval."""
-    return f"{d.mean:+.1f} points [{d.low:+.1f}, {d.high:+.1f}]"
+    return f"{d.mean:+.1f} points {ends(d.low, d.high, '+.1f')}"
 
 
 def smallest(*compared: Interval) -> str:
@@ -112,6 +113,10 @@ def without_a(e: Evidence) -> Finding:
     """C11: a gap at the fewest shots, and a change of that gap which is itself resolved."""
     runs = e.runs()
     few, many = trained_shots(runs)[0], trained_shots(runs)[-1]
+    if few == many:
+        raise MissingResults(
+            f"A change over shots needs two numbers of them, and all runs are at {shots_of(few)}"
+        )
     part = own_images(runs[runs["shots"].isin([few, many])])
     side_by_side(part, ["dataset", "shots", "seed"], ["block_lora", "frozen_a"])  # or refuse
     by_set = difference_by_set(part, "block_lora", "frozen_a")
@@ -121,7 +126,7 @@ def without_a(e: Evidence) -> Finding:
     holds = together((first, Interval.above), (change, Interval.below))
     rates = "each at a rate of its own" if fair else "at one rate for both, chosen for neither"
     return Finding(
-        holds if fair and few != many else None,
+        holds if fair else None,
         f"Trained minus frozen, {rates}: {points(first)} at {shots_of(few)}, {points(last)} at "
         f"{many}; the gap changes by {points(change)}; over {rests_on(first, last)}.",
         smallest=smallest(first, change),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...analysis.intervals import Interval, every, widened
+from ...analysis.intervals import Interval, ends, every, widened
 from ...runs.results import MissingResults
 from ..evidence import Evidence
 from ..verdict import Finding
@@ -32,7 +32,7 @@ def interval(row: Series, looks: int = 1) -> Interval:
 
 def ratio(row: Series) -> str:
     """Write a paired ratio with the interval of its median."""
-    return f"{row['ratio']:.2f} [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}]"
+    return f"{row['ratio']:.2f} {ends(row['ratio_low'], row['ratio_high'], '.2f')}"
 
 
 def processes(rows: DataFrame) -> str:
@@ -135,6 +135,11 @@ def fits_24_gb(e: Evidence) -> Finding:
     """C13: a step of the paper's size, measured on a CPU; a GPU's own overhead is allowed for."""
     measured = e.table("05_memory", "measured_step", ["peak_bytes"]).set_index("form")
     memory = e.table("05_memory", "memory")
+    if (modelled := memory["images"].iloc[0]) != (size := measured["images"].iloc[0]):
+        raise MissingResults(
+            f"05_memory ran with images={modelled:.0f}, and the step that was measured has "
+            f"{size:.0f}; run it with images={size:.0f}"
+        )
     theirs = memory[memory["variant"].str.startswith("CLIP-LoRA's code")]
     theirs = theirs.groupby("variant", sort=False)["gib"].sum()
     used = measured["peak_bytes"] / GPU_BYTES

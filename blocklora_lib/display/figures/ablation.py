@@ -71,13 +71,18 @@ def _draw_blocks(axes: Axes, part: pd.DataFrame, means: pd.DataFrame) -> None:
     few = ~means["complete"]
     hollow(axes, at[few], height[few], style.marker, style.colour)
     axes.set_xscale("log", base=2)
-    steps = np.log2(at / at.iloc[0]).abs()  # counts grow ever less, or more, with n
+    named: dict[float, list[str]] = {}  # more blocks need not change the count
+    for n, count in at.items():
+        named.setdefault(count, []).append(str(n))
+    places = pd.Series([*named])
+    steps = np.log2(places / places.iloc[0]).abs()  # counts grow ever less, or more, with n
     inches = 0.85 * axes.figure.get_size_inches()[0] / axes.get_gridspec().ncols / 1.24
     letter = 0.054  # inches, of 8 points
-    free = apart(steps.tolist(), letter * len(f"n = {at.index.max()}") / inches * steps.max())
-    counts = [f"{v:.3g}" if v < 1000 else f"{v:,.0f}" for v in at]
-    shown = [f"{count}\nn = {n}" for count, n in zip(counts, at.index, strict=True)]
-    axes.set_xticks(at.tolist(), np.where(free, shown, ""))
+    labels = [f"n = {', '.join(names)}" for names in named.values()]
+    free = apart(steps.tolist(), letter * max(map(len, labels)) / inches * steps.max())
+    counts = [f"{v:.3g}" if v < 1000 else f"{v:,.0f}" for v in places]
+    shown = [f"{count}\n{label}" for count, label in zip(counts, labels, strict=True)]
+    axes.set_xticks(places.tolist(), np.where(free, shown, ""))
     axes.margins(x=0.12)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
 

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from ..style import GREY, TEXT_WIDTH, in_style, legend_outside, new_figure
 
 DIVERGING = "PuOr"  # ColorBrewer's purple to orange: safe for colour-blind readers, white at zero
+SYMBOL = 0.225  # inches that a symbol takes between matrices
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
 
@@ -28,15 +29,22 @@ def matrix_equations(
     """Draw one equation a row, such as ["A_s", "·", "(", "B_1", "+", "B_2", ")", "=", "ΔW"].
 
     entries: columns equation, matrix, row, column, value. A token that names a matrix of the row's
-    equation is drawn as an annotated heat map, any other is set as text. All share one colour
-    scale, symmetric about zero, and one cell size (inches).
+    equation is drawn as a heat map, its numbers in it where they are legible, any other is set as
+    text. All share one colour scale, symmetric about zero, and one cell size (at most `cell`
+    inches).
     """
-    heights = [entries[entries["equation"] == name]["row"].max() + 2.5 for name in equations]
+    parts = {name: entries[entries["equation"] == name] for name in equations}
+    for name, tokens in equations.items():
+        columns = parts[name].groupby("matrix")["column"].max() + 1
+        symbols = SYMBOL * sum(token not in columns for token in tokens)
+        wide = sum(columns.get(token, 0) for token in tokens)
+        cell = min(cell, (0.9 * TEXT_WIDTH - symbols) / wide)  # the colour bar takes the rest
+    heights = [part["row"].max() + 1 + 0.375 / cell for part in parts.values()]
     figure = new_figure(TEXT_WIDTH, cell * float(sum(heights)) + 0.1)
     panels = figure.subplots(len(equations), 1, height_ratios=heights, squeeze=False)[:, 0]
     norm = Normalize(-entries["value"].abs().max(), entries["value"].abs().max())
     for panel, (name, tokens) in zip(panels, equations.items(), strict=True):
-        _draw_equation(panel, entries[entries["equation"] == name], tokens, norm)
+        _draw_equation(panel, parts[name], tokens, norm, cell)
         panel.set_title(name, loc="left")
     widest = max(panel.get_xlim()[1] for panel in panels)
     for panel in panels:
@@ -49,9 +57,10 @@ def matrix_equations(
 
 
 def _draw_equation(
-    panel: Axes, entries: pd.DataFrame, tokens: Sequence[str], norm: Normalize
+    panel: Axes, entries: pd.DataFrame, tokens: Sequence[str], norm: Normalize, cell: float
 ) -> None:
     """Draw matrices and symbols from left to right, centred on one line, in cells of unit size."""
+    fontsize = 28 * cell  # of the numbers: 7 points in a quarter of an inch
     colours, x = colormaps[DIVERGING], 0.0
     matrices = {
         name: part.pivot(index="row", columns="column", values="value").to_numpy()
@@ -60,9 +69,10 @@ def _draw_equation(
     tallest = max(len(matrix) for matrix in matrices.values())
     for token in tokens:
         if token not in matrices:
-            x += 0.45
-            panel.text(x, 0, token, ha="center", va="center", fontsize=18 if token == "·" else 12)
-            x += 0.45
+            x += SYMBOL / 2 / cell
+            size = 18 if token == "·" else 12
+            panel.text(x, 0, token, ha="center", va="center", fontsize=size)
+            x += SYMBOL / 2 / cell
             continue
         matrix = matrices[token]
         rows, columns = matrix.shape
@@ -74,22 +84,25 @@ def _draw_equation(
             aspect="equal",
             zorder=2,
         )
-        for (i, j), value in np.ndenumerate(matrix):
+        for (i, j), value in np.ndenumerate(matrix) if fontsize >= 5 else ():
             shade = colours(norm(value))
             dark = 0.299 * shade[0] + 0.587 * shade[1] + 0.114 * shade[2] < 0.5
             panel.text(
                 x + j + 0.5, rows / 2 - i - 0.5,
                 f"{value:.1f}".replace("-", "−").replace("−0.0", "0.0"),
-                ha="center", va="center", fontsize=7, color="white" if dark else "black", zorder=3,
+                ha="center", va="center", fontsize=fontsize, zorder=3,
+                color="white" if dark else "black",
             )  # fmt: skip
         frame = np.array([-1, -1, 1, 1, -1]) * rows / 2
         panel.plot(
             [x, x + columns, x + columns, x, x], frame, color="#333333", linewidth=0.6, zorder=4
         )
+        room = columns * cell > 0.2 + 0.055 * len(token)  # inches that both take
+        size = f"   {rows}×{columns}" if room else ""
         panel.text(
             x + columns / 2,
-            -rows / 2 - 0.25,
-            f"${token}$   {rows}×{columns}",
+            -rows / 2 - 0.0625 / cell,
+            f"${token}${size}",
             ha="center",
             va="top",
             fontsize=8,
@@ -97,7 +110,7 @@ def _draw_equation(
         x += columns
     panel.set(
         xlim=(-0.3, x + 0.3),
-        ylim=(-tallest / 2 - 1.0, tallest / 2 + 0.15),
+        ylim=(-tallest / 2 - 0.25 / cell, tallest / 2 + 0.0375 / cell),
         aspect="equal",
         anchor="W",
     )
@@ -157,8 +170,8 @@ def errors_against_tolerance(frame: pd.DataFrame) -> Figure:
                 errors, at, "osD^v"[k], color=OKABE_ITO[k], zorder=3, markersize=4.5,
                 markeredgecolor="white", markeredgewidth=0.4,
             )  # fmt: skip
-        tolerance = float(part["tolerance"].iloc[0])
-        panel.axvline(tolerance, color=GREY, linestyle="--", linewidth=0.9)
+        for tolerance in sorted(part["tolerance"].unique()):
+            panel.axvline(tolerance, color=GREY, linestyle="--", linewidth=0.9)
         panel.set(
             xscale="log", title=precision, xlabel="relative error", xlim=(floor / 3, tolerance * 5)
         )

@@ -95,7 +95,7 @@ def one_curve(frame: pd.DataFrame, zero: float, earliest: float) -> Figure:
         axes.axhline(zero, color="#a6a6a6", linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
         axes.set(xscale="log", xlabel=name)
         axes.minorticks_off()
-    by_rate.set(ylabel="accuracy (%)", ylim=(0, None))
+    by_rate.set(ylabel="accuracy (%)", ylim=(0, 1.06 * max(zero, frame["accuracy"].max())))
     legend_outside(figure, handles, "lower center")
     return figure
 
