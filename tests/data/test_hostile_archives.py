@@ -111,7 +111,7 @@ def test_a_name_that_no_file_can_have_is_a_sentence(tmp_path, name):
 def test_sparse_files_are_left_to_a_person(tmp_path):
     sparse = header(tarfile.GNUTYPE_SPARSE, 512)
     refused(tmp_path, sparse + bytes(20_000), "cannot be read here .it holds sparse files")
-    facts = b"22 GNU.sparse.major=1\n" + b"22 GNU.sparse.minor=0\n" + b"20 GNU.sparse.name=x\n"
+    facts = b"22 GNU.sparse.major=1\n" + b"22 GNU.sparse.minor=0\n" + b"21 GNU.sparse.name=x\n"
     content = long_header(tarfile.XHDTYPE, facts) + header(tarfile.REGTYPE, 512)
     refused(tmp_path, content + b"9999999999\n" + bytes(20_000), "it holds sparse files")
 

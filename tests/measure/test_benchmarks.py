@@ -281,9 +281,9 @@ def test_memory_is_what_was_allocated_whatever_came_before(module):
     found = peak_memories(f"{module}:holding", [dict(before=b, within=w) for b, w in sizes])
     for (before, within), one in zip(sizes, found, strict=True):
         assert (one.peak_bytes - one.prepared_bytes) / 2**20 == pytest.approx(within, abs=2)
-        assert one.prepared_bytes / 2**20 == pytest.approx(
-            before, abs=16
-        )  # and what torch loads at first use
+        loaded = found[0].prepared_bytes  # what torch loads at first use: 7 MiB, on Python 3.13 20
+        assert (one.prepared_bytes - loaded) / 2**20 == pytest.approx(before, abs=2)
+    assert found[0].prepared_bytes < 2**25
     assert abs(found[0].peak_bytes - found[3].peak_bytes) < 2**20
 
 
