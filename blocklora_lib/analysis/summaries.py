@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .intervals import mean_interval
 
@@ -77,17 +77,23 @@ def summarise(
         )
     check_single(runs, [*by, *over])
     expected = _expected(runs, within, over)
-    runs = runs if UNIT in runs.columns else runs.assign(**{UNIT: 0.0})
-    grouped = runs.groupby(by, sort=True, dropna=False, as_index=False).agg(
-        values=(value, list), unit=(UNIT, "max")
-    )
-    rows = [
-        [*group, *_means([v for v in values if v == v], expected[near], unit)]
-        for near, (*group, values, unit) in zip(
-            told_by(grouped, within), grouped.itertuples(index=False, name=None), strict=True
-        )
-    ]
+    groups: dict[
+        tuple[object, ...], list[tuple[float, float]]
+    ] = {}  # pandas takes five times as long
+    units = runs[UNIT].tolist() if UNIT in runs.columns else [0.0] * len(runs)
+    for group, *held in zip(told_by(runs, by), runs[value].tolist(), units, strict=True):
+        groups.setdefault(group, []).append((held[0], held[1]))
+    rows = []
+    for group in sorted(groups, key=_in_order):
+        values, units = map(list, zip(*groups[group], strict=True))
+        near = tuple(group[by.index(name)] for name in within)
+        rows.append([*group, *_means([v for v in values if v == v], expected[near], max(units))])
     return pd.DataFrame(rows, columns=[*by, *MEANS])
+
+
+def _in_order(group: tuple[object, ...]) -> list[tuple[bool, Any]]:
+    """What sorts groups as pandas does: nan comes last."""
+    return [(v != v, 0 if v != v else v) for v in group]
 
 
 def _expected(

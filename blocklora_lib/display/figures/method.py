@@ -70,8 +70,8 @@ def _draw_equation(
     for token in tokens:
         if token not in matrices:
             x += SYMBOL / 2 / cell
-            size = 18 if token == "·" else 12
-            panel.text(x, 0, token, ha="center", va="center", fontsize=size)
+            points = 18 if token == "·" else 12
+            panel.text(x, 0, token, ha="center", va="center", fontsize=points)
             x += SYMBOL / 2 / cell
             continue
         matrix = matrices[token]
