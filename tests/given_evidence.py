@@ -62,8 +62,7 @@ def blocks(drop, parameters):
             evaluated_on=dataset,
             seed=seed,
             shots=4,
-            method="block_lora",
-            method_label="Block-LoRA",
+            method=f"block_lora,reading={reading},rank=8,n_blocks={n}",
             accuracy=0.6 + 0.01 * seed - drop[n] + 0.003 * (n * (seed + i) % 3) + 1e-4 * n * i,
             trainable_parameters=parameters(reading, n),
         )

@@ -206,7 +206,7 @@ def test_a_setting_is_judged_by_the_seeds_it_has_and_says_how_many_lack():
         for seed in (1, 2, 3, 4, 5)
     ]
     grid = pd.DataFrame(rows).assign(evaluated_on="fashion", dataset="fashion")
-    grid = grid.assign(method="block_lora", method_label="Block-LoRA")
+    grid = grid.assign(method="block_lora,lr=0.02")
     grid["train_accuracy"], grid["total"] = grid["accuracy"], 500
     cell = (grid["lr"] == 0.2) & (grid["init_scale"] == 1.0)
     diverged = grid[cell & (grid["seed"] > 1)]

@@ -802,8 +802,7 @@ def collapse_runs(excess, seeds=(1, 2, 3, 4, 5)):
             evaluated_on="fashion",
             shots=1,
             total=500,
-            method="block_lora",
-            method_label="Block-LoRA",
+            method=f"block_lora,lr={lr},init_scale={scale}",
         )
         for (lr, scale), points in excess.items()
         for seed in seeds
@@ -849,12 +848,12 @@ def test_c17a_needs_a_rate_that_ends_at_chance_and_one_that_does_not():
 def test_settings_of_another_method_or_of_more_shots_say_nothing_of_a_claim():
     """A notebook on other parameters: C12 was contradicted by 'w/o A', C17 judged at two shots."""
     runs = collapse_runs({(0.02, 1.0): TRAINS, (0.2, 1.0): COLLAPSES, (0.2, 10.0): COLLAPSES})
-    other = dict(method="frozen_a", method_label="w/o A")
+    other = dict(method="frozen_a,lr=0.02")
     counted = blocks({1: 0.0, 2: 0.0, 4: 0.02, 8: 0.1}, shared).frames["blocks"]
-    with pytest.raises(MissingResults, match="about Block-LoRA, and blocks varies w/o A"):
+    with pytest.raises(MissingResults, match="about block_lora, and blocks varies frozen_a"):
         ablations.number_of_blocks(Given(blocks=counted.assign(**other)))
     for rule in (ablations.too_high_a_rate, ablations.bad_start):
-        with pytest.raises(MissingResults, match="about Block-LoRA, and collapse varies w/o A"):
+        with pytest.raises(MissingResults, match="about block_lora, and collapse varies frozen_a"):
             rule(Given(collapse=runs.assign(**other)))
         with pytest.raises(MissingResults, match="about 1 shot, and the runs are at 2 shots"):
             rule(Given(collapse=runs.assign(shots=2)))

@@ -240,8 +240,7 @@ def c17(rng, excess):
             evaluated_on=name,
             shots=1,
             total=1000,
-            method="block_lora",
-            method_label="Block-LoRA",
+            method=f"block_lora,lr={lr},init_scale={scale}",
             accuracy=0.1 + (test + 3 * rng.standard_normal()) / 100,
             train_accuracy=0.1 + (train + 6 * rng.standard_normal()) / 100,
         )

@@ -174,10 +174,11 @@ def _above_chance(e: Evidence) -> tuple[dict[tuple[float, float], DataFrame], st
 def _of_block_lora(e: Evidence, experiment: str) -> DataFrame:
     """Return an experiment's runs; MissingResults where another method's settings are varied."""
     runs = own_images(e.runs(experiment))
-    others = sorted({*runs["method_label"]}) if "block_lora" not in set(runs["method"]) else []
-    if others:
-        raise MissingResults(f"The claim is about Block-LoRA, and {experiment} varies {others[0]}")
-    return runs[runs["method"] == "block_lora"]
+    method = runs["method"].str.partition(",")[0]  # without what is varied
+    if "block_lora" not in set(method):
+        others = ", ".join(sorted(set(method)))
+        raise MissingResults(f"The claim is about block_lora, and {experiment} varies {others}")
+    return runs[method == "block_lora"]
 
 
 def _both(cell: DataFrame, confidence: float = 0.95) -> list[Interval]:
