@@ -429,6 +429,10 @@ def test_c13_rests_on_a_measured_step():
     lacking = Given(memory=c13(6.0).frames["memory"])
     with pytest.raises(MissingResults, match="measured_step is not given"):
         costs.fits_24_gb(lacking)
+    other = c13(6.0)  # a notebook on other images: two sizes of a step make no claim
+    other.frames["memory"]["images"] = 256
+    with pytest.raises(MissingResults, match=r"images=256, .* has 32; run it with images=32"):
+        costs.fits_24_gb(other)
 
 
 def c16(at_many, floor, few_blocks, many_blocks, beyond=0.0):

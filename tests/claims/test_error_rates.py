@@ -298,7 +298,7 @@ def c13(rng, gib):
         common | dict(form=form, peak_bytes=gib * 2**30 * n)
         for form, n in zip(forms, noise, strict=True)
     ]
-    memory = [dict(variant="CLIP-LoRA's code, float16", gib=16.0)]
+    memory = [dict(variant="CLIP-LoRA's code, float16", gib=16.0, images=32)]
     return Given(measured_step=pd.DataFrame(rows), memory=pd.DataFrame(memory))
 
 
