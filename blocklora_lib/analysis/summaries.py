@@ -77,9 +77,8 @@ def summarise(
         )
     check_single(runs, [*by, *over])
     expected = _expected(runs, within, over)
-    groups: dict[
-        tuple[object, ...], list[tuple[float, float]]
-    ] = {}  # pandas takes five times as long
+    # by hand: pandas' groupby takes seven times as long on so few rows
+    groups: dict[tuple[object, ...], list[tuple[float, float]]] = {}
     units = runs[UNIT].tolist() if UNIT in runs.columns else [0.0] * len(runs)
     for group, *held in zip(told_by(runs, by), runs[value].tolist(), units, strict=True):
         groups.setdefault(group, []).append((held[0], held[1]))
