@@ -198,11 +198,11 @@ def as_batches(
             return x.unsqueeze(0)
         return x if batch_first else x.transpose(0, 1)
 
-    if query.dim() in (2, 3) and query is key and key is value:
-        query = as_batch(query)
-        return query, query, query
     if query.dim() in (2, 3) and query.dim() == key.dim() == value.dim():
-        q, k, v = as_batch(query), as_batch(key), as_batch(value)
+        q = as_batch(query)
+        if query is key and key is value:
+            return q, q, q
+        k, v = as_batch(key), as_batch(value)
         if q.shape[0] == k.shape[0] and k.shape[:2] == v.shape[:2]:
             return q, k, v
     raise RuntimeError(

@@ -46,7 +46,7 @@ def chosen_layers(tower: tuple[str, str, nn.Module], config: AdapterConfig) -> N
     if not found:
         raise AdapterError(no_attention(tower_name, prefix, module))
     linear = "".join(t for _, t, _ in attention.values())
-    if linear and all(t for _, t, _ in attention.values()):
+    if all(t for _, t, _ in attention.values()):
         refuse_half(module, attention)
         if absent := [target for target in config.targets if target not in linear]:
             raise AdapterError(

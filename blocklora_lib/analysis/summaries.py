@@ -80,13 +80,13 @@ def summarise(
     # by hand: pandas' groupby takes seven times as long on so few rows
     groups: dict[tuple[object, ...], list[tuple[float, float]]] = {}
     units = runs[UNIT].tolist() if UNIT in runs.columns else [0.0] * len(runs)
-    for group, *held in zip(told_by(runs, by), runs[value].tolist(), units, strict=True):
-        groups.setdefault(group, []).append((held[0], held[1]))
+    for group, v, unit in zip(told_by(runs, by), runs[value].tolist(), units, strict=True):
+        groups.setdefault(group, []).append((v, unit))
     rows = []
     for group in sorted(groups, key=_in_order):
-        values, units = map(list, zip(*groups[group], strict=True))
+        values, least = [v for v, _ in groups[group] if v == v], max(u for _, u in groups[group])
         near = tuple(group[by.index(name)] for name in within)
-        rows.append([*group, *_means([v for v in values if v == v], expected[near], max(units))])
+        rows.append([*group, *_means(values, expected[near], least)])
     return pd.DataFrame(rows, columns=[*by, *MEANS])
 
 

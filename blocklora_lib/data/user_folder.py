@@ -80,7 +80,7 @@ def _splits(folder: Path, tops: list[str]) -> dict[Split, str]:
     """The folder of each split; none where folders are classes, even if called train or test."""
     known = {name: split for name in tops if (split := split_of(name)) is not None}
     named = list(known)
-    holding = [name for name in named if _holds_folders(folder / name)]
+    holding = [name for name in named if _folders(folder / name)]
     if not holding:
         if named and len(named) == len(tops):
             moves = " && ".join(move(folder / name, folder / f"{name}_") for name in named)
@@ -162,29 +162,23 @@ def split_of(name: str) -> Split | Literal[""] | None:
 
 def _exchanged(folder: Path, tops: list[str]) -> list[str]:
     """Note folders that all hold the same ones, which may be the classes; refuse splits there."""
-
-    def within(name: str) -> list[str]:
-        return [e.name for e in entries_of(folder / name) if is_dir(e) and not hidden(e.name)]
-
-    inner = within(tops[0])
-    if len(inner) < 2 or any(within(name) != inner for name in tops[1:]):
+    inner = _folders(folder / tops[0])
+    if len(inner) < 2 or any(_folders(folder / name) != inner for name in tops[1:]):
         return []
     splits = {split_of(name) or "" for name in inner}
     if {"train", "test"} <= splits:
         what = f"holds {listed(inner)} in each of {listed(tops)}: put the splits above the classes"
-        first, *_ = inner
-        raise DataError(
-            folder, what, shell(["mkdir", str(folder / first)])
-            + " && " + move(folder / tops[0] / first, folder / first / tops[0]),
-        )  # fmt: skip
+        first = folder / inner[0]
+        moves = [shell(["mkdir", str(first)]), move(folder / tops[0] / inner[0], first / tops[0])]
+        raise DataError(folder, what, " && ".join(moves))
     return [
         f"{listed(tops)} hold the same folders, {listed(inner)}: if these are the classes, give "
         f"{tops[0]} alone, which is then cut"
     ]
 
 
-def _holds_folders(place: Path) -> bool:
-    return any(is_dir(entry) and not hidden(entry.name) for entry in entries_of(place))
+def _folders(place: Path) -> list[str]:
+    return [e.name for e in entries_of(place) if is_dir(e) and not hidden(e.name)]
 
 
 def _classes(
