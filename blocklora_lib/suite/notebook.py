@@ -45,9 +45,7 @@ if TYPE_CHECKING:
 
 
 class CheckFailed(AssertionError):
-    """What arithmetic decides (an equality, a count, a proof) does not hold. Raised after all
-    outputs are saved.
-    """
+    """What arithmetic decides (an equality, a count, a proof) does not hold; outputs are saved."""
 
 
 def profile_note(profile: Profile) -> str | None:
@@ -134,8 +132,8 @@ class Notebook:
             return False
 
     def runs(self, experiment: str = "few_shot", partial: bool = False) -> pd.DataFrame:
-        """Return an experiment's finished runs, see `results.experiment_runs`; missing ones are
-        refused unless `partial`.
+        """Return an experiment's finished runs, see `results.experiment_runs`. Missing ones are
+        refused (MissingResults); if `partial`, only where none is of a training.
 
         What sets the records apart from each other, or from this library, is shown once a notebook.
         """

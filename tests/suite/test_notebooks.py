@@ -144,6 +144,28 @@ def test_a_notebook_that_may_compute_nothing_names_what_is_missing(name, tmp_pat
         run_notebook(name, "smoke", dict(compute_missing=False), tmp_path, verbose=False)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        (lambda shots: False, "runs of few_shot missing"),
+        (lambda shots: shots == 0, "runs of few_shot missing"),
+        (lambda shots: shots > 0, "no zero-shot run"),
+        (lambda shots: shots < 2, ""),
+    ],
+    ids=["none", "zero-shot alone", "no zero-shot", "some"],
+)
+def test_the_overview_is_of_what_there_is(kept, said, tmp_path, tmp_path_factory):
+    made = RunStore(made_once(tmp_path_factory, "smoke runs", run))
+    store = RunStore(tmp_path / "runs")
+    for spec in expand(load_profile("smoke"), "few_shot"):
+        if kept(spec.shots):
+            store.save(made.load(spec))
+    run_notebook("00_overview", "smoke", {}, tmp_path, verbose=False)
+    assert said in outputs(tmp_path, "00_overview")
+    assert bool(read_indexes(tmp_path)["00_overview"]["figures"]) == (not said)
+
+
 def refuse_published_numbers(shown, index):
     """Accuracies of a small backbone and published ones have no place in one table."""
     with open(PUBLISHED, encoding="utf-8", newline="") as file:
