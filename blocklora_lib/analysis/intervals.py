@@ -1,4 +1,4 @@
-"""Means and intervals over seeds. One seed says nothing about the spread: nan, not zero.
+"""Means, intervals, tests together. One seed says nothing about the spread: nan, not zero.
 
 Nor do seeds that agree to the last image: accuracies come in steps, the `unit` of a value.
 """
@@ -142,3 +142,13 @@ def _tested(values: Sequence[float], confidence: float, unit: float) -> PairedDi
     half = float(stdtrit(n - 1, (1 + confidence) / 2)) * error
     p_value = 2 * float(stdtr(n - 1, -abs(mean) / error))
     return PairedDifference(mean, mean - half, mean + half, n, p_value)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for their number (Holm 1979), in their order; nan stays nan."""
+    found, worst = [math.nan] * len(p_values), 0.0
+    known = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
+    for at, (p, i) in enumerate(known):
+        worst = max(worst, min(1.0, (len(known) - at) * p))
+        found[i] = worst
+    return found

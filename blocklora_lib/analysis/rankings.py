@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .comparisons import difference_by_seed, difference_by_set, over_sets
+from .intervals import holm
 from .summaries import in_points, own_images, planned
 
 TIE = 1.0  # points of accuracy: a difference within it is called none
@@ -81,16 +82,6 @@ def average_ranks(scores: pd.DataFrame, alpha: float = 0.05) -> Ranks:
     same = scores.nunique(axis=1).le(1).all()  # the statistic is 0/0
     p = float(friedmanchisquare(*scores.T.to_numpy()).pvalue) if k > 2 and not same else math.nan
     return Ranks(ranks.mean(), n, p, float(critical))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for their number (Holm 1979), in their order; nan stays nan."""
-    found, worst = [math.nan] * len(p_values), 0.0
-    known = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
-    for at, (p, i) in enumerate(known):
-        worst = max(worst, min(1.0, (len(known) - at) * p))
-        found[i] = worst
-    return found
 
 
 def against(runs: pd.DataFrame, reference: str, shots: int) -> pd.DataFrame:

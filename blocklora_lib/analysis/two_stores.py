@@ -206,13 +206,3 @@ def _difference(group: tuple[str, int], rows: list[Any]) -> Difference:
     equal = sum(row[2] == row[3] for row in rows)
     middle = (math.fsum(a) / len(a), math.fsum(b) / len(b))
     return Difference(group, len(rows), equal, *middle, d.mean, d.low, d.high, p, test)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number (Holm 1979)."""
-    order, worst = sorted(range(len(p_values)), key=lambda i: p_values[i]), 0.0
-    found = [0.0] * len(p_values)
-    for rank, i in enumerate(order):
-        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[i]))
-        found[i] = worst
-    return found

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..analysis.intervals import holm
 from ..analysis.two_stores import (
     Difference,
     Pair,
     Paired,
     changes,
     differences,
-    holm,
     origins,
     pair_up,
     two_binomials,
@@ -116,9 +116,7 @@ def _accuracies(paired: Paired) -> Iterator[str]:
         yield "  no pair of runs has a set in common"
         return
     moved = [d for d in found if d.equal < d.n]
-    corrected = holm([d.p_value for d in moved if not math.isnan(d.p_value)])
-    values = iter(corrected)
-    adjusted = {d.group: next(values) if not math.isnan(d.p_value) else math.nan for d in moved}
+    adjusted = dict(zip([d.group for d in moved], holm([d.p_value for d in moved]), strict=True))
     if still := len(found) - len(moved):
         yield f"  {still} of {len(found)} rows (method, shots) are equal to the last count."
     if moved:

@@ -14,6 +14,7 @@ from scipy import stats
 from blocklora_lib.analysis.intervals import (
     Interval,
     every,
+    holm,
     mean_interval,
     paired_difference,
     together,
@@ -152,3 +153,27 @@ def test_together_asks_each_question_and_one_that_is_open_leaves_all_open():
     assert together((just, Interval.above)) is False
     assert together((just, Interval.above), (high, Interval.above)) is None
     assert together((Interval(1, math.nan, math.nan, 1), Interval.above)) is None
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+
+
+def test_holm_by_its_definition():
+    p = [0.01, 0.04, 0.03, math.nan, 0.005]
+    found = holm(p)
+    known = sorted(q for q in p if not math.isnan(q))
+    for value, adjusted in zip(p, found, strict=True):
+        if math.isnan(value):
+            assert math.isnan(adjusted)
+            continue
+        steps = [(len(known) - i) * q for i, q in enumerate(known) if q <= value]
+        assert adjusted == pytest.approx(min(1.0, max(steps)))
+
+
+def test_holm_keeps_the_error_of_all_together():
+    random, wrong = np.random.default_rng(2), 0
+    for _ in range(2000):
+        wrong += min(holm(random.uniform(size=8).tolist())) <= 0.05
+    assert 0.03 < wrong / 2000 < 0.065

@@ -11,12 +11,12 @@ import pytest
 from scipy import stats
 
 from blocklora_lib.analysis import rankings
+from blocklora_lib.analysis.intervals import holm
 from blocklora_lib.analysis.rankings import (
     accuracies,
     against,
     average_ranks,
     budgets,
-    holm,
     pareto_front,
     spread_between_sources,
 )
@@ -84,25 +84,6 @@ def test_ranks_of_little(n):
     assert found.mean.tolist() == [2.0] * 3
     assert math.isnan(found.p_value)
     assert math.isnan(found.critical) == (n == 1)
-
-
-def test_holm_by_its_definition():
-    p = [0.01, 0.04, 0.03, math.nan, 0.005]
-    found = holm(p)
-    known = sorted(q for q in p if not math.isnan(q))
-    for value, adjusted in zip(p, found, strict=True):
-        if math.isnan(value):
-            assert math.isnan(adjusted)
-            continue
-        steps = [(len(known) - i) * q for i, q in enumerate(known) if q <= value]
-        assert adjusted == pytest.approx(min(1.0, max(steps)))
-
-
-def test_holm_keeps_the_error_of_all_together():
-    random, wrong = np.random.default_rng(2), 0
-    for _ in range(2000):
-        wrong += min(holm(random.uniform(size=8).tolist())) <= 0.05
-    assert 0.03 < wrong / 2000 < 0.065
 
 
 def test_gains_with_sets_and_with_seeds_as_units():

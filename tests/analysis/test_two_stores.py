@@ -7,7 +7,7 @@ import math
 import pytest
 from scipy.stats import chi2_contingency, ttest_rel
 
-from blocklora_lib.analysis.two_stores import changes, differences, holm, pair_up, two_binomials
+from blocklora_lib.analysis.two_stores import changes, differences, pair_up, two_binomials
 from blocklora_lib.runs.store import RunStore
 from blocklora_lib.suite.difference import difference
 
@@ -26,11 +26,6 @@ def test_two_binomials_are_the_chi_square_test_of_a_table():
         assert two_binomials(a, b) == pytest.approx(chi2_contingency(table, correction=False)[1])
     assert two_binomials((5, 5), (7, 7)) == 1.0  # no spread: no difference
     assert two_binomials((0, 50), (50, 50)) < 1e-10
-
-
-def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.6, 0.9]) == [1.0, 1.0]
 
 
 def test_pairs_are_of_one_spec_or_each_others_nearest():
