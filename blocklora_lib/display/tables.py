@@ -56,15 +56,19 @@ class Table:
 
 
 def to_html(shown: pd.DataFrame) -> str:
-    """Return an HTML table: text to the left, numbers to the right; row names, if there are any."""
+    """Return an HTML table: text to the left, numbers to the right; row names, if there are any.
+
+    Sentences keep a width that can be read, however many columns stand beside them.
+    """
     rows = shown if isinstance(shown.index, pd.RangeIndex) else shown.reset_index()
-    numeric = [all(_NUMBER.fullmatch(str(v)) for v in rows[c]) for c in rows.columns]
-    style = [
-        ' class="number" style="text-align: right"'
-        if n
-        else ' class="text" style="text-align: left"'
-        for n in numeric
-    ]
+
+    def style_of(cells: list[str]) -> str:
+        if all(map(_NUMBER.fullmatch, cells)):
+            return ' class="number" style="text-align: right"'
+        width = "; min-width: 20em" * any(len(cell) > SENTENCE for cell in cells)
+        return f' class="text" style="text-align: left{width}"'
+
+    style = [style_of([str(value) for value in rows[c]]) for c in rows.columns]
 
     def line(cells: Iterable[object], tag: str) -> str:
         return (

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from synthetic import synthetic_runs
 
 from blocklora_lib.analysis.summaries import AVERAGE, few_shot_summary
-from blocklora_lib.display.tables import escape_latex, few_shot_table, plain, with_interval
+from blocklora_lib.display.tables import (
+    escape_latex,
+    few_shot_table,
+    plain,
+    to_html,
+    with_interval,
+)
 
 
 def tiny_runs() -> pd.DataFrame:
@@ -176,3 +182,9 @@ def test_a_small_number_beside_a_large_one_keeps_two_digits():
     shown = plain(pd.DataFrame({"slope": [1170.0, 1.49, 0.0, -12.345, math.inf]})).shown["slope"]
     assert shown.tolist() == ["1,170", "1.5", "0", "-12", "inf"]
     assert plain(pd.DataFrame({"gain": [-0.0, 12.5]})).shown["gain"].tolist() == ["0.0", "12.5"]
+
+
+def test_a_sentence_beside_many_numbers_keeps_a_width_that_can_be_read():
+    told = "open: 0.99x, within a spread of [0.98, 1.07] over 6 processes"
+    shown = to_html(pd.DataFrame({"ratio": ["0.99"], "form": ["merged"], "verdict": [told]}))
+    assert [style.count("min-width") for style in shown.split("<td")[1:]] == [0, 0, 1]
