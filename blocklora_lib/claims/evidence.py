@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..core.json_data import read_json, undamaged
 from ..core.paths import PUBLISHED
+from ..core.schema import UnknownName
 from ..runs.grid import expand
 from ..runs.profile import Profile
 from ..runs.record import frame as run_frame
@@ -52,6 +53,7 @@ class Evidence:
         self._failed: dict[str, list[str]] = {}  # kinds of failure, by experiment
         self._placed: set[str] = set()  # experiments whose diverged runs the present judge placed
         self._asked: dict[str, None] = {}  # experiments that the present judge looked at, in order
+        self._tables: dict[str, None] = {}  # NOTEBOOK/TABLE, as well
 
     def runs(self, experiment: str = "few_shot") -> DataFrame:
         """Finished runs, all there, or MissingResults. A miniature's accuracy means nothing."""
@@ -85,6 +87,7 @@ class Evidence:
         numbers: columns in which each row has to have a number, for what lacks one proves nothing.
         """
         table = notebook_table(self.profile, self.folder, notebook, name)
+        self._tables[f"{notebook}/{name}"] = None
         if f"{notebook}/{name}" not in self.made:
             path = self.folder / "notebooks" / f"{notebook}.json"
             with undamaged(str(path), f"delete it, and execute notebook {notebook} again"):
@@ -138,11 +141,23 @@ class Evidence:
         """Return what a judge finds; its text says so where runs that it looked at failed and are
         in no mean.
 
-        Whatever a judge says of seeds itself, none can pass over a missing one in silence.
+        Whatever a judge says of seeds itself, none can pass over a missing one in silence. Nor does
+        one judge by a table without what it reads, which another state of the suite exported.
         """
         self._asked.clear()
+        self._tables.clear()
         self._placed.clear()
-        finding = judge(self)
+        try:
+            finding = judge(self)
+        except (KeyError, IndexError) as lacking:
+            if not self._tables or isinstance(lacking, UnknownName):
+                raise
+            notebooks = dict.fromkeys(name.partition("/")[0] for name in self._tables)
+            raise MissingResults(
+                f"{' or '.join(self._tables)} in {self.folder} lacks {lacking.args[0]!r}; make it "
+                f"again with `blocklora notebook {' '.join(notebooks)} --profile "
+                f"{self.profile.name}`"
+            ) from lacking
         lost = {
             name: self.failed(name) - (self.failed(name, "diverged") if name in self._placed else 0)
             for name in self._asked
