@@ -217,6 +217,8 @@ REFUSED = {
     "alpha_pattern with .*repeats a group": dict(alpha_pattern={"([a-z_.0-9]+)+!": 4}),
     "rank_pattern with .*repeats a group": dict(rank_pattern={"(a|aa)*c_fc!": 4}),
     "rank_pattern with .*more than three": dict(rank_pattern={".*s.*e.*r.*c_fc!": 4}),
+    "rank_pattern with .{4}.*more than three of": dict(rank_pattern={".?" * 26 + "!": 4}),
+    "rank_pattern with ...*choices; write": dict(rank_pattern={"(.|)" * 26 + "!": 4}),
     "with lora_magnitude_vector if use_dora": dict(use_dora=True),
 }
 

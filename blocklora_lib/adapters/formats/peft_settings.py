@@ -71,11 +71,13 @@ def check_patterns(path: Path, name: str, patterns: Any) -> None:
     try:
         for pattern in patterns.keys():  # noqa: SIM118 (a list has none)
             re.compile(pattern)
-            plain = re.sub(r"\\.|\[[^]]*\]", "x", pattern)
-            if re.search(r"\)[*+{]", plain) or len(re.findall("[*+{]", plain)) > 3:
-                raise AdapterError(  # which may take for ever to match
-                    f"{path} has {name} with {pattern!r:.80}, which repeats a group, or repeats "
-                    "more than three times; write the names out, with | between them"
+            plain = re.sub(r"\\.|\[[^]]*\]", "x", pattern).replace("(?", "(")
+            choices = re.findall(r"[*+{?]|\([^()]*\|", plain)
+            if re.search(r"\)[*+{]", plain) or len(choices) > 3:  # all ways are tried, and more
+                raise AdapterError(
+                    f"{path} has {name} with {pattern!r:.80}, which repeats a group, or has more "
+                    "than three of *, +, ?, {} and groups of choices; write the names out, with | "
+                    "between them"
                 )
     except (AttributeError, re.error) as error:
         raise AdapterError(
@@ -92,5 +94,7 @@ def by_pattern(settings: dict[str, Any], patterns: str, name: str, key: str, def
             value = own
             break
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 2**31:
-        raise AdapterError(f"{key} of {name} is {value!r:.40}; it has to be a number above 0")
+        raise AdapterError(
+            f"{key} of {name} is {value!r:.40}; it has to be a number above 0 and below 2^31"
+        )
     return value
