@@ -99,23 +99,19 @@ def _splits(folder: Path, tops: list[str]) -> dict[Split, str]:
             "put them into a folder per class, or take it away"
         )
         raise DataError(folder / unsorted[0], what, move_away(folder, folder / unsorted[0]))
-    if flat and len(holding) == 1:
-        what = (
-            f"holds {holding[0]}, which looks like a split, "
-            f"beside {listed(flat)}: if all are classes, say so"
-        )
-        mend = move(folder / holding[0], folder / f"{holding[0]}_")
-        raise DataError(
-            folder, f"{what} by a _ at the end of its name, else take the others away", mend
-        )
     if flat:
+        one = len(holding) == 1
+        like = "looks like a split" if one else "look like splits"
+        names = "its name" if one else "their names"
         what = (
-            f"holds {listed(holding)}, which look like splits, "
-            f"beside {listed(flat)}: take the others away"
+            f"holds {listed(holding)}, which {like}, beside {listed(flat)}: if all are classes, "
+            f"say so by a _ at the end of {names}, else take the others away"
         )
-        raise DataError(
-            folder, what, " && ".join(move_away(folder, folder / name) for name in flat)
-        )
+        if one or len({known[name] for name in holding}) < len(holding):  # test 1, test 2
+            moves = [move(folder / name, folder / f"{name}_") for name in holding]
+        else:
+            moves = [move_away(folder, folder / name) for name in flat]
+        raise DataError(folder, what, " && ".join(moves))
     splits: dict[Split, str] = {}
     for name in holding:
         split = known[name]
@@ -161,18 +157,23 @@ def split_of(name: str) -> Split | Literal[""] | None:
 
 
 def _exchanged(folder: Path, tops: list[str]) -> list[str]:
-    """Note folders that all hold the same ones, which may be the classes; refuse splits there."""
-    inner = _folders(folder / tops[0])
-    if len(inner) < 2 or any(_folders(folder / name) != inner for name in tops[1:]):
+    """Note folders that all hold the same ones, which may be the classes; refuse splits in one."""
+    inner = {name: _folders(folder / name) for name in tops}
+    both = [name for name in tops if {"train", "test"} <= {split_of(n) for n in inner[name]}]
+    if both:
+        found = sorted({n for name in both for n in inner[name] if split_of(n)})
+        names = shell(found)
+        raise DataError(
+            folder,
+            f"holds {listed(found)} in {listed(both)}: put the splits above the classes",
+            f"{shell(['cd', str(folder)])} && mkdir {names} && for split in {names}; do "
+            'for old in */"$split"; do mv -n "$old" "$split/${old%/*}"; done; done',
+        )
+    same = inner[tops[0]]
+    if len(same) < 2 or any(names != same for names in inner.values()):
         return []
-    splits = {split_of(name) or "" for name in inner}
-    if {"train", "test"} <= splits:
-        what = f"holds {listed(inner)} in each of {listed(tops)}: put the splits above the classes"
-        first = folder / inner[0]
-        moves = [shell(["mkdir", str(first)]), move(folder / tops[0] / inner[0], first / tops[0])]
-        raise DataError(folder, what, " && ".join(moves))
     return [
-        f"{listed(tops)} hold the same folders, {listed(inner)}: if these are the classes, give "
+        f"{listed(tops)} hold the same folders, {listed(same)}: if these are the classes, give "
         f"{tops[0]} alone, which is then cut"
     ]
 

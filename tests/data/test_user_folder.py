@@ -251,10 +251,36 @@ def test_folders_that_hold_the_same_folders_may_be_no_classes(tmp_path):
         "fold1, fold2 hold the same folders, cat, dog: if these are the classes, give fold1 alone, "
         "which is then cut"
     )
-    folder = classes(tmp_path / "by", *(f"{c}/{s}" for c in ("cat", "dog") for s in SPLITS))
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        [f"{c}/{s}" for c in ("cat", "dog", "it's a cow") for s in SPLITS],
+        ["cat/train", "cat/test", "dog/train", "dog/test", "dog/val"],
+        ["cat/train_set", "cat/test_set", "dog/train_set", "dog/test_set"],
+    ],
+)
+def test_splits_within_classes_are_put_above_them(tmp_path, inner):
+    folder = classes(tmp_path / "pets", *inner)
     with pytest.raises(DataError, match="put the splits above the classes") as error:
         look(folder)
-    assert f"mkdir {folder}/test && mv -n {folder}/cat/test {folder}/test/cat" in str(error.value)
+    mend(error.value.problem.next_command)
+    found = look(folder)
+    assert found.classes == tuple(sorted({name.split("/")[0] for name in inner}))
+    assert {"train", "test"} <= set(found.splits)
+    for place in inner:
+        name, split = place.split("/")
+        assert len([*(folder / split / name).iterdir()])
+
+
+def test_numbered_classes_called_as_a_split_are_told_apart(tmp_path):
+    """One folder a patient, under test 1, test 2 and control: no class is to be taken away."""
+    folder = classes(tmp_path / "study", "test 1/p1", "test 1/p2", "test 2/p1", "control/p1")
+    with pytest.raises(DataError, match="if all are classes, say so by a _") as error:
+        look(folder)
+    mend(error.value.problem.next_command)
+    assert look(folder).classes == ("control", "test 1_", "test 2_")
 
 
 def test_a_link_to_what_holds_the_class_brings_no_images_of_others(tmp_path):
@@ -264,6 +290,11 @@ def test_a_link_to_what_holds_the_class_brings_no_images_of_others(tmp_path):
     (folder / "cat/above").symlink_to(tmp_path)
     assert every_path(folder) == before
     assert "2 links lead back to folders that they stand in" in look(folder).notes[0]
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/gone").symlink_to("nowhere")  # of someone else: no mend of this folder
+    told = verified(folder).output
+    assert "cat/above is a symbolic link in a loop" in told
+    assert "elsewhere" not in told
 
 
 def test_train_is_a_class_where_it_holds_images_beside_others(tmp_path):

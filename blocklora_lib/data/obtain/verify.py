@@ -220,7 +220,8 @@ def _is_file(path: Path) -> bool:
 
 def _links(folder: Path) -> Iterator[Problem]:
     """Symbolic links that lead nowhere, in a circle, or back to a folder that they stand in."""
-    todo: list[tuple[Path, tuple[str, ...]]] = [(folder, (os.path.realpath(folder),))]
+    own = Path(os.path.realpath(folder))
+    todo: list[tuple[Path, tuple[str, ...]]] = [(folder, tuple(map(str, (own, *own.parents))))]
     while todo:
         place, above = todo.pop()
         try:
