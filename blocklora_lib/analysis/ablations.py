@@ -68,15 +68,20 @@ def placed(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _place(method: str) -> tuple[str, str]:
-    """Return (group, place) of 'block_lora,targets=q+k+v', of towers=.. or of layers=.."""
+    """Return (group, place) of 'block_lora,targets=q+k+v', of towers=.., layers=.. or another."""
     group, _, value = method.partition(",")[2].partition("=")
     if group == "targets":
         return "projections", value.replace("+", ", ") + (DEFAULT if value == "q+k+v" else "")
     if group == "towers":
-        return group, f"{value} tower only"
-    depths = value.split("+")  # a run of layers from either end
-    end = "first" if depths[0] == "0" else "last"
-    return group, f"{end} layer only" if len(depths) == 1 else f"{end} {len(depths)} layers"
+        return group, f"{value.replace('+', ' and ')} tower{' only' if '+' not in value else 's'}"
+    if group != "layers":
+        return group, value
+    depths = value.split("+")
+    n = len(depths)
+    for end, whole in (("first", range(n)), ("last", range(-n, 0))):
+        if depths == [*map(str, whole)]:
+            return group, f"{end} layer only" if n == 1 else f"{end} {n} layers"
+    return group, f"layer{'s' * (n > 1 or value == 'all')} {', '.join(depths)}"
 
 
 def by_place(runs: pd.DataFrame) -> pd.DataFrame:
@@ -87,7 +92,8 @@ def by_place(runs: pd.DataFrame) -> pd.DataFrame:
     rows = summarise(in_points(runs), PLACE, within=["dataset"])
     counts = runs.groupby("place")["trainable_parameters"].max()
     rows["parameters"] = rows["place"].map(counts).astype(int)
-    order = rows["group"].map(GROUPS.index)
+    known = dict(zip(GROUPS, range(len(GROUPS)), strict=True))
+    order = rows["group"].map(known).fillna(len(GROUPS))
     rows = rows.assign(_order=order).sort_values(["_order", "parameters", "place"], kind="stable")
     return rows.drop(columns="_order").reset_index(drop=True)
 

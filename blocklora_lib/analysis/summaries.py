@@ -90,9 +90,9 @@ def summarise(
     return pd.DataFrame(rows, columns=[*by, *MEANS])
 
 
-def _in_order(group: tuple[object, ...]) -> list[tuple[bool, Any]]:
-    """What sorts groups as pandas does: nan comes last."""
-    return [(v != v, 0 if v != v else v) for v in group]
+def _in_order(group: tuple[object, ...]) -> list[tuple[bool, bool, Any]]:
+    """What sorts groups as pandas does: nan comes last, and texts after numbers."""
+    return [(v != v, isinstance(v, str), 0 if v != v else v) for v in group]
 
 
 def _expected(
@@ -114,7 +114,9 @@ def told_by(runs: pd.DataFrame, columns: Sequence[str]) -> list[tuple[object, ..
     """Return what these columns say of each row, with one nan that equals itself. On a few rows
     far faster than pandas' own ways to merge and compare.
     """
-    values = ([math.nan if v != v else v for v in runs[name].tolist()] for name in columns)
+    values = (
+        [math.nan if v is None or v != v else v for v in runs[name].tolist()] for name in columns
+    )
     return list(zip(*values, strict=True)) or [()] * len(runs)
 
 

@@ -154,7 +154,7 @@ class Evidence:
                 raise
             notebooks = dict.fromkeys(name.partition("/")[0] for name in self._tables)
             raise MissingResults(
-                f"{' or '.join(self._tables)} in {self.folder} lacks {lacking.args[0]!r}; make it "
+                f"{' or '.join(self._tables)} in {self.folder} lacks {lacking}; make it "
                 f"again with `blocklora notebook {' '.join(notebooks)} --profile "
                 f"{self.profile.name}`"
             ) from lacking

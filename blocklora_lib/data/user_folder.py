@@ -108,10 +108,10 @@ def _splits(folder: Path, tops: list[str]) -> dict[Split, str]:
             f"say so by a _ at the end of {names}, else take the others away"
         )
         if one or len({known[name] for name in holding}) < len(holding):  # test 1, test 2
-            moves = [move(folder / name, folder / f"{name}_") for name in holding]
+            mends = [move(folder / name, folder / f"{name}_") for name in holding]
         else:
-            moves = [move_away(folder, folder / name) for name in flat]
-        raise DataError(folder, what, " && ".join(moves))
+            mends = [move_away(folder, folder / name) for name in flat]
+        raise DataError(folder, what, " && ".join(mends))
     splits: dict[Split, str] = {}
     for name in holding:
         split = known[name]
@@ -153,7 +153,10 @@ def split_of(name: str) -> Split | Literal[""] | None:
     known: dict[str, Split | Literal[""]] = dict.fromkeys(UNCLEAR, "")
     known |= {word: split for split, words in SPLIT_NAMES.items() for word in words}
     said = [word for word in re.findall("[^\\W\\d_]+", name.lower()) if word not in ADDED]
-    return known.get(said[0]) if len(said) == 1 else None
+    if len(said) != 1:
+        return None
+    plain = (said[0].removesuffix(end) for end in ("", *ADDED))  # trainset
+    return next((known[word] for word in plain if word in known), None)
 
 
 def _exchanged(folder: Path, tops: list[str]) -> list[str]:

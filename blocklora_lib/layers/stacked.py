@@ -86,9 +86,11 @@ def each_run(updates: Sequence[Any], x: Tensor) -> Iterable[tuple[list[Any], Ten
     RuntimeError where the rows of x are no equal parts.
     """
     runs, stack = runs_of(updates), next(update for update in updates if update is not None)
+    if not isinstance(stack, Stacked):  # whose number of rows torch.export need not know
+        return [(runs[0], x)]
     if len(x) % len(runs):
         raise RuntimeError(f"{len(x)} rows are no equal parts for {len(runs)} runs")
-    return _in_turn(stack.draws, runs, x) if isinstance(stack, Stacked) else [(runs[0], x)]
+    return _in_turn(stack.draws, runs, x)
 
 
 def _in_turn(draws: Draws, runs: list[list[Any]], x: Tensor) -> Iterator[tuple[list[Any], Tensor]]:

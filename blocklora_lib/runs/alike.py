@@ -227,7 +227,7 @@ def _not_kept(
     """Keep the adapter; where it cannot be written, return what to raise once the record is out."""
     try:
         keeper.keep(spec, predictor, result, bench)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         return NotKept(
             f"run {spec} is whole, and its adapter is not kept: {error}; once that is mended, the "
             "same command trains it again for its adapter alone"

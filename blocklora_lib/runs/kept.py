@@ -58,12 +58,12 @@ class Trained(Strict):
     def _whole(self) -> Trained:
         if not re.fullmatch("[0-9a-f]{64}", self.weights.get("tensors", "")):
             raise ValueError("weights do not give the SHA-256 of their tensors")
-        if not self.classes or "" in self.classes or len({*self.classes}) < len(self.classes):
-            raise ValueError("classes are no names, each once")
+        if not self.classes or "" in self.classes:  # ImageNet has two names twice
+            raise ValueError("classes are no names")
         wanted = {field.name for field in fields(View)} | {"mean", "std"}
         if absent := sorted(wanted - self.view.keys()):
             raise ValueError(f"view does not say {', '.join(absent)}")
-        if set(self.accuracy) != set(self.spec.sets):
+        if set(self.accuracy) != set(self.spec.evaluate_on):
             raise ValueError("accuracy is not of the sets that the run is evaluated on")
         return self
 
