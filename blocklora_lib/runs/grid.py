@@ -159,7 +159,7 @@ def _make_specs(
         manifests = [manifest for manifest in read if manifest.name in names]
         if split == "val" and "val" not in read[0].splits:
             raise ValueError(f"rates: {dataset} has no validation images; choose on other datasets")
-        _check_variants([m for m in manifests if m.name == dataset or m.name in profile.variants])
+        _check_variants(read[0], [m for m in manifests if m.name in profile.variants])
         every = read, data_checksum(read)
         known = [m for m in read if m.name not in profile.variants or m.classes == read[0].classes]
         alike = every if known == read else (known, data_checksum(known))
@@ -190,10 +190,9 @@ def _make_specs(
                     )
 
 
-def _check_variants(manifests: list[Manifest]) -> None:
-    source, *variants = manifests
+def _check_variants(source: Manifest, variants: list[Manifest]) -> None:
     for variant in variants:
-        if not variant.varies(source):
+        if variant.name != source.name and not variant.varies(source):
             raise ValueError(
                 f"{variant.name} is no variant of {source.name} "
                 f"(variant_of={variant.variant_of!r}, {len(variant.classes)} classes against "

@@ -101,3 +101,28 @@ def test_without_the_default_no_place_is_compared():
     apart = minus_default(at_places("targets=q", "layers=0"))
     assert apart["n"].tolist() == [0, 0]
     assert all(map(math.isnan, apart["mean"]))
+
+
+@pytest.mark.parametrize(
+    ("varied", "place"),
+    [
+        ("layers=0", "first layer only"),
+        ("layers=-1", "last layer only"),
+        ("layers=0+1+2", "first 3 layers"),
+        ("layers=-2+-1", "last 2 layers"),
+        ("layers=1", "layer 1"),
+        ("layers=-2", "layer -2"),
+        ("layers=0+2", "layers 0, 2"),
+        ("layers=all", "layers all"),
+        ("towers=text", "text tower only"),
+        ("towers=vision+text", "vision and text towers"),
+        ("targets=q+k+v", "q, k, v (default)"),
+        ("rank=4", "4"),
+    ],
+)
+def test_a_place_is_called_as_it_is(varied, place):
+    runs = pd.DataFrame([(f"block_lora,{varied}", "a", 1, 0.5, 80)])
+    runs.columns = ["method", "dataset", "seed", "accuracy", "trainable_parameters"]
+    found = placed(runs)
+    assert found["place"].tolist() == [place]
+    assert by_place(found)["mean"].tolist() == pytest.approx([50])

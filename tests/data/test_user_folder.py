@@ -216,6 +216,7 @@ def test_an_odd_class_folder_is_a_class(tmp_path, name):
         (("train_set", "test_set"), {"train": "train_set", "test": "test_set"}),
         (("seg_train", "seg_test"), {"train": "seg_train", "test": "seg_test"}),
         (("Train-Data", "test1"), {"train": "Train-Data", "test": "test1"}),
+        (("trainset", "TestSet"), {"train": "trainset", "test": "TestSet"}),
     ],
 )
 def test_splits_are_known_by_their_usual_names(tmp_path, names, splits):

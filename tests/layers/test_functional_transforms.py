@@ -253,6 +253,17 @@ def test_traced_and_exported(layer, merged):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("layer", LAYERS)
+def test_exported_for_any_batch(layer):
+    model, _ = build(layer)
+    model.eval()
+    any_batch = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(model, (inputs(),), dynamic_shapes=any_batch).module()
+    more = torch.cat([inputs(), inputs().flip(0)[:1]])
+    assert_same(program(more), model(more), 1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("layer", "backend"), [("self", "eager"), ("linear", "aot_eager")])
 def test_compiled_in_training(layer, backend):
     model, adapters = build(layer)
