@@ -92,8 +92,7 @@ def by_place(runs: pd.DataFrame) -> pd.DataFrame:
     rows = summarise(in_points(runs), PLACE, within=["dataset"])
     counts = runs.groupby("place")["trainable_parameters"].max()
     rows["parameters"] = rows["place"].map(counts).astype(int)
-    known = dict(zip(GROUPS, range(len(GROUPS)), strict=True))
-    order = rows["group"].map(known).fillna(len(GROUPS))
+    order = rows["group"].map({group: i for i, group in enumerate(GROUPS)})  # others come last
     rows = rows.assign(_order=order).sort_values(["_order", "parameters", "place"], kind="stable")
     return rows.drop(columns="_order").reset_index(drop=True)
 

@@ -36,8 +36,7 @@ def images(place: Path) -> Images:
     paths: list[str] = []
     left: dict[str, list[str]] = {}
     known = endings()
-    own = Path(os.path.realpath(place))
-    todo: list[tuple[str, tuple[str, ...]]] = [("", tuple(map(str, (own, *own.parents))))]
+    todo: list[tuple[str, tuple[str, ...]]] = [("", with_parents(place))]
     while todo:
         inner, above = todo.pop()
         for entry in entries_of(place / inner):
@@ -59,6 +58,12 @@ def images(place: Path) -> Images:
     if nested := sorted(path for path in paths if "/" in path):
         left["nested"] = nested
     return Images(sorted(paths), left)
+
+
+def with_parents(place: Path) -> tuple[str, ...]:
+    """The real paths of a folder and of all that hold it: a link to one of them leads in a loop."""
+    own = Path(os.path.realpath(place))
+    return (str(own), *map(str, own.parents))
 
 
 def of_classes(place: Path, classes: Sequence[str]) -> list[str]:

@@ -73,8 +73,8 @@ def check_patterns(path: Path, name: str, patterns: Any) -> None:
             re.compile(pattern)
             plain = re.sub(r"\\.|\[[^]]*\]", "x", pattern).replace("(?", "(")
             choices = re.findall(r"[*+{?]|\([^()]*\|", plain)
-            if re.search(r"\)[*+{]", plain) or len(choices) > 3:  # all ways are tried, and more
-                raise AdapterError(
+            if re.search(r"\)[*+{]", plain) or len(choices) > 3:
+                raise AdapterError(  # choices are tried with each other, which may take for ever
                     f"{path} has {name} with {pattern!r:.80}, which repeats a group, or has more "
                     "than three of *, +, ?, {} and groups of choices; write the names out, with | "
                     "between them"

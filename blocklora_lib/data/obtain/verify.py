@@ -16,6 +16,7 @@ from ..layouts import Item, image_folder, items
 from ..manifest import Manifest, Split
 from ..problems import MARKER, DataError, MissingData, Problem, move_away, remedy
 from ..roots import Marker, find_folder, read_marker
+from ..user_images import with_parents
 from .fetch import git_sha1
 
 NAMED = 20  # at most so many damaged images are named one by one
@@ -220,8 +221,7 @@ def _is_file(path: Path) -> bool:
 
 def _links(folder: Path) -> Iterator[Problem]:
     """Symbolic links that lead nowhere, in a circle, or back to a folder that they stand in."""
-    own = Path(os.path.realpath(folder))
-    todo: list[tuple[Path, tuple[str, ...]]] = [(folder, tuple(map(str, (own, *own.parents))))]
+    todo: list[tuple[Path, tuple[str, ...]]] = [(folder, with_parents(folder))]
     while todo:
         place, above = todo.pop()
         try:
