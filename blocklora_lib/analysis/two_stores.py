@@ -121,13 +121,16 @@ def changes(paired: Paired) -> Counter[tuple[str, str, str]]:
     )
 
 
+_MAKING = ("device", "instructions", "threads", "git_revision")
+
+
 def origins(records: Iterable[Facts]) -> dict[str, Counter[str]]:
     """Count what records say of their making: versions, device, threads, revision, weights."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for record in records:
         said = record["provenance"]
         facts = {**said.get("versions", {}), "weights": said.get("weights", {}).get("sha256")}
-        facts |= {name: said.get(name) for name in ("device", "threads", "git_revision")}
+        facts |= {name: said.get(name) for name in _MAKING}
         for name, value in facts.items():
             if value is not None:
                 found[name][_short(value)] += 1

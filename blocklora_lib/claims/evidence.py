@@ -18,7 +18,7 @@ from ..core.schema import UnknownName
 from ..runs.grid import expand
 from ..runs.profile import Profile
 from ..runs.record import frame as run_frame
-from ..runs.results import MissingResults, experiment_runs, notebook_table
+from ..runs.results import MissingResults, changed_tables, experiment_runs, notebook_table
 from ..runs.store import DamagedRecord, RunStore
 from .verdict import Finding
 
@@ -91,7 +91,8 @@ class Evidence:
         if f"{notebook}/{name}" not in self.made:
             path = self.folder / "notebooks" / f"{notebook}.json"
             with undamaged(str(path), f"delete it, and execute notebook {notebook} again"):
-                made_by = read_json(path)["profile"] if path.is_file() else None
+                index = read_json(path) if path.is_file() else {"profile": None}
+                made_by, changed = index["profile"], changed_tables(self.folder, index, name)
             if made_by != self.profile.name:
                 whose = (
                     f"are of profile {made_by}" if made_by else "have no index that names theirs"
@@ -100,6 +101,11 @@ class Evidence:
                     f"the tables of notebook {notebook} in {self.folder} {whose}, and not of "
                     f"{self.profile.name}; make them with `blocklora notebook {notebook} --profile "
                     f"{self.profile.name}`"
+                )
+            if changed:
+                raise MissingResults(
+                    f"{self.folder / changed[0]} is not what notebook {notebook} exported; make it "
+                    f"again with `blocklora notebook {notebook} --profile {self.profile.name}`"
                 )
         empty = [name for name in numbers if name not in table or table[name].isna().any()]
         if empty or table.empty:

@@ -10,7 +10,17 @@ from typing import Literal, NamedTuple
 from .class_names import as_read, check_name, class_name, distinct
 from .manifest import Split
 from .problems import DataError, MissingData, again, move, move_away, shell
-from .user_images import class_folders, entries_of, hidden, images, is_dir, listed, some, told
+from .user_images import (
+    class_folders,
+    entries_of,
+    hidden,
+    images,
+    is_dir,
+    listed,
+    some,
+    told,
+    with_parents,
+)
 
 # what a split's folder is called, in any case
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
@@ -191,8 +201,9 @@ def _classes(
     """(classes, notes) of the class folders under `place`; needed: each must hold an image."""
     if len(names) < 2 and needed:
         what = f"holds {len(names)} class folder{'s' * (len(names) != 1)}; a dataset has at least 2"
-        if names and len(class_folders(place / names[0])[0]) > 1:
-            raise DataError(place, f"{what}: is {names[0]} in it meant?", again(place / names[0]))
+        if len(class_folders(inner := _unwrapped(place))[0]) > 1:
+            meant = inner.relative_to(place)
+            raise DataError(place, f"{what}: is {meant} in it meant?", again(inner))
         new = [name for name in ("one_class", "another_class") if name not in names][
             : 2 - len(names)
         ]
@@ -215,6 +226,16 @@ def _classes(
         else:
             left.setdefault("empty", []).append(f"{above}{name}")
     return tuple(filled), list(told(left))
+
+
+def _unwrapped(place: Path) -> Path:
+    """The folder in the only folder in the only folder ..., as archives are unpacked."""
+    while len(names := class_folders(place)[0]) == 1:
+        inner = place / names[0]
+        if os.path.realpath(inner) in with_parents(place):
+            break
+        place = inner
+    return place
 
 
 def _spelled_as_in_train(

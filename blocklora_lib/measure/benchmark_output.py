@@ -201,3 +201,6 @@ def run(main: Callable[[], None]) -> None:
         text = explain(error) if isinstance(error, ValidationError) else str(error)
         print(f"error: {' '.join(text.split())}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("stopped; nothing is written", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -57,8 +57,7 @@ def read_texts(path: str | Path) -> dict[str, str]:
         except (ValueError, KeyError, OSError) as error:
             if isinstance(error, OSError) and error.errno:
                 raise
-            reason = f"it has no column {error}" if isinstance(error, KeyError) else error
-            told = f"{path} is no Parquet of run records ({' '.join(str(reason).split())})"
+            told = f"{path} is no Parquet of run records ({' '.join(str(error).split())})"
             raise ValueError(f"{told}; restore it, or pack the records again") from None
     return texts
 
@@ -69,6 +68,8 @@ def _texts(parquet: ParquetFile, size: int) -> dict[str, str]:
 
     most = min(_LIMIT, 2**26 + _SMALLER * size)
     for name in (names := ("key", "record")):
+        if name not in parquet.schema_arrow.names:
+            raise ValueError(f"it has no column {name}")
         kind = parquet.schema_arrow.field(name).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):

@@ -37,6 +37,8 @@ def provenance(
         "weights": backbone.weights,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         **numerics(device, spec.deterministic, spec.backbone.tf32),
+        # a CPU's arithmetic rounds by the length of its vectors: AVX2, AVX512, NEON
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "git_revision": git_revision(),
         "versions": {"python": platform.python_version(), "blocklora": __version__}

@@ -6,9 +6,10 @@ No torch: whoever reads results needs none.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import shlex
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,6 +164,26 @@ def notebook_table(profile: Profile, folder: Path, notebook: str, name: str) -> 
         f"{name}.csv of notebook {notebook} is missing in {folder}; make it with `blocklora "
         f"notebook {notebook} --profile {profile.name}{where}`"
     )
+
+
+def table_checksum(path: Path) -> str:
+    """Return the SHA-256 of an exported CSV's text, which its notebook's index states."""
+    return hashlib.sha256(read_text(path).encode()).hexdigest()
+
+
+def changed_tables(folder: Path, index: Mapping[str, Any], name: str) -> list[str]:
+    """Return the CSVs of this name, in `folder`, that are not what the notebook's index states.
+
+    Of what an index of an earlier state of the suite states no checksum of, nothing is known.
+    """
+    return [
+        file
+        for kind in ("tables", "figures")
+        for entry in index.get(kind, ())
+        for file in entry["files"]
+        if entry["name"] == name and "sha256" in entry and file.endswith(".csv")
+        if (folder / file).is_file() and table_checksum(folder / file) != entry["sha256"]
+    ]
 
 
 # of results.experiment_runs: how many seeds the experiment has for this row's cell

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 # Where a record, as it is written, has its method's name.
 _METHOD = re.compile(r'\n  "method": \{\n   "name": "([^"]+)"')
+_ROUNDING = {  # what moves the last bits of a result: its name in a record's provenance, in prose
+    "device": "devices",
+    "instructions": "vector instructions",
+    "threads": "numbers of threads",
+}
 COMPARED = ("torch", "torchvision", "open_clip_torch", "pillow")
 Standing = Literal["done", "failed", "missing", "old", "moved", "damaged"]
 AGAIN: dict[Standing, str] = {  # why a run that has a file is computed again, of one and of several
@@ -110,16 +115,16 @@ def remarks(records: Iterable[RunRecord], where: str = "these runs") -> list[str
     """Say, a line each, what else than their specs sets records apart from each other, or from this
     place.
 
-    Library code, versions of packages, devices and numbers of threads move the last bits of a
-    result, or more, and a tag may have come to mean other weights; records that differ in them are
-    counted all the same.
+    Library code, versions of packages, devices, vector instructions and numbers of threads move the
+    last bits of a result, or more, and a tag may have come to mean other weights; records that
+    differ in them are counted all the same.
     """
     records, lines = list(records), []
     if earlier := sum(r.code != code_of(r.spec.method.name) for r in records):
         lines.append(
             f"{earlier} of {len(records)} of {where} were made by another state of the library"
         )
-    for what, name in (("device", "devices"), ("threads", "numbers of threads")):
+    for what, name in _ROUNDING.items():
         seen = sorted({str(r.provenance[what]) for r in records if what in r.provenance})
         if len(seen) > 1:
             lines.append(f"{where} mix {name} ({', '.join(seen)}): they differ by rounding, too")

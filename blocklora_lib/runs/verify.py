@@ -7,7 +7,7 @@ from typing import Any
 from .record import RunRecord
 
 # what may move the last bits of a result, by its name in a record's provenance
-MOVING = ("device", "threads", "versions", "weights", "tf32", "cuda")
+MOVING = ("device", "instructions", "threads", "versions", "weights", "tf32", "cuda")
 
 
 def differences(stored: RunRecord, again: RunRecord) -> list[str]:

@@ -32,7 +32,7 @@ from ..runs.packed import SUFFIX
 from ..runs.profile import Profile
 from ..runs.profile_files import load_profile, rates_file
 from ..runs.rates import not_chosen
-from ..runs.results import experiment_runs, results_folder
+from ..runs.results import experiment_runs, results_folder, table_checksum
 from ..runs.spec import RunSpec
 from ..runs.store import DamagedRecord, RunStore
 from .catalogue import drop_index_of_another, notebook_needs
@@ -283,7 +283,8 @@ class Notebook:
             )
         relative = [str(path.relative_to(self.folder)) for path in files]
         told = {"name": name, "caption": caption, "files": relative, "experiments": [*self._read]}
-        self._index[what].append(told | more)
+        (digest,) = (table_checksum(path) for path in files if path.suffix == ".csv")
+        self._index[what].append(told | {"sha256": digest} | more)
 
 
 def _display_figure(png: Path, width: float, caption: str) -> None:

@@ -112,6 +112,7 @@ def makers(records: Sequence[RunRecord]) -> list[dict[str, str]]:
 
     def row(said: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         facts = {"Host": said.get("host"), "Device": said.get("device")}
+        facts |= {"Instructions": said.get("instructions")}
         facts |= {"Threads": said.get("threads"), "Git revision": said.get("git_revision")}
         versions = said.get("versions")
         facts |= versions if isinstance(versions, dict) else {}

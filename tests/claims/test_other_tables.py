@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pandas as pd
@@ -12,9 +13,44 @@ from blocklora_lib.claims.evidence import Evidence
 from blocklora_lib.claims.paper_claims import CLAIMS
 from blocklora_lib.core.paths import RESULTS
 from blocklora_lib.runs.profile_files import load_profile
+from blocklora_lib.runs.results import table_checksum
 
 REFERENCE = RESULTS / "reference" / "pocket"
 NEEDS = [(claim, need) for claim in CLAIMS for need in claim.needs if "/" in need]
+
+
+def copied(notebook, folder):
+    """The reference's tables of a notebook, its indexes and records."""
+    for file in REFERENCE.glob(f"*/{notebook}/*.csv"):
+        to = folder / file.relative_to(REFERENCE)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, to)
+    shutil.copytree(REFERENCE / "notebooks", folder / "notebooks")
+    shutil.copy(REFERENCE / "runs.parquet", folder)
+
+
+def judged_in(folder, claim):
+    (found,) = judge([claim], Evidence(load_profile("pocket"), folder))
+    return found.verdict, found.finding.evidence
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("claim", "need"), NEEDS, ids=[f"{claim.id}-{need}" for claim, need in NEEDS]
+)
+def test_a_table_that_was_edited_is_no_evidence(claim, need, tmp_path):
+    """A row taken out, a number made another: the notebook's index knows what it exported."""
+    notebook, name = need.split("/")
+    copied(notebook, tmp_path)
+    for file in tmp_path.glob(f"*/{notebook}/{name}.csv"):
+        whole = file.read_text()
+        for edited in (whole.rpartition("\n")[0].rpartition("\n")[0] + "\n", whole + "\n"):
+            file.write_text(edited)
+            verdict, told = judged_in(tmp_path, claim)
+            assert verdict == "not run"
+            assert f"{file} is not what notebook {notebook} exported; make it again with" in told
+        file.write_text(whole)
+    assert judged_in(tmp_path, claim) == judged_in(REFERENCE, claim)
 
 
 @pytest.mark.slow
@@ -24,17 +60,19 @@ NEEDS = [(claim, need) for claim in CLAIMS for need in claim.needs if "/" in nee
 def test_a_table_without_one_of_its_columns_is_named(claim, need, tmp_path):
     """Or the verdict is the one of the whole table, where its judge does not read the column."""
     notebook, name = need.split("/")
-    for file in REFERENCE.glob(f"*/{notebook}/*.csv"):
-        copied = tmp_path / file.relative_to(REFERENCE)
-        copied.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, copied)
-    shutil.copytree(REFERENCE / "notebooks", tmp_path / "notebooks")
-    shutil.copy(REFERENCE / "runs.parquet", tmp_path)
+    copied(notebook, tmp_path)
+    index_file = tmp_path / "notebooks" / f"{notebook}.json"
+    index = json.loads(index_file.read_text())
     files = [*tmp_path.glob(f"*/{notebook}/{name}.csv")]  # with a figure, as a table, or both
     table = pd.read_csv(files[0])
     evidence = Evidence(load_profile("pocket"), tmp_path)
 
     def judged():
+        for kind in ("figures", "tables"):
+            for entry in index[kind]:
+                if entry["name"] == name:
+                    entry["sha256"] = table_checksum(files[0])
+        index_file.write_text(json.dumps(index))
         (found,) = judge([claim], evidence)
         return found.verdict, found.finding.evidence
 

@@ -392,6 +392,10 @@ def test_train_is_a_class_where_it_holds_images_beside_others(tmp_path):
             lambda f: classes(f, "inner/cat", "inner/dog"),
             "holds 1 class folder; a dataset has at least 2: is inner",
         ),
+        (
+            lambda f: classes(f, "pets-main/images/cat", "pets-main/images/dog"),
+            "a dataset has at least 2: is pets-main/images in it meant?",
+        ),
     ],
 )
 def test_every_refusal_leads_out(tmp_path, make, says):

@@ -428,3 +428,14 @@ def test_bad_input_ends_a_script_with_a_sentence(words, told, capsys):
     assert "Traceback" not in said.err
     assert "against" not in said.out  # no table
     assert issubclass(AdapterError, ValueError)
+
+
+def test_ctrl_c_ends_a_script_with_a_sentence(capsys):
+    from blocklora_lib.measure.benchmark_output import run
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        run(interrupted)
+    assert (ended.value.code, capsys.readouterr().err) == (130, "stopped; nothing is written\n")

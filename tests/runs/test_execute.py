@@ -336,6 +336,12 @@ def test_what_else_sets_records_apart_is_said(spec, bench):
     assert remarks([record, other]) == [
         "these runs mix numbers of threads (1, 4): they differ by rounding, too"
     ]
+    assert record.provenance["instructions"] == torch.backends.cpu.get_cpu_capability()
+    other = record.model_copy(update={"provenance": record.provenance | {"instructions": "NONE"}})
+    seen = ", ".join(sorted({"NONE", record.provenance["instructions"]}))
+    assert remarks([record, other]) == [
+        f"these runs mix vector instructions ({seen}): they differ by rounding, too"
+    ]
     anew = [
         record.model_copy(
             update={"provenance": record.provenance | {"weights": {"tensors": d * 64}}}

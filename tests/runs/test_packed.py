@@ -121,7 +121,7 @@ def table(**columns):
     ("content", "why"),
     [
         (b"PAR1 and no more", "Parquet"),
-        (table(key=["a"]), "record"),
+        (table(key=["a"]), r"\(it has no column record\)"),
         (table(key=[KEY, KEY], record=["x", "y"]), "a key stands twice"),
         (table(key=[KEY, None], record=["x", "y"]), "no text"),
         (table(key=[f"../{KEY}"], record=["x"]), f"'../{KEY}' is no key of a run"),
