@@ -82,17 +82,27 @@ def summarise(
     units = runs[UNIT].tolist() if UNIT in runs.columns else [0.0] * len(runs)
     for group, v, unit in zip(told_by(runs, by), runs[value].tolist(), units, strict=True):
         groups.setdefault(group, []).append((v, unit))
+    places = [_places(runs[name]) for name in by]
     rows = []
-    for group in sorted(groups, key=_in_order):
+    for group in sorted(groups, key=lambda group: _in_order(group, places)):
         values, least = [v for v, _ in groups[group] if v == v], max(u for _, u in groups[group])
         near = tuple(group[by.index(name)] for name in within)
         rows.append([*group, *_means(values, expected[near], least)])
     return pd.DataFrame(rows, columns=[*by, *MEANS])
 
 
-def _in_order(group: tuple[object, ...]) -> list[tuple[bool, bool, Any]]:
+def _places(column: pd.Series) -> dict[object, int]:
+    """The place of each category of a column that has some: their order is not that of letters."""
+    categories = getattr(column.dtype, "categories", ())
+    return {category: i for i, category in enumerate(categories)}
+
+
+def _in_order(
+    group: tuple[object, ...], places: Sequence[Mapping[object, int]]
+) -> list[tuple[bool, bool, Any]]:
     """What sorts groups as pandas does: nan comes last, and texts after numbers."""
-    return [(v != v, isinstance(v, str), 0 if v != v else v) for v in group]
+    told = [p.get(v, v) for v, p in zip(group, places, strict=True)]
+    return [(v != v, isinstance(v, str), 0 if v != v else v) for v in told]
 
 
 def _expected(

@@ -112,9 +112,8 @@ def _chain(name: str | Path, folder: Path) -> list[tuple[Path, dict[str, Any]]]:
                     f"{path}: extends: {base!r} is no profile's name; {near(base, known)}"
                 )
             if missing := [key for key in ("name", "description") if key not in facts]:
-                raise ValueError(
-                    f"{path}: {missing[0]} is missing: a profile that extends another has its own"
-                )
+                lacks = f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing"
+                raise ValueError(f"{path}: {lacks}: a profile that extends another has its own")
             if is_file_name(base):
                 try:
                     base = path.parent / Path(base).expanduser()  # a file beside this one

@@ -238,3 +238,11 @@ def test_seeds_that_agree_have_the_interval_of_half_an_image():
     assert of_one["high"] - of_one["mean"] == pytest.approx(stats.t.isf(0.025, 2) * 0.05 / 3**0.5)
     unknown = few_shot_summary(runs.drop(columns="total"))
     assert unknown.loc[unknown["shots"] == 4, "high"].isna().all()
+
+
+def test_categories_stand_in_their_own_order():
+    """As pandas has it: 'small' before 'large', and what is no number still comes last."""
+    frame = rows(medium={1: 0.5, 2: 0.7}, large={1: 0.6, 2: 0.6}, small={1: 0.4, 2: 0.6})
+    order = ["small", "medium", "large"]
+    frame["method"] = pd.Categorical(frame["method"], order, ordered=True)
+    assert summarise(frame, ["method"])["method"].tolist() == order

@@ -561,6 +561,7 @@ def test_the_files_of_a_profile_are_its_own_and_its_bases():
             r"child\.yaml: description is missing: a profile that",
         ),
         (dict(child="extends: base\ndescription: d\n"), r"child\.yaml: name is missing"),
+        (dict(child="extends: base\n"), r"child\.yaml: name and description are missing: a"),
         (
             dict(child="extends: base\n" + HEAD + "shot: [1]"),
             r"child\.yaml: unknown key 'shot'; did you mean",
