@@ -24,7 +24,7 @@ def with_rates(name="pocket"):
 class Given:
     """Evidence that a test writes down."""
 
-    own_rates, without_rate = with_rates(), ()
+    own_rates = with_rates()
 
     def __init__(self, diverged: pd.DataFrame | None = None, **frames: pd.DataFrame) -> None:
         self.frames, self.profile = frames, self.own_rates

@@ -30,8 +30,7 @@ class Evidence:
     """The evidence of one profile in a results folder.
 
     store: where its records lie (None: in the folder's `runs`). made: the 'NOTEBOOK/TABLE' that the
-    notebook which asks has just made, before its index tells of them. without_rate: methods whose
-    rate waits to be chosen.
+    notebook which asks has just made, before its index tells of them.
     """
 
     def __init__(
@@ -41,10 +40,8 @@ class Evidence:
         published: Path = PUBLISHED,
         store: RunStore | None = None,
         made: Collection[str] = (),
-        without_rate: Collection[str] = (),
     ) -> None:
         self.profile, self.folder, self.made = profile, folder, made
-        self.without_rate = without_rate
         self.store = store or RunStore(folder / "runs")
         self._published = published
         self.remarks: list[str] = []  # what sets the records apart, see standing.remarks

@@ -25,7 +25,8 @@ def caution(judged: list[Judged]) -> str:
         "Each statistical verdict is wrong at most once in 20 times by chance, and nothing "
         f"corrects for their number: of {many} that rest on samples at most {many / 20:g} are to "
         "be expected wrong. Smallest visible effect: half of the interval; one of that size would "
-        "be seen in about half of all repeats, one 1.4 times as large in four of five."
+        "be seen in about half of all repeats, one 1.4 times as large in four of five. A verdict "
+        "without one rests on counts, a proof or one measurement."
     )
 
 

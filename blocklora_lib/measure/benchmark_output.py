@@ -26,7 +26,7 @@ from ..core.schema import explain
 from ..runs.provenance import git_revision
 from ..weights.spec import BUNDLED, BackboneSpec
 from .processes import in_processes
-from .timing import conditions, seen_over, verdict
+from .timing import conditions, in_words, seen_over
 
 LEGEND = (
     "ratio: median over the rounds of time / the baseline's time in the same round, "
@@ -134,7 +134,7 @@ def timed(
 
 
 def show_ratios(frame: pd.DataFrame, keys: Sequence[str]) -> None:
-    """Print milliseconds with quartiles and the ratio's verdict, a line a row."""
+    """Print milliseconds with quartiles and the ratio in words, a line a row."""
     ms = {c: 1e3 * frame[f"seconds_{c}"] for c in ("median", "q1", "q3")}
     shown = frame[list(keys)].copy()
     shown["ms"] = [f"{m:.3g} [{a:.3g}, {b:.3g}]" for m, a, b in zip(*ms.values(), strict=True)]
@@ -159,7 +159,7 @@ def ratio_text(row: dict[str, Any]) -> str:
     if row.get("form", row.get("name")) == row["baseline"]:
         return "1"
     if row["resolved"]:
-        return verdict(row)
+        return in_words(row)
     if math.isnan(row["ratio_low"]):
         return f"{row['ratio']:.2f}x, open: {seen_over(row)} are too few"
     return f"{row['ratio']:.2f}x [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}], open"

@@ -1,4 +1,4 @@
-"""Records of benchmarks: JSON files, as the scripts in benchmarks/ write them. No torch.
+"""Records of benchmarks, as the scripts in benchmarks/ write them. No torch.
 
 A record: benchmark (the script), date, revision, conditions (machine, threads, torch), options,
 rows, and what further tables the script adds.
@@ -6,12 +6,14 @@ rows, and what further tables the script adds.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from ..core.files import read_text
 from ..core.json_data import read_json
 from ..core.paths import RESULTS
 
@@ -55,3 +57,20 @@ def read_records(benchmark: str, folder: Path = BENCHMARKS) -> list[Record]:
         if facts["benchmark"] == benchmark:
             records.append(Record(path, facts))
     return records
+
+
+def gpu_checks(folder: Path = BENCHMARKS) -> pd.DataFrame:
+    """Return the cases that `make gpu-check` measured on GPUs, a row each: device, date, what,
+    case, and a column for each number. A folder may hold the records of several cards.
+    """
+    rows = []
+    for path in sorted(folder.glob("gpu_check_*.jsonl")):
+        try:
+            first, *cases = [json.loads(line) for line in read_text(path).splitlines()]
+            where = {name: first["numbers"][name] for name in ("device", "date")}
+            rows += [where | {"what": c["what"], "case": c["case"]} | c["numbers"] for c in cases]
+        except (ValueError, TypeError, LookupError):
+            raise ValueError(
+                f"{path} is no record of `make gpu-check`; take it out of the folder"
+            ) from None
+    return pd.DataFrame(rows)

@@ -201,7 +201,7 @@ def equivalent(row: Mapping[str, Any], margin: float = 0.05) -> bool:
     return bool(row["ratio_low"] >= 1 - margin and row["ratio_high"] <= 1 + margin)
 
 
-def verdict(
+def in_words(
     row: Mapping[str, Any], better_than: float | None = None, margin: float | None = None
 ) -> str:
     """Put a row of `ratios` in words: '0.71x [0.69, 0.73]', or 'open: ...'.

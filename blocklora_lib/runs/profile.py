@@ -7,10 +7,11 @@ into the run specs that it asks for.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from ..core.paths import RESULTS
 from ..core.schema import Strict, UnknownName, explain, near
@@ -64,6 +65,18 @@ class Profile(Strict):
     processes: int = Field(6, ge=1, le=1000)  # that it is spread over; 6 have an interval at 95%
     # what one process of the engine runs: one method on a dataset, or all where runs are short
     job: Literal["dataset", "method"] = "method"
+    _waiting: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """Methods whose own rate waits to be chosen: they have `rates.until_chosen`."""
+        return self._waiting
+
+    def while_waiting(self, methods: Iterable[str]) -> Profile:
+        """Return the profile of which these methods wait, see `waiting`."""
+        new = self.model_copy()
+        new._waiting = tuple(methods)
+        return new
 
     def rounds_each(self, factor: int = 1) -> int:
         """Return how many rounds of a timing fall to each of its processes, at least 3."""

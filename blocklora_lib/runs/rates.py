@@ -165,7 +165,8 @@ def not_chosen(profile: Profile, file: Path) -> list[str]:
 def with_rates(profile: Profile, file: Path, command: str) -> Profile:
     """Return the profile whose trained methods have the rates of a file.
 
-    Without the file, or where it lacks a method, they have `rates.until_chosen`. ValueError, in
+    Without the file, or where it lacks a method, they have `rates.until_chosen`, which may be a
+    rate of the grid: `Profile.waiting` names them. ValueError, in
     which `command` is the way out, where neither is there, or where the file is of another grid or
     was chosen for other settings of a method.
     """
@@ -192,7 +193,7 @@ def with_rates(profile: Profile, file: Path, command: str) -> Profile:
         else entry
         for entry in profile.methods
     )
-    return profile.model_copy(update={"methods": methods})
+    return profile.model_copy(update={"methods": methods}).while_waiting(not_chosen(profile, file))
 
 
 def _checked(profile: Profile, choice: Choice, file: Path, command: str) -> dict[str, float]:

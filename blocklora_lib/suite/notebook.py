@@ -245,8 +245,7 @@ class Notebook:
         made = {f"{self.name}/{export}" for export in exports}
         # of what the profile says all its experiments are looked at, not this notebook's alone
         profile = self._stated if self.folder == self._base else self.profile
-        waiting = self.without_rate if self._stated.rates else ()
-        evidence = Evidence(profile, self.folder, store=self.store, made=made, without_rate=waiting)
+        evidence = Evidence(profile, self.folder, store=self.store, made=made)
         judged = judge([BY_ID[id] for id in ids or BY_ID], evidence)
         rows = [j.row for j in judged]
         shown = pd.DataFrame(rows)[["id", "claim", "verdict", "but", "evidence"]]

@@ -1,14 +1,14 @@
 """One curve for all cuts: under Adam n, the scale s and the rate of B count through n s η alone.
 
-Write A_s = σ a, where σ = init_scale, and T = s σ Σ B_i, so that ΔW = T a and each B_i sees the
-gradient s σ G, G = ∂L/∂T. For ε = 0 a step of Adam does not change where all gradients of a matrix
+Write A_s = σ a, where σ = init_scale, and M = s σ Σ B_i, so that ΔW = M a and each B_i sees the
+gradient s σ G, G = ∂L/∂M. For ε = 0 a step of Adam does not change where all gradients of a matrix
 are multiplied by a number: with its step u_t, and rates η and decays λ of A and of B,
 
-    T ← (1 - η_B λ_B) T - τ u_t(G_1 .. G_t),                 τ = n s σ η_B,
+    M ← (1 - η_B λ_B) M - τ u_t(G_1 .. G_t),                 τ = n s σ η_B,
     a ← (1 - η_A λ_A) a - (η_A/σ) u_t(∂L/∂a_1 .. ∂L/∂a_t).
 
 Of one width, ΔW depends on τ, η_A/σ and the two decays a step; with ε > 0 on ε_B/(s σ) and ε_A σ as
-well. From B = 0 the first step is T = -τ sign(G), and a stays: a line, along which the loss is
+well. From B = 0 the first step is M = -τ sign(G), and a stays: a line, along which the loss is
 known before any training.
 """
 
@@ -57,7 +57,7 @@ def rates(config: AdapterConfig, tau: float, rate: float, decay: float = 0.0) ->
 
 @dataclass(frozen=True)
 class FirstStep:
-    """The loss along T = -t sign(G), where the first step of Adam goes.
+    """The loss along M = -t sign(G), where the first step of Adam goes.
 
     slope: g = ‖G‖₁, by which it begins to fall; curvature: h, its second derivative; crossing: the
     first t where it is back at its start, inf where that is beyond 64 τ*.
@@ -76,7 +76,7 @@ class FirstStep:
 def line(
     adapters: AdapterSet, loss: Callable[[], Tensor]
 ) -> tuple[float, Callable[[float], float]]:
-    """Return ‖G‖₁, and t -> the loss at T = -t sign(G), of adapters at their start, B = 0.
+    """Return ‖G‖₁, and t -> the loss at M = -t sign(G), of adapters at their start, B = 0.
 
     loss(): of their model, the same at every call. They stay at their start.
     """
@@ -124,7 +124,7 @@ def first_step(adapters: AdapterSet, loss: Callable[[], Tensor]) -> FirstStep:
 
 
 def reach(factors: Sequence[float], betas: tuple[float, float] = (0.9, 0.999)) -> float:
-    """Return R: no entry of T leaves ±R τ in steps at these factors of the rates.
+    """Return R: no entry of M leaves ±R τ in steps at these factors of the rates.
 
     R = Σ_t f_t c_t. Both moments are means of what was seen, with weights w and v, so that by
     Cauchy and Schwarz |m| <= c √(second moment), c² = Σ_i w_i²/v_i. A first step has c = 1.

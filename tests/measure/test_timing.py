@@ -20,10 +20,10 @@ from blocklora_lib.measure.timing import (
     conditions,
     equivalent,
     in_random_order,
+    in_words,
     median_interval,
     paired_times,
     ratios,
-    verdict,
 )
 
 
@@ -245,7 +245,7 @@ def test_each_process_gives_one_value_its_median():
     assert (found["ratio_low"], found["ratio_high"]) == (0.5, 1.1)
     assert (found["rounds"], found["processes"]) == (120, 6)
     assert not found["resolved"]
-    assert verdict(found).endswith("over 6 processes, which holds 1")
+    assert in_words(found).endswith("over 6 processes, which holds 1")
     alone = row(several(*(frame(a=np.ones(20), b=np.full(20, ratio)) for ratio in ofs[:1])))
     assert (alone["processes"], alone["ratio_high"], alone["resolved"]) == (1, 0.5, True)
 
@@ -254,7 +254,7 @@ def test_five_processes_resolve_nothing_however_many_their_rounds():
     found = row(several(*[frame(a=np.ones(50), b=np.full(50, 0.1))] * 5))
     assert math.isnan(found["ratio_low"])
     assert not found["resolved"]
-    assert verdict(found).startswith("open: 5 processes give no interval")
+    assert in_words(found).startswith("open: 5 processes give no interval")
 
 
 @pytest.mark.slow
@@ -295,19 +295,19 @@ NOISE = np.array([0.98, 1.02, 0.99, 1.01, 1.0, 1.03, 0.97, 1.0, 1.01, 0.99, 1.0]
 
 def test_an_effect_larger_than_its_spread_is_reported_with_it():
     found = row(frame(a=np.ones(11), b=0.71 * NOISE))
-    assert verdict(found) == "0.71x [0.70, 0.72]"
-    assert verdict(found, better_than=0.75) == "0.71x [0.70, 0.72], at most 0.75x"
-    assert verdict(found, better_than=0.71) == "0.71x [0.70, 0.72], not told apart from 0.71x"
-    assert verdict(found, better_than=0.5) == "0.71x [0.70, 0.72], above 0.50x"
+    assert in_words(found) == "0.71x [0.70, 0.72]"
+    assert in_words(found, better_than=0.75) == "0.71x [0.70, 0.72], at most 0.75x"
+    assert in_words(found, better_than=0.71) == "0.71x [0.70, 0.72], not told apart from 0.71x"
+    assert in_words(found, better_than=0.5) == "0.71x [0.70, 0.72], above 0.50x"
 
 
 def test_an_effect_within_its_spread_is_not_resolved():
     found = row(frame(a=np.ones(11), b=0.97 * (1 + 8 * (NOISE - 1))))
-    assert verdict(found).startswith("open: 0.97x, an effect of 3.0%, within a spread of [")
+    assert in_words(found).startswith("open: 0.97x, an effect of 3.0%, within a spread of [")
 
 
 def test_too_few_rounds_resolve_nothing():
-    found = verdict(row(frame(a=[1, 1, 1.0], b=[0.5, 0.5, 0.5])))
+    found = in_words(row(frame(a=[1, 1, 1.0], b=[0.5, 0.5, 0.5])))
     assert found.startswith("open: 3 rounds give no interval")
 
 
@@ -320,8 +320,8 @@ def test_equal_is_shown_only_by_an_interval_within_the_margin():
     assert not equivalent(wide, 0.05)  # no difference found, and no equality either
     assert not narrow["resolved"]
     assert not wide["resolved"]
-    assert verdict(narrow, margin=0.05).endswith("equal within 5%")
-    assert "open" in verdict(wide, margin=0.05)
+    assert in_words(narrow, margin=0.05).endswith("equal within 5%")
+    assert "open" in in_words(wide, margin=0.05)
     small = row(frame(a=np.ones(11), b=1.03 + (NOISE - 1) / 10))
     assert small["resolved"]  # different, and yet equal within the margin: both can be shown
     assert equivalent(small, 0.05)

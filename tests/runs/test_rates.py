@@ -14,6 +14,8 @@ from conftest import profile_facts
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blocklora_lib.claims.evidence import Evidence
+from blocklora_lib.claims.judges.accuracy import own_rates
 from blocklora_lib.core.paths import PROFILES, RESULTS
 from blocklora_lib.data.dataset import Dataset
 from blocklora_lib.learning.count import Count
@@ -28,6 +30,7 @@ from blocklora_lib.runs.rates import best, choose, read_choice, write_choice
 from blocklora_lib.runs.record import Failure, Result, RunRecord, RunSpec
 from blocklora_lib.runs.results import MissingResults
 from blocklora_lib.runs.store import RunStore
+from blocklora_lib.suite.variant import vary
 
 GRID = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 TRAINED = ("lora", "block_lora", "frozen_a")
@@ -271,8 +274,26 @@ def test_a_method_to_come_needs_a_rate_of_its_own(file, choose_for, tiny_clip):
     file.write_text(yaml.safe_dump(waits))
     assert load_profile(file).entry("new").training == {"lr": 2e-4}
     assert load_profile(file).entry("lora").training == {"lr": 1e-2}
+    assert load_profile(file).waiting == ("new",)
     choose_for(file)
     assert load_profile(file).entry("new").training == {"lr": 1e-2}
+    assert load_profile(file).waiting == ()
+
+
+def test_a_method_that_chose_the_rate_of_those_that_wait_has_a_rate_of_its_own(
+    file, choose_for, tiny_clip
+):
+    """`paper` has CLIP-LoRA's rate until it chooses, and its grid has that rate, too."""
+    file.write_text(yaml.safe_dump(facts(tiny_clip, rates=DECLARED | {"until_chosen": 1e-2})))
+    before = load_profile(file)
+    choose_for(file, dict.fromkeys(TRAINED, 1e-2))
+    after = load_profile(file)
+    assert before.methods == after.methods  # the same rates
+    for profile, fair in ((before, False), (after, True)):
+        assert own_rates(Evidence(profile, file.parent), "lora", "block_lora") == fair
+        needs = {"experiments": ["few_shot"], "datasets": "trained"}
+        varied = vary(profile, needs, {"shots": [1]})
+        assert own_rates(Evidence(varied, file.parent), "lora", "block_lora") == fair
 
 
 @pytest.mark.parametrize(

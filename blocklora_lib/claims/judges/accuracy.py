@@ -104,9 +104,8 @@ def own_rates(e: Evidence, *methods: str) -> bool:
     entries = {entry.name: entry for entry in e.profile.methods}
     methods = tuple(m for m in methods if m not in entries or entries[m] in e.profile.trained)
     rates = [entries[name].training.get("lr") for name in methods if name in entries]
-    waits = e.profile.rates is not None and e.profile.rates.until_chosen in rates
-    waiting = waits or bool({*methods} & {*e.without_rate})
-    return len(rates) == len(methods) and None not in rates and not waiting
+    waits = {*methods} & {*e.profile.waiting}
+    return len(rates) == len(methods) and None not in rates and not waits
 
 
 def without_a(e: Evidence) -> Finding:
@@ -253,7 +252,8 @@ def control_is_the_same(e: Evidence) -> Finding:
         f"{points(d)} over {len(means)} sets, {found.told('pairs of runs')}; equal: within "
         f"{MARGIN:.0f} point. {int(apart.sum()):,} of {int(totals.loc[pairs.index].sum()):,} "
         f"answers apart, {int((apart == 0).sum())} accuracies the same to the last answer.",
-        smallest=smallest(d),
+        # no spread at all would say that any effect had been seen: one answer is the least
+        smallest=f"{max(d.half_width, 100 / totals.min()):.1f} points",
     )
 
 
