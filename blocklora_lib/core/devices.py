@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -158,6 +159,8 @@ def repeatable(device: torch.device, strict: bool = True, tf32: bool = False) ->
         return
     check_arithmetic(device, strict)
     cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    memory: Any = torch.utils.deterministic  # its stubs lack the name
+    filled = memory.fill_uninitialized_memory
     before = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
@@ -168,11 +171,13 @@ def repeatable(device: torch.device, strict: bool = True, tf32: bool = False) ->
             stack.enter_context(sdpa_kernel(REPEATABLE_ATTENTION))
         try:
             torch.use_deterministic_algorithms(strict)
+            memory.fill_uninitialized_memory = False  # a kernel for each tensor; nothing reads it
             cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = False, strict, tf32
             products.allow_tf32 = tf32
             yield
         finally:
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+            memory.fill_uninitialized_memory = filled
             cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, products.allow_tf32 = flags
 
 

@@ -10,6 +10,7 @@ import warnings
 import pytest
 import torch
 from torch.nn.attention import SDPBackend
+from torch.profiler import ProfilerActivity, profile
 
 from blocklora_lib.clip.backbone import load_backbone
 from blocklora_lib.core import devices
@@ -281,6 +282,18 @@ def test_runs_on_a_gpu_are_strict_by_default_and_leave_torch_as_it_was(monkeypat
             assert state() == was
     finally:
         torch.backends.cudnn.benchmark = False
+
+
+def test_memory_that_is_taken_is_not_filled_though_kernels_repeat(monkeypatch):
+    """torch fills it by default, with a kernel for each tensor; the stand-in does not see that."""
+    monkeypatch.setenv(WORKSPACE, ":4096:8")
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    with repeatable(CUDA), profile(activities=[ProfilerActivity.CPU]) as seen:
+        torch.empty_like(torch.empty(3))
+    asked = {event.key for event in seen.key_averages()}
+    assert "aten::empty_like" in asked
+    assert "aten::fill_" not in asked
+    assert torch.utils.deterministic.fill_uninitialized_memory is True  # as it was
 
 
 @pytest.mark.parametrize("value", [None, ":0:0", ""])
