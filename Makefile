@@ -1,10 +1,8 @@
 # make reproduce [PROFILE=pocket] [NOTEBOOKS="01_method 08_few_shot"] [JOBS=2]      make test
-# JOBS: cores to use. Of a profile that computes on a GPU, the Snakefile runs one job a GPU, whatever JOBS is.
+# JOBS: cores to use, all that the process may use if empty. Of a profile that computes on a GPU, the Snakefile runs one job a GPU, whatever JOBS is.
 PROFILE   ?= pocket
 NOTEBOOKS ?=
-ifndef JOBS
-JOBS := $(shell getconf _NPROCESSORS_ONLN)
-endif
+JOBS      ?=
 # The newest of the Pythons that the lock serves; one that is named but does not start is passed over.
 ifndef PYTHON
 PYTHON := $(shell for p in python3.13 python3.12 python3.11; do "$$p" -c "" 2>/dev/null && { echo "$$p"; exit; }; done; echo python3)
@@ -48,7 +46,7 @@ setup: .venv/.ready
 	@printf %s "$$TORCH" > $@
 
 reproduce: setup
-	@$(PY) -m blocklora_lib.cli reproduce --profile="$$PROFILE" --notebooks="$$NOTEBOOKS" --jobs="$$JOBS"
+	@$(PY) -m blocklora_lib.cli reproduce --profile="$$PROFILE" --notebooks="$$NOTEBOOKS" --jobs="$${JOBS:-0}"
 
 test: setup
 	$(PY) -m pytest -n 2 --dist worksteal -m "not rare and not network and not faults and not lab"

@@ -133,9 +133,8 @@ def make(tmp_path):
     (place / ".venv" / ".ready").touch()
 
     def call(*arguments):
-        environment = {
-            k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "PROFILE", "NOTEBOOKS")
-        }
+        own = ("MAKEFLAGS", "PROFILE", "NOTEBOOKS", "JOBS")
+        environment = {k: v for k, v in os.environ.items() if k not in own}
         done = subprocess.run(
             ["make", "-s", *arguments],
             cwd=place,
@@ -161,6 +160,15 @@ def test_make_reproduce_hands_its_options_on_as_they_were_typed(make):
     code, words, _ = make("reproduce", "JOBS=$(shell touch x)`touch x`", "PYTHON=$(shell touch x)")
     assert words[-1] == "--jobs=$(shell touch x)`touch x`"
     assert not (make.place / "x").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", [[], ["JOBS="]])
+def test_how_many_jobs_is_left_to_what_knows_the_cpus_of_this_process(make, given):
+    """`getconf` counts those of the machine, of which `taskset` or Slurm may leave one."""
+    code, words, _ = make("reproduce", *given)
+    assert code == 0
+    assert words[-1] == "--jobs=0"
 
 
 @pytest.mark.slow
