@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
+
+import torch
 
 from ..adapters.config import AdapterConfig
 from ..core.locks import Taken
@@ -68,15 +71,21 @@ class Stack:
             self.release(spec)
 
     def fit(self, spec: RunSpec, context: Context, bench: Workbench) -> Predictor:
-        """Return what the run trained, with or before this; as the method's own `fit`."""
+        """Return what the run trained, with or before this; as the method's own `fit`.
+
+        Where memory has no room for several, this run and those after it are trained alone; the
+        seconds and the peak of this one hold the attempt.
+        """
         if spec not in self._trained:
             method = spec.method.load()
             config = AdapterConfig(**method.settings.model_dump())
             start, before = time.perf_counter(), context.backbone.passes.copy()
             contexts = {spec: context} | self._others(context, config, bench)
-            if len(contexts) == 1:
+            found = self._at_once(list(contexts.values()), config) if len(contexts) > 1 else None
+            if found is None:
+                context.backbone.passes = before
+                self.close()
                 return method.fit(context)
-            found = fit_stack(list(contexts.values()), config)
             self._trained |= zip(contexts, found, strict=True)
             passes, context.backbone.passes = context.backbone.passes - before, before
             shares = Counter({tower: n // len(contexts) for tower, n in passes.items()})
@@ -88,6 +97,22 @@ class Stack:
         if isinstance(trained, TrainingDiverged):
             raise trained
         return trained.predictor(context)
+
+    def _at_once(
+        self, contexts: list[Context], config: AdapterConfig
+    ) -> list[Trained | TrainingDiverged] | None:
+        """What each trained; None where there is no room for them, which is not tried again."""
+        try:
+            return fit_stack(contexts, config)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            told = " ".join(str(error).split())
+            warnings.warn(
+                f"memory has no room for {len(contexts)} runs at once ({told}): they are trained "
+                "alone; say a smaller stack in the profile",
+                stacklevel=2,
+            )
+            self._most = 1
+            return None
 
     def _others(
         self, context: Context, config: AdapterConfig, bench: Workbench

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from conftest import profile_facts
 
 from blocklora_lib.core.locks import locked
@@ -146,6 +147,31 @@ def test_a_run_that_diverges_fails_alone(specs, bench, tmp_path, monkeypatch):
     assert records[1].provenance["stacked_with"] == [few[0].key, few[2].key]
     assert is_its_run_alone(records[2], bench)
     assert bench.backbone(few[0].backbone).passes  # and the backbone is as it was, for the next
+
+
+@pytest.mark.slow
+def test_runs_that_memory_does_not_hold_at_once_are_trained_alone(
+    specs, bench, tmp_path, batches, monkeypatch
+):
+    """Every attempt ended in MachineFailure, and so did each time that the grid was started."""
+    together = stacked.fit_stack
+
+    def no_room(contexts, config):
+        together(contexts, config)  # the passes of the towers were made
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    monkeypatch.setattr(stacked, "fit_stack", no_room)
+    few = specs[1:4]
+    with pytest.warns(UserWarning, match="no room for 2 runs at once .*Tried to allocate 2 GiB"):
+        records = list(run_grid(few, RunStore(tmp_path), bench, stack=2))
+    assert batches == [(1, 2), (1,), (2,), (3,)]
+    assert [record.spec for record in records] == few
+    for record in records:
+        expected = execute(record.spec, bench)
+        assert record.result == expected.result
+        assert record.cost.budget == expected.cost.budget
+        assert "stacked_with" not in record.provenance
+    assert not list(tmp_path.glob(".*.lock"))
 
 
 @pytest.mark.slow
