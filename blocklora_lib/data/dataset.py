@@ -22,6 +22,7 @@ from .local import local_manifest
 from .manifest import SPLITS, Manifest
 from .problems import DataError, command, remedy
 from .roots import data_root, find_folder, is_fake
+from .whole_images import thorough_faults
 
 
 class Dataset:
@@ -84,11 +85,12 @@ class Dataset:
         )
 
     def unreadable(
-        self, split: str, index: Tensor | None = None, thorough: bool = False
+        self, split: str, index: Tensor | None = None, thorough: bool = False, code: str = ""
     ) -> dict[int, str]:
         """Which images of a split (of `index`, if given) cannot be read, and why. Looked for once.
 
-        thorough: see ImageFiles.faults. A bundle is whole, or it is refused when it is opened.
+        thorough: see ImageFiles.faults; with the name of the code that decodes, once for all
+        processes. A bundle is whole, or it is refused when it is opened.
         """
         if self.manifest.kind == "bundle":
             return {}
@@ -96,7 +98,9 @@ class Dataset:
         paths = self._encoded[split]
         wanted = range(len(paths)) if index is None else index.tolist()
         new = list({paths[i]: None for i in wanted if (paths[i], thorough) not in self._faults})
-        for path, fault in zip(new, ImageFiles(new).faults(thorough), strict=True):
+        files, once = ImageFiles(new), thorough and code
+        looked = thorough_faults(files, self._folder, code) if once else files.faults(thorough)
+        for path, fault in zip(new, looked, strict=True):
             self._faults[path, thorough] = fault
         found = {i: self._faults[paths[i], thorough] for i in sorted(set(wanted))}
         return {i: fault for i, fault in found.items() if fault}

@@ -37,7 +37,7 @@ TOLD = 2000  # images from which on it is said that they are decoded
 PART = 100  # images in memory at a time
 _DIGEST = hashlib.sha256().digest_size
 _PACKAGES = ("torchvision", "open_clip_torch", "pillow")
-_CODECS = ("jpg", "jpg_2000", "webp")  # of Pillow's libraries, those that may round otherwise
+CODECS = ("jpg", "jpg_2000", "webp")  # of Pillow's libraries, those that may round otherwise
 
 Decode = Callable[[Sequence[Path]], Tensor]
 
@@ -61,7 +61,7 @@ class KeptViews:
         self.folder, self.title, self.paths, self.unchanged = folder, title, list(paths), unchanged
         self.facts = dict(facts) | {
             "versions": [package_version(package) for package in _PACKAGES],
-            "codecs": [features.version(codec) for codec in _CODECS],
+            "codecs": [features.version(codec) for codec in CODECS],
         }
         self._rows = {path: row for row, path in enumerate(self.paths)}
         self._open: dict[View, _File | None] = {}  # None: there is none, and there will be none

@@ -23,7 +23,7 @@ from ..learning.feature_cache import FeatureCache, Source
 from ..learning.texts import TextBackbone
 from ..methods import get_method
 from ..weights.spec import BackboneSpec
-from .code_digest import code_digest
+from .code_digest import code_digest, views_digest
 from .images import RunImages, check_shots, draw_of
 from .record import MachineFailure
 from .sources import keep_views, source_of
@@ -80,8 +80,8 @@ class Workbench:
         """Return the images that a run reads; find bad input before any training.
 
         Looked at are method, data, draw, splits, and images that cannot be read: they are left out
-        with spec.skip_unreadable, which decodes every image; otherwise only files that look damaged
-        are decoded, and a DataError names them.
+        with spec.skip_unreadable, which decodes every image once; otherwise only files that look
+        damaged are decoded, and a DataError names them.
         """
         checksum = data_checksum((self.dataset(name).manifest for name in spec.sets), self.root)
         if checksum != spec.data_checksum:
@@ -233,7 +233,7 @@ class Workbench:
     def _unreadable(
         self, spec: RunSpec, dataset: Dataset, split: str, index: torch.Tensor | None
     ) -> dict[int, str]:
-        faults = dataset.unreadable(split, index, thorough=spec.skip_unreadable)
+        faults = dataset.unreadable(split, index, spec.skip_unreadable, views_digest())
         if not spec.skip_unreadable:
             dataset.refuse(split, faults)
         return faults

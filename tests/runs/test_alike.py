@@ -211,16 +211,24 @@ def miniature(tmp_path, monkeypatch) -> Profile:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("skip_unreadable", [False, True])
 def test_over_a_grid_no_test_image_is_decoded_twice_and_nothing_is_trained_twice(
-    miniature, tmp_path, monkeypatch
+    miniature, tmp_path, monkeypatch, skip_unreadable
 ):
-    decoded, fitted, read = Counter(), Counter(), image_files.read
+    miniature = miniature.model_copy(update={"skip_unreadable": skip_unreadable})
+    decoded, looked, fitted = Counter(), Counter(), Counter()
+    read, fault = image_files.read, image_files.fault
 
     def reading(path, loading="as_clip"):
         decoded[path] += 1
         return read(path, loading)
 
+    def looking(path, thorough=True):
+        looked[path] += thorough
+        return fault(path, thorough)
+
     monkeypatch.setattr(image_files, "read", reading)
+    monkeypatch.setattr(image_files, "fault", looking)
     groups = grid_groups(miniature, miniature.experiments)
     specs = {spec.key: spec for group in groups.values() for spec in group}
     assert len(groups) == 8  # jobs: few_shot and comparison of three sets, and two more
@@ -245,5 +253,7 @@ def test_over_a_grid_no_test_image_is_decoded_twice_and_nothing_is_trained_twice
         folder = find_folder(manifest, data_root(None))
         tests |= {folder / item.path for item in items(manifest, folder, "test")}
     assert {path: decoded[path] for path in tests} == dict.fromkeys(tests, 1)
+    # to leave out what does not decode, each is decoded once more, whatever the job
+    assert {path: looked[path] for path in tests} == dict.fromkeys(tests, int(skip_unreadable))
     trainings = {spec.fit_key for spec in specs.values() if spec.shots}
     assert sum(fitted.values()) == len(trainings) < sum(1 for s in specs.values() if s.shots)
