@@ -1,11 +1,11 @@
 """Views of image files that are decoded once: kept in one file a list and view, which all processes
-map.
+read.
 
 Whatever run, method or seed asks next copies bytes. The file is a safetensors file, written whole
 or not at all: `views` (N, 3, H, W), uint8, and `sha256` (N, 32), of each view. Its head follows
 from what it must hold, so that a file of other images, or a cut one, is known when it is opened; a
 view is checked when a process first reads it. Nothing depends on the file: where there is no room
-for it images are decoded each time, and a damaged one is made again.
+for it images are decoded each time, and a damaged one is made again, once.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import mmap
+import os
 import shutil
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +85,8 @@ class KeptViews:
             except ValueError as error:
                 warnings.warn(f"{error}; its images are decoded again", stacklevel=2)
                 del self._open[view]
-                file.path.unlink(missing_ok=True)
+                self._remove(file)
+        self._open[view] = None  # as damaged when it was made anew: this disk keeps none
         return None
 
     def path(self, view: View) -> Path:
@@ -105,7 +108,7 @@ class KeptViews:
             if (found := _opened(path, head, shape)) is not None:
                 return found
             self.folder.mkdir(parents=True, exist_ok=True)
-            with locked(path.with_name(f".{path.stem}.lock"), _tell):
+            with self._locked(path):
                 if (found := _opened(path, head, shape)) is None:
                     if lacking := self._lacking(len(head) + _bytes(shape)):
                         warnings.warn(lacking, stacklevel=3)
@@ -116,6 +119,16 @@ class KeptViews:
         except OSError as error:
             warnings.warn(f"{error}; {self._without}", stacklevel=3)
             return None
+
+    def _remove(self, file: _File) -> None:
+        """Remove a damaged file, unless another process has made it anew meanwhile."""
+        with suppress(OSError), self._locked(file.path):  # else it is found damaged once more
+            if file.stands:
+                file.path.unlink()
+
+    @staticmethod
+    def _locked(path: Path) -> AbstractContextManager[bool]:
+        return locked(path.with_name(f".{path.stem}.lock"), _tell)
 
     def _lacking(self, needed: int) -> str:
         """What to say where the disk has no room for so many bytes; '' where it has."""
@@ -152,41 +165,49 @@ class KeptViews:
 
 
 class _File:
-    """A file of views, mapped. ValueError if it is not what it must be."""
+    """An open file of views. ValueError if it is not what it must be.
+
+    It is read, not mapped: where a mapped file is cut short, or its disk fails, the process ends by
+    a signal, and its pages count to a run's peak of memory.
+    """
 
     def __init__(self, path: Path, head: bytes, shape: tuple[int, ...]) -> None:
         with regular_file(path) as file:
             if file.read(len(head)) != head or file.seek(0, 2) != len(head) + _bytes(shape):
                 raise ValueError(f"{path} is cut short, or holds no views of these images")
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._file = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._file)
         self.path, self._shape, self._start = path, shape[1:], len(head)
         self._row, self._digests = math.prod(shape[1:]), len(head) + math.prod(shape)
         self._checked = bytearray(shape[0])
 
+    @property
+    def stands(self) -> bool:
+        """Whether it is still what stands at its path."""
+        return os.path.samestat(os.fstat(self._file), os.lstat(self.path))
+
     def read(self, rows: Sequence[int]) -> Tensor:
-        """Return a copy of these views. ValueError names a file whose content is damaged."""
-        if new := [row for row in dict.fromkeys(rows) if not self._checked[row]]:
-            with ThreadPoolExecutor(usable_cpus()) as pool:
-                whole = list(pool.map(self._whole, new))
-            if not all(whole):
-                raise ValueError(f"{self.path} is damaged: it does not hold what was written")
-            for row in new:
-                self._checked[row] = 1
+        """Return these views. ValueError names a file whose content is damaged."""
         views = np.empty((len(rows), self._row), np.uint8)
-        for view, row in zip(views, rows, strict=True):
-            view[:] = np.frombuffer(self._map, np.uint8, self._row, self._place(row))
-        # a run's peak of memory is its own: pages of the map count, though they can be dropped
-        self._map.madvise(mmap.MADV_DONTNEED)
+        try:
+            with ThreadPoolExecutor(usable_cpus()) as pool:
+                whole = list(pool.map(self._put, views, rows))
+        except OSError as error:
+            raise ValueError(f"{self.path} cannot be read ({error.strerror})") from None
+        if not all(whole):
+            raise ValueError(f"{self.path} is damaged: it does not hold what was written")
         return torch.from_numpy(views).view(-1, *self._shape)
 
-    def _place(self, row: int) -> int:
-        return self._start + row * self._row
-
-    def _whole(self, row: int) -> bool:
-        with memoryview(self._map) as content:
-            start, said = self._place(row), self._digests + row * _DIGEST
-            found = hashlib.sha256(content[start : start + self._row]).digest()
-            return found == content[said : said + _DIGEST]
+    def _put(self, view: np.ndarray, row: int) -> bool:
+        """Read a view into its place; whether it is what was written, looked at the first time."""
+        content = os.pread(self._file, self._row, self._start + row * self._row)
+        if len(content) < self._row:
+            return False
+        view[:] = np.frombuffer(content, np.uint8)
+        if not self._checked[row]:
+            said = os.pread(self._file, _DIGEST, self._digests + row * _DIGEST)
+            self._checked[row] = hashlib.sha256(content).digest() == said
+        return bool(self._checked[row])
 
 
 def _opened(path: Path, head: bytes, shape: tuple[int, ...]) -> _File | None:

@@ -232,7 +232,7 @@ def _photographs(folder: Path, n: int) -> list[Path]:
 
 
 def _keep_views(images: ImageFiles, folder: Path, backbone: Backbone) -> None:
-    """Make the file of their views, which is mapped and checked when it is read."""
+    """Make the file of their views, which is checked when it is read."""
     views = KeptViews(folder, "photographs", images.paths, {})
     images.keep_views(views)
     images.at(backbone.view, "cpu").evaluation_views()

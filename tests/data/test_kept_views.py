@@ -4,7 +4,8 @@ file is found and made again; where there is no room, or no wish for it, images 
 
 from __future__ import annotations
 
-import mmap
+import errno
+import os
 import shutil
 import threading
 import time
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from blocklora_lib.core.machine import PROC
 from blocklora_lib.data import image_files
 from blocklora_lib.data.image_files import ImageFiles
 from blocklora_lib.data.kept_views import KeptViews
@@ -70,21 +72,75 @@ def test_each_file_is_decoded_once_for_all_who_read(photos, tmp_path, decoded):
     assert torch.equal(load_file(file)["views"], plain)  # a file that others can open, too
 
 
-def test_what_is_read_is_a_copy_and_the_map_holds_no_memory(photos, tmp_path, monkeypatch):
-    dropped = []
-
-    class Map(mmap.mmap):
-        def madvise(self, advice):
-            dropped.append(advice)
-            super().madvise(advice)
-
-    monkeypatch.setattr(mmap, "mmap", Map)
+def test_what_is_read_is_a_copy_and_the_file_is_not_mapped(photos, tmp_path):
+    """Pages of a map count to a run's peak of memory, and a file that is cut ends its readers."""
     files = kept(photos, tmp_path)
     views = files.evaluation_views()
     before = views.clone()
     views.zero_()
     assert torch.equal(files.evaluation_views(), before)
-    assert dropped == [mmap.MADV_DONTNEED] * 2
+    (file,) = tmp_path.glob("*.safetensors")
+    if (maps := PROC / "self/maps").exists():
+        assert str(file) not in maps.read_text()
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_made_anew(photos, tmp_path, decoded):
+    files = kept(photos, tmp_path / "views")
+    plain = files.evaluation_views()
+    (file,) = (tmp_path / "views").iterdir()
+    whole = file.read_bytes()
+    os.truncate(file, 700)  # within the first view
+    with pytest.warns(UserWarning, match=rf"{file.name} is damaged.*decoded again"):
+        assert torch.equal(files.evaluation_views(), plain)
+    assert file.read_bytes() == whole
+    assert decoded == dict.fromkeys(photos, 2)
+
+
+def test_a_disk_that_fails_is_said_and_images_are_decoded(photos, tmp_path, monkeypatch):
+    files = kept(photos, tmp_path / "views")
+    plain = files.evaluation_views()
+
+    def failing(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", failing)
+    with pytest.warns(UserWarning, match=r"cannot be read \(Input/output error\)"):
+        assert torch.equal(files.evaluation_views(), plain)
+
+
+def test_on_a_disk_that_damages_what_is_written_images_are_decoded_each_time(
+    photos, tmp_path, decoded, monkeypatch
+):
+    make = KeptViews._make
+
+    def damaging(self, path, *given):
+        make(self, path, *given)
+        flip(path, path.stat().st_size // 2)
+
+    plain = ImageFiles(photos).at(VIEW, "cpu").evaluation_views()
+    decoded.clear()
+    monkeypatch.setattr(KeptViews, "_make", damaging)
+    files = kept(photos, tmp_path / "views")
+    with pytest.warns(UserWarning, match="is damaged"):
+        found = [files.evaluation_views() for _ in range(4)]
+    assert all(torch.equal(views, plain) for views in found)
+    assert decoded == dict.fromkeys(photos, 2 + 4)  # made twice, and never again
+
+
+def test_a_damaged_file_is_made_anew_by_the_first_who_notices(photos, tmp_path, decoded):
+    plain = kept(photos, tmp_path / "views").evaluation_views()
+    (file,) = (tmp_path / "views").iterdir()
+    flip(file, file.stat().st_size // 2)
+    readers = [kept(photos, tmp_path / "views") for _ in range(4)]  # as of four processes
+    for reader in readers:
+        views = reader._held.views
+        views._open[VIEW] = views._find(VIEW, reader._evaluated)
+    decoded.clear()
+    with pytest.warns(UserWarning, match="is damaged"):
+        found = [reader.evaluation_views() for reader in readers]
+    assert all(torch.equal(views, plain) for views in found)
+    assert decoded == dict.fromkeys(photos, 1)
+    assert [f.name for f in (tmp_path / "views").iterdir()] == [file.name]
 
 
 def test_other_views_images_and_code_have_files_of_their_own(photos, tmp_path, decoded):
