@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,6 +28,7 @@ from ..clip.backbone import Backbone
 from ..clip.towers import encode_images, image_projection
 from ..core.devices import numerics
 from ..core.files import holds_none, package_version, read_bytes, write_whole
+from ..core.locks import locked
 from ..core.seeding import generator
 from ..data.augment import augment
 from ..data.image_files import ImageFiles
@@ -43,13 +46,20 @@ class Source:
 
     images: returns pixels (N, 3, H, W) or files. digest: of what they hold and how they are read;
     '' if they are not to be kept. index: the rows that are meant, None for all. unchanged: raises
-    where the images are no more what the digest says.
+    where the images are no more what the digest says. count: how many images there are, 0 where
+    that is not known.
     """
 
     images: Callable[[], Tensor | ImageFiles]
     digest: str = ""
     index: Tensor | None = None
     unchanged: Callable[[], None] = lambda: None
+    count: int = 0
+
+    def rows(self, views: int) -> int:
+        """How many are encoded, of so many random views of each; 0 where that is not known."""
+        meant = self.count if self.index is None or not views else len(self.index)
+        return meant * max(views, 1)
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,10 @@ class FeatureCache:
         found = self._features.get(name) if source.digest else None
         if found is None:
             make = partial(self._encode, backbone, source, views, seed)
-            found = _projected(backbone, self._kept(name, make, source).to(backbone.device))
+            projection = _projection(backbone)
+            shape = source.rows(views), 0 if projection is None else len(projection)
+            pooled = self._kept(name, make, source, shape)
+            found = _projected(backbone, pooled.to(backbone.device))
             if source.digest:
                 self._features[name] = found
         if source.index is not None and not views:
@@ -131,25 +144,33 @@ class FeatureCache:
         backbone.passes["text"] += len(tokens)
         return self._prompts[name]
 
-    def _kept(self, name: str, make: Callable[[], Tensor], source: Source) -> Tensor:
+    def _kept(
+        self, name: str, make: Callable[[], Tensor], source: Source, shape: tuple[int, int]
+    ) -> Tensor:
+        """Pooled rows from the file, which one process makes while others wait for it."""
         if self.folder is None or not source.digest:
             return make()
         path = self.folder / f"{name}.safetensors"
-        try:
-            return read_features(path, name)
-        except ValueError as error:
-            warnings.warn(f"{error}; its images are encoded again", stacklevel=4)
-        except OSError as error:
-            if not holds_none(error):
+        with suppress(ValueError, OSError):  # it is told below
+            return read_features(path, name, shape)
+        with ExitStack() as held:
+            with suppress(OSError):  # it is told by what writes
+                path.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(path.with_name(f".{name}.lock"), _tell))
+            try:
+                return read_features(path, name, shape)
+            except ValueError as error:
                 warnings.warn(f"{error}; its images are encoded again", stacklevel=4)
-        made = make()
-        source.unchanged()  # else rows of other images would stand under this name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_features(path, name, made)
-        except OSError as error:  # nothing depends on it
-            warnings.warn(f"{error}; other processes encode these images again", stacklevel=4)
-        return made
+            except OSError as error:
+                if not holds_none(error):
+                    warnings.warn(f"{error}; its images are encoded again", stacklevel=4)
+            made = make()
+            source.unchanged()  # else rows of other images would stand under this name
+            try:
+                write_features(path, name, made)
+            except OSError as error:  # nothing depends on it
+                warnings.warn(f"{error}; other processes encode these images again", stacklevel=4)
+            return made
 
     def _encode(self, backbone: Backbone, source: Source, views: int, seed: int) -> Tensor:
         images, randomness = source.images(), generator(seed, "views")
@@ -176,9 +197,13 @@ def _pooled(backbone: Backbone, pixels: Tensor) -> Tensor:
     return encode_images(backbone.model, pixels, projected=False).float()
 
 
+def _projection(backbone: Backbone) -> Tensor | None:
+    """What pooled rows are multiplied by, (p, d); None where they stand as they are."""
+    return None if isinstance(backbone, TextBackbone) else image_projection(backbone.model)
+
+
 def _projected(backbone: Backbone, pooled: Tensor) -> Features:
-    texts = isinstance(backbone, TextBackbone)
-    projection = None if texts else image_projection(backbone.model)
+    projection = _projection(backbone)
     rows = pooled if projection is None else pooled @ projection.detach().float()
     return Features(pooled, rows)
 
@@ -189,8 +214,11 @@ def write_features(path: Path, name: str, pooled: Tensor) -> None:
     write_whole(path, save({"pooled": pooled}, {"name": name, "sha256": _digest(pooled)}))
 
 
-def read_features(path: Path, name: str) -> Tensor:
-    """Read pooled rows (N, p); ValueError if the file is damaged or of other images."""
+def read_features(path: Path, name: str, shape: tuple[int, int] = (0, 0)) -> Tensor:
+    """Read pooled rows (N, p); ValueError if the file is damaged or of other images.
+
+    shape: N and p that they must have, 0 where that is not known.
+    """
     content = read_bytes(path, LIMIT)
     try:
         pooled = load(content)["pooled"]
@@ -203,6 +231,9 @@ def read_features(path: Path, name: str) -> Tensor:
         raise ValueError(f"{path} is damaged: it does not hold the features that were written")
     if said["name"] != name:
         raise ValueError(f"{path} holds features of other images, or of another backbone or view")
+    found = tuple(pooled.shape)
+    if len(found) != 2 or any(n not in (0, there) for n, there in zip(shape, found, strict=True)):
+        raise ValueError(f"{path} holds features of another shape, {found}")
     return pooled
 
 
@@ -228,3 +259,7 @@ def _facts(backbone: Backbone, code: str = "") -> dict[str, Any]:
         "versions": [package_version(package) for package in _PACKAGES],
         "code": code,
     }
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

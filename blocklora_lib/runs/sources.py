@@ -27,7 +27,8 @@ def source_of(
     """
     manifest = dataset.manifest
     if manifest.kind == "bundle":
-        return Source(lambda: dataset.images(split), f"{manifest.sha256}/{split}", index)
+        name, count = f"{manifest.sha256}/{split}", len(dataset.labels(split))
+        return Source(lambda: dataset.images(split), name, index, count=count)
     wanted = range(len(dataset.labels(split))) if index is None else index.tolist()
     paths = [dataset.path(split, i) for i in wanted]
 
@@ -43,7 +44,7 @@ def source_of(
             )
 
     facts = json.dumps([manifest.image_loading, held.contents(dataset.name, paths)])
-    return Source(images, hashlib.sha256(facts.encode()).hexdigest(), None, unchanged)
+    return Source(images, hashlib.sha256(facts.encode()).hexdigest(), None, unchanged, len(paths))
 
 
 def keep_views(dataset: Dataset, split: str, held: RunImages, folder: Path) -> None:

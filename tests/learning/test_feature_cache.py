@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import warnings
 
 import numpy as np
@@ -14,7 +16,12 @@ from blocklora_lib.clip.backbone import BackboneSpec, load_backbone
 from blocklora_lib.core.seeding import generator
 from blocklora_lib.data.augment import augment
 from blocklora_lib.data.image_files import ImageFiles
-from blocklora_lib.learning.feature_cache import FeatureCache, Source, read_features
+from blocklora_lib.learning.feature_cache import (
+    FeatureCache,
+    Source,
+    read_features,
+    write_features,
+)
 
 N = 230  # images: three batches
 
@@ -180,6 +187,46 @@ def test_a_file_that_is_damaged_or_of_other_images_is_refused(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         FeatureCache(tmp_path).features(backbone, source(pixels))  # whole again
+
+
+@pytest.mark.parametrize(
+    ("rows", "views"), [((3, None), 0), ((N, 3), 0), ((2, None), 2), ((3, 2, 2), 0)]
+)
+def test_a_file_of_features_of_another_shape_is_encoded_again(
+    rows, views, backbone, pixels, tmp_path
+):
+    """Under the right name, and whole: it ended in an error of torch, or fewer images counted."""
+    index = torch.tensor([5, 3]) if views else None
+    asked = source(pixels, index=index, count=N)
+    expected = FeatureCache(tmp_path).features(backbone, asked, views)
+    (path,) = files(tmp_path)
+    other = [expected.pooled.shape[1] if size is None else size for size in rows]
+    write_features(path, path.stem, torch.zeros(other))
+    with pytest.warns(UserWarning, match=r"another shape, .*encoded again"):
+        found = FeatureCache(tmp_path).features(backbone, asked, views)
+    assert torch.equal(found.rows, expected.rows)
+
+
+def test_two_who_ask_at_once_encode_once(backbone, pixels, tmp_path):
+    both, caches = threading.Barrier(2), [FeatureCache(tmp_path) for _ in range(2)]
+    found = []
+
+    def slowly():
+        time.sleep(0.2)
+        return pixels[:5]
+
+    def ask(cache):
+        both.wait(10)
+        found.append(cache.features(backbone, Source(slowly, "images")).pooled)
+
+    threads = [threading.Thread(target=ask, args=(cache,)) for cache in caches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(*found)
+    assert sorted(cache.encoded for cache in caches) == [0, 5]
+    assert list(tmp_path.iterdir()) == files(tmp_path)  # no lock is left
 
 
 def test_images_that_change_while_they_are_encoded_are_not_kept(backbone, pixels, tmp_path):
