@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 
 from ..core.collection import no_collection
-from ..core.machine import processor_name
+from ..core.machine import processor_name, usable_cpus
 from ..core.schema import UnknownName
 
 CONFIDENCE = 0.95
@@ -240,14 +240,19 @@ def _open(row: Mapping[str, Any]) -> str:
 
 
 def conditions(device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Return what a time depends on besides the code: device, processor, threads, torch, load."""
+    """Return what a time depends on besides the code: device, processor, threads, torch, load.
+
+    instructions: the widest vector instructions of torch's own kernels, such as AVX512. cores:
+    those that this process may use.
+    """
     device = torch.device(device)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
     return {
         "device": gpu or device.type,
         "processor": processor_name(),
-        "cores": os.cpu_count(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": usable_cpus(),
         "threads": torch.get_num_threads(),
         "load_average": round(load, 2),
         "torch": torch.__version__,

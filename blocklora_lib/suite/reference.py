@@ -26,7 +26,7 @@ from ..claims.scoreboard import as_json
 from ..claims.scoreboard import write_into as write_claims
 from ..core.durations import clock
 from ..core.files import read_text, write_between, write_whole
-from ..core.machine import processor_name
+from ..core.machine import processor_name, usable_cpus
 from ..core.paths import DOCS, RESULTS, ROOT
 from ..data.manifest_files import manifest_names
 from ..runs.grid import expand
@@ -149,7 +149,7 @@ def timings(
         rows.append(
             {
                 "machine": processor_name(),
-                "cores": os.cpu_count(),
+                "cores": usable_cpus(),
                 "threads": os.environ.get("OMP_NUM_THREADS", "1"),  # as execution.py sets them
                 "profile": profile.name,
                 "notebook": name,

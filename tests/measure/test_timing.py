@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
@@ -340,3 +342,11 @@ def test_conditions_name_the_machine_without_its_host():
     assert {"device", "processor", "threads", "load_average", "torch"} <= set(facts)
     assert facts["threads"] >= 1
     assert platform.node() not in [str(value) for value in facts.values()]
+
+
+def test_conditions_name_the_instructions_and_the_cores_of_this_process(monkeypatch):
+    """The same step takes other times, and other ratios, with AVX2 than with AVX-512."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)  # taskset -c 0
+    facts = conditions("cpu")
+    assert facts["cores"] == 1
+    assert facts["instructions"] == torch.backends.cpu.get_cpu_capability()
