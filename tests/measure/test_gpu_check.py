@@ -151,6 +151,65 @@ def test_a_case_without_room_is_a_line_and_never_the_end(script):
     assert not script.finite({"loss": float("nan")})
 
 
+GPU = torch.device("cuda", 0)
+
+
+def judged_by(script, what, case, **numbers):
+    """Whether a card's numbers are accepted; None where nothing is asked."""
+    (found,) = [c for c in script.cases(Sizes(), GPU) if (c.what, c.case) == (what, case)]
+    return found.judge and found.judge({"loss": 1.0} | numbers)
+
+
+@pytest.mark.parametrize(
+    ("what", "case", "good", "bad"),
+    [
+        ("step", "ours, fp16, strict, graphs, 100 classes", {"ms": 17, "host_ms": 1.9},
+         {"ms": 17, "host_ms": 10.3}),
+        ("memory", "ours, fp16, 1000 classes, plain", {"peak_gib": 3.8, "reserved_gib": 21.9},
+         {"peak_gib": 3.8, "reserved_gib": 22.0}),
+        ("memory", "ours, fp16, 1000 classes, share_prefix True", {"reserved_gib": 21.9},
+         {"reserved_gib": 60.0}),
+        ("evaluation", "kept views", {"images_per_second": 5000.0}, {"images_per_second": 4999.0}),
+        ("evaluation", "files", {"images_per_second": 1000.0}, {"images_per_second": 782.3}),
+    ],
+)  # fmt: skip
+def test_a_card_is_asked_for_what_is_promised(what, case, good, bad, script, monkeypatch):
+    monkeypatch.setattr(script, "usable_cpus", lambda: 8)
+    assert judged_by(script, what, case, **good)
+    assert not judged_by(script, what, case, **bad)
+
+
+def test_another_model_fewer_cores_and_a_cpu_are_measured_and_not_asked(script, sizes, monkeypatch):
+    monkeypatch.setattr(script, "usable_cpus", lambda: 7)
+    assert judged_by(script, "evaluation", "files") is None
+    slow = {"loss": 1.0, "ms": 9e9, "host_ms": 9e9}
+    for found in (script.cases(sizes, GPU), script.cases(Sizes(), CPU)):
+        asked = {c.what: c for c in found}
+        assert asked["evaluation"].judge is None
+    for case in script.cases(sizes, GPU):
+        assert case.what != "step" or case.judge is None or case.judge(slow)
+
+
+def test_the_step_is_held_against_that_of_clip_lora(script):
+    def results(theirs, ours):
+        named = {"CLIP-LoRA, fp16 autocast": theirs, "ours, fp16, strict, graphs": ours}
+        return [
+            {"what": "step", "case": f"{name}, {n} classes", "numbers": {"ms": ms} if ms else {}}
+            for name, ms in named.items()
+            for n in (10, 100)
+        ]
+
+    def judged(theirs, ours):
+        found = [script.judged(c, CPU) for c in script.speeds(Sizes(), GPU, results(theirs, ours))]
+        return [(one["numbers"].get("times_as_fast"), one["ok"]) for one in found]
+
+    none = (None, None)
+    assert judged(117.3, 17.4) == [(6.74, None), (6.74, True), none]
+    assert judged(50.0, 17.4) == [(2.87, None), (2.87, False), none]
+    assert judged(None, 17.4) == [none, (None, False), none]  # of 100 classes alone it is asked
+    assert not list(script.speeds(Sizes(), CPU, results(117.3, 17.4)))
+
+
 def test_what_is_not_accepted_ends_with_1(script, monkeypatch, tmp_path, capsys):
     bad = script.Case(
         "repeats", "fp32", lambda: {"same_bits": False}, "same", lambda n: n["same_bits"]
