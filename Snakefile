@@ -135,7 +135,7 @@ def memory(wildcards, attempt):
 
 def runtime(wildcards, attempt):
     """Minutes of a group of runs, by the cost model."""
-    return min(DAY, attempt * minutes(GROUPS[group_of(wildcards)], bool(GPU)))
+    return min(DAY, attempt * minutes(GROUPS[group_of(wildcards)], bool(GPU), PROFILE))
 
 
 def all_cores(wildcards):

@@ -109,7 +109,7 @@ def grid(
         states = [entry.standing for entry in found]
         todo = [entry.spec for entry in found if to_run(entry, retry_failed, keeper)]
         if todo:
-            say(forecast(todo, tflops))
+            say(forecast(todo, tflops, settings))
         known = ("done", "missing", "failed", *sorted({*states} - {"done", "missing", "failed"}))
         say(", ".join(f"{states.count(state)} {state}" for state in known))
         return

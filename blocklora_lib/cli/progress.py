@@ -12,29 +12,44 @@ from ..core.files import printable
 from ..core.schema import UnknownName
 
 if TYPE_CHECKING:
+    from ..runs.profile import Profile
     from ..runs.spec import RunSpec
 
 
-def forecast(specs: Sequence[RunSpec], tflops: float) -> str:
-    """What these runs will cost, in a line, and in another what their image files will."""
-    from ..runs.estimate import estimate
+def forecast(specs: Sequence[RunSpec], tflops: float, profile: Profile | None = None) -> str:
+    """What these runs will cost, in a line, and in another what their image files will.
+
+    profile: what it says of how runs are computed counts.
+    """
+    from ..core.gpus import wants_gpu
+    from ..runs.estimate import estimate, settings_of
 
     try:
-        cost = estimate(specs)
+        cost = estimate(specs, **settings_of(profile))
     except (UnknownName, FileNotFoundError) as error:  # a model or a set of one's own
         return f"no estimate of their cost: {error}"
     models = ", ".join(f"{n} of {model}" for model, n in cost.unpriced.items())
     if not cost.runs:
         return f"no estimate of their cost: there is no closed form for the model of {models}"
     without = f"; without {models}, for which there is no closed form" if models else ""
+    host = (
+        f"; a GPU's host takes {_hours(cost.host_hours)} hours, for which a faster GPU waits"
+        if profile is None or wants_gpu(profile.device)
+        else ""
+    )
     lines = [
         f"the missing ones: {cost.steps:,} steps, {cost.flops:.2g} floating-point operations, "
         f"about {_hours(cost.hours(tflops))} hours at {tflops:g} TFLOP/s (--tflops: "
         "what your device sustains, an H200 28 in fp32 and 110 in fp16), at most "
-        f"{cost.peak_bytes / 2**30:.1f} GiB a step; a GPU's host takes {_hours(cost.host_hours)} "
-        f"hours, for which a faster GPU waits{without}"
+        f"{cost.peak_bytes / 2**30:.1f} GiB a step{host}{without}"
     ]
-    if cost.test_images:
+    if cost.test_images and profile and not profile.keep_views:
+        lines.append(
+            f"image files: {cost.evaluated:,} test images are decoded, each as often as runs ask "
+            "for it (keep_views: false); with the few-shot images that is "
+            f"{_hours(cost.decoding_hours(kept=False))} hours of one core"
+        )
+    elif cost.test_images:
         lines.append(
             f"image files: {cost.test_images:,} test images are decoded once and kept in "
             f"{cost.view_bytes / 2**30:.1f} GiB of disk; with the few-shot images that is "

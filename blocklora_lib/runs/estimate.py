@@ -14,36 +14,30 @@ from dataclasses import dataclass
 from functools import cache
 from math import ceil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from ..adapters.config import AdapterConfig
 from ..clip.architectures import NoClosedForm, clip_architecture
 from ..core.paths import MANIFESTS
 from ..core.schema import UnknownName
-from ..costs.memory import step_memory, total_bytes
-from ..costs.prompts import forward_work, norms_work, prompt_work
-from ..costs.step import step_work, total_work, whole_work
-from ..costs.ways import StepWay
+from ..costs.step import whole_work
 from ..data.local import local_manifest
 from ..data.manifest import Manifest, Split
-from ..learning.prompt_method import PromptMethod
-from ..learning.spec import recomputes
-from ..methods import MethodSpec
-from ..methods.two_stage import StageSettings
-from ..weights.spec import BackboneSpec
+from .profile import Profile
 from .spec import RunSpec
+from .step_estimate import (
+    NAME_TOKENS,
+    can_stack,
+    host_seconds,
+    images_work,
+    parts_of,
+    words_of,
+)
 
 DAY = 24 * 60  # minutes
 TFLOPS = 20.0  # that a GPU is assumed to sustain
 CPU_TFLOPS = 0.02  # and one thread of a CPU
-PROMPT_TOKENS = 10  # of a prompt: start, 'a photo of a', and
-NAME_TOKENS = 5  # a name of 2 or 3 tokens, full stop, end
 # s of one core to decode a JPEG of 500 x 375 and view it at 224 x 224: measured, 5 to 6.5 ms
 DECODING = 6.5e-3
-# s of a GPU's host for a step: by CUDA graphs, images made ready included; and without, a layer of
-# either tower. Measured on the host of an H200 (gpu_check_h200.jsonl): 1.3 to 1.9 ms and 0.7 ms of
-# augmentation; 68 to 77 ms of ViT-B/16's 24 layers.
-GRAPH, LAYER = 2.6e-3, 3e-3
 
 
 @dataclass(frozen=True)
@@ -86,10 +80,19 @@ class Estimate:
         return (self.few_shot + (self.test_images if kept else self.evaluated)) * DECODING / 3600
 
 
-def estimate(specs: Iterable[RunSpec], manifests: Path = MANIFESTS) -> Estimate:
+def estimate(
+    specs: Iterable[RunSpec], manifests: Path = MANIFESTS, graphs: bool = True, stack: int = 1
+) -> Estimate:
     """Add up the runs: training, images encoded for methods on features once for all that ask for
     them, and evaluation. What those methods do with features costs next to nothing.
+
+    graphs, stack: as a profile has them (cuda_graphs, stack). Of runs that are trained at once,
+    which have no graphs, the host is taken to need as long as of each alone: it was not measured.
     """
+    specs = list(specs)
+    stacked: dict[str, set[str]] = {}  # runs that may be trained at once
+    for spec in specs if stack > 1 else ():
+        stacked.setdefault(spec.stack_key, set()).add(spec.fit_key)
     runs, steps, work, peak = 0, 0, 0, 0
     unpriced: Counter[str] = Counter()
     sets = cache(lambda name: local_manifest(name, manifests))
@@ -109,7 +112,7 @@ def estimate(specs: Iterable[RunSpec], manifests: Path = MANIFESTS) -> Estimate:
             spec.backbone.name,
             sets(spec.dataset).num_classes,
         )
-        words = _words(method, model) if getattr(method, "reads_images", False) else 0
+        words = words_of(method, model) if getattr(method, "reads_images", False) else 0
         asked = [(model, on, spec.split, words) for on in spec.evaluate_on]
         tests = {test: evaluation(*test) for test in asked}
         for on in spec.evaluate_on:
@@ -121,12 +124,14 @@ def estimate(specs: Iterable[RunSpec], manifests: Path = MANIFESTS) -> Estimate:
         if method.on_features:
             views = getattr(method.settings, "views", 0)
             drawn = model, spec.dataset, spec.draw, spec.shots, spec.seed, views
-            encoded |= tests | {drawn: _images(model, spec.shots * classes * (1 + views))}
+            encoded |= tests | {drawn: images_work(model, spec.shots * classes * (1 + views))}
             continue
         once = fitted.setdefault(spec.fit_key, spec.key) == spec.key
-        parts = _training(spec, method, classes) if once else []
+        at_once = min(stack, len(stacked.get(spec.stack_key, ()))) if stack > 1 else 1
+        parts = parts_of(spec, method, classes, at_once) if once else []
+        alone = at_once == 1 or not can_stack(spec, method)
         few_shot += spec.shots * classes * (once and sets(spec.dataset).kind == "external")
-        host += sum(part.steps for part in parts) * _host(spec, method)
+        host += sum(part.steps for part in parts) * host_seconds(spec, method, graphs and alone)
         steps += sum(part.steps for part in parts)
         peak = max([peak, *(part.bytes for part in parts)])
         work += sum(tests.values()) + sum(part.steps * part.work for part in parts)
@@ -134,6 +139,11 @@ def estimate(specs: Iterable[RunSpec], manifests: Path = MANIFESTS) -> Estimate:
     flops = 2.0 * (work + sum(encoded.values()))
     asked_for = max(asked_for, images)  # once at least, for methods on features
     return Estimate(runs, steps, flops, peak, unpriced, host, images, asked_for, few_shot, size)
+
+
+def settings_of(profile: Profile | None) -> dict[str, Any]:
+    """What a profile says of how runs are computed, as keywords of `estimate`."""
+    return {"graphs": profile.cuda_graphs, "stack": profile.stack} if profile else {}
 
 
 @cache
@@ -146,96 +156,21 @@ def _has_closed_form(model: str) -> bool:
     return True
 
 
-class _Part(NamedTuple):
-    """So many equal steps of a run: multiply-adds, and bytes, of one."""
-
-    steps: int
-    work: int
-    bytes: int = 0
-
-
-def _training(spec: RunSpec, method: Any, classes: int) -> list[_Part]:
-    """The steps of a run of a method that trains through a tower."""
-    few, backbone = spec.shots * classes, spec.backbone
-    schedule = getattr(method.settings, "schedule", None)
-    if schedule:
-        batch = min(schedule.batch_size, few)
-        steps = schedule.of(spec.shots, classes) * (few // batch)
-    elif spec.training:
-        steps, batch = spec.training.steps(spec.shots), min(spec.training.batch_size, few)
-    else:
-        return []
-    if isinstance(method, PromptMethod):
-        return [_Part(steps, *_prompt_step(backbone, spec.method, batch, classes))]
-    if isinstance(method.settings, AdapterConfig):
-        return [_Part(steps, *_step(backbone, method.settings, batch, classes))]
-    if isinstance(method.settings, StageSettings):
-        first, last = int(steps * method.settings.share), _images(backbone.name, batch)
-        norms = _Part(first, *_norm_step(backbone, batch, classes))
-        return [norms, _Part(steps - first, last)]
-    return []
-
-
-@cache
-def _prompt_step(
-    backbone: BackboneSpec, spec: MethodSpec, batch: int, classes: int
-) -> tuple[int, int]:
-    """(multiply-adds, bytes) of a step with learnt tokens; kept is what adapters there would keep,
-    of rank one.
-    """
-    method = spec.load()
-    architecture, words = clip_architecture(backbone.name), _words(method, backbone.name)
-    image, own = "image" in method.towers, method.reads_images
-    more = method.plain_images, method.backwards
-    work = prompt_work(architecture, batch, classes, words, NAME_TOKENS, image, own, *more)
-    kept = AdapterConfig(kind="lora", rank=1, towers=("vision", "text") if image else ("text",))
-    sets = batch if own else 1
-    tokens = sets * (1 + words + classes * NAME_TOKENS)
-    return work.total, _memory(backbone, kept, batch, sets * classes, tokens)
-
-
-@cache
-def _norm_step(backbone: BackboneSpec, batch: int, classes: int) -> tuple[int, int]:
-    """(multiply-adds, bytes) of a step that trains norms, which keep what adapters would keep."""
-    architecture = clip_architecture(backbone.name)
-    tokens = min(PROMPT_TOKENS, architecture.text.tokens)
-    work = norms_work(architecture, batch, classes, tokens)
-    return work.total, _memory(backbone, AdapterConfig(), batch, classes, classes * tokens)
-
-
-def minutes(specs: Iterable[RunSpec], gpu: bool) -> int:
+def minutes(specs: Iterable[RunSpec], gpu: bool, profile: Profile | None = None) -> int:
     """Return what a job of these runs may take: twice what the cost model says, plus half an hour.
 
-    At most a day, and a day for a model without a closed form or a set that is not known: a job
-    that is ended by it goes on, in its next attempt, with the run that it was at.
+    Of a GPU's work and its host's, the longer counts. At most a day, and a day for a model without
+    a closed form or a set that is not known: a job that is ended by it goes on, in its next
+    attempt, with the run that it was at.
     """
     try:
-        cost = estimate(specs)
+        cost = estimate(specs, **settings_of(profile))
     except (UnknownName, FileNotFoundError):
         return DAY
     if cost.unpriced:
         return DAY
-    hours = cost.hours(TFLOPS if gpu else CPU_TFLOPS)
+    hours = max(cost.hours(TFLOPS), cost.host_hours) if gpu else cost.hours(CPU_TFLOPS)
     return min(DAY, 30 + ceil(2 * 60 * hours))
-
-
-@cache  # runs of a grid differ in seeds and sets more than in their steps
-def _step(
-    backbone: BackboneSpec, config: AdapterConfig, batch: int, classes: int
-) -> tuple[int, int]:
-    """(multiply-adds, bytes) of a step with adapters."""
-    architecture = clip_architecture(backbone.name)
-    tokens = min(PROMPT_TOKENS, architecture.text.tokens)
-    step = total_work(step_work(architecture, config, batch, classes, tokens))
-    return step.total, _memory(backbone, config, batch, classes, classes * tokens)
-
-
-def _memory(
-    backbone: BackboneSpec, config: AdapterConfig, batch: int, prompts: int, tokens: int
-) -> int:
-    """Bytes of a step; tokens: of all prompts together."""
-    architecture, way = clip_architecture(backbone.name), StepWay(precision=backbone.format)
-    return int(total_bytes(step_memory(architecture, config, batch, prompts, tokens, way)))
 
 
 def _evaluation(backbone: str, manifest: Manifest, split: Split, words: int) -> int:
@@ -243,7 +178,7 @@ def _evaluation(backbone: str, manifest: Manifest, split: Split, words: int) -> 
     images, text = _count(manifest, split), clip_architecture(backbone).text
     length, classes = 1 + words + NAME_TOKENS, manifest.num_classes
     own = whole_work(text, classes, length, 1 + words).forward if words else 0
-    return _images(backbone, images) + images * own
+    return images_work(backbone, images) + images * own
 
 
 def _count(manifest: Manifest, split: Split) -> int:
@@ -256,24 +191,3 @@ def _views(backbone: str, images: int) -> tuple[int, int]:
     """(images, bytes of what the backbone sees of them)."""
     vision = clip_architecture(backbone).vision
     return images, images * (vision.tokens - 1) * vision.inputs
-
-
-def _host(spec: RunSpec, method: Any) -> float:
-    """Seconds of a GPU's host for a step; what encodes again backwards, and 2SFS, has no graph."""
-    how = getattr(method.settings, "schedule", None) or spec.training
-    if (how and recomputes(how)) or isinstance(method.settings, StageSettings):
-        return LAYER * sum(tower.layers for tower in clip_architecture(spec.backbone.name).towers)
-    return GRAPH
-
-
-def _words(method: PromptMethod, backbone: str) -> int:
-    """How many tokens it learns, a token a word, where so many have a place."""
-    context: int | str = method.settings.context
-    words = context if isinstance(context, int) else len(context.split())
-    return min(words, clip_architecture(backbone).text.tokens - 1 - NAME_TOKENS)
-
-
-@cache
-def _images(backbone: str, images: int) -> int:
-    """Multiply-adds of the frozen image tower, which is what merged adapters cost, too."""
-    return forward_work(clip_architecture(backbone).vision, images).forward if images else 0

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from blocklora_lib.adapters.config import AdapterConfig
 from blocklora_lib.cli.progress import forecast
+from blocklora_lib.clip.architectures import clip_architecture
+from blocklora_lib.costs.memory import step_memory, total_bytes
+from blocklora_lib.costs.ways import StepWay
 from blocklora_lib.data.image_files import ImageFiles
 from blocklora_lib.data.kept_views import KeptViews
 from blocklora_lib.data.manifest_files import load_manifest
 from blocklora_lib.data.obtain.miniature import make_fake
 from blocklora_lib.methods import MethodSpec
-from blocklora_lib.runs.estimate import DAY, PROMPT_TOKENS, estimate, minutes
+from blocklora_lib.runs.estimate import DAY, estimate, minutes, settings_of
 from blocklora_lib.runs.grid import expand, make_spec
 from blocklora_lib.runs.profile_files import load_profile
+from blocklora_lib.runs.step_estimate import PROMPT_TOKENS
 
 POCKET = load_profile("pocket")
 
@@ -169,6 +176,73 @@ def test_what_trains_the_same_costs_its_training_once():
     ]
     training = alone[0].flops - tests[0]
     assert both.flops == pytest.approx(training + sum(tests), rel=1e-12)
+
+
+def paper_like(**changes):
+    """The profile paper with other settings, and its runs of LoRA on ImageNet at 16 shots."""
+    profile = load_profile("paper").model_copy(update=changes)
+    runs = expand(profile, "few_shot", "imagenet", "lora")
+    return profile, [spec for spec in runs if spec.shots == 16]
+
+
+def trained_so(**training):
+    usual = load_profile("paper").training
+    _, runs = paper_like(training=usual.model_copy(update=training))
+    return estimate(runs)
+
+
+def test_settings_of_a_profile_count():
+    profile, runs = paper_like()
+    usual = estimate(runs, **settings_of(profile))
+    assert usual == estimate(runs)
+    profile, runs = paper_like(cuda_graphs=False)
+    without = estimate(runs, **settings_of(profile))
+    assert without.host_seconds == pytest.approx(usual.steps * 24 * 3e-3)  # a layer of ViT-B/16
+    profile, runs = paper_like(stack=3)  # as many seeds
+    stacked = estimate(runs, **settings_of(profile))
+    weights = clip_architecture("ViT-B-16-quickgelu").weights * 2  # bytes, in fp16: they are shared
+    above = stacked.peak_bytes - weights, usual.peak_bytes - weights
+    assert above[0] == pytest.approx(3 * above[1], rel=0.03)  # adapters and logits grow as well
+    assert stacked.host_seconds == without.host_seconds  # a stack has no graphs
+    assert estimate(runs[:1], stack=3).peak_bytes == usual.peak_bytes  # with whom?
+
+
+def test_a_job_is_given_the_time_that_its_host_takes():
+    long = POCKET.training.model_copy(update={"steps_per_shot": 5000, "max_steps": None})
+    spec = make_spec(POCKET, "fashion", "lora", 16, 1).model_copy(update={"training": long})
+    slow = POCKET.model_copy(update={"cuda_graphs": False})
+    cost = estimate([spec], **settings_of(slow))
+    assert cost.host_hours > cost.hours(20)  # a GPU waits for steps of so small a model
+    assert minutes([spec], True, slow) == 30 + math.ceil(2 * 60 * cost.host_hours)
+    assert minutes([spec], True, POCKET) < minutes([spec], True, slow)
+
+
+def test_what_is_encoded_again_takes_time_for_memory():
+    usual, chunked = trained_so(), trained_so(class_chunk=250)
+    again = trained_so(checkpointing=True)
+    shared = trained_so(share_prefix=True)
+    least = trained_so(share_prefix=True, checkpointing=True, class_chunk=250)
+    assert usual.flops < min(chunked.flops, again.flops)
+    assert shared.flops < usual.flops
+    assert max(chunked.peak_bytes, again.peak_bytes, shared.peak_bytes) < usual.peak_bytes
+    assert least.peak_bytes < min(again.peak_bytes, chunked.peak_bytes)
+    backbone = load_profile("paper").backbone
+    way = StepWay(share_prefix=True, checkpoint=True, precision=backbone.format, chunks=4)
+    given = clip_architecture(backbone.name), AdapterConfig(kind="lora", rank=2, dropout=0.25)
+    expected = total_bytes(step_memory(*given, 32, 1000, 5 + 1000 * 5, way))
+    assert least.peak_bytes == pytest.approx(expected, rel=0.01)
+
+
+def test_a_line_says_what_the_profile_lets_be_done():
+    profile, runs = paper_like()
+    said = forecast(runs, 20, profile)
+    assert "a GPU's host takes" in said
+    assert "decoded once and kept in" in said
+    profile, runs = paper_like(keep_views=False, device="cpu")
+    said = forecast(runs, 20, profile)
+    assert "a GPU's host" not in said
+    assert "kept in" not in said
+    assert f"{estimate(runs).evaluated:,} test images are decoded, each as often as runs" in said
 
 
 def test_a_rate_must_be_positive():

@@ -1,0 +1,170 @@
+"""What the training steps of a run cost: work and memory by the cost model, time of a GPU's host.
+
+No torch. Of a step's settings all count that move these: parts that are encoded again backwards,
+classes in chunks, a shared prefix, number formats, runs that are trained at once.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from math import ceil
+from typing import Any, NamedTuple
+
+from ..adapters.config import AdapterConfig
+from ..clip.architectures import clip_architecture
+from ..costs.memory import step_memory, total_bytes
+from ..costs.prompts import forward_work, norms_work, prompt_work
+from ..costs.step import Work, step_work, total_work
+from ..costs.ways import StepWay
+from ..learning.prompt_method import PromptMethod
+from ..learning.spec import DasslSchedule, TrainingSpec, recomputes
+from ..methods import MethodSpec
+from ..methods.two_stage import StageSettings
+from ..weights.spec import BackboneSpec
+from .spec import RunSpec
+
+PROMPT_TOKENS = 10  # of a prompt: start, 'a photo of a', and
+NAME_TOKENS = 5  # a name of 2 or 3 tokens, full stop, end
+# s of a GPU's host for a step: by CUDA graphs, views of images in memory included; and without, a
+# layer of either tower. Measured on the host of an H200 (gpu_check_h200.jsonl): 1.3 to 1.9 ms and
+# 0.7 ms of augmentation; 68 to 77 ms of ViT-B/16's 24 layers.
+GRAPH, LAYER = 2.6e-3, 3e-3
+
+How = TrainingSpec | DasslSchedule
+
+
+class Part(NamedTuple):
+    """So many equal steps of a run: multiply-adds, and bytes, of one; the images that it views."""
+
+    steps: int
+    work: int
+    bytes: int = 0
+    images: int = 0
+
+
+def parts_of(spec: RunSpec, method: Any, classes: int, at_once: int = 1) -> list[Part]:
+    """The steps of a run of a method that trains through a tower.
+
+    at_once: with so many runs that differ in their seed alone it is trained, which takes memory.
+    """
+    few, backbone, how = spec.shots * classes, spec.backbone, _how(spec, method)
+    if how is None:
+        return []
+    batch = min(how.batch_size, few)
+    if isinstance(how, DasslSchedule):
+        steps = how.of(spec.shots, classes) * (few // batch)
+    else:
+        steps = how.steps(spec.shots)
+    if isinstance(method, PromptMethod):
+        return [Part(steps, *_prompt_step(backbone, spec.method, batch, classes, how), batch)]
+    if isinstance(method.settings, AdapterConfig):
+        runs = at_once if can_stack(spec, method) else 1
+        return [Part(steps, *_step(backbone, method.settings, batch, classes, how, runs), batch)]
+    if isinstance(method.settings, StageSettings):
+        first, last = int(steps * method.settings.share), images_work(backbone.name, batch)
+        norms = Part(first, *_norm_step(backbone, batch, classes, how), batch)
+        return [norms, Part(steps - first, last, 0, batch)]
+    return []
+
+
+def host_seconds(spec: RunSpec, method: Any, graphs: bool = True) -> float:
+    """Seconds of a GPU's host for a step.
+
+    graphs: it is repeated by a CUDA graph, which what encodes again backwards, and 2SFS, never are.
+    """
+    how = _how(spec, method)
+    none = (how and recomputes(how)) or isinstance(method.settings, StageSettings)
+    if none or not graphs:
+        return LAYER * sum(tower.layers for tower in clip_architecture(spec.backbone.name).towers)
+    return GRAPH
+
+
+def can_stack(spec: RunSpec, method: Any) -> bool:
+    """Whether a run may be trained with others that differ in their seed alone."""
+    how = _how(spec, method)
+    alone = how is None or recomputes(how) or getattr(how, "share_prefix", False)
+    return isinstance(method.settings, AdapterConfig) and not alone
+
+
+def words_of(method: PromptMethod, backbone: str) -> int:
+    """How many tokens it learns, a token a word, where so many have a place."""
+    context: int | str = method.settings.context
+    words = context if isinstance(context, int) else len(context.split())
+    return min(words, clip_architecture(backbone).text.tokens - 1 - NAME_TOKENS)
+
+
+@cache
+def images_work(backbone: str, images: int) -> int:
+    """Multiply-adds of the frozen image tower, which is what merged adapters cost, too."""
+    return forward_work(clip_architecture(backbone).vision, images).forward if images else 0
+
+
+def _how(spec: RunSpec, method: Any) -> How | None:
+    return getattr(method.settings, "schedule", None) or spec.training
+
+
+@cache
+def _prompt_step(
+    backbone: BackboneSpec, spec: MethodSpec, batch: int, classes: int, how: How
+) -> tuple[int, int]:
+    """(multiply-adds, bytes) of a step with learnt tokens; kept is what adapters there would keep,
+    of rank one.
+    """
+    method = spec.load()
+    architecture, words = clip_architecture(backbone.name), words_of(method, backbone.name)
+    image, own = "image" in method.towers, method.reads_images
+    more = method.plain_images, method.backwards
+    work = prompt_work(architecture, batch, classes, words, NAME_TOKENS, image, own, *more)
+    kept = AdapterConfig(kind="lora", rank=1, towers=("vision", "text") if image else ("text",))
+    sets = batch if own else 1
+    tokens = sets * (1 + words + classes * NAME_TOKENS)
+    total = work.total + _again(work, recomputes(how))
+    return total, _memory(backbone, kept, batch, sets * classes, tokens, how, classes)
+
+
+@cache
+def _norm_step(backbone: BackboneSpec, batch: int, classes: int, how: How) -> tuple[int, int]:
+    """(multiply-adds, bytes) of a step that trains norms, which keep what adapters would keep."""
+    architecture = clip_architecture(backbone.name)
+    tokens = min(PROMPT_TOKENS, architecture.text.tokens)
+    work = norms_work(architecture, batch, classes, tokens)
+    kept = _memory(backbone, AdapterConfig(), batch, classes, classes * tokens, how, classes)
+    return work.total + _again(work, recomputes(how)), kept
+
+
+@cache  # runs of a grid differ in seeds and sets more than in their steps
+def _step(
+    backbone: BackboneSpec, config: AdapterConfig, batch: int, classes: int, how: How, runs: int
+) -> tuple[int, int]:
+    """(multiply-adds, bytes) of a step with adapters; of so many runs at once, the bytes of all."""
+    architecture = clip_architecture(backbone.name)
+    tokens = min(PROMPT_TOKENS, architecture.text.tokens)
+    shared = tokens - NAME_TOKENS if getattr(how, "share_prefix", False) else 0
+    parts = step_work(architecture, config, batch, classes, tokens - shared)
+    vision = parts["vision"] + parts["vision adapters"]
+    text = parts["text"] + parts["text adapters"]
+    work = total_work(parts).total + _again(vision, how.checkpointing)
+    work += _again(text, how.checkpointing + (how.class_chunk is not None))
+    prompts, kept = runs * classes, shared + classes * (tokens - shared)
+    return work, _memory(backbone, config, runs * batch, prompts, runs * kept, how, classes)
+
+
+def _again(work: Work, times: int) -> int:
+    """Multiply-adds of a tower that is encoded so often again for its backward pass."""
+    return work.forward * times if work.backward else 0
+
+
+def _memory(
+    backbone: BackboneSpec,
+    config: AdapterConfig,
+    batch: int,
+    prompts: int,
+    tokens: int,
+    how: How,
+    classes: int,
+) -> int:
+    """Bytes of a step; tokens: of all prompts together."""
+    share, chunk = getattr(how, "share_prefix", False), how.class_chunk or classes
+    way = StepWay(share, how.checkpointing, backbone.format, ceil(classes / chunk))
+    architecture = clip_architecture(backbone.name)
+    return int(total_bytes(step_memory(architecture, config, batch, prompts, tokens, way)))
