@@ -56,6 +56,11 @@ def forecast(specs: Sequence[RunSpec], tflops: float, profile: Profile | None = 
             f"{_hours(cost.decoding_hours())} hours of one core, or "
             f"{_hours(cost.decoding_hours(kept=False))} without (keep_views: false)"
         )
+    if cost.training_views:
+        lines.append(
+            f"{cost.training_views:,} views of training images take "
+            f"{_hours(cost.viewing_hours)} hours of one core"
+        )
     return "\n".join(lines)
 
 

@@ -150,6 +150,22 @@ def test_image_files_are_counted_once_and_as_often_as_they_are_asked_for():
     assert (pocket.test_images, pocket.few_shot, pocket.view_bytes) == (0, 0, 0)  # a bundle
 
 
+def test_views_of_training_images_take_a_core_their_time():
+    """Of 32 images a step; of what trains the same, once; of a bundle they lie in memory."""
+    paper = load_profile("paper")
+    runs = [spec for spec in expand(paper, "few_shot", "dtd", "lora") if spec.shots == 16]
+    cost = estimate(runs)
+    assert cost.training_views == cost.steps * 32 == 3 * 8000 * 32
+    assert cost.viewing_hours == pytest.approx(3 * 8000 * 32 * 1.2e-3 / 3600)
+    assert f"{cost.training_views:,} views of training images take" in forecast(runs, 20)
+    core = cost.host_hours + cost.decoding_hours() + cost.viewing_hours
+    longer = max(core, cost.hours(20))
+    assert minutes(runs, gpu=True) == 30 + math.ceil(2 * 60 * longer)
+    spec = make_spec(POCKET, "fashion", "lora", 16, 1)
+    assert estimate([spec]).training_views == 0
+    assert "views" not in forecast([spec], 20)
+
+
 def test_a_file_of_views_takes_what_the_estimate_says(tmp_path):
     files = ImageFiles([tmp_path / f"{i}.png" for i in range(3)])
     for i, path in enumerate(files.paths):
