@@ -11,6 +11,9 @@ from ..core.durations import clock
 from ..core.files import printable
 from ..core.schema import UnknownName
 
+# a step of ViT-B/16, 32 images, by CUDA graphs: the least of 10, 100 and 1000 classes
+CARD = "an H200 31 in fp32 and 120 in fp16 by results/reference/benchmarks/gpu_check_h200.jsonl"
+
 if TYPE_CHECKING:
     from ..runs.profile import Profile
     from ..runs.spec import RunSpec
@@ -40,7 +43,7 @@ def forecast(specs: Sequence[RunSpec], tflops: float, profile: Profile | None = 
     lines = [
         f"the missing ones: {cost.steps:,} steps, {cost.flops:.2g} floating-point operations, "
         f"about {_hours(cost.hours(tflops))} hours at {tflops:g} TFLOP/s (--tflops: "
-        "what your device sustains, an H200 28 in fp32 and 110 in fp16), at most "
+        f"what your device sustains, {CARD}), at most "
         f"{cost.peak_bytes / 2**30:.1f} GiB a step{host}{without}"
     ]
     if cost.test_images and profile and not profile.keep_views:
@@ -52,14 +55,16 @@ def forecast(specs: Sequence[RunSpec], tflops: float, profile: Profile | None = 
     elif cost.test_images:
         lines.append(
             f"image files: {cost.test_images:,} test images are decoded once and kept in "
-            f"{cost.view_bytes / 2**30:.1f} GiB of disk; with the few-shot images that is "
+            f"{cost.view_bytes / 2**30:.1f} GiB of disk, features of them that are asked for in "
+            f"{cost.feature_bytes / 2**30:.1f} GiB; with the few-shot images that is "
             f"{_hours(cost.decoding_hours())} hours of one core, or "
             f"{_hours(cost.decoding_hours(kept=False))} without (keep_views: false)"
         )
     if cost.training_views:
         lines.append(
             f"{cost.training_views:,} views of training images take "
-            f"{_hours(cost.viewing_hours)} hours of one core"
+            f"{_hours(cost.viewing_hours)} hours of one core, and the images that they are cut of "
+            f"at most {cost.image_bytes / 2**30:.1f} GiB of a process's memory on the host"
         )
     return "\n".join(lines)
 

@@ -40,6 +40,8 @@ CPU_TFLOPS = 0.02  # and one thread of a CPU
 DECODING = 6.5e-3
 # and for a training view of such an image once it is decoded: measured, 1.15 to 1.22 ms
 VIEWING = 1.2e-3
+IMAGE_BYTES = 3 * 500 * 375  # of such an image, decoded, as those that a run trains on are kept
+KEPT_BYTES = 4 * 2**30  # of them at most, see `data.image_files`, which needs torch
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ class Estimate:
 
     host_seconds: of a GPU's host, for the steps. Of sets in image files: test_images, each
     once; evaluated, as often as runs ask for them; few_shot, once a training; training_views, of a
-    batch each step; view_bytes, what the views of the test images take of the disk.
+    batch each step; view_bytes, what the views of the test images take of the disk; image_bytes,
+    what decoded training images take of the host's memory, at most. feature_bytes: what features of
+    frozen image towers take of the disk.
     """
 
     runs: int
@@ -64,6 +68,8 @@ class Estimate:
     few_shot: int = 0
     view_bytes: int = 0
     training_views: int = 0
+    image_bytes: int = 0
+    feature_bytes: int = 0
 
     def hours(self, tflops: float) -> float:
         """Hours on one device that does `tflops` 10^12 operations a second, sustained."""
@@ -109,7 +115,9 @@ def estimate(
     loaded = cache(lambda method: method.load())  # the runs of a grid share their methods
     files: dict[tuple[str, str, str], tuple[int, int]] = {}  # test images, bytes of their views
     fitted: dict[str, str] = {}  # what was trained -> the first run that does
-    host, asked_for, few_shot, viewed = 0.0, 0, 0, 0
+    rows: dict[tuple[object, ...], int] = {}  # of features that are kept, by what they are of
+    done: dict[tuple[object, ...], str] = {}  # training and set -> the first run that evaluates it
+    host, asked_for, few_shot, viewed, most = 0.0, 0, 0, 0, 0
     for spec in specs:
         if not _has_closed_form(spec.backbone.name):
             unpriced[spec.backbone.name] += 1
@@ -122,17 +130,20 @@ def estimate(
         )
         words = words_of(method, model) if getattr(method, "reads_images", False) else 0
         asked = [(model, on, spec.split, words) for on in spec.evaluate_on]
-        tests = {test: evaluation(*test) for test in asked}
-        for on in spec.evaluate_on:
+        fresh = [t for t in asked if done.setdefault((spec.fit_key, *t), spec.key) == spec.key]
+        tests = {test: evaluation(*test) for test in fresh}
+        for _, on, *_ in fresh:
+            one, count = (model, on, spec.split), _count(sets(on), spec.split)
+            if "image" not in method.towers:
+                rows[one] = count
             if sets(on).kind == "external":
-                one = model, on, spec.split
-                if one not in files:
-                    files[one] = _views(model, _count(sets(on), spec.split))
-                asked_for += 0 if method.on_features else files[one][0]
+                files[one] = _views(model, count)
+                asked_for += 0 if method.on_features else count
         if method.on_features:
             views = getattr(method.settings, "views", 0)
             drawn = model, spec.dataset, spec.draw, spec.shots, spec.seed, views
-            encoded |= tests | {drawn: images_work(model, spec.shots * classes * (1 + views))}
+            rows[drawn] = spec.shots * classes * (1 + views)
+            encoded |= tests | {drawn: images_work(model, rows[drawn])}
             continue
         once = fitted.setdefault(spec.fit_key, spec.key) == spec.key
         at_once = min(stack, len(stacked.get(spec.stack_key, ()))) if stack > 1 else 1
@@ -140,6 +151,7 @@ def estimate(
         alone = at_once == 1 or not can_stack(spec, method)
         if once and sets(spec.dataset).kind == "external":
             few_shot += spec.shots * classes
+            most = max(most, min(spec.shots * classes * IMAGE_BYTES, KEPT_BYTES))
             viewed += sum(part.steps * part.images for part in parts)
         host += sum(part.steps for part in parts) * host_seconds(spec, method, graphs and alone)
         steps += sum(part.steps for part in parts)
@@ -148,7 +160,8 @@ def estimate(
     images, size = (sum(column) for column in zip((0, 0), *files.values(), strict=True))
     flops = 2.0 * (work + sum(encoded.values()))
     asked_for = max(asked_for, images)  # once at least, for methods on features
-    counted = images, asked_for, few_shot, size, viewed
+    features = sum(4 * n * clip_architecture(str(of[0])).vision.width for of, n in rows.items())
+    counted = images, asked_for, few_shot, size, viewed, most, features
     return Estimate(runs, steps, flops, peak, unpriced, host, *counted)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -11,11 +12,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from blocklora_lib.adapters.config import AdapterConfig
-from blocklora_lib.cli.progress import forecast
+from blocklora_lib.cli.progress import CARD, forecast
 from blocklora_lib.clip.architectures import clip_architecture
+from blocklora_lib.core.paths import ROOT
 from blocklora_lib.costs.memory import step_memory, total_bytes
 from blocklora_lib.costs.ways import StepWay
-from blocklora_lib.data.image_files import ImageFiles
+from blocklora_lib.data.image_files import KEPT_BYTES, ImageFiles
 from blocklora_lib.data.kept_views import KeptViews
 from blocklora_lib.data.manifest_files import load_manifest
 from blocklora_lib.data.obtain.miniature import make_fake
@@ -23,9 +25,10 @@ from blocklora_lib.methods import MethodSpec
 from blocklora_lib.runs.estimate import DAY, estimate, minutes, settings_of
 from blocklora_lib.runs.grid import expand, make_spec
 from blocklora_lib.runs.profile_files import load_profile
-from blocklora_lib.runs.step_estimate import PROMPT_TOKENS
+from blocklora_lib.runs.step_estimate import PROMPT_TOKENS, host_seconds, parts_of
 
 POCKET = load_profile("pocket")
+BENCHMARKS = ROOT / "results" / "reference" / "benchmarks"
 
 
 def test_a_run_is_its_steps_and_its_evaluated_images():
@@ -166,6 +169,58 @@ def test_views_of_training_images_take_a_core_their_time():
     assert "views" not in forecast([spec], 20)
 
 
+@pytest.mark.parametrize(("precision", "sustained"), [("fp32", 31), ("fp16", 120)])
+def test_it_is_held_against_steps_that_were_measured(precision, sustained):
+    """Of ViT-B/16 and 32 images on an H200: the rate that is named, memory, and the host's time."""
+    lines = (BENCHMARKS / "gpu_check_h200.jsonl").read_text().splitlines()
+    rows = [r for r in map(json.loads, lines) if r["what"] == "step, beside steps by graphs"]
+    measured = {r["case"]: r["numbers"] for r in rows}
+    paper = load_profile("paper")
+    backbone = paper.backbone.model_copy(update={"precision": precision})
+    spec = make_spec(paper, "imagenet", "block_lora", 16, 1)
+    spec, method, rates = spec.model_copy(update={"backbone": backbone}), spec.method.load(), []
+    for classes in (10, 100, 1000):
+        (part,) = parts_of(spec, method, classes)
+        graph, plain = (
+            measured[f"ours, {precision}, strict, {how}graphs, {classes} classes"]
+            for how in ("", "no ")
+        )
+        rates.append(2 * part.work / graph["ms"] * 1e-9)  # TFLOP/s
+        assert 0.88 < part.bytes / 2**30 / graph["peak_gib"] < 1.02
+        augmentation = 0.7
+        assert graph["host_ms"] + augmentation < 1e3 * host_seconds(spec, method) + 0.05
+        told = 1e3 * host_seconds(spec, method, graphs=False)
+        assert plain["host_ms"] == pytest.approx(told, rel=0.08)
+    assert round(min(rates)) == sustained
+    assert f"{sustained} in {precision}" in CARD
+
+
+def test_what_evaluates_the_same_is_evaluated_once():
+    """Block-LoRA of one block is LoRA: trained once, and its sets are looked at once."""
+    paper = load_profile("paper")
+    blocks = [s for s in expand(paper, "blocks", "imagenet") if s.shots == 16 and s.seed == 1]
+    alike = {}
+    for spec in blocks:
+        alike.setdefault(spec.fit_key, []).append(spec)
+    both = next(specs for specs in alike.values() if len(specs) > 1)
+    assert estimate(both).flops == estimate(both[:1]).flops
+    assert estimate(both).evaluated == estimate(both[:1]).evaluated
+
+
+def test_features_and_decoded_images_take_disk_and_memory():
+    """DTD: 1,692 test images, 47 classes; ViT-B/16's pooled rows have 768 numbers."""
+    paper = load_profile("paper")
+    probe = [s for s in expand(paper, "comparison", "dtd", "linear_probe") if s.shots == 16][:1]
+    views = probe[0].method.settings.get("views", 0)
+    rows = 1692 + 16 * 47 * (1 + views)
+    assert estimate(probe).feature_bytes == rows * 768 * 4
+    few = [s for s in expand(paper, "few_shot", "dtd", "lora") if s.shots == 16]
+    assert estimate(few).image_bytes == 16 * 47 * 3 * 500 * 375
+    assert estimate(few).feature_bytes == 0  # its image tower is its own
+    large = [s for s in expand(paper, "few_shot", "imagenet", "lora") if s.shots == 16]
+    assert estimate(large).image_bytes == KEPT_BYTES
+
+
 def test_a_file_of_views_takes_what_the_estimate_says(tmp_path):
     files = ImageFiles([tmp_path / f"{i}.png" for i in range(3)])
     for i, path in enumerate(files.paths):
@@ -190,8 +245,12 @@ def test_what_trains_the_same_costs_its_training_once():
         estimate([s for s in e if not s.shots and s.dataset == "imagenet"]).flops
         for e in (few, across)
     ]
+    (zero,) = (s for s in few if not s.shots and s.dataset == "imagenet")
+    common = tuple(on for on in one.evaluate_on if on in other.evaluate_on)
+    twice = estimate([zero.model_copy(update={"evaluate_on": common})]).flops
     training = alone[0].flops - tests[0]
-    assert both.flops == pytest.approx(training + sum(tests), rel=1e-12)
+    assert common == ("imagenet",)  # on which both are evaluated, at once
+    assert both.flops == pytest.approx(training + sum(tests) - twice, rel=1e-12)
 
 
 def paper_like(**changes):
@@ -259,6 +318,19 @@ def test_a_line_says_what_the_profile_lets_be_done():
     assert "a GPU's host" not in said
     assert "kept in" not in said
     assert f"{estimate(runs).evaluated:,} test images are decoded, each as often as runs" in said
+
+
+@pytest.mark.slow
+def test_the_page_says_what_the_paper_takes():
+    paper = load_profile("paper")
+    specs = {s.key: s for name in paper.experiments for s in expand(paper, name)}.values()
+    family = {"lora", "lora_plus", "block_lora", "frozen_a"}
+    whole, part = (
+        estimate(s for s in specs if of is None or s.method.name in of).hours(20)
+        for of in (None, family)
+    )
+    said = (ROOT / "docs" / "profiles.md").read_text()
+    assert f"about {whole:.0f} hours at 20 TFLOP/s, {part:.0f} of them for LoRA, LoRA+," in said
 
 
 def test_a_rate_must_be_positive():
