@@ -193,6 +193,10 @@ def test_it_is_held_against_steps_that_were_measured(precision, sustained):
         assert plain["host_ms"] == pytest.approx(told, rel=0.08)
     assert round(min(rates)) == sustained
     assert f"{sustained} in {precision}" in CARD
+    said = " ".join((ROOT / "docs" / "speed.md").read_text().split())
+    ends = " to ".join(f"{rate:.0f}" for rate in sorted({round(min(rates)), round(max(rates))}))
+    form = {"fp32": "TFLOP/s in float32", "fp16": "in fp16 (`--tflops 120`)"}[precision]
+    assert f" {ends} {form}" in said
 
 
 def test_what_evaluates_the_same_is_evaluated_once():
