@@ -93,12 +93,23 @@ def _read_index(path: Path) -> dict[str, Any]:
     return index
 
 
-def inside(folder: Path, file: str) -> Path:
+def inside(folder: Path, file: str | Path) -> Path:
     """Return the path of a file of a results folder; ValueError where links lead out of it."""
     path = folder / file
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{path} leads out of {folder}, to {path.resolve()}; take the link away")
     return path
+
+
+def check_links(folder: Path) -> None:
+    """ValueError for a link beside a results folder's own files that leads out of it.
+
+    Who writes to its name would write over a file elsewhere. Links to folders are left to those
+    who write into them.
+    """
+    for path in folder.glob("*"):
+        if path.is_symlink() and not path.is_dir():
+            inside(folder, path.name)
 
 
 def drop_index_of_another(folder: Path, notebook: str, profile: str) -> None:

@@ -16,7 +16,7 @@ from ..data.roots import VARIABLE as DATA_VARIABLE
 from ..runs.profile_files import is_file_name, load_profile
 from ..runs.results import results_folder
 from ..runs.store import RunStore
-from .catalogue import choose_notebooks, notebook_needs
+from .catalogue import choose_notebooks, inside, notebook_needs
 from .parameter_cell import check_parameters
 from .variant import NAMES, place
 
@@ -54,9 +54,9 @@ def run_notebook(
         os.environ[DATA_VARIABLE] = str(user_path(os.environ[DATA_VARIABLE]))
     settings, needs = load_profile(given["profile"]), notebook_needs(name, NOTEBOOKS)
     varied = {key: given[key] for key in NAMES if key in given} if needs["varies"] else {}
-    folder = results_folder(settings, given["results_dir"])
-    folder = (place(folder, settings, needs, varied) if varied else folder) / "notebooks"
-    RunStore(folder).check_writable()
+    base = results_folder(settings, given["results_dir"])
+    folder = (place(base, settings, needs, varied) if varied else base) / "notebooks"
+    RunStore(inside(base, folder)).check_writable()
     done, failed = folder / f"{name}.ipynb", folder / f"{name}.failed.ipynb"
     for path in (done, failed):
         check_writes_over(path)

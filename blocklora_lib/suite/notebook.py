@@ -29,13 +29,13 @@ from ..display.tables import Table, one_line, plain, to_html
 from ..runs.experiment import RATES
 from ..runs.grid import expand
 from ..runs.packed import SUFFIX
-from ..runs.profile import Profile
 from ..runs.profile_files import load_profile, rates_file
 from ..runs.rates import not_chosen
 from ..runs.results import experiment_runs, results_folder, table_checksum
 from ..runs.spec import RunSpec
 from ..runs.store import DamagedRecord, RunStore
-from .catalogue import drop_index_of_another, notebook_needs
+from .catalogue import check_links, drop_index_of_another, inside, notebook_needs
+from .footer import footer, profile_note
 from .judged_cells import check_ids, number
 from .parameter_cell import check_parameters, injected_parameters
 from .variant import as_given, place, vary
@@ -46,27 +46,6 @@ if TYPE_CHECKING:
 
 class CheckFailed(AssertionError):
     """What arithmetic decides (an equality, a count, a proof) does not hold; outputs are saved."""
-
-
-def profile_note(profile: Profile) -> str | None:
-    """Return the line that every figure of this profile carries; None if its numbers may stand
-    beside published ones.
-    """
-    if profile.published:
-        return None
-    name, pretrained = profile.backbone.name, profile.backbone.pretrained
-    known = {
-        "bundled": f"a small CLIP ({name}) on small images",
-        "none": f"{name} with random weights",
-    }
-    return f"{profile.name} profile: {known.get(pretrained, name)}; not the paper's numbers"
-
-
-def footer(basis: Basis, profile: Profile) -> str | None:
-    """Return the line below a figure that rests on `basis`: what its numbers are, and are not."""
-    if basis not in BASES:
-        raise UnknownName("basis of a figure", basis, BASES)
-    return profile_note(profile) if basis == "measured" else f"rests on {BASES[basis][1]}"
 
 
 class Notebook:
@@ -90,7 +69,8 @@ class Notebook:
         self.note = profile_note(self.profile)
         self.rests_on: Basis = needs["rests_on"]
         self.store = RunStore(base / "runs")
-        RunStore(self.folder / "notebooks").check_writable()
+        check_links(self.folder)
+        RunStore(inside(base, self.folder / "notebooks")).check_writable()
         drop_index_of_another(self.folder, name, self.profile.name)
         if self.folder != base:
             given = {"profile": stated.name, **as_given(stated, needs, varied)}
@@ -177,7 +157,7 @@ class Notebook:
         The line below it says what it rests on: rests_on, or what the notebook's metadata say;
         note: that line itself, of what was recorded or timed elsewhere than in the profile's model.
         """
-        stem = self.folder / "figures" / self.name / name
+        stem = self._stem("figures", name, "pdf", "png", "csv")
         files = save_figure(figure, stem, note or self._footer(rests_on))
         files.append(self._csv(data, stem))
         width = round(float(figure.get_size_inches()[0]), 3)
@@ -198,8 +178,8 @@ class Notebook:
         Its LaTeX begins with the line that `figure` writes below a figure.
         """
         table = table if isinstance(table, Table) else plain(table)
-        stem = self.folder / "tables" / self.name / name
-        files = [self._csv(table.tidy, stem), stem.with_suffix(".tex")]
+        stem = self._stem("tables", name, "csv", "tex")
+        files = [self._csv(table.tidy, stem), stem.with_name(f"{name}.tex")]
         line = note or self._footer(rests_on)
         write_whole(files[1], (f"% {one_line(line)}\n" if line else "") + table.latex)
         shown = to_html(table.shown)
@@ -259,7 +239,7 @@ class Notebook:
         """Write the index of exports, checks and verdicts, show the checks, and only then raise for
         what arithmetic denies.
         """
-        path = self.folder / "notebooks" / f"{self.name}.json"
+        path = inside(self.folder, f"notebooks/{self.name}.json")
         write_whole(path, json.dumps(self._index, indent=1, ensure_ascii=False) + "\n")
         if checks := self._index["checks"]:
             _display_html(to_html(pd.DataFrame(checks).drop(columns="rests_on")))
@@ -268,6 +248,15 @@ class Notebook:
 
     def _footer(self, rests_on: Basis | None) -> str | None:
         return footer(rests_on or self.rests_on, self.profile)
+
+    def _stem(self, what: str, name: str, *kinds: str) -> Path:
+        """The path of an export without its ending; ValueError where a link leads out of the
+        folder, which may be a stranger's: what stands elsewhere is not written over.
+        """
+        stem = self.folder / what / self.name / name
+        for kind in kinds:
+            inside(self.folder, f"{what}/{self.name}/{name}.{kind}")
+        return stem
 
     def _csv(self, data: pd.DataFrame, stem: Path) -> Path:
         stem.parent.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ from ..runs.results import results_folder
 from ..runs.standing import remarks
 from ..runs.store import DamagedRecord, RunStore
 from .catalogue import PNG, heading, inside, notebook_names, read_indexes
-from .notebook import profile_note
+from .footer import profile_note
 from .origins import makers, manifests, profile_yaml, provenance, record_data
 
 KEY_FIGURE = ("00_overview", "key_figure")

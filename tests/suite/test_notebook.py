@@ -82,6 +82,55 @@ def test_a_table_is_saved_as_csv_and_latex_that_say_what_they_are_not(nb, tmp_pa
 
 
 @pytest.mark.parametrize(
+    "link",
+    [
+        "figures/08_few_shot/x.pdf",
+        "figures/08_few_shot/x.png",
+        "figures/08_few_shot/x.csv",
+        "figures",
+        "tables/08_few_shot/x.csv",
+        "tables/08_few_shot/x.tex",
+        "tables/08_few_shot",
+        "notebooks",
+        "notebooks/08_few_shot.json",
+        "claims.json",
+    ],
+)
+def test_links_of_a_strangers_folder_are_not_written_through(tmp_path, link):
+    folder, outside = tmp_path / "theirs", tmp_path / "mine"
+    outside.mkdir()
+    (outside / "notes").write_text('{"profile": "smoke"}')
+    planted = folder / link
+    planted.parent.mkdir(parents=True)
+    planted.symlink_to(outside / "notes" if planted.suffix else outside)
+
+    def export():
+        nb = Notebook("08_few_shot", "smoke", str(folder))
+        nb.figure(figure(), "x", FRAME, "A figure.")
+        nb.table(FRAME, "x", "A table.")
+        nb.finish()
+
+    with pytest.raises(ValueError, match=r"leads out of .*; take the link away"):
+        export()
+    if planted.name == "notebooks":
+        with pytest.raises(ValueError, match=r"leads out of .*; take the link away"):
+            run_notebook("08_few_shot", "smoke", results=folder)
+    assert [path.name for path in outside.iterdir()] == ["notes"]
+    assert (outside / "notes").read_text() == '{"profile": "smoke"}'
+
+
+def test_a_variant_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "variants").symlink_to(tmp_path / "mine")
+    with pytest.raises(ValueError, match="leads out of"):
+        Notebook("08_few_shot", "smoke", str(tmp_path / "theirs"), shots=[1])
+    with pytest.raises(ValueError, match="leads out of"):
+        run_notebook("08_few_shot", "smoke", {"shots": [1]}, tmp_path / "theirs")
+    assert not [*(tmp_path / "mine").iterdir()]
+
+
+@pytest.mark.parametrize(
     ("rests_on", "holds", "verdict"),
     [
         ("arithmetic", True, "confirmed"),
