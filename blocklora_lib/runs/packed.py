@@ -78,7 +78,8 @@ def _texts(parquet: ParquetFile, size: int) -> dict[str, str]:
     if sum(parquet.metadata.row_group(i).total_byte_size for i in groups) > most:
         raise ValueError(f"it holds more than {most:,} bytes")
     texts: dict[str, str] = {}
-    for batch in parquet.iter_batches(64, columns=names):
+    # one at a time: a value of many megabytes may be said of many keys, and takes its room for each
+    for batch in parquet.iter_batches(1, columns=names):
         for key, text in zip(*(batch.column(n).to_pylist() for n in names), strict=True):
             if not (isinstance(key, str) and isinstance(text, str)):
                 raise ValueError("a key or a record is no text")

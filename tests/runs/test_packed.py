@@ -148,11 +148,19 @@ def test_what_is_no_parquet_of_records_is_a_sentence(tmp_path, content, why):
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_a_small_file_cannot_fill_the_memory(tmp_path):
-    """One text a million characters long, said of thousands of keys, was 10 GB from 51 kB."""
-    path, keys = tmp_path / "runs.parquet", [f"{i:016x}" for i in range(3000)]
-    long = pa.DictionaryArray.from_arrays(pa.array([0] * len(keys)), pa.array(["x" * 2**20]))
-    pq.write_table(pa.table({"key": keys, "record": long}), path, compression="zstd")
+@pytest.mark.parametrize(
+    ("rows", "length"),
+    [
+        (3000, 2**20),  # was 10 GB from 51 kB
+        (64, 30_000_000),  # was 2 GB from 1.9 kB, all in one batch
+    ],
+)
+def test_a_small_file_cannot_fill_the_memory(tmp_path, rows, length):
+    """One long text, said of many keys."""
+    path, keys = tmp_path / "runs.parquet", [f"{i:016x}" for i in range(rows)]
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * len(keys)), pa.array(["x" * length]))
+    whole = {"compression": "zstd", "dictionary_pagesize_limit": 2**30}
+    pq.write_table(pa.table({"key": keys, "record": long}), path, **whole)
     assert path.stat().st_size < 100_000
     tracemalloc.start()
     before = pa.total_allocated_bytes()
