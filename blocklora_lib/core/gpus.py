@@ -5,13 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import stat
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
 
-_HELD: list[IO[str]] = []  # open as long as the process lives, and with it the lock
+_HELD: list[int] = []  # open files, as long as the process lives, and with it the lock
 
 
 def visible_gpus(
@@ -46,21 +46,41 @@ def claim_gpu(count: int, folder: Path | None = None) -> int:
     """
     names = visible_gpus()
     folder = folder or Path(tempfile.gettempdir()) / f"blocklora-gpus-{os.getuid()}"
-    for number in range(count):
-        name = names[number] if number < len(names) else str(number)
-        try:
-            folder.mkdir(exist_ok=True)
-            file = (folder / re.sub(r"\W", "_", name)).open("a", encoding="utf-8")
-        except OSError:
-            break
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # another process has it
-            file.close()
-            continue
-        _HELD.append(file)
-        print(f"computing on GPU {name}, which no other job has", file=sys.stderr, flush=True)
-        return number
+    why = f"none of {count} GPUs is free"
+    try:
+        _make_own(folder)
+        for number in range(count):
+            name = names[number] if number < len(names) else str(number)
+            if _lock(folder / re.sub(r"\W", "_", name)):
+                told = f"computing on GPU {name}, which no other job has"
+                print(told, file=sys.stderr, flush=True)
+                return number
+    except OSError as error:
+        why = f"no GPU can be claimed in {folder} ({error.strerror or error})"
     number = os.getpid() % count
-    print(f"none of {count} GPUs is free: sharing number {number}", file=sys.stderr, flush=True)
+    print(f"{why}: sharing number {number}", file=sys.stderr, flush=True)
     return number
+
+
+def _make_own(folder: Path) -> None:
+    """Make a folder where others may write too, such as /tmp; OSError where it is another's."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = os.lstat(folder)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise OSError("it is another user's, or a link")
+
+
+def _lock(path: Path) -> bool:
+    """Lock a file until the process ends; False where another has it, OSError without locks."""
+    # not what a link leads to
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return False
+    except OSError:
+        os.close(handle)
+        raise
+    _HELD.append(handle)
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from torch.nn.attention import SDPBackend
 from torch.profiler import ProfilerActivity, profile
 
 from blocklora_lib.clip.backbone import load_backbone
-from blocklora_lib.core import devices
+from blocklora_lib.core import devices, gpus
 from blocklora_lib.core.devices import (
     WORKSPACE,
     check_arithmetic,
@@ -392,3 +393,40 @@ def test_every_recomputation_hands_torch_a_tensor_of_its_device(tiny_clip, monke
     assert all(devices == {"cpu"} for devices in found)
     recomputation.recomputed(lambda x: x["packed"], {"packed": tokens}, torch.device("meta"))
     assert found[-1] == {"meta"}
+
+
+def test_a_claim_follows_no_link_that_another_user_planted(tmp_path, capfd, monkeypatch):
+    """The folder of claims lies in /tmp, where all may write."""
+    victim, folder, mine = tmp_path / "victim", tmp_path / "gpus", tmp_path / "mine"
+    folder.mkdir()
+    mine.mkdir()
+    (folder / "0").symlink_to(victim)
+    assert claim_gpu(1, folder) == 0
+    assert "no GPU can be claimed" in capfd.readouterr().err
+    (tmp_path / "link").symlink_to(mine)
+    assert claim_gpu(1, tmp_path / "link") == 0
+    assert "it is another user's, or a link" in capfd.readouterr().err
+    owner = mine.stat().st_uid
+    monkeypatch.setattr(gpus.os, "getuid", lambda: owner + 1)
+    assert claim_gpu(1, mine) == 0
+    assert "it is another user's" in capfd.readouterr().err
+    assert not victim.exists()
+    assert not [*mine.iterdir()]
+
+
+def test_claims_are_the_users_own(tmp_path):
+    assert claim_gpu(1, tmp_path / "gpus") == 0
+    modes = [path.stat().st_mode & 0o77 for path in (tmp_path / "gpus", *tmp_path.glob("gpus/*"))]
+    assert modes == [0, 0]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_no_gpu_that_is_taken(tmp_path, capfd, monkeypatch, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(gpus.fcntl, "flock", flock)
+    assert claim_gpu(2, tmp_path) == os.getpid() % 2
+    told = capfd.readouterr().err
+    assert "none of 2 GPUs is free" not in told
+    assert f"no GPU can be claimed in {tmp_path} ({os.strerror(number)}): sharing" in told
