@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from string import Formatter
 from typing import Annotated, Literal, get_args
-from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, Field, NonNegativeInt, model_validator
 
 from ..core.paths import ROOT
 from ..core.schema import Strict, UnknownName
-from .plain_paths import PlainName, RelativePath, RelativePaths, Url, is_plain
+from .plain_paths import RelativePath, RelativePaths, is_plain
+from .sources import Archive, Source, SplitFile
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -34,64 +34,6 @@ def _template(text: str) -> str:
 
 
 Template = Annotated[str, AfterValidator(_template)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Sha1 = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-
-
-class Source(Strict):
-    """Where images come from, under which licence, and the line that the licence asks for."""
-
-    package: str
-    licence: str
-    attribution: str
-    url: Url | None = None
-
-
-class SplitFile(Strict):
-    """A fixed train / val / test split, fetched by the user: name in the folder, checksums, links.
-
-    git_sha1: the file's id in a git repository, SHA-1 of b"blob <bytes>\\0" + content, for files
-    that only a repository's listing vouches for.
-    """
-
-    name: RelativePath
-    sha256: Sha256 | None = None
-    md5: Md5 | None = None
-    git_sha1: Sha1 | None = None
-    url: Url | None = None
-    mirrors: tuple[Url, ...] = ()
-
-
-class Archive(Strict):
-    """A file to fetch.
-
-    manual: a page with terms to accept, or no direct link; `download` prints the manifest's
-    `steps`.
-    dead: reported gone. mirror_of: number (from 0) of the archive that this one replaces. unpack:
-    false for a plain file. into: folder of the dataset that receives the content. only: the part of
-    the archive that is wanted, taken without this prefix. inner: an archive inside.
-    """
-
-    url: Url
-    name: PlainName | None = None  # the file's name where the link does not end in it
-    size: int | None = Field(None, ge=1)  # bytes
-    sha256: Sha256 | None = None
-    md5: Md5 | None = None
-    note: str = ""
-    dead: bool = False
-    manual: bool = False
-    mirror_of: int | None = Field(None, ge=0)
-    unpack: bool = True
-    into: RelativePath = "."
-    only: RelativePath | None = None
-    inner: RelativePath | None = None
-
-    @property
-    def file_name(self) -> str:
-        """The name under which it is kept."""
-        last = PurePosixPath(unquote(urlsplit(self.url).path)).name
-        return self.name or (last if is_plain(last) else "download")
 
 
 class Templates(Strict):
@@ -235,6 +177,7 @@ class Manifest(Strict):
                 raise ValueError(
                     f"layout {read.layout} needs annotations {', '.join(sorted(lists))}"
                 )
+        self._check_files()
         kept: dict[str, int] = {}
         for number, archive in enumerate(self.archives):
             first = number if archive.mirror_of is None else archive.mirror_of
@@ -249,6 +192,31 @@ class Manifest(Strict):
                 )
         if unknown := ", ".join(sorted(set(self.fact_sources) - set(type(self).model_fields))):
             raise ValueError(f"fact_sources names {unknown}, which are no facts of a manifest")
+
+    def _check_files(self) -> None:
+        """ValueError where what is fetched would replace a folder, or land in the root or another's
+        folder below it.
+        """
+        if self.layout == "folder" and not (self.archives or self.split_file):
+            return  # nothing is: one's own images may lie in a hidden folder
+        for convention, folder in self.folders.items():
+            if not is_plain(folder):
+                raise ValueError(
+                    f"folders.{convention}: {folder!r} must be the plain name of a folder: no /, "
+                    "no leading dot"
+                )
+        readings: tuple[Manifest | Alternative, ...] = (self, *self.alternatives)
+        images = {place for read in readings for places in read.images.values() for place in places}
+        paths = map(PurePosixPath, images)
+        folders = {".", *(str(place) for path in paths for place in (path, *path.parents))}
+        files = {f"archives.{i}": a.plain_file for i, a in enumerate(self.archives) if not a.unpack}
+        if self.split_file:
+            files["split_file.name"] = self.split_file.name
+        for key, name in files.items():
+            if name in folders:
+                raise ValueError(
+                    f"{key}: {name!r} is a folder of the set's images; give the file another name"
+                )
 
     @property
     def num_classes(self) -> int:

@@ -15,9 +15,10 @@ from .class_names import class_name
 from .content import file_digests
 from .decoding import Loading
 from .layouts import Item, own_items
-from .manifest import Manifest, Source, Split
+from .manifest import Manifest, Split
 from .manifest_files import manifest_names, manifest_yaml, read_manifest
 from .problems import DataError, again, shell
+from .sources import Source
 from .user_folder import look
 from .user_images import some
 

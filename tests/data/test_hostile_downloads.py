@@ -56,6 +56,13 @@ def test_an_archives_name_is_a_plain_one(name):
         manifest({"url": "https://a.example/x", "name": name})
 
 
+def test_a_set_is_not_installed_into_the_folder_of_another(tmp_path):
+    theirs = manifest({"url": "https://a.example/x.tar"}, folders={"coop": "eurosat"})
+    with pytest.raises(ValueError, match="'eurosat' is the folder of EuroSAT; give toys one of"):
+        download(theirs, tmp_path)
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize("path", ["..", "%2e%2e", "..%2Fx", ".hidden", "a%00b", "", "a%0Ab"])
 def test_a_name_that_an_address_ends_in_is_a_plain_one_too(path):
     (archive,) = manifest({"url": f"https://a.example/d/{path}"}).archives

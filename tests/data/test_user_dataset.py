@@ -49,6 +49,12 @@ def test_a_folder_per_class_runs_in_one_command_and_is_never_run_twice(pets, tmp
     assert load_manifest("my_pets", results / "manifests").classes == ("blue dog", "red cat")
 
 
+def test_ones_own_images_may_lie_in_a_hidden_folder(pets):
+    """Nothing is fetched into it, so it needs no plain name."""
+    hidden = pets.rename(pets.with_name(".pets"))
+    assert own_manifest(hidden).folders["coop"] == ".pets"
+
+
 def test_other_images_are_another_dataset(pets, tmp_path):
     before = own_manifest(pets).sha256
     assert write_own(pets, tmp_path / "manifests").sha256 == before

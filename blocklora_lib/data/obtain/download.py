@@ -7,8 +7,10 @@ from pathlib import Path
 from ...core.files import sweep
 from ...core.locks import locked
 from ..decoding import endings
-from ..manifest import Archive, Manifest, SplitFile
+from ..manifest import Manifest
+from ..manifest_files import all_manifests
 from ..roots import find_folder, is_fake
+from ..sources import Archive, SplitFile
 from .archives import Limits
 from .fetch import fetch, git_sha1, is_direct, known_hash
 from .parts import Part, parts
@@ -62,6 +64,7 @@ def download(
             f"{manifest.name} is among the images that the project ships; "
             "there is nothing to download"
         )
+    _check_own(manifest)
     folder = dataset_folder(manifest, root)
     if is_fake(folder):
         raise ValueError(
@@ -85,6 +88,17 @@ def download(
             f"{manifest.name}: {'; '.join(failures)}; try again later: what came is kept"
         )
     return steps(manifest, root)
+
+
+def _check_own(manifest: Manifest) -> None:
+    """ValueError where another set's folder has the name of this one's: each would fill both."""
+    for other in all_manifests().values():
+        shared = {*manifest.folders.values()} & {*other.folders.values()}
+        if shared and other.name != manifest.name:
+            raise ValueError(
+                f"{min(shared)!r} is the folder of {other.title}; give {manifest.name} one of its "
+                "own, under `folders` of its manifest"
+            )
 
 
 def _download(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..manifest import Archive, Manifest
+from ..manifest import Manifest
+from ..sources import Archive
 from .fetch import is_direct, known_hash
 
 

@@ -18,8 +18,8 @@ from pydantic import NonNegativeInt
 from ...core.files import printable, remove, write_whole
 from ...core.json_data import read_json
 from ...core.schema import Strict
-from ..manifest import Archive
 from ..plain_paths import RelativePath
+from ..sources import Archive
 from .archives import Limits, count, unpacked
 from .resuming import Say
 
