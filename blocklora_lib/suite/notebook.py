@@ -184,7 +184,7 @@ class Notebook:
         write_whole(files[1], (f"% {one_line(line)}\n" if line else "") + table.latex)
         shown = to_html(table.shown)
         self._add("tables", name, caption, files, html=shown, note=line)
-        _display_html(f"<div class='export'><b>Table.</b> {caption}{shown}</div>")
+        _display_html(f"<div class='export'><b>Table.</b> {_words(caption)}{shown}</div>")
 
     def check(
         self,
@@ -279,7 +279,12 @@ def _display_figure(png: Path, width: float, caption: str) -> None:
     from IPython.display import Image, display
 
     display(Image(data=png.read_bytes(), width=round(96 * width), alt=caption))
-    _display_html(f"<div class='export'><b>Figure.</b> {caption}</div>")
+    _display_html(f"<div class='export'><b>Figure.</b> {_words(caption)}</div>")
+
+
+def _words(caption: str) -> str:
+    """A caption as HTML: words, entities and $formulas$, no elements. It may hold a profile's."""
+    return html.escape(html.unescape(caption), quote=False)
 
 
 def _display_html(text: str) -> None:

@@ -9,6 +9,7 @@ import re
 from nbformat import NotebookNode
 
 from blocklora_lib.display.mathml import inline_mathml
+from blocklora_lib.display.safe_html import safe_html
 
 CELL = re.compile(r"(?<=href=\")(\w+)\.ipynb#cell-id=([\w-]+)")
 PLACE = '<div class="output" id="output-{}"></div>'
@@ -50,11 +51,11 @@ def _shown(output: NotebookNode) -> str:
         about = output.metadata.get("image/png", {})
         alt, width = html.escape(about.get("alt", "figure")), about.get("width")
         png = base64.b64encode(base64.b64decode(data["image/png"])).decode()
-        size = f' width="{width}"' if width else ""
+        size = f' width="{html.escape(str(width))}"' if width else ""
         return f'<img src="data:image/png;base64,{png}" alt="{alt}"{size}>'
     if "text/html" in data:
         # JupyterLab's way to a cell, and the site's
-        return CELL.sub(r"\1.html#cell-\2", inline_mathml(data["text/html"]))
+        return CELL.sub(r"\1.html#cell-\2", safe_html(inline_mathml(data["text/html"])))
     return f"<pre>{html.escape(data.get('text/plain', ''))}</pre>"
 
 

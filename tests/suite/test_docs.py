@@ -158,6 +158,29 @@ def test_a_formula_of_a_list_is_a_line_of_its_item():
     assert "$" not in page
 
 
+def test_outputs_of_a_notebook_run_nothing_on_the_site():
+    """Formulas, tables and links to cells stay."""
+    import nbformat
+
+    good = (
+        '<div class="export"><b>Table.</b> $x_i$ <table class="data"><tr>'
+        '<td style="text-align: left;">a</td></tr></table>'
+        '<a href="07_x.ipynb#cell-id=07-3">there</a></div>'
+    )
+    bad = "<script>alert(1)</script><img src=x onerror=alert(2)><a href='javascript:alert(3)'>x</a>"
+    output = nbformat.v4.new_output("display_data", {"text/html": good + bad})
+    picture = nbformat.v4.new_output(
+        "display_data", {"image/png": "aGk="}, metadata={"image/png": {"width": '1" onload="x'}}
+    )
+    cell = nbformat.v4.new_code_cell("x", outputs=[output, picture])
+    shown = notebook_page.outputs_html(cell)
+    for live in ("<script", "onerror", "javascript", ' onload="'):
+        assert live not in shown
+    assert "<math" in shown
+    assert '<a href="07_x.html#cell-07-3">there</a>' in shown
+    assert '<td style="text-align: left;">a</td>' in shown
+
+
 @pytest.mark.slow
 def test_notebooks_show_what_their_cells_gave(site, pages):
     for name in notebook_names():

@@ -82,6 +82,28 @@ def test_a_table_is_saved_as_csv_and_latex_that_say_what_they_are_not(nb, tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("caption", "shown"),
+    [
+        (
+            "A label <img src=x onerror=alert(1)> & more",
+            "A label &lt;img src=x onerror=alert(1)&gt",
+        ),
+        ("&lt;script&gt;alert(1)&lt;/script&gt;", "&lt;script&gt;alert(1)&lt;/script&gt;"),
+        (r"d in $a < b_i \cdot 'c'$, 3 &times; 4", r"d in $a &lt; b_i \cdot 'c'$, 3 × 4"),
+        ('LoRA\'s "n = 2": 32 x 197, 8 → 6', 'LoRA\'s "n = 2": 32 x 197, 8 → 6'),
+    ],
+)
+def test_a_caption_is_words_and_no_html(nb, monkeypatch, caption, shown):
+    """A profile's labels and descriptions stand in captions, and a profile may be a stranger's."""
+    said = []
+    monkeypatch.setattr(notebook, "_display_html", said.append)
+    nb.figure(figure(), "x", FRAME, caption)
+    nb.table(FRAME, "x", caption)
+    assert [f"</b> {shown}" in text for text in said] == [True, True]
+    assert not [text for text in said if "<img" in text or "<script" in text]
+
+
+@pytest.mark.parametrize(
     "link",
     [
         "figures/08_few_shot/x.pdf",
