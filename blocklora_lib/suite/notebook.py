@@ -35,6 +35,7 @@ from ..runs.results import experiment_runs, results_folder, table_checksum
 from ..runs.spec import RunSpec
 from ..runs.store import DamagedRecord, RunStore
 from .catalogue import check_links, drop_index_of_another, inside, notebook_needs
+from .cell_errors import explain_errors
 from .footer import footer, profile_note
 from .judged_cells import check_ids, number
 from .parameter_cell import check_parameters, injected_parameters
@@ -58,6 +59,7 @@ class Notebook:
 
     def __init__(self, name: str, profile: str, results_dir: str = "", **varied: Any) -> None:
         self.name = name
+        explain_errors()
         check_parameters(NOTEBOOKS / f"{name}.ipynb", injected_parameters(), typed=True)
         check_ids(NOTEBOOKS)
         stated, needs = load_profile(profile), notebook_needs(name)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import ast
 import math
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +84,15 @@ def _samples(source: str) -> dict[str, list[Any]]:
 
 
 SHARES = {"delta", "margin"}  # a probability, and a part of 1
+MOST = 1_000_000  # of a count: steps, images and the like, of which a notebook takes thousands
+_ANY = 2**63  # of what is no count
 
 
 def check_parameters(
     notebook: Path, given: Mapping[str, Any], typed: bool = False
 ) -> dict[str, Any]:
     """Return the given values; refuse unknown names, wrong types, numbers not finite, counts that
-    are not positive, and SHARES that are none.
+    are not positive or above MOST, a list's entry that stands twice, and SHARES that are none.
 
     Text is read as YAML where the default is no text, unless the values are `typed`, as in a
     notebook's cell.
@@ -102,18 +105,28 @@ def check_parameters(
         default, where = known[name], f"{notebook.stem}: {name}={short(value)}"
         if isinstance(value, str) and not isinstance(default, str) and not typed:
             value = parse_yaml(value, where)
-        least = 0 if name in ("seed", "seeds") or default == 0 else 1  # 0: the profile's
-        if isinstance(default, list) and any(type(x) is int and x < least for x in default):
-            least = -(2**63)  # of what is no count
+        numbers = range(0 if default == 0 else 1, MOST + 1)  # 0: the profile's
+        if name in ("seed", "seeds"):
+            numbers = range(_ANY)
+        elif isinstance(default, list) and any(type(x) is int and x < 1 for x in default):
+            numbers = range(-_ANY, _ANY)
         if name in samples and not default:  # an empty list is the profile's
             default = samples[name] if value != [] else []
-        checked[name] = _of_type(value, default, where, least)
+        checked[name] = _of_type(value, default, where, numbers)
+        if isinstance(default, (list, tuple)) and (twice := _twice(checked[name])):
+            raise ValueError(f"{where} lists {twice} twice; list each once")
         if name in SHARES and not 0 < checked[name] < 1:
             raise ValueError(f"{where} must lie between 0 and 1, as in {default!r}")
     return checked
 
 
-def _of_type(value: Any, default: Any, where: str, least: int) -> Any:
+def _twice(values: Sequence[Any]) -> str | None:
+    """The first value that stands twice, as an error shows it."""
+    counts = Counter(map(repr, values))
+    return next((short(value) for value in values if counts[repr(value)] > 1), None)
+
+
+def _of_type(value: Any, default: Any, where: str, numbers: range) -> Any:
     if default is None:
         return value
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
@@ -127,7 +140,7 @@ def _of_type(value: Any, default: Any, where: str, least: int) -> Any:
         if default:
             samples = [default[0]] * len(value) if alike else default
             value = [
-                _of_type(entry, sample, f"{where}, entry {short(entry)}", least)
+                _of_type(entry, sample, f"{where}, entry {short(entry)}", numbers)
                 for entry, sample in zip(value, samples, strict=True)
             ]
         return type(default)(value)
@@ -138,9 +151,10 @@ def _of_type(value: Any, default: Any, where: str, least: int) -> Any:
         )
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{where} is no finite number; give one such as {default!r}")
-    if type(value) is int and not least <= value < 2**63:
+    if type(value) is int and value not in numbers:
         raise ValueError(
-            f"{where} must be a whole number from {least} to 2**63 - 1, such as {default!r}"
+            f"{where} must be a whole number from {numbers[0]} to {numbers[-1]}, such as "
+            f"{default!r}"
         )
     if isinstance(value, float) and default > 0 >= value:
         raise ValueError(f"{where} must be above 0, such as {default!r}")

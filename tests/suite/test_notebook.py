@@ -494,6 +494,23 @@ def test_a_failing_cell_is_one_sentence_and_leaves_its_copy(example, tmp_path):
 
 
 @pytest.mark.slow
+def test_settings_that_do_not_fit_are_one_sentence(example, tmp_path):
+    """pydantic's own text has five lines and an address."""
+    example(
+        "from blocklora_lib.suite.cell_errors import explain_errors\n"
+        "from blocklora_lib.adapters.config import AdapterConfig\n"
+        "explain_errors()",
+        "AdapterConfig(rank=4, n_blocks=3)",
+    )
+    told = r"cell 4: ValueError: rank=4 cannot be cut into n_blocks=3 .*"
+    with pytest.raises(NotebookFailed, match=told) as error:
+        run_notebook("08_example", "smoke", {}, tmp_path, verbose=False)
+    assert "pydantic" not in str(error.value)
+    copy = (tmp_path / "notebooks" / "08_example.failed.ipynb").read_text()
+    assert "validation error for" not in copy
+
+
+@pytest.mark.slow
 def test_a_notebook_that_leaves_early_is_no_finished_one(example, tmp_path):
     """papermill's test_sys_exit0: it takes an exit with 0 for the end, and says nothing."""
     example("import sys\nprint('before')\nsys.exit(0)", "print('after')")

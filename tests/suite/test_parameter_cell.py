@@ -65,6 +65,9 @@ def test_known_parameters_are_the_literals_of_the_tagged_cell(notebook):
         (dict(lr="-1e-3"), "refused"),
         (dict(lr=10**400), "refused"),
         (dict(shots=[1, 0]), "refused"),
+        (dict(shots=[1, 10**6]), [1, 10**6]),
+        (dict(shots=[1, 10**6 + 1]), "refused"),
+        (dict(seed=10**12), 10**12),
         (dict(shots=[True]), "refused"),
     ],
 )
@@ -173,6 +176,32 @@ def test_a_count_is_at_least_one(tmp_path):
             ValueError, match=r"07_example: steps='?-?\d'? must be a whole number from 1"
         ):
             check_parameters(book, {"steps": steps})
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "value"),
+    [
+        ("12_inference", "batches", "[1, 8, 1]"),  # failed in its seventh cell
+        ("18_your_data", "seeds", [1, 1]),  # ran, and counted each twice
+        ("14_where_it_breaks", "octaves", [1, 0, 1]),
+        ("06_generalization_bound", "backbones", ["1", "1"]),
+        ("07_nonvacuous_bound", "candidates", [["q", 1, 2, 3, 1.0], ["q", 1, 2, 3, 1.0]]),
+    ],
+)
+def test_what_is_listed_is_listed_once(name, parameter, value):
+    path = NOTEBOOKS / f"{name}.ipynb"
+    with pytest.raises(ValueError, match=rf"{name}: {parameter}=.* lists .*1.* twice; list each"):
+        check_parameters(path, {parameter: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter"),
+    [("02_equivalence", "steps"), ("03_counts", "images"), ("12_inference", "batches")],
+)
+def test_a_count_has_an_end(name, parameter):
+    value = [10**9] if parameter == "batches" else 10**12
+    with pytest.raises(ValueError, match="must be a whole number from 1 to 1000000, such as"):
+        check_parameters(NOTEBOOKS / f"{name}.ipynb", {parameter: value})
 
 
 def test_every_default_may_be_given():
