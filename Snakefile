@@ -40,6 +40,7 @@ if config.get("quiet"):  # errors, what the jobs say and the monitor's lines are
 # one thread a job, and no network unless it is asked for
 for variable in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE"):
     os.environ.setdefault(variable, "1")
+os.environ["BLOCKLORA_JOB"] = "1"  # that all was stopped is said once, here
 # products on a GPU repeat, see blocklora_lib/core/devices.py
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,17 +58,36 @@ def there(results: Path | None) -> Path | None:
     return results
 
 
+# commands that take up what was finished when they are given again; the others begin anew
+GO_ON = ("grid", "rates", "notebook", "reproduce", "data download", "weights fetch")
+JOB = "BLOCKLORA_JOB"  # set where the engine runs a command, and says itself that it was stopped
+
+
+def stopped(words: Sequence[str]) -> str:
+    """Return what is said of an interrupted command, given its words.
+
+    >>> stopped(["data", "download", "dtd"]), stopped(["claims"]), stopped(["grid", "--list"])
+    ('stopped; the same command goes on', 'stopped', 'stopped')
+    """
+    goes_on = " ".join(words[:1]) in GO_ON or " ".join(words[:2]) in GO_ON
+    return "stopped; the same command goes on" if goes_on and "--list" not in words else "stopped"
+
+
 class OneSentence(TyperGroup):
     """What the user did wrong is a sentence and exit code 2; BLOCKLORA_TRACEBACK=1 shows the rest.
 
-    A failure of the machine is exit code 75 (EX_TEMPFAIL: try again), an interrupt 130, an output
-    that nobody reads any more 141, as shells say it of SIGPIPE; 1 is for what was done and is not
-    whole: runs that are recorded as failed, records or images that are damaged.
+    A failure of the machine is exit code 75 (EX_TEMPFAIL: try again), an interrupt 130, with a word
+    on whether the same command goes on, an output that nobody reads any more 141, as shells say it
+    of SIGPIPE; 1 is for what was done and is not whole: runs that are recorded as failed, records
+    or images that are damaged.
     """
 
-    def make_context(self, *args: Any, **more: Any) -> Any:
+    def make_context(self, info_name: Any, args: list[str], *more: Any, **extra: Any) -> Any:
+        words = [*args]  # reading them takes them away
         try:
-            return super().make_context(*args, **more)
+            context = super().make_context(info_name, args, *more, **extra)
+            context.meta[__name__] = words
+            return context
         except UsageError as error:
             if isinstance(error, NoArgs):
                 raise
@@ -89,6 +108,8 @@ class OneSentence(TyperGroup):
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt:
+            if not os.environ.get(JOB):
+                say(stopped(ctx.meta[__name__]), err=True)
             raise typer.Exit(130) from None
         except BrokenPipeError:  # whoever reads, as `head`, has seen enough; work may be undone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -107,6 +108,9 @@ def run_notebook(
                 f"notebook {name}, cell {error.exec_count}: {error.ename}: {what} (executed copy: "
                 f"{failed})"
             ) from None
+        except KeyboardInterrupt:  # the kernel got it too, which nobody waits to be told
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+            raise
         except KeyError as error:  # NoSuchKernel is one
             raise NotebookFailed(
                 f"notebook {name} has no kernel to run in: {error}; install it with "

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import logging
+
 import pytest
 
-from blocklora_lib.suite.execution import _started
+from blocklora_lib.suite.execution import _started, run_notebook
 
 TAKEN = RuntimeError("Kernel died before replying to kernel_info")  # as jupyter_client says it
 
@@ -33,3 +37,32 @@ def test_what_fails_otherwise_or_again_is_an_error(ends):
     with pytest.raises(RuntimeError, match="Kernel died"):
         _started(execute, "a.ipynb")
     assert len(calls) == len(ends)
+
+
+def test_an_interrupt_leaves_no_word_of_asyncio(tmp_path, monkeypatch, caplog):
+    """The kernel dies of the same Ctrl-C, and the task that waited for it is asked no more."""
+    import papermill
+
+    loop, tasks = asyncio.new_event_loop(), []
+
+    async def fail():
+        raise RuntimeError("Kernel died")
+
+    def interrupted(*_, **__):
+        tasks.append(loop.create_task(fail()))
+        loop.run_until_complete(asyncio.sleep(0))
+        raise KeyboardInterrupt
+
+    logger = logging.getLogger("asyncio")
+    level = logger.level
+    monkeypatch.setattr(papermill, "execute_notebook", interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_notebook("01_method", "smoke", {}, tmp_path, verbose=False)
+        tasks.clear()
+        gc.collect()
+    finally:
+        logger.setLevel(level)
+        loop.close()
+    assert "never retrieved" not in caplog.text
+    assert [*(tmp_path / "notebooks").iterdir()] == []
