@@ -14,6 +14,7 @@ import typer
 
 from ..core.files import printable
 from ..core.schema import UnknownName
+from ..runs.packed import SUFFIX
 from .lines import say
 from .options import RootOption, own_folder, path
 from .run_options import ThreadsOption, load_libraries
@@ -141,7 +142,10 @@ def evaluate(
 
 
 def merge(
-    file: FileArgument,
+    files: Annotated[
+        list[Path],
+        typer.Argument(parser=path, help="What `blocklora run --save` wrote.", metavar="FILE"),
+    ],
     into: Annotated[
         Path, typer.Option(parser=path, help="Checkpoint to write, such as merged.safetensors.")
     ],
@@ -149,10 +153,15 @@ def merge(
     other_weights: OtherWeightsOption = False,
 ) -> None:
     """Write backbone and adapter as one checkpoint, which open_clip loads without us."""
+    if len(files) > 1 or files[0].is_dir() or files[0].suffix == SUFFIX:
+        raise ValueError(
+            f"{' '.join(map(str, files))}: not the file of one adapter, which is merged into its "
+            "backbone; records of several machines are joined by `blocklora records merge`"
+        )
     load_libraries()
     from ..runs.merged import write_merged
 
-    for line in write_merged(file, into, weights=weights, other_weights=other_weights):
+    for line in write_merged(files[0], into, weights=weights, other_weights=other_weights):
         say(line)
 
 

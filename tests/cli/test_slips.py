@@ -81,6 +81,17 @@ def test_a_results_folder_is_not_a_folder_of_records(tmp_path):
     assert f"no records in {tmp_path}; give a folder of them, as {inner}, or" in merged
 
 
+@pytest.mark.parametrize("stores", [["a", "b"], ["a"], ["c.parquet"], ["c.parquet", "a", "b"]])
+def test_stores_are_joined_by_another_merge(tmp_path, stores):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    given = [tmp_path / name for name in stores]
+    told = said("merge", *given, "--into", tmp_path / "all", code=2)
+    assert "joined by `blocklora records merge`" in told
+    assert str(given[-1]) in told
+    assert not (tmp_path / "all").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "option"), [("profile", "--profile"), ("results_dir", "--results")]
 )
