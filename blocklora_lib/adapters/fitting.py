@@ -186,6 +186,8 @@ def fit(file: adapter_files.AdapterFile, model: nn.Module) -> tuple[NamedModules
         differences.append(f"missing in the file: {few(missing)}")
     if unexpected := sorted(found.keys() - expected.keys()):
         differences.append(f"unexpected, the model has no such place: {few(unexpected)}")
+    elif absent := sorted(file.sites.keys() - dict(sites).keys()):
+        differences.append(f"its metadata name places that the model has not: {few(absent)}")
     shapes = [
         f"{name}: shape {found[name]} in the file, {expected[name]} in the model"
         for name in sorted(expected.keys() & found.keys())

@@ -57,6 +57,16 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ("sites", '{"": "linear"}', "unexpected"),
         ("sites", '{"0": "attention", "1": "attention"}', "unexpected|attention"),
         ("sites", "{}", "unexpected, the model has no such place"),
+        (
+            "sites",
+            '{"0": "linear", "1": "linear", "2": "linear"}',
+            "name places that the model has not: 2",
+        ),
+        (
+            "sites",
+            json.dumps({str(i): "linear" for i in range(100_000)}),
+            "has not: 10, 100, 1000, 10000, 10001, 10002 and 99992 more",
+        ),
         ("config", '{"kind": "lora", "rank": true, "n_blocks": 1}', "rank=True is no number"),
         ("sites", DEEP, "nested too deeply"),
         ("config", DEEP, "nested too deeply"),
@@ -69,7 +79,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ("config", '{"kind": "lora", "alpha": 1e999, "n_blocks": 1}', "damaged"),
         ("format_version", "9", "format_version"),
     ],
-    ids=str,
+    ids=lambda x: str(x)[:60],
 )
 def test_metadata_of_strangers_are_one_sentence(whole, key, text, says):
     metadata, tensors, path = whole
