@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
 from typing import Any, Self
@@ -49,21 +50,43 @@ def short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+# how pydantic's report names a kind that a value may have, where there are several
+_KIND = re.compile(r"(constrained-)?(bool|bytes|float|int|str)|(dict|list|literal|tuple)\[.*\]")
+
+
 def explain(error: ValidationError) -> str:
-    """Put pydantic's multi-line report into one sentence: key: what is wrong; key: ..."""
-    parts = []
+    """Put pydantic's multi-line report into one sentence: key: what is wrong; key: ...
+
+    Of a value that may be of several kinds, what is wrong with it as the kind that it is; the kinds
+    that it may be where it is none of them.
+    """
+    problems: dict[str, list[Any]] = {}
     for problem in error.errors():
-        where = ".".join(str(p) for p in problem["loc"])
-        what = problem["msg"].removeprefix("Value error, ")
-        given = problem.get("input")
-        if problem["type"] not in ("missing", "value_error") and not isinstance(
-            given, (dict, list)
-        ):
-            what += f" (got {short(given)})"
-            if problem["type"] == "float_type" and isinstance(given, str):
-                what += "; a number stands without quotes"
-        parts.append(f"{where}: {what}" if where else what)
+        loc = [str(part) for part in problem["loc"]]
+        where = ".".join(part for part in loc if not _KIND.fullmatch(part))
+        problems.setdefault(where, []).append(problem)
+    parts = []
+    for where, found in problems.items():
+        kinds = [p for p in found if p["type"].endswith("_type") or p["type"] == "literal_error"]
+        told = [p for p in found if p not in kinds] or kinds
+        what = " or ".join(dict.fromkeys(_said(p, first=p is told[0]) for p in told))
+        parts.append(f"{where}: {what}{_given(told[0])}" if where else f"{what}{_given(told[0])}")
     return "; ".join(parts)
+
+
+def _said(problem: Any, first: bool) -> str:
+    """What is wrong; after another one, without the words that both begin with."""
+    said: str = problem["msg"].removeprefix("Value error, ")
+    return said if first else said.removeprefix("Input should be ")
+
+
+def _given(problem: Any) -> str:
+    """The value that is wrong, where it is short and what is said does not hold it already."""
+    given = problem.get("input")
+    if problem["type"] in ("missing", "value_error") or isinstance(given, (dict, list)):
+        return ""
+    quoted = problem["type"] == "float_type" and isinstance(given, str)
+    return f" (got {short(given)})" + "; a number stands without quotes" * quoted
 
 
 class Strict(BaseModel):

@@ -67,6 +67,10 @@ class PromptMethod(BaseMethod):
                 f"method {self.name} with context={words!r}: {error}, or learn fewer tokens "
                 "(context)"
             ) from None
+        if isinstance(words, str) and not given:
+            raise ValueError(
+                f"method {self.name}: context={words!r} has no words; give some, such as {WORDS!r}"
+            )
         if isinstance(words, str) and self.words > given:
             raise ValueError(
                 f"method {self.name} with tokens={self.words}: context={words!r} has {given} "

@@ -214,9 +214,10 @@ class Profile(Strict):
         changes = {"settings": old.settings | settings, "training": old.training | training}
         new = old.model_copy(update=changes)
         if training and not new.method_spec.scheduled:
+            says = "says" if len(training) == 1 else "say"
             raise ValueError(
-                f"{', '.join(training)} say nothing to method {name}, which has a way of its own "
-                f"to train; its settings are {', '.join(own) or 'none'} (-s)"
+                f"{', '.join(training)} {says} nothing to method {name}, which has a way of its "
+                f"own to train; its settings are {', '.join(own) or 'none'} (-s)"
             )
         self.training_of(new)
         methods = tuple(new if entry.name == name else entry for entry in self.methods)

@@ -460,6 +460,8 @@ def test_prompts_longer_than_the_context_are_refused(case):
         ("maple", {}, "with depth=9: the text tower of TinyCLIP-test has 2 blocks; use depth=2"),
         ("promptsrc", dict(depth=3), "with depth=3: the text tower of TinyCLIP-test has 2 blocks"),
         ("maple", dict(depth=2, tokens=5), "context='a photo of a' has 4 tokens; use tokens=4"),
+        ("coop", dict(context="   "), "method coop: context='   ' has no words; give some, such"),
+        ("maple", dict(depth=2, context=" "), "method maple: context=' ' has no words; give some"),
     ],
 )
 def test_what_the_towers_do_not_have_is_refused(case, name, settings, says):

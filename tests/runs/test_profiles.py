@@ -666,3 +666,12 @@ def test_a_file_that_is_no_profile_is_said_in_a_sentence(tmp_path, content, says
     with pytest.raises(ValueError, match=r"mine\.yaml") as error:
         load_profile(tmp_path / "mine.yaml")
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("training", "says"),
+    [({"lr": 0.1}, "lr says nothing to"), ({"lr": 0.1, "batch_size": 2}, "lr, batch_size say no")],
+)
+def test_training_settings_of_a_method_with_a_way_of_its_own_are_refused(training, says):
+    with pytest.raises(ValueError, match=says):
+        load_profile("pocket").changed("tip_adapter", {}, training)

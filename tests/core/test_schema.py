@@ -1,0 +1,25 @@
+"""What is wrong with given values, as one sentence."""
+
+import pytest
+from pydantic import ValidationError
+
+from blocklora_lib.core.schema import explain
+from blocklora_lib.learning.prompt_method import PromptSettings
+from blocklora_lib.runs.experiment import Experiment
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "says"),
+    [
+        # of words, what is wrong with words; of a number, what with a number; else both
+        (PromptSettings, {"context": ""}, "String should have at least 1 character"),
+        (PromptSettings, {"context": 0}, "Input should be greater than or equal to 1"),
+        (PromptSettings, {"context": 1.5}, "Input should be a valid integer or a valid string"),
+        (Experiment, {"evaluate_on": 3}, "Input should be 'own' or 'targets' or a valid tuple"),
+    ],
+)
+def test_a_value_that_may_be_of_several_kinds_is_told_of_once(model, given, says):
+    with pytest.raises(ValidationError) as error:
+        model(**given)
+    ((key, value),) = given.items()
+    assert explain(error.value) == f"{key}: {says} (got {value!r})"
