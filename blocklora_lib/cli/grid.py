@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,6 +26,7 @@ from .run_options import (
 )
 
 if TYPE_CHECKING:
+    from ..runs.experiment import MethodEntry
     from ..runs.kept import Kept
     from ..runs.profile import Profile
     from ..runs.record import RunRecord
@@ -83,7 +85,7 @@ def grid(
     without the dataset or method that is asked for is left out.
     """
     from ..runs.experiment import RATES
-    from ..runs.grid import expand, experiments_with
+    from ..runs.grid import expand, experiments_with, planned
     from ..runs.standing import to_run
     from ..runs.store import RunStore
     from ..suite.engine import write_index
@@ -95,7 +97,12 @@ def grid(
     everything = experiment == "all"
     wanted = experiments_with(settings, dataset, method) if everything else [experiment]
     with no_collection():  # specs and records by the thousand, which stay
-        runs = {s.key: s for name in wanted for s in expand(settings, name, dataset, method)}
+        runs: dict[str, RunSpec] = {}
+        named: dict[str, str] = {}
+        for name in wanted:
+            for entry, spec in planned(settings, name, dataset, method):
+                runs[spec.key] = spec
+                named.setdefault(spec.key, _named(entry, spec))
         specs = list(runs.values())
         found = _look_up(specs, store, keep_old)
     keeper = None
@@ -104,10 +111,10 @@ def grid(
 
         keeper = Kept(store.folder.parent / "adapters")
     if list_only:
-        lines = (f"{entry.standing:8}{entry.spec.key}  {entry.spec}" for entry in found)
+        lines = (f"{one.standing:8}{one.spec.key}  {named[one.spec.key]}" for one in found)
         say("\n".join(lines))
-        states = [entry.standing for entry in found]
-        todo = [entry.spec for entry in found if to_run(entry, retry_failed, keeper)]
+        states = [one.standing for one in found]
+        todo = [one.spec for one in found if to_run(one, retry_failed, keeper)]
         if todo:
             say(forecast(todo, tflops, settings))
         known = ("done", "missing", "failed", *sorted({*states} - {"done", "missing", "failed"}))
@@ -120,7 +127,7 @@ def grid(
         for spec in expand(settings, name, dataset)
     ]
     records = _complete(
-        settings, found, store, device, threads, retry_failed, keep_old, keeper, others
+        settings, found, store, device, threads, retry_failed, keep_old, keeper, others, named
     )
     if index:
         write_index(index, experiment, dataset, method, specs)
@@ -131,7 +138,7 @@ def grid(
         )
         for record in failed:
             error: Any = record.error  # a failed run has one
-            say(f"  {record.spec}: {error.message}", err=True)
+            say(f"  {named[record.key]}: {error.message}", err=True)
         raise typer.Exit(1)
 
 
@@ -176,6 +183,14 @@ def rates(
     say(file)
 
 
+def _named(entry: MethodEntry, spec: RunSpec) -> str:
+    """What a run is, by the name that the profile gives its method where that is one of its own."""
+    if entry.name == entry.registry_name:
+        return str(spec)
+    shots = f" shots={spec.shots} seed={spec.seed}" if spec.shots else ""
+    return f"{spec.dataset} {entry.name}{shots}"
+
+
 def _look_up(specs: Sequence[RunSpec], store: RunStore, keep_old: bool) -> list[Stored]:
     """What the store holds of each spec."""
     from ..runs.images import RunImages
@@ -195,8 +210,12 @@ def _complete(
     keep_old: bool,
     keeper: Kept | None = None,
     beside: Sequence[RunSpec] = (),
+    named: Mapping[str, str] = MappingProxyType({}),
 ) -> list[RunRecord]:
-    """Run what the store lacks, saying how far it is; return every spec's record."""
+    """Run what the store lacks, saying how far it is; return every spec's record.
+
+    named: what each run is called, by its key.
+    """
     from ..runs.standing import again, remarks, to_run
 
     store.check_writable()
@@ -219,7 +238,8 @@ def _complete(
         for record in records_made:
             training: Any = record.spec.training
             rate = f"lr={training.lr:g}, " if record.spec.split == "val" else ""
-            progress.report(f"{rate}{record.spec}: {outcome(record)}")
+            told = named.get(record.key) or f"{rate}{record.spec}"
+            progress.report(f"{told}: {outcome(record)}")
             records.append(record)
     progress.close()
     for line in remarks(records):

@@ -32,10 +32,10 @@ def blocklora(tmp_path, tiny_clip, manifests, monkeypatch):
     """Call `blocklora ARGS` on the tiny profile and data; returns (exit code, stdout, stderr)."""
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(profile_facts(tiny_clip)))
-    make, expand, of_runs = grid.make_spec, grid.expand, images.RunImages
+    make, planned, of_runs = grid.make_spec, grid.planned, images.RunImages
     monkeypatch.setattr(images, "RunImages", lambda: of_runs(manifests))
     monkeypatch.setattr(grid, "make_spec", lambda *a, **k: make(*a, **k | {"manifests": manifests}))
-    monkeypatch.setattr(grid, "expand", lambda *a, **k: expand(*a, **{"manifests": manifests} | k))
+    monkeypatch.setattr(grid, "planned", lambda *a: planned(*a[:4], manifests=manifests))
     choose, write = rates.choose, rates.write_choice
     monkeypatch.setattr(rates, "choose", lambda *a: choose(*a, manifests))
     monkeypatch.setattr(rates, "write_choice", lambda *a: write(*a, manifests))

@@ -60,6 +60,19 @@ def test_all_experiments_are_those_that_have_the_dataset_and_the_method():
     )
 
 
+def test_a_grid_names_runs_as_its_profile_does():
+    """CoOp of 16 tokens and of 4 were both 'coop', and the readings of blocks one and the same."""
+    words = ("grid", "--profile", "paper", "--list", "--experiment")
+    listed = said(*words, "comparison", "--dataset", "ucf101").splitlines()
+    told = [line.split(maxsplit=2)[2] for line in listed[:-2]]
+    assert "ucf101 coop shots=1 seed=1" in told
+    assert "ucf101 coop_4 shots=1 seed=1" in told
+    assert "ucf101 lora(2) shots=1 seed=1" in told  # whose name is the registry's
+    assert len({*told}) == len(told)
+    varied = said(*words, "blocks", "--dataset", "eurosat")
+    assert "eurosat block_lora,reading=input,rank=2,n_blocks=4 shots=16 seed=1" in varied
+
+
 @pytest.mark.parametrize("command", [["claims"], ["report"]])
 @pytest.mark.parametrize("made", [False, True])
 def test_results_that_are_not_there_are_no_empty_results(tmp_path, command, made):
