@@ -9,12 +9,17 @@ from pydantic import Field, PositiveInt, model_validator
 from ..core.schema import Strict
 
 
+def epochs_at(epochs: tuple[int, int, int], shots: int, classes: int) -> int:
+    """CoOp's number of epochs: at 1, at 2 to 4, at more shots; from 1000 classes on the first."""
+    return epochs[0 if classes >= 1000 else (shots > 1) + (shots > 4)]
+
+
 class DasslSchedule(Strict):
     """A way of CoOp and its kin of their own, by epochs and SGD, in place of a profile's settings.
 
     Source: KaiyangZhou/Dassl.pytorch@c61a1b5. After an epoch at 1e-5 the rate falls along a cosine,
     once an epoch; an epoch leaves out a last batch that is short.
-    epochs: at 1, at 2 to 4, at more shots; from 1000 classes on the first of them, always.
+    epochs: as `epochs_at` has them.
     class_chunk, checkpointing: as `TrainingSpec` has them.
     """
 
@@ -29,7 +34,7 @@ class DasslSchedule(Strict):
 
     def of(self, shots: int, classes: int) -> int:
         """How many epochs."""
-        return self.epochs[0 if classes >= 1000 else (shots > 1) + (shots > 4)]
+        return epochs_at(self.epochs, shots, classes)
 
 
 def recomputes(how: TrainingSpec | DasslSchedule) -> bool:

@@ -9,8 +9,9 @@ tell classes that it was not trained on.
 Source: Gao et al., arXiv 2110.04544; gaopengcuhk/CLIP-Adapter@08d07f8 clip_adapter.py. It has r =
 0.2, the width of ResNet-50 and no training settings ('follow CoOp's command'); its author did not
 give r for each dataset (issue 8).  Here r = 0.2 for all, and CoOp's schedule: SGD with momentum 0.9
-and L2 5e-4, batches of 32, 50, 100 or 200 epochs (1; 2 to 4; more shots), a cosine by epochs after
-one at 1e-5, and the rate chosen from a grid on validation images. This grid is ours.
+and L2 5e-4, batches of 32, 50, 100 or 200 epochs (1; 2 to 4; more shots; on ImageNet 50 at any), a
+cosine by epochs after one at 1e-5, and the rate chosen from a grid on validation images. This grid
+is ours.
 Start: kaiming-uniform (a = √5), the default of a linear layer, as there. Images: of `views` random
 ones, area from 0.5 on, in turn, where CoOp's are new each epoch and from 0.08 on; 0: the images as
 evaluated. Run beside its model on given features, from one start: logits are the same within
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Settings(FeatureSettings):
-    """ratio: r; reduction: of the inner width; epochs: at 1, at 2 to 4, at more shots."""
+    """ratio: r; reduction: of the inner width; epochs: as `epochs_at` has them."""
 
     grid: ClassVar = ("lr",)
     lr: Positive = (1e-3, 2e-3, 1e-2)
@@ -93,6 +94,7 @@ class Method(FeatureMethod):
             parameter,
             scaled_cosines,
         )
+        from ..learning.spec import epochs_at
 
         s = self.settings
         shown, labels = all_views(context, s.views)
@@ -109,7 +111,7 @@ class Method(FeatureMethod):
             g = F.normalize(adapted(shown.rows[index], layers, s.ratio), dim=-1)
             return F.cross_entropy(cosines(g, prompts), labels[index])
 
-        epochs = s.epochs[(context.shots > 1) + (context.shots > 4)]
+        epochs = epochs_at(s.epochs, context.shots, len(context.tokens))
         order = epochs_of(context, s.batch_size, epochs, s.views, drop_last=True)
         optimizer = torch.optim.SGD(layers, lr=lr, momentum=0.9, weight_decay=s.weight_decay)
         losses = descend(context, optimizer, loss, order, dassl_cosine(epochs, len(order), lr))

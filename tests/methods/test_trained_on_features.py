@@ -154,6 +154,16 @@ def test_clip_adapter_takes_sgds_steps():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("classes", "shots", "epochs"),
+    [(5, 1, 1), (5, 4, 2), (5, 8, 3), (1000, 1, 1), (1000, 4, 1), (1000, 8, 1)],
+)
+def test_clip_adapter_has_coops_epochs_on_imagenet_too(classes, shots, epochs):
+    task = Task(classes=classes, shots=shots, d=4)
+    predictor, _ = task.fit("clip_adapter", lr=0.1, epochs=(1, 2, 3), batch_size=8000)
+    assert predictor.updates == epochs  # a batch holds them all
+
+
 def test_clip_adapters_rate_is_chosen_and_all_rates_are_in_its_budget():
     task = Task(noise=3.0)
     rates, counts = (1e-6, 0.05, 0.5), []
