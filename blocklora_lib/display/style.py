@@ -111,7 +111,8 @@ _COMPARED = {
         proker="olive 8", zero_shot_ensemble="brown 8", coop_4="brown P", kgcoop="rose p",
         prograd="wine d", cocoop="sand h", two_stage="purple p", dora="teal p", pissa="wine h",
         vera="olive d", lora_alpha_r="indigo X", task_res_1="purple 8", lp_plus_last="green 8",
-        maple_5="indigo d", promptsrc_45="teal d",
+        maple_5="indigo d", promptsrc_45="teal d", prograd_08="wine 8",
+        tip_adapter_f_100="indigo 8",
     ).items()
 }  # fmt: skip
 _SPARE = tuple(MethodStyle(colour, "H", "--") for colour in _TOL.values())

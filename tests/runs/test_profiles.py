@@ -10,8 +10,9 @@ from conftest import profile_facts
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocklora_lib.core.paths import PROFILES
+from blocklora_lib.core.paths import PROFILES, ROOT
 from blocklora_lib.data.manifest_files import manifest_names
+from blocklora_lib.runs.estimate import estimate
 from blocklora_lib.runs.grid import entries, expand, make_spec
 from blocklora_lib.runs.profile import Profile
 from blocklora_lib.runs.profile_files import load_profile, profile_files
@@ -675,3 +676,28 @@ def test_a_file_that_is_no_profile_is_said_in_a_sentence(tmp_path, content, says
 def test_training_settings_of_a_method_with_a_way_of_its_own_are_refused(training, says):
     with pytest.raises(ValueError, match=says):
         load_profile("pocket").changed("tip_adapter", {}, training)
+
+
+@pytest.mark.parametrize(
+    ("name", "plain", "constants"),
+    [  # what the methods' authors have on some sets, beside what they have on the others
+        ("task_res_1", "task_res", {"alpha": 1.0}),
+        ("promptsrc_45", "promptsrc", {"mean": 45 / 50, "deviation": 5 / 50}),
+        ("prograd_08", "prograd", {"strength": 0.8}),
+        ("tip_adapter_f_100", "tip_adapter_f", {"epochs": 100}),
+    ],
+)
+def test_constants_tuned_for_some_sets_are_rows_that_say_so(name, plain, constants):
+    paper = load_profile("paper")
+    own, usual = (dict(paper.entry(n).method_spec.settings) for n in (name, plain))
+    assert own == usual | constants
+    assert usual != own
+    assert paper.entry(name).label != paper.entry(plain).label
+    assert f"| `{name}`" in (ROOT / "docs" / "paper.md").read_text()
+
+
+def test_pages_say_what_the_paper_profile_takes():
+    paper = load_profile("paper")
+    every = {spec for name in paper.experiments for spec in expand(paper, name)}
+    hours = round(estimate(every).hours(20))
+    assert f"about {hours} hours at 20 TFLOP/s" in (ROOT / "docs" / "profiles.md").read_text()
