@@ -701,3 +701,7 @@ def test_pages_say_what_the_paper_profile_takes():
     every = {spec for name in paper.experiments for spec in expand(paper, name)}
     hours = round(estimate(every).hours(20))
     assert f"about {hours} hours at 20 TFLOP/s" in (ROOT / "docs" / "profiles.md").read_text()
+    of = expand(paper, "comparison", method="cocoop")
+    large = estimate([spec for spec in of if spec.dataset == "imagenet"])
+    told = f"{large.steps:,} steps, {large.hours(20):.0f} of its {estimate(of).hours(20):.0f} hours"
+    assert told in (ROOT / "docs" / "paper.md").read_text()
