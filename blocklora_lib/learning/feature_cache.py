@@ -2,14 +2,17 @@
 
 Kept are the tower's pooled rows, before its projection, in memory and in files: by what the images
 hold, the backbone, its view, and all else that moves a bit of them. A list is always encoded whole
-and in the same batches, so that a row never depends on what was asked for before.
+and in the same batches, so that a row never depends on what was asked for before; nor do the
+seconds that a method takes: with what is kept stands how long it took, and `owed` holds it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -85,17 +88,27 @@ class Features:
         return (self[i : i + n] for i in range(0, len(self), n))
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """What a tower gave: its rows, (N, p), and the seconds that it took."""
+
+    rows: Tensor
+    seconds: float
+
+
 class FeatureCache:
     """Features of images and rows of prompts, each encoded once.
 
     folder: where they are kept for other processes; None: in memory alone. code: what else names
     them, such as a digest of the code. encoded: how many images went through a tower here.
+    owed: seconds to be added to those that passed, so that whoever asked has taken what it takes to
+    encode what was asked for, and nothing else: less is owed for a list that was encoded whole.
     """
 
     def __init__(self, folder: Path | None = None, code: str = "") -> None:
-        self.folder, self.code, self.encoded = folder, code, 0
-        self._features: dict[str, Features] = {}
-        self._prompts: dict[tuple[str, bytes], Tensor] = {}
+        self.folder, self.code, self.encoded, self.owed = folder, code, 0, 0.0
+        self._features: dict[str, tuple[Features, float]] = {}
+        self._prompts: dict[tuple[str, bytes], Encoded] = {}
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -107,23 +120,28 @@ class FeatureCache:
         Of views, row v N + i is view v of image i: a crop of at least half of the image's area,
         mirrored half of the time, which the seed determines.
         """
+        start = time.perf_counter()
         facts = _facts(backbone, self.code) | {"images": source.digest}
         if views:
             which = None if source.index is None else source.index.tolist()
             facts |= {"views": [RECIPE, views, seed], "index": which}
         name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        found = self._features.get(name) if source.digest else None
-        if found is None:
+        known = self._features.get(name) if source.digest else None
+        if known is None:
             make = partial(self._encode, backbone, source, views, seed)
             projection = _projection(backbone)
             shape = source.rows(views), 0 if projection is None else len(projection)
-            pooled = self._kept(name, make, source, shape)
-            found = _projected(backbone, pooled.to(backbone.device))
+            made = self._kept(name, make, source, shape)
+            known = _projected(backbone, made.rows.to(backbone.device)), made.seconds
             if source.digest:
-                self._features[name] = found
+                self._features[name] = known
+        whole, seconds = known
+        found = whole
         if source.index is not None and not views:
-            found = found[source.index.to(backbone.device)]
-        backbone.passes["image"] += len(found)  # what it takes, whether or not it was kept
+            found = whole[source.index.to(backbone.device)]
+        # what it takes, whether or not it was kept
+        backbone.passes["image"] += len(found)
+        self.owed += seconds * len(found) / max(len(whole), 1) - (time.perf_counter() - start)
         return found
 
     @torch.no_grad()
@@ -137,16 +155,18 @@ class FeatureCache:
     @torch.no_grad()
     def prompts(self, backbone: Backbone, tokens: Tensor) -> Tensor:
         """Rows of prompts, as long as the tower gives them: (C, d). tokens: (C, context length)."""
+        start = time.perf_counter()
         name = json.dumps(_facts(backbone)), tokens.cpu().numpy().tobytes()
         if name not in self._prompts:
             backbone.passes["text"] -= len(tokens)
-            self._prompts[name] = backbone.embed_prompts(tokens)
+            self._prompts[name] = _encoded(backbone, lambda: backbone.embed_prompts(tokens))
         backbone.passes["text"] += len(tokens)
-        return self._prompts[name]
+        self.owed += self._prompts[name].seconds - (time.perf_counter() - start)
+        return self._prompts[name].rows
 
     def _kept(
-        self, name: str, make: Callable[[], Tensor], source: Source, shape: tuple[int, int]
-    ) -> Tensor:
+        self, name: str, make: Callable[[], Encoded], source: Source, shape: tuple[int, int]
+    ) -> Encoded:
         """Pooled rows from the file, which one process makes while others wait for it."""
         if self.folder is None or not source.digest:
             return make()
@@ -172,7 +192,10 @@ class FeatureCache:
                 warnings.warn(f"{error}; other processes encode these images again", stacklevel=4)
             return made
 
-    def _encode(self, backbone: Backbone, source: Source, views: int, seed: int) -> Tensor:
+    def _encode(self, backbone: Backbone, source: Source, views: int, seed: int) -> Encoded:
+        return _encoded(backbone, lambda: self._rows(backbone, source, views, seed))
+
+    def _rows(self, backbone: Backbone, source: Source, views: int, seed: int) -> Tensor:
         images, randomness = source.images(), generator(seed, "views")
         if views and source.index is not None:
             images = images[source.index]
@@ -188,6 +211,13 @@ class FeatureCache:
                 rows.append(_pooled(backbone, pixels))
                 self.encoded += len(part)
         return torch.cat(rows)
+
+
+def _encoded(backbone: Backbone, make: Callable[[], Tensor]) -> Encoded:
+    start, rows = time.perf_counter(), make()
+    if backbone.device.type == "cuda":  # which is behind
+        torch.cuda.synchronize(backbone.device)
+    return Encoded(rows, time.perf_counter() - start)
 
 
 def _pooled(backbone: Backbone, pixels: Tensor) -> Tensor:
@@ -208,13 +238,14 @@ def _projected(backbone: Backbone, pooled: Tensor) -> Features:
     return Features(pooled, rows)
 
 
-def write_features(path: Path, name: str, pooled: Tensor) -> None:
-    """Write pooled rows under a name, whole or not at all."""
-    pooled = pooled.cpu().contiguous()
-    write_whole(path, save({"pooled": pooled}, {"name": name, "sha256": _digest(pooled)}))
+def write_features(path: Path, name: str, made: Encoded) -> None:
+    """Write pooled rows and their seconds under a name, whole or not at all."""
+    pooled = made.rows.cpu().contiguous()
+    said = {"name": name, "sha256": _digest(pooled), "seconds": repr(made.seconds)}
+    write_whole(path, save({"pooled": pooled}, said))
 
 
-def read_features(path: Path, name: str, shape: tuple[int, int] = (0, 0)) -> Tensor:
+def read_features(path: Path, name: str, shape: tuple[int, int] = (0, 0)) -> Encoded:
     """Read pooled rows (N, p); ValueError if the file is damaged or of other images.
 
     shape: N and p that they must have, 0 where that is not known.
@@ -224,7 +255,8 @@ def read_features(path: Path, name: str, shape: tuple[int, int] = (0, 0)) -> Ten
         pooled = load(content)["pooled"]
         length = int.from_bytes(content[:8], "little")
         said: Any = json.loads(content[8 : 8 + length])["__metadata__"]
-        whole = said["sha256"] == _digest(pooled)
+        seconds = float(said["seconds"])
+        whole = said["sha256"] == _digest(pooled) and 0 <= seconds < math.inf
     except (SafetensorError, KeyError, TypeError, ValueError):
         whole = False
     if not whole:
@@ -234,7 +266,7 @@ def read_features(path: Path, name: str, shape: tuple[int, int] = (0, 0)) -> Ten
     found = tuple(pooled.shape)
     if len(found) != 2 or any(n not in (0, there) for n, there in zip(shape, found, strict=True)):
         raise ValueError(f"{path} holds features of another shape, {found}")
-    return pooled
+    return Encoded(pooled, seconds)
 
 
 def _digest(pooled: Tensor) -> str:

@@ -130,11 +130,13 @@ class _Fit:
             raise self._failed
         if self._predictor is None:
             backbone, context = self.context.backbone, self.context
+            owed = context.cache.owed
             try:
                 with _timed(seconds, "train"):
                     before = backbone.passes.copy()
                     self._predictor = self._trained()
                     self.budget = _budget(self._predictor, backbone.passes - before)
+                seconds["train"] += context.cache.owed - owed
                 with _timed(seconds, "evaluate"):
                     few = context.features() if context.source else context.images
                     if few is not None and context.labels is not None:

@@ -103,7 +103,8 @@ class Budget(Recorded):
 class Cost(Recorded):
     """What was measured: seconds by phase (load, train, evaluate), the peak of memory, the budget.
 
-    budget: None where none was kept.
+    Features that were kept from another run count in those of train as if they were not: as long as
+    encoding them took. budget: None where none was kept.
     """
 
     seconds: dict[str, Annotated[FiniteFloat, Field(ge=0)]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 import warnings
@@ -11,12 +12,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import save
 
 from blocklora_lib.clip.backbone import BackboneSpec, load_backbone
 from blocklora_lib.core.seeding import generator
 from blocklora_lib.data.augment import augment
 from blocklora_lib.data.image_files import ImageFiles
+from blocklora_lib.learning import feature_cache
 from blocklora_lib.learning.feature_cache import (
+    Encoded,
     FeatureCache,
     Source,
     read_features,
@@ -83,6 +87,43 @@ def test_what_is_asked_for_counts_whether_or_not_it_was_kept(backbone, pixels):
         tokens = backbone.tokenize(["a cat", "a dog", "a cow"])
         cache.prompts(backbone, tokens)
         assert backbone.passes - before == {"image": 2 + 6, "text": 3}
+
+
+def test_seconds_are_those_of_what_is_asked_for_whether_or_not_it_was_kept(
+    backbone, pixels, tmp_path, monkeypatch
+):
+    """On a clock that a second passes on for each image or prompt that goes through a tower."""
+    clock = [0.0]
+    pooled, embed = feature_cache._pooled, backbone.embed_prompts
+
+    def ticking(made):
+        clock[0] += len(made)
+        return made
+
+    monkeypatch.setattr(feature_cache.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(feature_cache, "_pooled", lambda *given: ticking(pooled(*given)))
+    monkeypatch.setattr(backbone, "embed_prompts", lambda tokens: ticking(embed(tokens)))
+    tokens, index = backbone.tokenize(["a cat", "a dog", "a cow"]), torch.tensor([1, 2])
+    for cache in (FeatureCache(tmp_path), FeatureCache(tmp_path)):  # as of two processes
+        for _ in range(2):
+            start, owed = clock[0], cache.owed
+            cache.features(backbone, source(pixels, index=index))
+            cache.features(backbone, source(pixels, index=index), views=3)
+            cache.prompts(backbone, tokens)
+            assert clock[0] - start + cache.owed - owed == pytest.approx(2 + 6 + 3)
+
+
+def test_a_file_without_its_seconds_is_encoded_again(backbone, pixels, tmp_path):
+    FeatureCache(tmp_path).features(backbone, source(pixels))
+    (path,) = files(tmp_path)
+    pooled = read_features(path, path.stem).rows
+    said = {"name": path.stem, "sha256": hashlib.sha256(pooled.numpy().tobytes()).hexdigest()}
+    path.write_bytes(save({"pooled": pooled}, said))
+    fresh = FeatureCache(tmp_path)
+    with pytest.warns(UserWarning, match="encoded again"):
+        fresh.features(backbone, source(pixels))
+    assert fresh.encoded == N
+    assert read_features(path, path.stem).seconds > 0
 
 
 @pytest.mark.parametrize("change", ["digest", "code", "view", "threads", "precision", "seed"])
@@ -201,7 +242,7 @@ def test_a_file_of_features_of_another_shape_is_encoded_again(
     expected = FeatureCache(tmp_path).features(backbone, asked, views)
     (path,) = files(tmp_path)
     other = [expected.pooled.shape[1] if size is None else size for size in rows]
-    write_features(path, path.stem, torch.zeros(other))
+    write_features(path, path.stem, Encoded(torch.zeros(other), 0.0))
     with pytest.warns(UserWarning, match=r"another shape, .*encoded again"):
         found = FeatureCache(tmp_path).features(backbone, asked, views)
     assert torch.equal(found.rows, expected.rows)

@@ -5,6 +5,7 @@ choice and budget, and what is refused before any training.
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from blocklora_lib.core.user_cache import cache_folder
 from blocklora_lib.data.dataset import Dataset
 from blocklora_lib.data.draw import Draw, validation_rows
 from blocklora_lib.data.layouts import Item
+from blocklora_lib.learning import feature_cache
 from blocklora_lib.learning.feature_cache import FeatureCache
 from blocklora_lib.methods import get_method, method_names
 from blocklora_lib.runs.execute import execute, run_grid
@@ -98,6 +100,25 @@ def test_its_record_says_what_it_chose_and_took(name, tiny_clip, manifests):
     assert (result.train is None) == (spec.shots == 0)
     row = record.rows()[0]
     assert (row["updates"], row["image_passes"]) == (budget.updates, budget.image_passes)
+
+
+@pytest.mark.slow
+def test_seconds_do_not_depend_on_what_ran_before(tiny_clip, manifests, monkeypatch):
+    """On a clock that goes on by a second for each image that is encoded, and stands else."""
+    clock, pooled = [0.0], feature_cache._pooled
+
+    def ticking(backbone, pixels):
+        clock[0] += len(pixels)
+        return pooled(backbone, pixels)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(feature_cache, "_pooled", ticking)
+    spec = make_spec(profile(tiny_clip), "squares", "gda", 2, 1, manifests=manifests)
+    bench = Workbench("cpu", manifests)
+    cold, warm = execute(spec, bench), execute(spec, bench)
+    kept = execute(spec, Workbench("cpu", manifests))  # in files, by another process
+    taken = cold.cost.budget.image_passes
+    assert [r.cost.seconds["train"] for r in (cold, warm, kept)] == pytest.approx([taken] * 3)
 
 
 @pytest.mark.slow
