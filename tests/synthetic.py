@@ -55,6 +55,7 @@ def synthetic_runs(
                             "seconds_train": 1.5,
                             "seconds_total": 2.0,
                             "peak_memory_bytes": 5e8,
+                            "fit_bytes": 2e7,
                             "status": "done",
                         }
                     )

@@ -13,9 +13,10 @@ from blocklora_lib.data.manifest import Manifest
 from blocklora_lib.data.manifest_files import load_manifest
 from blocklora_lib.learning.count import Count
 from blocklora_lib.methods import get_method
+from blocklora_lib.runs.cost import Cost
 from blocklora_lib.runs.grid import expand
 from blocklora_lib.runs.profile import Profile
-from blocklora_lib.runs.record import Cost, Result, RunRecord, RunSpec
+from blocklora_lib.runs.record import Result, RunRecord, RunSpec
 
 LABELS = {
     "zero_shot": "Zero-shot",

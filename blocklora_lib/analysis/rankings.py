@@ -18,7 +18,7 @@ from .intervals import holm
 from .summaries import in_points, own_images, planned
 
 TIE = 1.0  # points of accuracy: a difference within it is called none
-COSTS = ("trainable_parameters", "seconds_train", "peak_memory_bytes")
+COSTS = ("trainable_parameters", "seconds_train", "fit_bytes")
 BUDGET = ("updates", "images_seen", "image_passes", "text_passes", *COSTS)
 
 
@@ -124,6 +124,7 @@ def budgets(runs: pd.DataFrame, shots: int) -> pd.DataFrame:
     no record tells it.
     """
     part = in_points(own_images(runs[runs["shots"].isin([0, shots])]))
+    part = part.astype(dict.fromkeys(BUDGET, float))  # None: what no record tells
     sets = part.groupby(["method", "method_label", "dataset"])[["accuracy", *BUDGET]].mean()
     means = sets.groupby(level=[0, 1]).mean().reset_index()
     n = means["method"].map(part.groupby("method")["key"].nunique())

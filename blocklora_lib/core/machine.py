@@ -5,6 +5,7 @@ Linux says it in /proc; elsewhere what it says there is not known.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import platform
@@ -34,6 +35,12 @@ def free_memory(facts: Path = PROC / "meminfo", group: Path = Path("/sys/fs/cgro
 def resident_memory() -> int:
     """Bytes of memory that this process holds now."""
     return int((PROC / "self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def release_memory() -> None:
+    """Give back what C's allocator keeps of memory that is free, where it is glibc's."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def restart_peak() -> None:

@@ -15,7 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -103,10 +103,12 @@ class FeatureCache:
     them, such as a digest of the code. encoded: how many images went through a tower here.
     owed: seconds to be added to those that passed, so that whoever asked has taken what it takes to
     encode what was asked for, and nothing else: less is owed for a list that was encoded whole.
+    around: within which it encodes and reads what is kept, for who measures all else.
     """
 
     def __init__(self, folder: Path | None = None, code: str = "") -> None:
         self.folder, self.code, self.encoded, self.owed = folder, code, 0, 0.0
+        self.around: Callable[[], AbstractContextManager[None]] = nullcontext
         self._features: dict[str, tuple[Features, float]] = {}
         self._prompts: dict[tuple[str, bytes], Encoded] = {}
 
@@ -131,8 +133,9 @@ class FeatureCache:
             make = partial(self._encode, backbone, source, views, seed)
             projection = _projection(backbone)
             shape = source.rows(views), 0 if projection is None else len(projection)
-            made = self._kept(name, make, source, shape)
-            known = _projected(backbone, made.rows.to(backbone.device)), made.seconds
+            with self.around():
+                made = self._kept(name, make, source, shape)
+                known = _projected(backbone, made.rows.to(backbone.device)), made.seconds
             if source.digest:
                 self._features[name] = known
         whole, seconds = known
@@ -159,7 +162,8 @@ class FeatureCache:
         name = json.dumps(_facts(backbone)), tokens.cpu().numpy().tobytes()
         if name not in self._prompts:
             backbone.passes["text"] -= len(tokens)
-            self._prompts[name] = _encoded(backbone, lambda: backbone.embed_prompts(tokens))
+            with self.around():
+                self._prompts[name] = _encoded(backbone, lambda: backbone.embed_prompts(tokens))
         backbone.passes["text"] += len(tokens)
         self.owed += self._prompts[name].seconds - (time.perf_counter() - start)
         return self._prompts[name].rows

@@ -6,7 +6,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,8 +24,9 @@ from ..learning.method import Predictor
 from ..methods import get_method
 from .code_digest import code_of
 from .contexts import OnStep, run_context
+from .cost import Budget, Cost
 from .provenance import PeakMemory, provenance
-from .record import Budget, Cost, Failure, MachineFailure, NotKept, Result, RunRecord
+from .record import Failure, MachineFailure, NotKept, Result, RunRecord
 from .spec import RunSpec
 from .stacked import Stack
 from .standing import Keeper
@@ -62,7 +63,7 @@ def execute_alike(
         checked = {spec: inputs or bench.check(spec) for spec, inputs in wanted.items()}
         images = {spec: bench.images(spec) for spec in wanted}
         context = run_context(first, bench, checked[first], on_step)
-    shared = _Fit(first, bench, context, stack)
+    shared = _Fit(first, bench, context, stack, memory)
     try:
         for spec, inputs in checked.items():
             with _timed(seconds, "load"), _loading(spec):
@@ -88,11 +89,13 @@ def execute_alike(
                 error = _failure(failure)
             bench.check_unchanged(spec)
             about |= {"host": platform.node(), "start": start, "end": _now()}
-            peak = memory.bytes()
+            peak, fit = memory.bytes(), shared.bytes if shared.budget else None
             if stack and (batch := stack.batch_of(first)):
                 about["stacked_with"] = [key for key in batch.keys if key != first.key]
-                peak, seconds["train"] = batch.highest(peak), batch.seconds
-            cost = Cost(seconds=dict(seconds), peak_memory_bytes=peak, budget=shared.budget)
+                peak, seconds["train"], fit = batch.highest(peak), batch.seconds, None
+            cost = Cost(
+                seconds=dict(seconds), peak_memory_bytes=peak, fit_bytes=fit, budget=shared.budget
+            )
             yield RunRecord(
                 key=spec.key,
                 spec=spec,
@@ -115,9 +118,15 @@ class _Fit:
     """What specs share that train the same: the predictor, and what it was evaluated on."""
 
     def __init__(
-        self, spec: RunSpec, bench: Workbench, context: Context, stack: Stack | None
+        self,
+        spec: RunSpec,
+        bench: Workbench,
+        context: Context,
+        stack: Stack | None,
+        memory: PeakMemory,
     ) -> None:
         self.spec, self.bench, self.context, self.stack = spec, bench, context, stack
+        self.memory, self.bytes = memory, 0
         self.budget: Budget | None = None
         self._predictor: Predictor | None = None
         self._failed: BaseException | None = None
@@ -131,11 +140,15 @@ class _Fit:
         if self._predictor is None:
             backbone, context = self.context.backbone, self.context
             owed = context.cache.owed
+            context.cache.around = self.memory.apart
+            self.memory.begin()
             try:
                 with _timed(seconds, "train"):
                     before = backbone.passes.copy()
                     self._predictor = self._trained()
                     self.budget = _budget(self._predictor, backbone.passes - before)
+                self.bytes = self.memory.above()
+                context.cache.around = nullcontext
                 seconds["train"] += context.cache.owed - owed
                 with _timed(seconds, "evaluate"):
                     few = context.features() if context.source else context.images

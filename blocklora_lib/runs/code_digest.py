@@ -23,7 +23,7 @@ ROOT = "runs.execute"  # it imports all but the method's module, which it loads 
 SILENT = frozenset(
     """core.collection core.files core.gpus core.json_data core.locks core.machine core.paths
     core.schema core.user_cache core.writable core.yaml_data data.content data.obtain.fetch
-    data.obtain.resuming data.problems runs.code_digest runs.packed runs.provenance
+    data.obtain.resuming data.problems runs.code_digest runs.cost runs.packed runs.provenance
     runs.record runs.sealed runs.standing runs.store""".split()
 ) | {""}  # the face of the package
 

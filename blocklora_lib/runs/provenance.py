@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -14,7 +15,7 @@ from .. import __version__
 from ..clip.backbone import Backbone
 from ..core.devices import numerics
 from ..core.files import package_version
-from ..core.machine import peak_memory, restart_peak
+from ..core.machine import peak_memory, release_memory, resident_memory, restart_peak
 from ..core.paths import PACKAGE, ROOT
 from ..data.dataset import Dataset
 from ..methods import get_method
@@ -64,15 +65,52 @@ class PeakMemory:
     """Peak of memory since this object was made: of the GPU's allocator, or of a CPU's process."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self.device, self._highest = device, 0
+        self._above = self._held = 0
         if device.type == "cuda":
             torch.cuda.init()  # before which torch knows no device's statistics
-            torch.cuda.reset_peak_memory_stats(device)
-        else:
-            restart_peak()
+        self._restart()
 
     def bytes(self) -> int:
         """The peak."""
+        return max(self._highest, self._now())
+
+    def begin(self) -> None:
+        """Begin to measure what is held above what is held now."""
+        self._above = 0
+        self._mark()
+
+    def above(self) -> int:
+        """The most that was held above that, without what was done `apart`."""
+        return max(self._above, self._now() - self._held)
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """What is done here, and what stays of it, counts in the peak alone."""
+        self._above = self.above()
+        try:
+            yield
+        finally:
+            self._mark()
+
+    def _mark(self) -> None:
+        """Take what is held now for what was held before; of freed memory nothing is."""
+        self._highest = self.bytes()
+        if self.device.type == "cuda":
+            self._held = torch.cuda.memory_allocated(self.device)
+        else:
+            release_memory()
+            self._held = resident_memory()
+        self._restart()
+
+    def _restart(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            restart_peak()
+
+    def _now(self) -> int:
+        """The peak since the last restart."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         return peak_memory()

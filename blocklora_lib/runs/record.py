@@ -23,6 +23,7 @@ from ..learning.count import Choice, Count
 from ..learning.spec import TrainingSpec
 from ..methods import MethodSpec
 from ..weights.spec import BackboneSpec
+from .cost import Budget, Cost
 from .sealed import seal, unseal
 from .spec import RunSpec, key_of
 
@@ -50,6 +51,7 @@ _COLUMNS = [
     "seconds_train",
     "seconds_total",
     "peak_memory_bytes",
+    "fit_bytes",
     "status",
     "miniature",
 ]
@@ -85,31 +87,6 @@ class Result(Recorded):
         if self.recall is None:  # records of classification keep their bits
             del data["recall"]
         return data
-
-
-class Budget(Recorded):
-    """What fitting took, whatever the machine; evaluation is in none of it.
-
-    images_seen: in all updates, each time anew. image_passes, text_passes: images and prompts that
-    go through each tower; features that were kept from another run count as if they were not.
-    """
-
-    updates: NonNegativeInt
-    images_seen: NonNegativeInt
-    image_passes: NonNegativeInt
-    text_passes: NonNegativeInt
-
-
-class Cost(Recorded):
-    """What was measured: seconds by phase (load, train, evaluate), the peak of memory, the budget.
-
-    Features that were kept from another run count in those of train as if they were not: as long as
-    encoding them took. budget: None where none was kept.
-    """
-
-    seconds: dict[str, Annotated[FiniteFloat, Field(ge=0)]]
-    peak_memory_bytes: NonNegativeInt
-    budget: Budget | None = None
 
 
 class MachineFailure(RuntimeError):
@@ -203,6 +180,7 @@ class RunRecord(Recorded):
             "seconds_train": cost.seconds.get("train", 0.0) if cost else None,
             "seconds_total": sum(cost.seconds.values()) if cost else None,
             "peak_memory_bytes": cost.peak_memory_bytes if cost else None,
+            "fit_bytes": cost.fit_bytes if cost else None,
             "status": self.status,
             "miniature": self.provenance.get("miniature", False),
         }

@@ -199,3 +199,9 @@ def test_sources_that_disagree():
     )  # fmt: skip
     (row,) = spread_between_sources(rows).to_dict("records")
     assert row == dict(method="m", dataset="x", shots=1, low=50.0, high=51.5, sources=2, spread=1.5)
+
+
+def test_what_no_record_tells_is_no_budget():
+    frame = runs(lambda m, d, k, s: 0.5)
+    frame["fit_bytes"] = [None] * len(frame)  # as of records from before it was measured
+    assert budgets(frame, 4)["fit_bytes"].isna().all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from itertools import combinations
 
@@ -13,6 +14,7 @@ from synthetic import LABELS, synthetic_runs
 
 from blocklora_lib.analysis.summaries import few_shot_summary, gains, trained_parameters
 from blocklora_lib.display.figures import few_shot
+from blocklora_lib.display.figures.comparison import fronts
 from blocklora_lib.display.style import (
     METHOD_STYLES,
     MOST,
@@ -194,6 +196,14 @@ def test_no_two_methods_of_the_profiles_look_alike():
     same = [pair for pair in combinations(sorted(names), 2) if looks[pair[0]] == looks[pair[1]]]
     assert len(names) > 25
     assert same == []
+
+
+def test_a_cost_that_no_record_tells_has_no_panel():
+    rows = [dict(method=m, method_label=m, cost="text tower", accuracy=i, complete=True,
+                 trainable_parameters=10 * i, seconds_train=1.0 + i, fit_bytes=math.nan)
+            for i, m in enumerate("ab")]  # fmt: skip
+    labels = [axes.get_xlabel() for axes in fronts(pd.DataFrame(rows), []).axes]
+    assert labels == ["trained parameters (left edge: none)", "seconds of fitting"]
 
 
 @pytest.mark.slow

@@ -121,6 +121,34 @@ def test_seconds_do_not_depend_on_what_ran_before(tiny_clip, manifests, monkeypa
     assert [r.cost.seconds["train"] for r in (cold, warm, kept)] == pytest.approx([taken] * 3)
 
 
+def test_a_records_memory_is_its_fits(tiny_clip, manifests, monkeypatch):
+    """Not what the process held before, nor what features are encoded with."""
+    block = 40 * 2**20
+    spec = make_spec(profile(tiny_clip), "squares", "gda", 2, 1, manifests=manifests)
+    method, pooled = get_method("gda"), feature_cache._pooled
+    fit = method.fit
+
+    def greedy(self, context):
+        found = fit(self, context)  # which asks for features
+        torch.ones(block // 4)
+        return found
+
+    def encoding(backbone, pixels):
+        torch.ones(block)  # four times as much
+        return pooled(backbone, pixels)
+
+    monkeypatch.setattr(method, "fit", greedy)
+    monkeypatch.setattr(feature_cache, "_pooled", encoding)
+    bench = Workbench("cpu", manifests, features=FeatureCache())
+    before = torch.ones(block)
+    records = [execute(spec, bench) for _ in range(2)]  # the second encodes nothing
+    assert len(before) == block
+    for record in records:
+        assert 0.9 * block < record.cost.fit_bytes < 2 * block  # the kernel counts in lumps
+        assert record.cost.peak_memory_bytes > 4 * block
+        assert record.rows()[0]["fit_bytes"] == record.cost.fit_bytes
+
+
 @pytest.mark.slow
 def test_an_adapters_budget(tiny_clip, manifests):
     facts = profile_facts(tiny_clip)
@@ -138,7 +166,7 @@ def test_a_record_without_a_budget_is_still_read(tiny_clip, manifests):
     spec = make_spec(profile(tiny_clip), "squares", "zero_shot", 0, 0, manifests=manifests)
     record = execute(spec, Workbench("cpu", manifests))
     facts = json.loads(record.to_json())
-    del facts["cost"]["budget"], facts["result"]["choice"]
+    del facts["cost"]["budget"], facts["cost"]["fit_bytes"], facts["result"]["choice"]
     facts = {k: v for k, v in facts.items() if k in RunRecord.model_fields or k == "schema"}
     old = RunRecord.from_json(seal(facts))
     assert (old.cost.budget, old.result.choice) == (None, None)

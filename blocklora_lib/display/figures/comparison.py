@@ -26,7 +26,7 @@ CLASSES: Mapping[str, tuple[str, str]] = {  # what a method's gradients pass -> 
 AXES: Mapping[str, tuple[str, float]] = {  # a cost -> what its axis says, in units of
     "trainable_parameters": ("trained parameters", 1.0),
     "seconds_train": ("seconds of fitting", 1.0),
-    "peak_memory_bytes": ("peak memory (MiB)", 2.0**20),
+    "fit_bytes": ("memory above before (MiB)", 2.0**20),
 }
 LIGHT = "#9a9a9a"
 
@@ -122,11 +122,12 @@ def fronts(rows: pd.DataFrame, told: Sequence[str]) -> Figure:
     rows: method, method_label, cost (class), accuracy, complete, and the columns AXES, at one
     number of shots. Named are methods on the front and those told; the others are grey. What is not
     complete is hollow, and on no front. What trains nothing stands at the left edge of trained
-    parameters.
+    parameters. A cost that no row has has no panel.
     """
+    axes = {column: axis for column, axis in AXES.items() if rows[column].notna().any()}
     figure = new_figure(TEXT_WIDTH, 3.1)
-    panels = figure.subplots(1, len(AXES), sharey=True)
-    for panel, (column, (label, unit)) in zip(panels, AXES.items(), strict=True):
+    panels = figure.subplots(1, len(axes), sharey=True, squeeze=False)[0]
+    for panel, (column, (label, unit)) in zip(panels, axes.items(), strict=True):
         part = rows.dropna(subset=[column]).assign(x=rows[column] / unit)
         part["front"] = pareto_front(part["x"], part["accuracy"], part["complete"])
         least = part.loc[part["x"] > 0, "x"].min()
