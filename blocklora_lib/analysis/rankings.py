@@ -161,3 +161,27 @@ def spread_between_sources(published: pd.DataFrame) -> pd.DataFrame:
         low=("published", "min"), high=("published", "max"), sources=("source", "nunique")
     ).reset_index()
     return found[found["sources"] > 1].assign(spread=found["high"] - found["low"])
+
+
+def extremes(gains: pd.DataFrame, n: int = 3) -> pd.DataFrame:
+    """Return on which sets methods lose and gain most, at most n of each.
+
+    gains: in points, a row a set, a column a method. Columns: method, mean, loses most on (the
+    worst first), gains most on (the best first), as 'Flags -4.1, Chess -0.3'; '-' for none.
+    """
+
+    def told(part: pd.Series) -> str:
+        return ", ".join(f"{name} {gain:+.1f}" for name, gain in part.head(n).items()) or "-"
+
+    rows = []
+    for method, by_set in gains.items():
+        order = by_set.dropna().sort_values(kind="stable")
+        rows.append(
+            {
+                "method": method,
+                "mean": order.mean(),
+                "loses most on": told(order[order < 0]),
+                "gains most on": told(order[order > 0].iloc[::-1]),
+            }
+        )
+    return pd.DataFrame(rows)

@@ -17,6 +17,7 @@ from blocklora_lib.analysis.rankings import (
     against,
     average_ranks,
     budgets,
+    extremes,
     pareto_front,
     spread_between_sources,
 )
@@ -205,3 +206,15 @@ def test_what_no_record_tells_is_no_budget():
     frame = runs(lambda m, d, k, s: 0.5)
     frame["fit_bytes"] = [None] * len(frame)  # as of records from before it was measured
     assert budgets(frame, 4)["fit_bytes"].isna().all()
+
+
+def test_a_method_loses_and_gains_most_where_its_sets_say():
+    gains = pd.DataFrame(
+        {"A": [-4.06, 1.0, 0.0, -0.3, math.nan], "B": [1.0, 2.0, 3.0, 4.0, 5.0]},
+        index=["Flags", "Chess", "MNIST", "Photos", "Letters"],
+    )
+    a, b = extremes(gains, 2).to_dict("records")
+    assert a.pop("mean") == pytest.approx((-4.06 + 1.0 - 0.3) / 4)
+    assert a == {"method": "A", "loses most on": "Flags -4.1, Photos -0.3",
+                 "gains most on": "Chess +1.0"}  # fmt: skip
+    assert (b["loses most on"], b["gains most on"]) == ("-", "Letters +5.0, Photos +4.0")
