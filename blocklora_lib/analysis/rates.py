@@ -1,11 +1,16 @@
-"""How accuracy depends on the learning rate, method by method, where rates were chosen."""
+"""How accuracy depends on the learning rate, method by method, where rates were chosen; and where
+in their grids chosen settings stand.
+"""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 
 import pandas as pd
 
+from ..runs.record import RunRecord
 from .intervals import paired_difference
 from .summaries import in_method_order
 
@@ -33,3 +38,19 @@ def rate_curves(runs: pd.DataFrame) -> pd.DataFrame:
             rows.append((method, label, lr, mean, mean - reach, mean + reach, lr == chosen))
     columns = ["method", "method_label", "lr", "mean", "low", "high", "chosen"]
     return pd.DataFrame(rows, columns=columns).assign(sets=runs["dataset"].nunique())
+
+
+def at_the_edge(records: Iterable[RunRecord]) -> dict[str, tuple[int, int]]:
+    """Return of each setting that runs chose how many choices stand at an end of its grid, of all.
+
+    A better value may lie beyond that end. Where a run tried one value alone, nothing was chosen.
+    """
+    found, of = Counter[str](), Counter[str]()
+    for record in records:
+        choice = record.result and record.result.choice
+        for name, value in choice.settings.items() if choice else ():
+            grid = record.spec.method.settings[name]
+            if len(grid) > 1:
+                of[name] += 1
+                found[name] += value in (min(grid), max(grid))
+    return {name: (found[name], of[name]) for name in of}

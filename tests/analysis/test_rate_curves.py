@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
-from blocklora_lib.analysis.rates import rate_curves
+from blocklora_lib.analysis.rates import at_the_edge, rate_curves
 
 SETS, SHOTS, RATES = ("a", "b", "c"), (1, 16), (0.01, 0.1)
 LEVEL = {"a": 0.2, "b": 0.5, "c": 0.8}
@@ -51,3 +52,20 @@ def test_one_set_has_no_interval():
     curves = rate_curves(tried().query("dataset == 'a'"))
     assert curves["low"].isna().all()
     assert curves["mean"].tolist() == pytest.approx([20.85, 23.85])
+
+
+def test_choices_at_an_end_of_their_grid_are_counted():
+    grids = {"lr": (0.1, 1.0, 10.0), "beta": (1.0, 2.0), "alpha": (3.0,)}
+
+    def run(lr, beta):
+        choice = SimpleNamespace(settings={"lr": lr, "beta": beta, "alpha": 3.0})
+        method = SimpleNamespace(settings=grids)
+        return SimpleNamespace(
+            spec=SimpleNamespace(method=method), result=SimpleNamespace(choice=choice)
+        )
+
+    runs = [run(10.0, 1.0), run(1.0, 2.0), run(0.1, 1.0), run(1.0, 1.0)]
+    nothing = SimpleNamespace(result=SimpleNamespace(choice=None))
+    failed = SimpleNamespace(result=None)
+    # of one value nothing was chosen; of two, each is an end
+    assert at_the_edge([*runs, nothing, failed]) == {"lr": (2, 4), "beta": (4, 4)}
