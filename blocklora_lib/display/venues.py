@@ -32,6 +32,10 @@ _OF_TABLES = _MATHS | set(
 )
 READABLE = 6.5  # pt, what a figure's text is not scaled below to get into one column
 LINES = 50  # of a table's text on a page, its caption aside
+FITTED = r"% fitted in Times, as the venues' styles set it: \usepackage[T1]{fontenc}, {mathptmx}"
+# a box, whatever the font: no wider than its room, and no higher than a page leaves to it
+_IN_ITS_ROOM = r"""\ifdim\wd0>\linewidth\setbox0\hbox{\resizebox{\linewidth}{!}{\box0}}\fi
+\ifdim\dimexpr\ht0+\dp0\relax>0.86\textheight\resizebox*{!}{0.86\textheight}{\box0}\else\box0\fi"""
 
 
 @dataclass(frozen=True)
@@ -134,8 +138,8 @@ def figure_float(file: str, place: Placed, caption: str, label: str, venue: Venu
 def table_floats(latex: str, caption: str, label: str, venue: Venue) -> str:
     """Return the floats of an exported table: one, or as many as its lines need pages.
 
-    latex: of Table.latex. A table wider than its room is scaled to it. Needs booktabs, array and
-    graphicx.
+    latex: of Table.latex. A table wider or higher than its room is scaled to it, in whatever font;
+    words of narrow columns are fitted in Times. Needs booktabs, array and graphicx.
     """
     for character, command in SYMBOLS.items():
         latex = latex.replace(character, command)
@@ -157,14 +161,15 @@ def table_floats(latex: str, caption: str, label: str, venue: Venue) -> str:
         mark = rf"\label{{{label}}}" if i == 0 else ""
         place = "t" if len(pages) == 1 else "p"
         found.append(
-            rf"\begin{{{kind}}}[{place}]\centering{size}\setlength{{\tabcolsep}}{{3pt}}"
+            f"{FITTED}\n"
+            + rf"\begin{{{kind}}}[{place}]\centering{size}\setlength{{\tabcolsep}}{{3pt}}"
             + "\n"
             + rf"\caption{{{venue.font} {told}}}{mark}"
             + "\n\\setbox0\\hbox{%\n"
             + head
             + "\n".join(page)
             + "\n\\bottomrule\n\\end{tabular}}%\n"
-            + r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\box0}\else\box0\fi"
+            + _IN_ITS_ROOM
             + f"\n\\end{{{kind}}}\n"
         )
     return "\\clearpage\n".join(found)

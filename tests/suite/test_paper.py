@@ -216,3 +216,19 @@ def test_every_export_compiles_in_an_article_of_its_venue(tmp_path, monkeypatch,
         f"\\begin{{document}}\n{text}\\end{{document}}\n"
     )
     assert faults(compile_latex(tmp_path, "all")) == []
+
+
+@pytest.mark.slow
+@needs_latex
+def test_a_table_of_sentences_keeps_to_its_page_in_a_wider_font(tmp_path, monkeypatch):
+    """Computer Modern: the float was 71 pt higher than the page."""
+    monkeypatch.chdir(tmp_path)
+    (file,) = export(REFERENCE, "neurips", Path("out"), tables=["00_overview/map"])
+    (tmp_path / "one.tex").write_text(
+        "\\documentclass{article}\n\\usepackage{graphicx,booktabs,array}\n"
+        "\\usepackage[textheight=8.875in,textwidth=5.5in]{geometry}\n"
+        f"\\begin{{document}}\n\\input{{{file.as_posix()}}}\n\\end{{document}}\n"
+    )
+    found = faults(compile_latex(tmp_path, "one"))
+    assert [fault for fault in found if "hbox" not in fault] == []
+    assert "fitted in Times" in file.read_text().splitlines()[1]  # so its words are, by a few pt
