@@ -705,3 +705,11 @@ def test_pages_say_what_the_paper_profile_takes():
     large = estimate([spec for spec in of if spec.dataset == "imagenet"])
     told = f"{large.steps:,} steps, {large.hours(20):.0f} of its {estimate(of).hours(20):.0f} hours"
     assert told in (ROOT / "docs" / "paper.md").read_text()
+
+
+def test_pockets_grids_of_rates_span_two_decades():
+    """Of 1e-3 and 1e-2 nearly all runs of Tip-Adapter-F chose the higher one."""
+    grids = {e.name: e.method_spec.settings.get("lr", ()) for e in load_profile("pocket").methods}
+    grids = {name: grid for name, grid in grids.items() if len(grid) > 1}
+    assert "tip_adapter_f" in grids
+    assert all(max(grid) >= 99 * min(grid) for grid in grids.values())
