@@ -141,6 +141,12 @@ def test_links_of_a_strangers_folder_are_not_written_through(tmp_path, link):
     assert (outside / "notes").read_text() == '{"profile": "smoke"}'
 
 
+def test_packed_records_may_be_linked(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "runs.parquet").symlink_to(tmp_path / "elsewhere.parquet")
+    Notebook("01_method", "smoke", str(tmp_path / "results"))
+
+
 def test_a_variant_is_not_written_through_a_link(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "theirs").mkdir()
