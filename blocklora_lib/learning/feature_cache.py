@@ -180,7 +180,8 @@ class FeatureCache:
         with ExitStack() as held:
             with suppress(OSError):  # it is told by what writes
                 path.parent.mkdir(parents=True, exist_ok=True)
-                held.enter_context(locked(path.with_name(f".{name}.lock"), _tell))
+                tell = partial(print, file=sys.stderr, flush=True)
+                held.enter_context(locked(path.with_name(f".{name}.lock"), tell))
             try:
                 return read_features(path, name, shape)
             except ValueError as error:
@@ -295,7 +296,3 @@ def _facts(backbone: Backbone, code: str = "") -> dict[str, Any]:
         "versions": [package_version(package) for package in _PACKAGES],
         "code": code,
     }
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
