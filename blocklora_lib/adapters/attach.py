@@ -27,13 +27,14 @@ from ..layers.adapted import (
     fold,
     holders,
     is_merged,
+    is_stale,
     put,
     put_back,
 )
 from ..layers.arguments import listed, refuse_model, refuse_types
 from ..layers.names import join
 from ..layers.surroundings import bar_nested_tensors, freeze, unfreeze, unwatch, watch
-from ..layers.trained_on import WEIGHTS, numbers_of, refuse_others, tell_unmoved
+from ..layers.trained_on import WEIGHTS, numbers_of, refuse_others, tell_stale, tell_unmoved
 from ..layers.used_weight import stored
 from . import files as adapter_files
 from .adapter import Adapter
@@ -185,8 +186,10 @@ class AdapterSet:
     @torch.inference_mode(False)
     @torch.no_grad()
     def merge(self) -> AdapterSet:
-        """Put W + ΔW, formed in the adapter's precision, into the weights. Again changes nothing.
+        """Put W + ΔW, formed in the adapter's precision, into the weights.
 
+        Again does nothing, but where the adapters have changed since, whose ΔW then takes the place
+        of the old one: a merged model computes with the adapters as they were when it was merged.
         The original weights are kept beside for `unmerge`; `merge_and_unload` lets them go, for
         good. The model's state stays W and the adapters: `state_dict` gives W, `load_state_dict`
         loads W and merges again.
@@ -194,7 +197,7 @@ class AdapterSet:
         sites = self.sites
         if not sites:
             raise AdapterError("the adapters are detached; attach them again before merging")
-        put([weight for _, module in sites if not is_merged(module) for weight in fold(module)])
+        put([w for _, m in sites if not is_merged(m) or is_stale(m) for w in fold(m)])
         unwatch(self.model, self._attachment)
         bar_nested_tensors(self.model)  # merged weights may go through fused kernels again
         return self
@@ -242,6 +245,7 @@ class AdapterSet:
         refuse_computed(self.config, self.adapters)
         tensors = numbers_of(self.state_dict())
         tell_unmoved(self.adapters)
+        tell_stale(self.sites)
         file = adapter_files.AdapterFile(self.config, self.kinds, tensors, dict(extra or {}))
         adapter_files.write(path, file)
 

@@ -54,8 +54,9 @@ class AdaptedWeight:
 
     parts: tuple[tuple[str, slice], ...]
     original: Tensor | None = None
-    # by which a change of the merged weight is noticed
+    # by which a change of the merged weight, and one of the adapters, is noticed
     merged_bits: tuple[torch.dtype, Tensor] | None = None
+    merged_from: list[Tensor] | None = None
 
 
 @dataclass(eq=False)
@@ -153,13 +154,16 @@ def is_merged(module: Adapted) -> bool:
     return any(weight.original is not None for weight in weights)
 
 
-def original(module: Adapted, key: str) -> Tensor:
+UNLOAD = "keep what it holds now by merge_and_unload()"
+AS_MERGED = "its adapters changed, too: put them back, or load both anew"
+
+
+def original(module: Adapted, key: str, way_out: str = UNLOAD) -> Tensor:
     """Return W of a merged weight, where the model has moved since and in its number format."""
     if is_changed(module, key):
         raise AdapterError(
             f"{weight_name(module, key)} was changed or replaced while it held W + ΔW, "
-            "which W knows nothing of; keep what it holds now by merge_and_unload(), "
-            "and call unmerge() before changing weights"
+            f"which W knows nothing of; {way_out}, and call unmerge() before changing weights"
         )
     parameter: Tensor = stored(module, key)
     kept: Any = module.attached.weights[key].original  # a merged weight has one
@@ -193,8 +197,24 @@ def bits_of(weight: Tensor) -> tuple[torch.dtype, Tensor] | None:
 Folded = list[tuple[Adapted, str, Tensor]]
 
 
+def tensors_of(holder: Adapted, key: str) -> list[Tensor]:
+    """Return what the adapters of a weight are made of."""
+    parts = holder.attached.weights[key].parts
+    return [t for target, _ in parts for t in holder.adapters[target].state_dict().values()]
+
+
+def is_stale(module: Adapted) -> bool:
+    """Whether its adapters hold other numbers than those that were merged; a move is no change."""
+    return any(
+        not (now.is_meta or torch.equal(then.to(now.device, now.dtype), now))
+        for holder in holders(module)
+        for key, weight in holder.attached.weights.items()
+        for then, now in zip(weight.merged_from or (), tensors_of(holder, key), strict=False)
+    )
+
+
 def fold(module: Adapted) -> Folded:
-    """Return W + ΔW of each weight of an adapted module, and change nothing."""
+    """Return W + ΔW of each weight of an adapted module, merged or not, and change nothing."""
     folded = []
     for holder in holders(module):
         for key in holder.attached.weights:
@@ -204,7 +224,9 @@ def fold(module: Adapted) -> Folded:
                     f"{name} is no parameter any more, so nothing can be merged into it; "
                     "undo what replaced it (a weight norm, a parametrization, a mask) first"
                 )
-            value = used(holder, key).detach()
+            merged = holder.attached.weights[key].original is not None
+            w = original(holder, key, AS_MERGED) if merged else None
+            value = used(holder, key, w).detach()
             if not value.is_meta and not value.isfinite().all():
                 raise AdapterError(
                     f"{name}: W + ΔW is not finite in {value.dtype}; look at the weights and the "
@@ -217,9 +239,11 @@ def fold(module: Adapted) -> Folded:
 def put(folded: Folded) -> None:
     """Let the parameters hold W + ΔW and keep W beside."""
     for holder, key, value in folded:
-        parameter = stored(holder, key)
-        holder.attached.weights[key].original = parameter.data
-        holder.attached.weights[key].merged_bits = bits_of(value)
+        parameter, weight = stored(holder, key), holder.attached.weights[key]
+        if weight.original is None:
+            weight.original = parameter.data
+        weight.merged_bits = bits_of(value)
+        weight.merged_from = [tensor.clone() for tensor in tensors_of(holder, key)]
         parameter.data = value
 
 
@@ -234,7 +258,7 @@ def put_back(modules: Iterable[Adapted]) -> None:
     merged = [(h, key, w, original(h, key)) for h, key, w in weights if w.original is not None]
     for holder, key, weight, value in merged:
         stored(holder, key).data = value
-        weight.original = weight.merged_bits = None
+        weight.original = weight.merged_bits = weight.merged_from = None
 
 
 @torch.inference_mode(False)

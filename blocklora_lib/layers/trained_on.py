@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..core.schema import AdapterError
+from .adapted import AdaptedSites, is_stale
 from .names import few, join
 
 WEIGHTS = "weights"  # of a file's extra: number format and SHA-256 of the weights adapted
@@ -118,6 +119,16 @@ def unlike_peft(
         f"two places of the model hold {twice}, and peft adapted the first; merge by peft instead"
     )
     return [told] if twice else []
+
+
+def tell_stale(sites: AdaptedSites) -> None:
+    """Warn of a merged model whose adapters have changed since."""
+    if stale := [name for name, module in sites if is_stale(module)]:
+        warnings.warn(
+            f"the adapters have changed since they were merged ({few(stale)}): they are written as "
+            "they are now, and the merged model computes with what they were; call merge() again",
+            stacklevel=3,
+        )
 
 
 def tell_unmoved(adapters: Mapping[str, nn.Module]) -> None:

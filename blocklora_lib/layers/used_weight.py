@@ -54,8 +54,11 @@ def refuse_symbolic_tracing(module: AdaptedModule) -> None:
         )
 
 
-def used(module: AdaptedModule, key: str) -> Tensor:
-    """Return W + ΔW, summed in the adapters' precision and in the number format of W."""
+def used(module: AdaptedModule, key: str, weight: Tensor | None = None) -> Tensor:
+    """Return W + ΔW, summed in the adapters' precision and in the number format of W.
+
+    weight: W where the parameter holds something else.
+    """
 
     def add(w: Tensor) -> Tensor:
         total = w
@@ -68,7 +71,7 @@ def used(module: AdaptedModule, key: str) -> Tensor:
             total = total.to(torch.promote_types(total.dtype, delta.dtype)) + delta
         return total.to(w.dtype)
 
-    return without_autocast(add, stored(module, key))
+    return without_autocast(add, stored(module, key) if weight is None else weight)
 
 
 CALL = nn.Module._call_impl.__code__

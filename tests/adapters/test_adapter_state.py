@@ -74,6 +74,11 @@ def unmerge(sets: list[AdapterSet]) -> None:
         adapters.unmerge()
 
 
+def save(sets: list[AdapterSet], folder) -> None:
+    for i, adapters in enumerate(sets):
+        adapters.save(folder / str(i))
+
+
 def assert_bits(a: dict, b: dict) -> None:
     assert list(a) == list(b)
     for name in a:
@@ -241,6 +246,120 @@ def test_a_weight_changed_while_merged_is_not_lost(change):
     for adapters in sets:
         adapters.merge_and_unload()
     close(model(X), held)
+
+
+# adapters that change while merged
+
+
+def step_of_adam(sets):
+    optimizer = torch.optim.Adam([p for s in sets for p in s.parameters()], 0.1)
+    for adapters in sets:
+        for parameter in adapters.parameters():
+            parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+
+
+def each_adapter(change):
+    return lambda sets: [change(a) for s in sets for a in s.adapters.values()]
+
+
+ADAPTER_CHANGES: dict = {
+    "step": step_of_adam,
+    "add_ of data": each_adapter(lambda a: a.B.data.add_(1)),
+    "other data": each_adapter(lambda a: setattr(a.A, "data", a.A.data.flip(0))),
+    "another parameter": each_adapter(lambda a: setattr(a, "B", nn.Parameter(a.B.detach() + 1))),
+    "loaded": each_adapter(
+        lambda a: a.load_state_dict({n: t * 2 for n, t in a.state_dict().items()})
+    ),
+    "one of them": lambda sets: sets[0].adapters["attn.o"].B.data[0].add_(1),
+}
+
+
+@pytest.mark.parametrize("change", ADAPTER_CHANGES)
+def test_adapters_that_change_while_merged_are_merged_anew(change, tmp_path):
+    model, sets = adapted()
+    plain = {name: t.clone() for name, t in model.state_dict().items() if "adapters" not in name}
+    merge(sets)
+    before = model(X)
+    ADAPTER_CHANGES[change](sets)
+    assert torch.equal(model(X), before)  # as it was merged, until it is merged again
+    with pytest.warns(UserWarning, match=r"have changed since they were merged .*merge\(\) again"):
+        save(sets, tmp_path)
+    fresh = Net().eval()
+    for i in range(len(sets)):
+        AdapterSet.load(tmp_path / str(i), fresh).merge()
+    merge(sets)
+    assert not torch.allclose(model(X), before)
+    assert torch.equal(model(X), fresh(X))  # bits of what is merged for the first time
+    unmerge(sets)
+    assert_bits({name: model.state_dict()[name] for name in plain}, plain)
+    merge(sets)
+    ADAPTER_CHANGES[change](sets)
+    unmerge(sets)
+    expected = model(X)
+    merge(sets)
+    ADAPTER_CHANGES[change](sets)
+    unmerged = copy.deepcopy(model)
+    for adapters in find_adapters(unmerged):
+        adapters.unmerge()
+    for adapters in sets:
+        adapters.merge_and_unload()
+    close(model(X), unmerged(X))
+    assert not torch.allclose(model(X), expected)
+
+
+@pytest.mark.parametrize("kind", ["block_lora", "frozen_a", "dora", "pissa", "vera"])
+def test_every_kind_is_merged_anew_from_w(kind):
+    model = Net().eval()
+    config = CONFIG.model_copy(update={"kind": kind, "n_blocks": 2 if "_" in kind else 1})
+    adapters = attach(model, config, seeded(1)).merge()
+    for adapter in adapters.adapters.values():
+        for parameter in adapter.parameters():
+            parameter.data.add_(0.1)
+    merged = adapters.merge().model(X)
+    close(merged, adapters.unmerge().model(X))
+    assert torch.equal(adapters.merge().model(X), merged)
+
+
+def test_a_second_merge_touches_nothing_where_nothing_changed():
+    model, sets = adapted()
+    merge(sets)
+    for move in (lambda: None, model.double, model.half, model.float):
+        move()
+        before = [(p, p.data_ptr(), p.detach().clone()) for p in model.parameters()]
+        merge(sets)
+        for parameter, place, value in before:
+            assert parameter.data_ptr() == place
+            assert torch.equal(parameter, value)
+
+
+def test_adapters_that_change_in_a_copy_or_after_a_move_are_merged_anew():
+    model, sets = adapted()
+    merge(sets)
+    double = copy.deepcopy(model).double()
+    for one, its_sets, x in ((model, sets, X), (double, find_adapters(double), X.double())):
+        each_adapter(lambda a: a.B.data.add_(1))(its_sets)
+        merge(its_sets)
+        merged = one(x)
+        unmerge(its_sets)
+        close(merged, one(x))
+
+
+def test_a_refused_merge_of_changed_adapters_leaves_the_model_as_it_was():
+    model, sets = adapted()
+    merge(sets)
+    before = model(X)
+    sets[0].adapters["attn.q"].B.data.fill_(float("nan"))
+    sets[0].adapters["cross.v"].B.data.add_(1)
+    for again in (sets[0].merge, sets[0].merge_and_unload):
+        with pytest.raises(AdapterError, match=r"attn.in_proj_weight: W \+ ΔW is not finite"):
+            again()
+        assert torch.equal(model(X), before)
+    sets[0].adapters["attn.q"].B.data.fill_(1)
+    model.attn.in_proj_weight.data.add_(1)
+    for again in (sets[0].merge, sets[0].merge_and_unload):
+        with pytest.raises(AdapterError, match="its adapters changed, too: put them back, or load"):
+            again()
 
 
 # copies

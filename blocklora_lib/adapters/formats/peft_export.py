@@ -20,7 +20,7 @@ from torch import Tensor
 from ...core.files import check_replaces, user_path, write_whole
 from ...core.schema import AdapterError
 from ...layers.names import join
-from ...layers.trained_on import at_two_places, numbers_of, refuse_absent
+from ...layers.trained_on import at_two_places, numbers_of, refuse_absent, tell_stale
 from .. import files
 from ..adapter import Adapter
 from ..attach import AdapterSet
@@ -41,6 +41,7 @@ def export_peft(adapters: AdapterSet, folder: str | Path) -> Path:
             f"two places of the model hold {twice}, of which peft would adapt the first alone; "
             "untie them before attaching, or merge instead"
         )
+    tell_stale(adapters.sites)
     return write(adapters.config, adapters.kinds, adapters.adapters, folder)
 
 
