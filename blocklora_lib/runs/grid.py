@@ -22,7 +22,7 @@ from ..methods import get_method
 from ..weights.files import with_checksum
 from .experiment import RATES, Experiment, MethodEntry
 from .profile import Profile
-from .spec import RunSpec
+from .spec import RunSpec, refuse_other_content
 
 
 def check_manifests(profile: Profile, names: tuple[str, ...], manifests: Path = MANIFESTS) -> None:
@@ -156,6 +156,8 @@ def _make_specs(
     ]
     for dataset, names in evaluated.items():
         read = [local_manifest(name, folder) for name in dict.fromkeys((dataset, *names))]
+        for manifest in read:
+            refuse_other_content(manifest, experiment.task)
         manifests = [manifest for manifest in read if manifest.name in names]
         if split == "val" and "val" not in read[0].splits:
             raise ValueError(f"rates: {dataset} has no validation images; choose on other datasets")

@@ -18,6 +18,7 @@ from ..learning.count import Count
 from ..learning.evaluation import same_prompts
 from .classifier import Classifier
 from .kept import Trained
+from .spec import refuse_other_content
 
 PARTS = (*SPLITS, "all")
 TEMPLATES = ("file", "dataset")
@@ -34,10 +35,10 @@ def set_for(
 ) -> Dataset:
     """Open a set, by its name or the path of one's own folder, for a classifier to be scored on.
 
-    Its prompts are the file's: one's own folder has none. ValueError for a set of other classes,
-    unless `other_classes` lets the classifier tell those apart, and for a list whose template is
-    another one, unless `template` says whose is meant. split 'all': every image; of a folder
-    without splits, uncut.
+    Its prompts are the file's: one's own folder has none. ValueError for a set of texts; for one of
+    other classes, unless `other_classes` lets the classifier tell those apart; and for a list whose
+    template is another one, unless `template` says whose is meant. split 'all': every image; of a
+    folder without splits, uncut.
     """
     for what, value, known in (("split", split, PARTS), ("template", template, TEMPLATES)):
         if value is not None and value not in known:
@@ -52,6 +53,7 @@ def set_for(
         root = dataset.resolve().parent
     else:
         manifest = local_manifest(dataset, manifests, root)
+    refuse_other_content(manifest, "classification")
     theirs, ours = set(manifest.classes), set(about.classes)
     if theirs != ours and not other_classes:
         parts = (("has", theirs - ours), ("lacks", ours - theirs))

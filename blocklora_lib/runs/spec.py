@@ -15,6 +15,7 @@ from pydantic import Field, ValidationInfo, model_serializer, model_validator
 
 from ..adapters.config import AdapterConfig
 from ..core.schema import Strict, canonical
+from ..data.manifest import Manifest
 from ..learning.spec import TrainingSpec
 from ..methods import MethodSpec, get_method
 from ..weights.spec import BackboneSpec
@@ -177,6 +178,16 @@ class RunSpec(Strict):
         r, n = (self.method.settings.get(key) for key in ("rank", "n_blocks"))  # the paper's (r, n)
         method = self.method.name + (f"({r})" if r and n == 1 else f"({r}, {n})" if r else "")
         return f"{self.dataset} {method}{shots}"
+
+
+def refuse_other_content(manifest: Manifest, task: Task) -> None:
+    """ValueError for a set of texts where images are classified or looked for, and the reverse."""
+    wanted, other = ("texts", "another task") if task == "texts" else ("images", "task: texts")
+    if manifest.holds != wanted:
+        raise ValueError(
+            f"{manifest.name} holds {manifest.holds}, and task {task} takes {wanted}; "
+            f"give sets of {wanted}, or this one to an experiment of {other}"
+        )
 
 
 def _text(value: Any) -> str:

@@ -27,7 +27,7 @@ from .code_digest import code_digest, views_digest
 from .images import RunImages, check_shots, draw_of
 from .record import MachineFailure
 from .sources import keep_views, source_of
-from .spec import RunSpec, Task
+from .spec import RunSpec, Task, refuse_other_content
 
 
 @dataclass
@@ -91,7 +91,8 @@ class Workbench:
                 "restore the data"
             )
         self._refuse_other_classes(spec)
-        self._refuse_other_content(spec)
+        for name in spec.sets:
+            refuse_other_content(self.dataset(name).manifest, spec.task)
         method = spec.method.load()
         for name in spec.sets:
             method.check(self.backbone(spec.backbone), self.dataset(name).classes)
@@ -172,15 +173,6 @@ class Workbench:
                     f"method {spec.method.name} learns a classifier of the classes of "
                     f"{spec.dataset} and cannot tell those of {other.name}; leave it out of "
                     "experiments with evaluate_on: targets"
-                )
-
-    def _refuse_other_content(self, spec: RunSpec) -> None:
-        wanted = "texts" if spec.task == "texts" else "images"
-        for manifest in (self.dataset(name).manifest for name in spec.sets):
-            if manifest.holds != wanted:
-                raise ValueError(
-                    f"{manifest.name} holds {manifest.holds}, and task {spec.task} takes {wanted}; "
-                    "give the experiment another task, or other datasets"
                 )
 
     def _validation(self, spec: RunSpec) -> tuple[str, torch.Tensor] | None:

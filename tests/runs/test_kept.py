@@ -398,6 +398,11 @@ def test_sets_of_other_classes_are_refused_unless_asked_for(kept, manifests):
     assert tuple(counts) == CLASSES
 
 
+def test_a_set_of_texts_is_refused_whatever_is_let_pass(kept):
+    with pytest.raises(ValueError, match="definitions holds texts, and task classification takes"):
+        set_for(trained(kept[0]), "definitions", template="file", other_classes=True)
+
+
 def test_another_template_is_refused_unless_one_is_chosen(kept, manifests, tmp_path):
     about = trained(kept[0])
     folder = write_bundle(tmp_path, "dots", classes=("one dot", "two dots"), seed=2)

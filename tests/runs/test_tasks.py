@@ -25,6 +25,7 @@ from blocklora_lib.learning.texts import TextBackbone
 from blocklora_lib.runs.classifier import load_classifier
 from blocklora_lib.runs.execute import run_or_load
 from blocklora_lib.runs.grid import expand
+from blocklora_lib.runs.grid import make_spec as spec_of
 from blocklora_lib.runs.kept import Kept
 from blocklora_lib.runs.packed import read_texts
 from blocklora_lib.runs.profile import Profile
@@ -173,6 +174,41 @@ def test_a_set_of_another_content_is_refused(profile, folder):
     bench = Workbench("cpu", folder)
     with pytest.raises(ValueError, match="words holds texts, and task classification takes images"):
         bench.check(spec.model_copy(update={"task": "classification"}))
+
+
+@pytest.mark.parametrize(
+    ("task", "own", "said"),
+    [
+        (
+            "classification",
+            "words",
+            "words holds texts, and task classification takes images; give",
+        ),
+        ("retrieval", "words", "words holds texts, and task retrieval takes images; give sets of"),
+        (
+            "texts",
+            "names",
+            "names holds images, and task texts takes texts; give sets of texts, or",
+        ),
+    ],
+)
+def test_no_grid_lists_a_run_on_a_set_of_another_content(tiny_clip, folder, task, own, said):
+    facts = profile_facts(tiny_clip) | {"source": None, "variants": [], "targets": [own]}
+    facts |= {"experiments": {"few_shot": {"task": task, "methods": ["zero_shot"]}}}
+    profile = Profile.model_validate(facts)
+    with pytest.raises(ValueError, match=said):
+        expand(profile, manifests=folder)
+
+
+def test_a_run_on_a_set_of_texts_is_refused_when_its_spec_is_made(tiny_clip, folder):
+    facts = profile_facts(tiny_clip) | {"source": None, "variants": [], "targets": ["words"]}
+    profile = Profile.model_validate(facts)
+    with pytest.raises(ValueError, match="words holds texts, and task classification takes images"):
+        spec_of(profile, "words", "lora", 2, 1, manifests=folder)
+    of_texts = {"evaluate_on": ["words"], "datasets": ["names"]}
+    facts |= {"targets": ["names", "words"], "experiments": {"few_shot": of_texts}}
+    with pytest.raises(ValueError, match="words holds texts, and task classification takes images"):
+        expand(Profile.model_validate(facts), manifests=folder)
 
 
 def test_an_experiment_has_a_backbone_of_its_own(profile, manifests):
