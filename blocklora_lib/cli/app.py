@@ -135,6 +135,7 @@ def run(
     if not (dataset and method):
         raise ValueError("say which run: --dataset and --method, or --verify RECORD")
     from ..data.manifest_files import manifest_names
+    from ..methods import get_method
     from ..runs.grid import make_spec
     from ..runs.store import RunStore
 
@@ -147,6 +148,15 @@ def run(
             f"--image-loading {image_loading} is for a folder of your own images, and {dataset} "
             "has a way of its own; leave it out"
         )
+    if not get_method(settings.entry(method).registry_name).trains:
+        unused = [
+            name for name, n in (("shots", shots), ("seed", seed)) if n and is_given(ctx, name)
+        ]
+        if unused:
+            told = " and ".join(f"--{name}" for name in unused)
+            raise ValueError(
+                f"method {method} trains on no images and has no use for {told}; leave {told} out"
+            )
     store = RunStore((results or settings.results) / "runs")
     store.check_writable()
     bench = workbench(settings, device, threads)

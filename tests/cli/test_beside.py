@@ -55,6 +55,23 @@ def test_a_draw_is_checked_or_made(words):
     assert line.startswith(f"error: {words[0]}: of no effect beside --check;")
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--shots", "4"], "--shots"),
+        (["--shots", "16", "--seed", "1"], "--shots and --seed"),  # the defaults, said aloud
+        (["--shots", "0", "--seed", "3"], "--seed"),
+    ],
+)
+def test_a_method_that_does_not_train_takes_neither_shots_nor_seed(words, told, tmp_path):
+    given = ["--profile", "smoke", "--results", tmp_path / "results", "--dataset", "chess"]
+    line = refused("run", *given, "--method", "zero_shot", *words)
+    assert line == (
+        f"error: method zero_shot trains on no images and has no use for {told}; leave {told} out"
+    )
+    assert not (tmp_path / "results").exists()
+
+
 @pytest.mark.parametrize("dataset", ["chess", "./pets"])
 def test_the_way_to_look_at_images_is_checked_always(dataset):
     line = refused("run", "--dataset", dataset, "--method", "lora", "--image-loading", "bogus")
