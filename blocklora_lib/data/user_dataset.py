@@ -108,6 +108,28 @@ def write_own(
     return manifest
 
 
+def repeated(manifest: Manifest, folder: Path) -> list[str]:
+    """Notes on images that hold, byte for byte, what others hold, where that says something wrong.
+
+    Test images that are among the training images, too, and images of two classes.
+    """
+    return [*seen_in_training(manifest, folder), *of_two_classes(manifest, folder)]
+
+
+def of_two_classes(manifest: Manifest, folder: Path) -> list[str]:
+    """A note on images that hold what an image of another class holds, byte for byte; or none."""
+    parts = (own_items(manifest, folder, split) for split in manifest.splits)
+    labels = {item.path: item.label for part in parts for item in part}
+    digests = dict(zip(labels, file_digests(folder, list(labels)), strict=True))
+    classes: dict[str, set[int]] = {}
+    for path, digest in digests.items():
+        if len(digest) == 64:  # else a word on why it is none
+            classes.setdefault(digest, set()).add(labels[path])
+    told = [path for path, digest in digests.items() if len(classes.get(digest, ())) > 1]
+    many = "images are in another class, too: what is right of one is wrong of the other"
+    return [some(sorted(told), many, many)] if told else []
+
+
 def seen_in_training(manifest: Manifest, folder: Path) -> list[str]:
     """A note on test images that hold what a training image holds, byte for byte; or none."""
     parts: list[list[str]] = [

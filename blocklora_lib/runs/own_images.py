@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ..core.files import user_path
 from ..data.manifest import Manifest
-from ..data.user_dataset import seen_in_training, write_own
+from ..data.user_dataset import repeated, write_own
 from ..data.user_folder import look
 from .profile import Profile
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class OwnImages(NamedTuple):
     """One's own images as a set: a profile of it alone, where its manifest and its folder lie.
 
-    notes: what of the folder is left out, taken otherwise than one may think, or for both training
-    and test.
+    notes: what of the folder is left out, taken otherwise than one may think, for both training and
+    test, or for two classes.
     """
 
     profile: Profile
@@ -52,5 +52,5 @@ def own_images(
         manifest,
         results / "manifests",
         place.parent,
-        (*look(place).notes, *seen_in_training(manifest, place)),
+        (*look(place).notes, *repeated(manifest, place)),
     )

@@ -44,10 +44,10 @@ def root(tmp_path):
 def own(tmp_path) -> Path:
     """One's own images: two classes, cut into splits by a seed."""
     folder = tmp_path / "my toys"
-    for name in ("red car", "doll"):
+    for label, name in enumerate(("red car", "doll")):
         (folder / name).mkdir(parents=True)
         for i in range(10):
-            Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / name / f"{i}.png")
+            Image.new("RGB", (8, 8), (i, label, 0)).save(folder / name / f"{i}.png")
     return folder
 
 

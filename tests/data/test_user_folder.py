@@ -48,6 +48,13 @@ def classes(folder: Path, *names: str, images: int = 3) -> Path:
     return fill(folder, *(f"{name}/{i}.png" for name in names for i in range(images)))
 
 
+def all_different(folder: Path) -> Path:
+    """The same images, each of a colour of its own."""
+    for i, path in enumerate(sorted(folder.rglob("*.png"))):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(path)
+    return folder
+
+
 def verified(folder: Path):
     return CliRunner().invoke(app, ["data", "verify", str(folder)])
 
@@ -220,9 +227,8 @@ def test_an_odd_class_folder_is_a_class(tmp_path, name):
     ],
 )
 def test_splits_are_known_by_their_usual_names(tmp_path, names, splits):
-    folder = classes(
-        tmp_path / "pets", *(f"{name}/{c}" for name in names for c in ("cat", "dog")), images=2
-    )
+    every = [f"{name}/{c}" for name in names for c in ("cat", "dog")]
+    folder = all_different(classes(tmp_path / "pets", *every, images=2))
     manifest = own_manifest(folder)
     assert {split: images[0] for split, images in manifest.images.items()} == splits
     assert manifest.counts == dict.fromkeys(splits, 4)
@@ -569,6 +575,29 @@ def test_test_images_that_are_trained_on_are_told(tmp_path):
     assert note.endswith("test/cat/again.png, test/cat/wrong.png")
     done = run(classes(tmp_path / "alike", "cat", "dog"), tmp_path, "--shots", "0")
     assert "note: 2 test images are among the training images" in done.output
+
+
+@pytest.mark.slow
+def test_what_is_there_twice_is_told_by_verify_and_by_a_run(tmp_path):
+    folder = classes(tmp_path / "pets", "train/cat", "train/dog")
+    all_different(folder)
+    shutil.copytree(folder / "train", folder / "test")
+    leak = "note: 6 test images are among the training images, too: their accuracy flatters: test/"
+    found = verified(folder)
+    assert (found.exit_code, found.output.count(": note: ")) == (0, 1)
+    assert leak in found.output
+    assert found.output.endswith("the images that it reads are whole; see the notes\n")
+    assert leak in run(folder, tmp_path).output
+    for i, path in enumerate(sorted((folder / "test").rglob("*.png"))):
+        Image.new("RGB", (8, 8), (0, i, 99)).save(path)
+    assert verified(folder).output.endswith("nothing wrong\n")
+    shutil.copy(folder / "train/cat/1.png", folder / "train/cat/again.png")  # of one class: no word
+    assert verified(folder).output.endswith("nothing wrong\n")
+    shutil.copy(folder / "train/cat/0.png", folder / "train/dog/9.png")
+    both = "note: 2 images are in another class, too: what is right of one is wrong of the other: "
+    for found in (verified(folder), run(folder, tmp_path)):
+        assert found.exit_code == 0
+        assert f"{both}train/cat/0.png, train/dog/9.png\n" in found.output
 
 
 def test_pillows_remarks_on_images_that_are_read_do_not_reach_the_terminal(tmp_path, monkeypatch):

@@ -65,7 +65,9 @@ def verify(
 
 
 def notes(manifest: Manifest, folder: Path) -> list[str]:
-    """What is no fault and yet should be known: classes of one prompt, images left out, frames."""
+    """What is no fault and yet should be known: classes of one prompt, images left out or there
+    twice, frames.
+    """
     told = [
         f"classes {' and '.join(alike)} have one prompt, so that only one of them is ever predicted"
         for alike in manifest.alike
@@ -78,6 +80,7 @@ def notes(manifest: Manifest, folder: Path) -> list[str]:
 
 def _left_out(manifest: Manifest, folder: Path) -> list[str]:
     from ..decoding import frames
+    from ..user_dataset import repeated
     from ..user_folder import look
     from ..user_images import of_classes, some
 
@@ -95,7 +98,7 @@ def _left_out(manifest: Manifest, folder: Path) -> list[str]:
         "files hold several frames: the first of each",
     )
     told = [some(moving, f"{one} is shown", f"{many} is shown")] if moving else []
-    return [*look(folder).notes, *told]
+    return [*look(folder).notes, *told, *repeated(manifest, folder)]
 
 
 def _checksum(manifest: Manifest, folder: Path, marker: Marker | None) -> Iterator[Problem]:
