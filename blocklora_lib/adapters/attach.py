@@ -272,7 +272,7 @@ class AdapterSet:
                 f"the adapters of {path} do not fit {type(model).__name__}: "
                 + "; ".join(differences)
             )
-        adapter_files.refuse_values(path, file.tensors, adapter_files.AGAIN)
+        adapter_files.check_numbers(path, file)
         loaded = put_on(model, plan(model, sites, file.config, torch.Generator()))
         loaded.extra |= file.extra
         for name, adapter in loaded.adapters.items():

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core.files import package_version, regular_file, user_path, write_whole
 from ..core.json_data import parse_json
 from ..core.schema import AdapterError, explain
-from ..layers.trained_on import check_extra
+from ..layers.trained_on import SUM, TENSORS_SUM, check_extra, facts_told, tensors_told
 from .config import AdapterConfig
 
 FORMAT = "blocklora-adapter"
@@ -34,6 +34,7 @@ class AdapterFile(NamedTuple):
     sites: dict[str, Kind]  # by the name of its module
     tensors: dict[str, Tensor]  # "<module>.<target>.<tensor>"
     extra: dict[str, str]
+    tensors_sum: str = ""  # as `tensors_told` has it; "" of a file that does not say
 
 
 def write(path: str | Path, file: AdapterFile) -> None:
@@ -48,7 +49,9 @@ def write(path: str | Path, file: AdapterFile) -> None:
         "config": file.config.model_dump_json(),
         "sites": json.dumps(file.sites),
         "extra": json.dumps(file.extra),
+        TENSORS_SUM: tensors_told(file.tensors),
     }
+    metadata[SUM] = facts_told(metadata)
     try:
         write_whole(path, sorted_header(save(file.tensors, metadata=metadata)))
     except OSError as error:
@@ -59,7 +62,10 @@ def write(path: str | Path, file: AdapterFile) -> None:
 
 
 def read(path: str | Path) -> AdapterFile:
-    """Read an adapter file, or say in one sentence why it is none."""
+    """Read an adapter file, or say in one sentence why it is none, or not as it was written.
+
+    Its numbers are not looked at yet: `check_numbers`.
+    """
     path = user_path(path)
     if not path.is_file():
         raise AdapterError(f"there is no adapter file {path}")
@@ -95,9 +101,18 @@ def read(path: str | Path) -> AdapterFile:
     except ValueError as error:
         why = explain(error) if isinstance(error, ValidationError) else error
         raise AdapterError(f"the metadata of {path} are damaged ({why}); {AGAIN}") from error
+    if metadata.get(SUM, told := facts_told(metadata)) != told:
+        raise AdapterError(f"the metadata of {path} were changed since it was written; {AGAIN}")
     # they are mapped: whoever takes them looks at shapes first, and then at their numbers
     refuse_values(path, tensors, AGAIN, numbers=False)
-    return AdapterFile(config, sites, tensors, extra)
+    return AdapterFile(config, sites, tensors, extra, metadata.get(TENSORS_SUM, ""))
+
+
+def check_numbers(path: str | Path, file: AdapterFile) -> None:
+    """AdapterError for numbers that are not finite, or are not those that were written."""
+    refuse_values(path, file.tensors, AGAIN)
+    if file.tensors_sum and file.tensors_sum != tensors_told(file.tensors):
+        raise AdapterError(f"the tensors of {path} were changed since it was written; {AGAIN}")
 
 
 def check_header(path: Path) -> None:

@@ -1,12 +1,14 @@
 """What adapters were trained on, and whether all were.
 
-A file may say which weights: of others, loading is refused. An adapter that no gradient reached,
+A file may say which weights: of others, loading is refused; and what it held when it was written:
+changed since, it is refused, too. An adapter that no gradient reached,
 beside others that learned, is told when they are saved.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import warnings
 from collections import Counter
@@ -23,6 +25,7 @@ from .adapted import AdaptedSites, is_stale
 from .names import few, join
 
 WEIGHTS = "weights"  # of a file's extra: number format and SHA-256 of the weights adapted
+SUM, TENSORS_SUM = "sha256", "tensors_sha256"  # of a file's metadata: of these and of its tensors
 IMPORTED = "imported_from"  # of an extra, too: "peft"
 # what is read of a file's extra, and its form; `trained` is the run of `blocklora run --save`
 READ = {WEIGHTS: r"[\w+]* [0-9a-f]{64}", "trained": r"\{.*\}"}
@@ -85,9 +88,28 @@ def weights_told(sites: Iterable[tuple[str, nn.Module]]) -> str:
             if not key.startswith("adapters."):
                 formats.add(str(value.dtype).removeprefix("torch."))
                 digest.update(f"{name}.{key} {tuple(value.shape)} ".encode())
-                # an array of bytes: bfloat16 is none of NumPy's formats
-                digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+                digest.update(bytes_of(value))
     return f"{'+'.join(sorted(formats))} {digest.hexdigest()}"
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """Return the bytes of a tensor's numbers; bfloat16 is none of NumPy's formats."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def tensors_told(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors by name, number format and shape."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(bytes_of(tensor))
+    return digest.hexdigest()
+
+
+def facts_told(metadata: Mapping[str, str]) -> str:
+    """Return the SHA-256 of what a file's metadata say, of its tensors too."""
+    said = {key: metadata[key] for key in sorted(metadata) if key != SUM}
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def refuse_others(path: Path | str, told: str, names: Iterable[str], model: nn.Module) -> None:

@@ -13,7 +13,9 @@ from torch import nn
 from blocklora_lib.adapters import fitting
 from blocklora_lib.adapters.attach import AdapterSet, attach_linear
 from blocklora_lib.adapters.config import AdapterConfig
+from blocklora_lib.adapters.formats.peft_export import export_peft_file
 from blocklora_lib.core.schema import AdapterError
+from blocklora_lib.layers.trained_on import SUM, TENSORS_SUM, tensors_told
 
 CONFIG = AdapterConfig(kind="lora", rank=2, n_blocks=1)
 
@@ -24,13 +26,14 @@ def model(width: int = 8) -> nn.Module:
 
 @pytest.fixture
 def whole(tmp_path) -> tuple[dict[str, str], dict[str, torch.Tensor], Path]:
-    """Metadata and tensors of a true file, and where to write another."""
+    """Metadata and tensors of a true file, and where to write another, with no checksum in it."""
     from safetensors import safe_open
 
     attach_linear(model(), ["0", "1"], CONFIG).save(tmp_path / "true.safetensors")
     with safe_open(tmp_path / "true.safetensors", framework="pt") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        return opened.metadata(), tensors, tmp_path / "evil.safetensors"
+        metadata = {k: v for k, v in opened.metadata().items() if k not in (SUM, TENSORS_SUM)}
+        return metadata, tensors, tmp_path / "evil.safetensors"
 
 
 def refused(path: Path, says: str, onto: nn.Module | None = None) -> None:
@@ -85,6 +88,64 @@ def test_metadata_of_strangers_are_one_sentence(whole, key, text, says):
     metadata, tensors, path = whole
     save_file(tensors, path, metadata | {key: text})
     refused(path, says)
+
+
+# a file that was changed since it was written
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (b'alpha\\":1.0', b'alpha\\":9.0', "the metadata of .* were changed since it was written"),
+        (b'dropout\\":0.25', b'dropout\\":0.75', "the metadata of"),
+        (b"siamese", b"persian", "the metadata of"),
+        (b'"0.weight.A"', b'"1.weight.A"', "the header: the key '1.weight.A' stands twice|damaged"),
+        (b'"library_version":"', b'"library_version":"9', "the metadata of|damaged"),
+        (b'"tensors_sha256":"', b'"tensors_sha999":"', "the metadata of"),
+        (bytes(4), b"\0\0\x80\x3f", "the tensors of .* were changed since it was written; save"),
+    ],
+    ids=["alpha", "dropout", "extra", "name", "version", "no sum of tensors", "a number"],
+)
+def test_a_file_that_was_changed_by_hand_is_refused(tmp_path, old, new, says):
+    path, extra = tmp_path / "a.safetensors", {"classes": "siamese, poodle"}
+    config = CONFIG.model_copy(update={"alpha": 1.0, "dropout": 0.25})
+    attach_linear(model(), ["0", "1"], config).save(path, extra)
+    AdapterSet.load(path, model())
+    data = path.read_bytes()
+    at = data.rindex(old) if len(old) == 4 else data.index(old)
+    path.write_bytes(data[:at] + new + data[at + len(old) :])
+    refused(path, says)
+    with pytest.raises(AdapterError, match=says):
+        export_peft_file(path, tmp_path / "peft")
+    assert not (tmp_path / "peft").exists()
+
+
+def test_tensors_that_are_exchanged_are_refused(whole):
+    metadata, tensors, path = whole
+    sums = {TENSORS_SUM: tensors_told(tensors)}
+    save_file(tensors, path, metadata | sums)
+    AdapterSet.load(path, model())
+    names = ("0.weight.A", "1.weight.A")
+    swapped = tensors | dict(zip(names, (tensors[name] for name in reversed(names)), strict=True))
+    save_file(swapped, path, metadata | sums)
+    refused(path, "the tensors of .* were changed since it was written")
+
+
+def test_a_file_of_before_that_states_no_checksum_is_read(whole):
+    metadata, tensors, path = whole
+    save_file(tensors, path, metadata)
+    loaded = AdapterSet.load(path, model()).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_the_sum_of_tensors_is_of_their_bytes_formats_shapes_and_names(dtype):
+    a, empty = torch.arange(6.0).to(dtype).view(2, 3), torch.empty(0, dtype=dtype)
+    told = tensors_told({"a": a, "b": empty})
+    assert told == tensors_told({"b": empty, "a": a.T.contiguous().T})
+    others = ({"a": a.view(3, 2), "b": empty}, {"a": a, "c": empty}, {"a": -a, "b": empty})
+    assert told not in [tensors_told(other) for other in others]
+    assert told != tensors_told({"a": a.double().half(), "b": empty}) or dtype == torch.float16
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -269,9 +269,10 @@ def test_adapters_of_a_run_load_onto_their_weights_alone_by_the_face_too(
 
 
 def rewritten(file, to, about):
-    """The file with other words on its run."""
+    """The file with other words on its run, as one without a checksum has them."""
     with safe_open(file, framework="pt") as opened:
         metadata = opened.metadata() | {"extra": json.dumps(about)}
+    del metadata["sha256"]
     save_file(load_file(file), to, metadata)
     return to
 
@@ -303,6 +304,15 @@ def test_what_is_no_whole_file_of_a_run_is_one_sentence(kept, tmp_path):
     to.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(AdapterError, match="damaged or no safetensors file"):
         trained(to)
+
+
+def test_a_class_that_was_renamed_in_the_file_is_told(kept, tmp_path):
+    data, to = kept[0].read_bytes(), tmp_path / "a.safetensors"
+    to.write_bytes(data.replace(b"one dot", b"no dots"))
+    for reads in (trained, load_classifier):
+        with pytest.raises(AdapterError, match=r"metadata of .* were changed since it was written"):
+            reads(to)
+    assert Kept(file=to).lacks(kept[1].spec)
 
 
 def test_two_classes_of_one_name_are_kept_as_they_are(kept, tmp_path):

@@ -56,7 +56,7 @@ def export_peft_file(path: str | Path, folder: str | Path) -> Path:
             f"{path} holds kind='vera', whose random A and B are in no file; "
             "load it on its model and call export_peft"
         )
-    files.refuse_values(path, file.tensors, files.AGAIN)
+    files.check_numbers(path, file)
     by_name: dict[str, dict[str, Tensor]] = {}
     for key, tensor in file.tensors.items():
         name, _, what = key.rpartition(".")
