@@ -70,7 +70,8 @@ def explain(error: ValidationError) -> str:
         kinds = [p for p in found if p["type"].endswith("_type") or p["type"] == "literal_error"]
         told = [p for p in found if p not in kinds] or kinds
         what = " or ".join(dict.fromkeys(_said(p, first=p is told[0]) for p in told))
-        parts.append(f"{where}: {what}{_given(told[0])}" if where else f"{what}{_given(told[0])}")
+        what += _given(told[0]) + (_as_list(told[0]) if len(told) == 1 else "")
+        parts.append(f"{where}: {what}" if where else what)
     return "; ".join(parts)
 
 
@@ -87,6 +88,15 @@ def _given(problem: Any) -> str:
         return ""
     quoted = problem["type"] == "float_type" and isinstance(given, str)
     return f" (got {short(given)})" + "; a number stands without quotes" * quoted
+
+
+def _as_list(problem: Any) -> str:
+    """How a value is written where a list is wanted, which pydantic calls a tuple."""
+    given = problem.get("input")
+    if problem["type"] != "tuple_type" or type(given) not in (int, float, str):
+        return ""
+    words = re.split(r"[,;\s]+", str(given).strip(",;[]() "))
+    return f"; write a list, such as [{', '.join(words)[:60]}]"
 
 
 class Strict(BaseModel):

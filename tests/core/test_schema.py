@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from blocklora_lib.adapters.config import AdapterConfig
 from blocklora_lib.core.schema import explain
 from blocklora_lib.learning.prompt_method import PromptSettings
 from blocklora_lib.runs.experiment import Experiment
@@ -23,3 +24,22 @@ def test_a_value_that_may_be_of_several_kinds_is_told_of_once(model, given, says
         model(**given)
     ((key, value),) = given.items()
     assert explain(error.value) == f"{key}: {says} (got {value!r})"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"targets": "q,k"}, "targets: Input should be a valid tuple (got 'q,k'); {}[q, k]"),
+        (
+            {"targets": "[ q;v ]"},
+            "targets: Input should be a valid tuple (got '[ q;v ]'); {}[q, v]",
+        ),
+        ({"towers": "text"}, "towers: Input should be a valid tuple (got 'text'); {}[text]"),
+        ({"towers": None}, "towers: Input should be a valid tuple (got None)"),
+        ({"layers": -1}, "layers: Input should be 'all' or a valid tuple (got -1)"),
+    ],
+)
+def test_a_list_is_asked_for_by_an_example(given, says):
+    with pytest.raises(ValidationError) as error:
+        AdapterConfig(**given)
+    assert explain(error.value) == says.format("write a list, such as ")
