@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..core.writable import check_folder
 from .lines import say
 from .options import ResultsOption, path
 from .run_options import ProfileOption
@@ -102,6 +103,8 @@ def architectures(
     """
     from ..measure.architectures import architecture_table, tell, write_record
 
+    if record:
+        check_folder(record)
     frame = architecture_table(on_row=lambda row: say(tell(row)))
     if record:
         write_record(frame, record)

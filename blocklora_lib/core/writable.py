@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
 from .files import HOST
+
+
+def check_folder(file: Path) -> None:
+    """OSError where the folder of a file that is to be written is none, or takes no files."""
+    if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
+        raise OSError(
+            f"{file} cannot be written: {file.parent} is no folder that can be written to; "
+            "make it one, or give another file"
+        )
 
 
 def check_room(folder: Path) -> None:

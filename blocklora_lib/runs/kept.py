@@ -7,7 +7,6 @@ whether a run is kept, so nothing of it is in the spec.
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..adapters.config import AdapterConfig
 from ..core.files import check_replaces, same_error, user_path
 from ..core.json_data import parse_json
 from ..core.schema import AdapterError, Strict, UnknownName, explain
-from ..core.writable import check_room
+from ..core.writable import check_folder, check_room
 from ..data.manifest import Template
 from ..data.views import View
 from ..learning.count import Count
@@ -100,11 +99,7 @@ class Kept:
         if self.file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             return
-        if not os.access(self.file.parent, os.W_OK):
-            raise OSError(
-                f"{self.file} cannot be written: {self.file.parent} is no folder that can be "
-                "written to; make it one, or give another file"
-            )
+        check_folder(self.file)
         from ..adapters.files import read
 
         check_replaces(self.file, read, "adapter file")

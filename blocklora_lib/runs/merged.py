@@ -8,6 +8,7 @@ from typing import Any
 
 from ..adapters.files import sorted_header
 from ..core.files import check_replaces, user_path, write_whole
+from ..core.writable import check_folder
 from ..weights.tags import open_clip_name
 from .classifier import open_kept
 
@@ -20,7 +21,8 @@ def write_merged(path: Path | str, into: Path | str, **how: Any) -> list[str]:
     open_clip alone is needed for that. The config of an architecture that it does not have is
     written beside the checkpoint, as <name>.json. how: as `classifier.open_kept`. ValueError for
     a name by whose ending open_clip would take it for another kind of file, and for one where
-    something else stands already, the backbone's own checkpoint or the adapter above all.
+    something else stands already, the backbone's own checkpoint or the adapter above all; OSError
+    for a folder that is not there. Both before anything is loaded.
     """
     import open_clip
     from safetensors.torch import save
@@ -31,6 +33,7 @@ def write_merged(path: Path | str, into: Path | str, **how: Any) -> list[str]:
             f"{file} would be taken for another kind of file by open_clip, which goes by the "
             "ending; give a name that ends in .safetensors"
         )
+    check_folder(file)
     check_replaces(file, _merged, "checkpoint that was merged here")
     backbone, adapters, _ = open_kept(path, device="cpu", **how)
     name, told = open_clip_name(backbone.spec.name), ["import open_clip"]

@@ -72,6 +72,17 @@ def test_a_method_that_does_not_train_takes_neither_shots_nor_seed(words, told, 
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize(
+    "words", [["architectures", "--record"], ["merge", "none.safetensors", "--into"]]
+)
+def test_a_folder_that_is_not_there_is_told_before_anything_is_computed(words, tmp_path):
+    file = tmp_path / "nowhere" / "a.safetensors"
+    assert refused(*words, file) == (
+        f"error: {file} cannot be written: {file.parent} is no folder that can be written to; "
+        "make it one, or give another file"
+    )
+
+
 @pytest.mark.parametrize("dataset", ["chess", "./pets"])
 def test_the_way_to_look_at_images_is_checked_always(dataset):
     line = refused("run", "--dataset", dataset, "--method", "lora", "--image-loading", "bogus")

@@ -214,6 +214,10 @@ def test_what_is_merged_replaces_nothing_but_what_was_merged(kept, tmp_path):
     assert photo.read_bytes() == b"a photo"
     with pytest.raises(ValueError, match=r"m\.pt would be taken for another kind of file"):
         write_merged(file, tmp_path / "m.pt")
+    with pytest.raises(OSError, match=r"m\.safetensors cannot be written: .*nowhere is no folder"):
+        write_merged("no file", tmp_path / "nowhere" / "m.safetensors")  # before anything is read
+    with pytest.raises(OSError, match=r"photo is no folder that can be written to; make it one"):
+        write_merged("no file", photo.rename(tmp_path / "photo") / "m.safetensors")
     for _ in range(2):  # again is no fault
         write_merged(file, tmp_path / "m.safetensors")
 
