@@ -18,10 +18,15 @@ def is_eager() -> bool:
     """Whether operators compute at once, and are differentiated backward if at all."""
     return not (
         torch.compiler.is_compiling()  # torch.export too
-        or torch._C._is_tracing()  # torch.jit.trace
+        or is_traced()
         or torch._C._are_functorch_transforms_active()  # torch.func
         or forward_ad._current_level >= 0
     )
+
+
+def is_traced() -> bool:
+    """Whether torch.jit.trace follows, on whose graph the ONNX of `dynamo=False` rests."""
+    return not torch.compiler.is_compiling() and torch._C._is_tracing()
 
 
 def plain_eager(x: Tensor) -> bool:

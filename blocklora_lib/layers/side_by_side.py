@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .dropped import dropped_projection, sum_blocks
-from .eager import on_gpu, plain_eager, without_autocast
+from .eager import is_traced, on_gpu, plain_eager, without_autocast
 from .frozen import frozen_linear
 from .stacked import each_run, runs_of
 
@@ -79,6 +79,11 @@ def _factored(rows: Tensor, updates: Updates) -> tuple[Tensor, Tensor]:
         hidden = hidden.transpose(0, 1).flatten(1)
     else:
         hidden = F.linear(sum_blocks(rows, first.input_blocks), torch.cat(downs))  # (T, m b)
+    if is_traced():  # ONNX knows no block_diag: zeros left and right, the same matrix
+        spare, width = len(updates) - 1, first.d_out
+        ups = ((i, factors[u][1].T) for i, u in enumerate(updates) if u is not None)
+        padded = (F.pad(up, (i * width, (spare - i) * width)) for i, up in ups)
+        return hidden, torch.cat(list(padded))
     nothing = hidden.new_empty(0, first.d_out)
     return hidden, torch.block_diag(
         *(nothing if update is None else factors[update][1].T for update in updates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 
 import pytest
@@ -13,6 +14,9 @@ from torch.autograd.graph import save_on_cpu
 from torch.func import grad, jacfwd, jacrev, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from blocklora_lib.adapters.config import AdapterConfig
+from blocklora_lib.adapters.updates import make_adapter
+from blocklora_lib.layers import side_by_side
 from blocklora_lib.layers.dropped import dropped_projection
 from blocklora_lib.layers.frozen import frozen_linear, frozen_mlp
 
@@ -250,6 +254,37 @@ def test_traced_and_exported(layer, merged):
         programs = [traced, *exported]
     for program in programs:
         assert_same(program(inputs()), expected, 1e-5)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_graph_of_an_adapted_model_is_one_that_onnx_knows(layer, kind):
+    """By all that torch converts itself; where `onnx` is installed, by the whole export."""
+    model, _ = build(layer, kind)
+    model.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(model, inputs())
+        assert "aten::block_diag" not in str(traced.inlined_graph)
+        assert_same(traced(inputs()), model(inputs()).detach(), 1e-5)
+        try:
+            torch.onnx.export(model, (inputs(),), io.BytesIO(), dynamo=False)
+        except torch.onnx.OnnxExporterError as error:
+            assert "onnx is not installed" in str(error)  # noqa: PT017  the graph is converted
+
+
+@pytest.mark.parametrize("targets", ["qkv", "qv", "k", "v"])
+def test_a_traced_block_diagonal_is_the_matrix_that_it_is_elsewhere(targets, monkeypatch):
+    config = AdapterConfig(kind="lora", rank=2, n_blocks=1)
+    updates = [make_adapter(config, 6, 5) if t in targets else None for t in "qkv"]
+    for update in filter(None, updates):
+        torch.nn.init.normal_(update.B)
+        update.eval()
+    hidden, matrix = side_by_side._factored(torch.ones(3, 6), updates)
+    monkeypatch.setattr(side_by_side, "is_traced", lambda: True)
+    again, traced = side_by_side._factored(torch.ones(3, 6), updates)
+    assert torch.equal(again, hidden)
+    assert torch.equal(traced, matrix)
 
 
 @pytest.mark.slow
