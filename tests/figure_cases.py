@@ -547,7 +547,7 @@ def front(n):
             complete=i % 4 != 3,
         )
         | dict(trainable_parameters=0 if i == 0 else 10 ** (3 + 3 * draw.random()))
-        | dict(seconds_train=10 ** (4 * draw.random() - 2), fit_bytes=1e8 + 1e7 * i / (n + 3))
+        | dict(seconds_train=10 ** (4 * draw.random() - 2), fit_bytes=1e8 * i / (n + 3))
         for i, (name, label, cost) in enumerate(many(n))
     ]
     return comparison.fronts(pd.DataFrame(rows), ["lora", "block_lora"])
