@@ -163,13 +163,13 @@ def fits_24_gb(e: Evidence) -> Finding:
     fewer = measured.loc["clip_lora"]
     return Finding(
         None if abs(most - 1) <= TOO_NEAR else bool(most < 1),
-        f"A step of {case['model']} with {case['images']:.0f} images and {case['classes']:.0f} "
-        f"prompts, measured on a CPU in float32 ({case['where']}): {gib['sum_first']:.1f} GiB at "
-        f"its peak, and {gib['low_rank']:.1f} with LoRA, {blocks}. On "
-        f"{' and '.join(gpus['device'].unique())} it reserves {spread(ours)} GiB, CLIP-LoRA's "
-        f"computation {spread(code)}; {GPU_BYTES / 1e9:g} GB are {GPU_BYTES / 2**30:.1f}. "
-        f"CLIP-LoRA's code took {gib['clip_lora']:.1f} GiB with {fewer['classes']:.0f} prompts and "
-        f"{fewer['images']:.0f} images on a CPU, and by the memory model takes {told} with all.",
+        f"A step of {case['images']:.0f} images and {case['classes']:.0f} prompts on "
+        f"{case['model']}, float32 on a CPU: {gib['sum_first']:.1f} GiB at its peak, "
+        f"{gib['low_rank']:.1f} with LoRA, {blocks}. On {' and '.join(gpus['device'].unique())} "
+        f"it reserves {spread(ours)} GiB, CLIP-LoRA's computation {spread(code)}; "
+        f"{GPU_BYTES / 1e9:g} GB are {GPU_BYTES / 2**30:.1f}. CLIP-LoRA's code took "
+        f"{gib['clip_lora']:.1f} GiB with {fewer['classes']:.0f} prompts and "
+        f"{fewer['images']:.0f} images on a CPU; a model gives it {told} with all.",
         "modelled",
     )
 
