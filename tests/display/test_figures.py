@@ -198,10 +198,12 @@ def test_no_two_methods_of_the_profiles_look_alike():
     assert same == []
 
 
-def test_a_cost_that_no_record_tells_has_no_panel():
+@pytest.mark.parametrize("told", [math.nan, 2e7])
+def test_a_cost_that_not_all_methods_tell_has_no_panel(told):
     rows = [dict(method=m, method_label=m, cost="text tower", accuracy=i, complete=True,
                  trainable_parameters=10 * i, seconds_train=1.0 + i, fit_bytes=math.nan)
             for i, m in enumerate("ab")]  # fmt: skip
+    rows[0]["fit_bytes"] = told  # one of two is no front
     labels = [axes.get_xlabel() for axes in fronts(pd.DataFrame(rows), []).axes]
     assert labels == ["trained parameters (left edge: none)", "seconds of fitting"]
 

@@ -122,9 +122,9 @@ def fronts(rows: pd.DataFrame, told: Sequence[str]) -> Figure:
     rows: method, method_label, cost (class), accuracy, complete, and the columns AXES, at one
     number of shots. Named are methods on the front and those told; the others are grey. What is not
     complete is hollow, and on no front. What trains nothing stands at the left edge of trained
-    parameters. A cost that no row has has no panel.
+    parameters. A cost that a row lacks has no panel, since the front of some is not that of all.
     """
-    axes = {column: axis for column, axis in AXES.items() if rows[column].notna().any()}
+    axes = {column: axis for column, axis in AXES.items() if rows[column].notna().all()}
     figure = new_figure(TEXT_WIDTH, 3.1)
     panels = figure.subplots(1, len(axes), sharey=True, squeeze=False)[0]
     for panel, (column, (label, unit)) in zip(panels, axes.items(), strict=True):
