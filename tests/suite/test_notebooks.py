@@ -113,9 +113,19 @@ EDGES = [  # values that a reader may well choose, and what notebooks say of tho
     ("02_equivalence", dict(rank=16, seed=0, steps=2), ""),
     ("02_equivalence", dict(steps=1), "steps=1 tells no two updates apart"),
     ("06_generalization_bound", dict(backbones=["ViT-B-16-quickgelu", "ViT-B-32"]), ""),
-    ("11_ablations", dict(methods=["frozen_a"], shots=[2], rank=4, n_blocks=4), ""),
-    ("13_theorem", dict(steps=20, short=10, real_steps=20), ""),
-    ("14_where_it_breaks", dict(octaves=[0], steps=60, trained_on="chess"), ""),
+    pytest.param(
+        "11_ablations",
+        dict(methods=["frozen_a"], shots=[2], rank=4, n_blocks=4),
+        "",
+        marks=pytest.mark.rare,
+    ),
+    pytest.param("13_theorem", dict(steps=20, short=10, real_steps=20), "", marks=pytest.mark.rare),
+    pytest.param(
+        "14_where_it_breaks",
+        dict(octaves=[0], steps=60, trained_on="chess"),
+        "",
+        marks=pytest.mark.rare,
+    ),
     ("18_your_data", dict(method="gda"), "method='gda' trains no adapter to keep; use one of lora"),
 ]
 
