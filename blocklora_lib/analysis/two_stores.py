@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..runs.standing import ROUNDING
 from .intervals import paired_difference
 
 Facts = Mapping[str, Any]
@@ -121,16 +122,13 @@ def changes(paired: Paired) -> Counter[tuple[str, str, str]]:
     )
 
 
-_MAKING = ("device", "instructions", "threads", "git_revision")
-
-
 def origins(records: Iterable[Facts]) -> dict[str, Counter[str]]:
     """Count what records say of their making: versions, device, threads, revision, weights."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for record in records:
         said = record["provenance"]
         facts = {**said.get("versions", {}), "weights": said.get("weights", {}).get("sha256")}
-        facts |= {name: said.get(name) for name in _MAKING}
+        facts |= {name: said.get(name) for name in (*ROUNDING, "git_revision")}
         for name, value in facts.items():
             if value is not None:
                 found[name][_short(value)] += 1

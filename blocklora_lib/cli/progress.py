@@ -11,12 +11,12 @@ from ..core.durations import clock
 from ..core.files import printable
 from ..core.schema import UnknownName
 
-# a step of ViT-B/16, 32 images, by CUDA graphs: the least of 10, 100 and 1000 classes
-CARD = "an H200 31 in fp32 and 120 in fp16 by results/reference/benchmarks/gpu_check_h200.jsonl"
-
 if TYPE_CHECKING:
     from ..runs.profile import Profile
     from ..runs.spec import RunSpec
+
+# a step of ViT-B/16, 32 images, by CUDA graphs: the least of 10, 100 and 1000 classes
+CARD = "an H200 31 in fp32 and 120 in fp16 by results/reference/benchmarks/gpu_check_h200.jsonl"
 
 
 def forecast(specs: Sequence[RunSpec], tflops: float, profile: Profile | None = None) -> str:

@@ -1,8 +1,8 @@
 """What adapters were trained on, and whether all were.
 
 A file may say which weights: of others, loading is refused; and what it held when it was written:
-changed since, it is refused, too. An adapter that no gradient reached,
-beside others that learned, is told when they are saved.
+changed since, it is refused, too. An adapter that no gradient reached, beside others that learned,
+is told when they are saved.
 """
 
 from __future__ import annotations

@@ -184,9 +184,9 @@ def minutes(specs: Iterable[RunSpec], gpu: bool, profile: Profile | None = None)
     """Return what a job of these runs may take: twice what the cost model says, plus half an hour.
 
     Of a GPU's work and what one core of its host does meanwhile, asking for steps and reading
-    images, the longer counts. At most a day, and a day for a model without
-    a closed form or a set that is not known: a job that is ended by it goes on, in its next
-    attempt, with the run that it was at.
+    images, the longer counts. At most a day, and a day for a model without a closed form or a set
+    that is not known: a job that is ended by it goes on, in its next attempt, with the run that it
+    was at.
     """
     try:
         cost = estimate(specs, **settings_of(profile))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Where a record, as it is written, has its method's name.
 _METHOD = re.compile(r'\n  "method": \{\n   "name": "([^"]+)"')
-_ROUNDING = {  # what moves the last bits of a result: its name in a record's provenance, in prose
+ROUNDING = {  # what moves the last bits of a result: its name in a record's provenance, in prose
     "device": "devices",
     "instructions": "vector instructions",
     "threads": "numbers of threads",
@@ -124,7 +124,7 @@ def remarks(records: Iterable[RunRecord], where: str = "these runs") -> list[str
         lines.append(
             f"{earlier} of {len(records)} of {where} were made by another state of the library"
         )
-    for what, name in _ROUNDING.items():
+    for what, name in ROUNDING.items():
         seen = sorted({str(r.provenance[what]) for r in records if what in r.provenance})
         if len(seen) > 1:
             lines.append(f"{where} mix {name} ({', '.join(seen)}): they differ by rounding, too")

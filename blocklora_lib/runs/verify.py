@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from .record import RunRecord
+from .standing import ROUNDING
 
 # what may move the last bits of a result, by its name in a record's provenance
-MOVING = ("device", "instructions", "threads", "versions", "weights", "tf32", "cuda")
+MOVING = (*ROUNDING, "versions", "weights", "tf32", "cuda")
 
 
 def differences(stored: RunRecord, again: RunRecord) -> list[str]:

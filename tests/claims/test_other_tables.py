@@ -17,6 +17,9 @@ from blocklora_lib.runs.results import table_checksum
 
 REFERENCE = RESULTS / "reference" / "pocket"
 NEEDS = [(claim, need) for claim in CLAIMS for need in claim.needs if "/" in need]
+each_need = pytest.mark.parametrize(
+    ("claim", "need"), NEEDS, ids=[f"{claim.id}-{need}" for claim, need in NEEDS]
+)
 
 
 def copied(notebook, folder):
@@ -35,9 +38,7 @@ def judged_in(folder, claim):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("claim", "need"), NEEDS, ids=[f"{claim.id}-{need}" for claim, need in NEEDS]
-)
+@each_need
 def test_a_table_that_was_edited_is_no_evidence(claim, need, tmp_path):
     """A row taken out, a number made another: the notebook's index knows what it exported."""
     notebook, name = need.split("/")
@@ -54,9 +55,7 @@ def test_a_table_that_was_edited_is_no_evidence(claim, need, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("claim", "need"), NEEDS, ids=[f"{claim.id}-{need}" for claim, need in NEEDS]
-)
+@each_need
 def test_a_table_without_one_of_its_columns_is_named(claim, need, tmp_path):
     """Or the verdict is the one of the whole table, where its judge does not read the column."""
     notebook, name = need.split("/")
