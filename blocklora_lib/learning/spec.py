@@ -79,6 +79,13 @@ class TrainingSpec(Strict):
             )
         return self
 
+    @property
+    def stackable(self) -> bool:
+        """Whether runs that differ in their seed alone may be trained as one batch: none where
+        classes are encoded again backwards, or with what they share once.
+        """
+        return not (self.share_prefix or recomputes(self))
+
     def steps(self, shots: int) -> int:
         """Number of optimiser steps of a run with this many shots a class."""
         steps = max(self.min_steps, self.steps_per_shot * shots)

@@ -54,8 +54,8 @@ class Trained:
 def can_stack(one: Context, other: Context, config: AdapterConfig) -> bool:
     """Whether two runs of one set, method and number of shots can be trained as one batch.
 
-    Not where their batches differ in size, where classes are encoded in parts, again backwards or
-    with what they share once, nor in towers that are not open_clip's plain transformers.
+    Not where their batches differ in size, where a training is not `stackable`, nor in towers that
+    are not open_clip's plain transformers.
     """
     backbone, (_, _, training) = one.backbone, one.to_train()
     orders = [settings_plan(context).order for context in (one, other)]
@@ -65,7 +65,7 @@ def can_stack(one: Context, other: Context, config: AdapterConfig) -> bool:
         and other.backbone is backbone
         and torch.equal(one.tokens, other.tokens)
         and other.training == training
-        and not (training.share_prefix or training.class_chunk or training.checkpointing)
+        and training.stackable
         and [len(index) for index in orders[0]] == [len(index) for index in orders[1]]
         and all(plain[tower] for tower in config.towers)
     )

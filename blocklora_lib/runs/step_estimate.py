@@ -81,9 +81,10 @@ def host_seconds(spec: RunSpec, method: Any, graphs: bool = True) -> float:
 
 def can_stack(spec: RunSpec, method: Any) -> bool:
     """Whether a run may be trained with others that differ in their seed alone."""
-    how = _how(spec, method)
-    alone = how is None or recomputes(how) or getattr(how, "share_prefix", False)
-    return isinstance(method.settings, AdapterConfig) and not alone
+    training = spec.training
+    return (
+        isinstance(method.settings, AdapterConfig) and training is not None and training.stackable
+    )
 
 
 def words_of(method: PromptMethod, backbone: str) -> int:
