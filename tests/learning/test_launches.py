@@ -98,7 +98,10 @@ def fitted(name, tiny_clip, steps, **context):
     return found.loss, scores, passes
 
 
-THROUGH_TOWERS = ("block_lora", "dora", "vera", "coop", "prograd", "cocoop", "maple", "promptsrc")
+THROUGH_TOWERS = [
+    *("block_lora", "coop", "cocoop", "promptsrc"),
+    *(pytest.param(name, marks=pytest.mark.rare) for name in ("dora", "vera", "prograd", "maple")),
+]
 
 
 @pytest.mark.parametrize("name", THROUGH_TOWERS)

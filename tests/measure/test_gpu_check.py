@@ -47,6 +47,7 @@ def switches():
     )
 
 
+@pytest.mark.rare  # half a minute; what it measures is tested part by part below
 def test_everything_is_measured_judged_and_kept(script, tiny_clip, tmp_path, capsys):
     before = switches()
     options = (

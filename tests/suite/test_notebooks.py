@@ -109,8 +109,8 @@ def test_it_runs(name, results):
 
 EDGES = [  # values that a reader may well choose, and what notebooks say of those they cannot take
     ("01_method", dict(rank=3, n_blocks=3), ""),
-    ("01_method", dict(rank=16, n_blocks=8), ""),
-    ("02_equivalence", dict(rank=16, seed=0, steps=2), ""),
+    pytest.param("01_method", dict(rank=16, n_blocks=8), "", marks=pytest.mark.rare),
+    pytest.param("02_equivalence", dict(rank=16, seed=0, steps=2), "", marks=pytest.mark.rare),
     ("02_equivalence", dict(steps=1), "steps=1 tells no two updates apart"),
     ("06_generalization_bound", dict(backbones=["ViT-B-16-quickgelu", "ViT-B-32"]), ""),
     pytest.param(
