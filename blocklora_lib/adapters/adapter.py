@@ -29,11 +29,12 @@ class Adapter(Update):
     input_blocks: int = 1  # n where the cut runs along the input
     alone: bool = False  # whether attention computes it apart from its neighbours among q, k, v
     B: nn.Parameter  # (d_out, width), or (n, d_out, width)
+    scale = property(lambda self: self._scale)  # not to be set: a file keeps the config's
 
     def __init__(self, config: AdapterConfig, d_in: int, d_out: int):
         super().__init__()
         self.d_in, self.d_out = d_in, d_out
-        self.scale, self.dropout = config.scale, config.dropout
+        self._scale, self.dropout = config.scale, config.dropout
 
     def share(self, held: dict[tuple[int, int], tuple[Tensor, Tensor]]) -> None:
         """Hold what adapters of one shape have in common once; most have nothing."""
@@ -84,10 +85,8 @@ class Adapter(Update):
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def extra_repr(self) -> str:
-        return (
-            f"d_in={self.d_in}, d_out={self.d_out}, "
-            f"scale={self.scale:.4g}, dropout={self.dropout:g}"
-        )
+        how = f"scale={self.scale:.4g}, dropout={self.dropout:g}"
+        return f"d_in={self.d_in}, d_out={self.d_out}, {how}"
 
     @torch.inference_mode(False)  # what is moved there trains afterwards, too
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapter:

@@ -251,3 +251,12 @@ def test_an_error_about_a_long_value_stays_a_sentence():
     assert explain(error.value).startswith("lr: ")
     assert len(explain(error.value)) < 200
     assert "1.0e-3" not in explain(error.value)
+
+
+def test_the_scale_of_one_adapter_is_not_set_by_hand():
+    """The fast path took the first one's, merging each its own, and a file the config's."""
+    adapters = attach_linear(model(), "0", CONFIG)
+    (adapter,) = adapters.adapters.values()
+    with pytest.raises(AttributeError, match="scale"):
+        adapter.scale = 3.0
+    assert adapter.scale == CONFIG.scale
