@@ -187,13 +187,12 @@ def given(words: list[str] | None, option: str) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for word in words or ():
-        name, equals, text = word.partition("=")
-        value = parse_yaml(text, f"{option} {name}") if equals and name else None
-        if value is None:
+        name, _, text = word.partition("=")
+        if not (name and text.strip()):
             raise ValueError(f"cannot read {option} {word!r}; write {option} NAME=VALUE")
         if name in found:
             raise ValueError(f"{option} {name} is given twice; give it once")
-        found[name] = value
+        found[name] = parse_yaml(text, f"{option} {name}")
     return found
 
 

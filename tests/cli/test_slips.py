@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from blocklora_lib import __version__
 from blocklora_lib.cli.app import app
+from blocklora_lib.cli.options import given
 from blocklora_lib.core.paths import RESULTS
 from blocklora_lib.runs.grid import experiments_with
 from blocklora_lib.runs.profile_files import load_profile
@@ -132,3 +133,15 @@ def test_tables_are_exported_into_a_new_folder(tmp_path):
     words = ["--venue", "icml", "--results", REFERENCE, "--tables", "08_few_shot", "--to", to]
     said("export", *words)
     assert len([*to.glob("tab-*.tex")]) > 2
+
+
+def test_a_setting_that_may_be_nothing_is_given_as_null():
+    """It was 'cannot be read', though profiles say it so."""
+    assert given(["class_chunk=null", "max_steps=~"], "-t") == dict.fromkeys(
+        ("class_chunk", "max_steps")
+    )
+    wrong = said("run", "--dataset", "mnist", "--method", "lora", "-s", "rank=null", code=2)
+    assert "rank: " in wrong
+    for word in ("rank", "rank=", "rank= ", "=8"):
+        with pytest.raises(ValueError, match="write -s NAME=VALUE"):
+            given([word], "-s")
