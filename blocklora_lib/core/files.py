@@ -40,6 +40,7 @@ TEXT_LIMIT = 64 * 2**20
 def user_path(name: str | Path) -> Path:
     """Return a path as a person means it: ~ is the home folder, else relative to the working one.
 
+    Of a link, .. is the folder that holds what it leads to, as for every program.
     Raises ValueError where `~name` names no user, or the text is empty, an address or holds a NUL;
     ./~name is the file of that name here.
     """
@@ -56,7 +57,7 @@ def user_path(name: str | Path) -> Path:
             f"write ./{text} if a file or folder of that name is meant"
         ) from None
     try:
-        return Path(os.path.abspath(path))
+        return Path((os.path.realpath if ".." in path.parts else os.path.abspath)(path))
     except FileNotFoundError:
         raise ValueError(
             f"{text!r} is relative to the working folder, which is gone; cd to one that is there"
@@ -235,10 +236,15 @@ def regular_file(path: str | Path) -> Iterator[BinaryIO]:
     """Open a regular file for reading.
 
     Raises OSError for anything else: a folder, a pipe (which would wait for ever), a device
-    (without end).
+    (without end). An error of the system in reading it names it.
     """
-    with open(_regular(path), "rb") as file:
-        yield file
+    try:
+        with open(_regular(path), "rb") as file:
+            yield file
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # of a read, it has no path
+            error.filename = os.fspath(path)
+        raise
 
 
 def _regular(path: str | Path) -> int:

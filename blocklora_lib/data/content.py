@@ -79,7 +79,8 @@ def _digest(path: Path) -> tuple[list[int] | None, str, bool]:
         ):
             if error.errno in codes:
                 return None, why, False
-        raise  # the machine's
+        error.filename = os.fspath(path)  # the machine's; of a read, it has no path
+        raise
     return stamp, digest, same and max(before.st_mtime_ns, before.st_ctime_ns) < began - RECENT
 
 

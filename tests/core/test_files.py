@@ -14,6 +14,7 @@ from blocklora_lib.core.files import (
     printable,
     read_bytes,
     read_text,
+    regular_file,
     user_path,
     whole_file,
     write_whole,
@@ -30,6 +31,24 @@ def test_a_home_folder_is_expanded_and_a_relative_path_is_of_the_working_folder(
     assert user_path(tmp_path / "a b") == tmp_path / "a b"
     assert user_path("./~mine") == tmp_path / "~mine"
     assert user_path("a/~b") == tmp_path / "a" / "~b"
+
+
+def test_above_a_link_is_what_holds_the_folder_that_it_leads_to(tmp_path, monkeypatch):
+    """As for `ls`: results and images were looked for beside the link."""
+    (tmp_path / "disk/pets").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("disk/pets")
+    monkeypatch.chdir(tmp_path)
+    assert user_path("link/../cars") == tmp_path / "disk/cars"
+    assert user_path("link") == tmp_path / "link"
+
+
+def test_an_error_of_the_disk_in_reading_names_the_file(tmp_path):
+    path = write_whole(tmp_path / "photo.png", "")
+    with pytest.raises(OSError, match=r"photo\.png") as error, regular_file(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    assert error.value.errno == errno.EIO
+    with pytest.raises(OSError, match=r"^no image$"), regular_file(path):
+        raise OSError("no image")
 
 
 def test_a_working_folder_that_is_gone_is_a_sentence(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -324,3 +325,15 @@ def test_a_run_whose_images_stay_is_stored_though_their_times_move(spec, eurosat
     on_step = lambda *_: [os.utime(path) for path in images_of(eurosat)]  # noqa: E731
     assert run_or_load(spec, store, Workbench("cpu"), on_step=on_step).status == "done"
     assert store.path(spec).is_file()
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path, monkeypatch):
+    """A read tells no path: a person was told that 'what is written here' failed."""
+
+    def broken(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (tmp_path / "a.png").write_bytes(b"pixels")
+    monkeypatch.setattr(hashlib, "file_digest", broken)
+    with pytest.raises(OSError, match=r"a\.png"):
+        file_digests(tmp_path, ["a.png"])
