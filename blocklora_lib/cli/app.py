@@ -158,11 +158,13 @@ def run(
                 f"method {method} trains on no images and has no use for {told}; leave {told} out"
             )
     store = RunStore((results or settings.results) / "runs")
+    if folder:
+        from ..runs.own_images import own_images, refuse_within
+
+        refuse_within(store.folder.parent, folder)  # before a folder is made there
     store.check_writable()
     bench = workbench(settings, device, threads)
     if folder:
-        from ..runs.own_images import own_images
-
         own = own_images(settings, folder, store.folder.parent, how or "upright")
         for note in own.notes:
             say(f"note: {note}", err=True)

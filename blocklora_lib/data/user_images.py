@@ -37,8 +37,13 @@ def images(place: Path) -> Images:
     left: dict[str, list[str]] = {}
     known = endings()
     todo: list[tuple[str, tuple[str, ...]]] = [("", with_parents(place))]
+    read: set[str] = set()  # real paths
     while todo:
         inner, above = todo.pop()
+        if above[0] in read:
+            left.setdefault("again", []).append(inner.rstrip("/"))
+            continue
+        read.add(above[0])
         for entry in entries_of(place / inner):
             path = f"{inner}{entry.name}"
             if hidden(entry.name):
@@ -47,8 +52,9 @@ def images(place: Path) -> Images:
                 real = os.path.realpath(entry.path)
                 if real in above:
                     left.setdefault("loop", []).append(path)
-                else:
-                    todo.append((f"{path}/", (*above, real)))
+                else:  # links last: what they lead to may lie here, too
+                    where = 0 if entry.is_symlink() else len(todo)
+                    todo.insert(where, (f"{path}/", (real, *above)))
             elif _is_image(entry, known):
                 paths.append(path)
             else:
@@ -112,10 +118,15 @@ def class_folders(place: Path) -> tuple[list[str], dict[str, list[str]]]:
 
     folders: list[str] = []
     left: dict[str, list[str]] = {}
-    for entry in entries_of(place):
+    real: dict[str, str] = {}  # of each folder its name
+    for entry in sorted(entries_of(place), key=os.DirEntry.is_symlink):
         if is_dir(entry) and not hidden(entry.name):
             check_name(place, entry.name)
             folders.append(entry.name)
+            first = real.setdefault(os.path.realpath(entry.path), entry.name)
+            if first != entry.name:
+                what = f"is a link to what {first!r} holds, whose images would count twice: remove"
+                raise DataError(place / entry.name, f"{what} it", shell(["rm", entry.path]))
         elif is_dir(entry):
             left.setdefault("hidden", []).append(entry.name)
             tool = entry.name in JUNK or entry.name in (
@@ -142,7 +153,7 @@ def class_folders(place: Path) -> tuple[list[str], dict[str, list[str]]]:
         else:
             kind = "stray" if _is_image(entry, endings()) else "no image"
             left.setdefault(kind, []).append(entry.name)
-    return folders, left
+    return sorted(folders), left
 
 
 def told(left: dict[str, list[str]]) -> Iterator[str]:
@@ -164,6 +175,10 @@ def told(left: dict[str, list[str]]) -> Iterator[str]:
         "loop": (
             "link leads back to a folder that it stands in and is left out",
             "links lead back to folders that they stand in and are left out",
+        ),
+        "again": (
+            "link leads to a folder of the class that is read already and is left out",
+            "links lead to folders of the class that are read already and are left out",
         ),
         "unlisted": (
             "folder is of no class of the manifest",

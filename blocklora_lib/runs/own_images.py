@@ -34,6 +34,15 @@ class OwnImages(NamedTuple):
         return replace(bench, manifests=self.manifests, root=self.root)
 
 
+def refuse_within(results: Path, images: Path) -> None:
+    """ValueError for results in the folder of images, where they would be taken for a class."""
+    if results.resolve().is_relative_to(images.resolve()):
+        raise ValueError(
+            f"results in {results} would lie among the images of {images} and be taken for a "
+            "class; give a folder beside it (--results)"
+        )
+
+
 def own_images(
     profile: Profile,
     folder: Path | str,
@@ -42,9 +51,10 @@ def own_images(
 ) -> OwnImages:
     """Write the manifest of a folder to `results`/manifests; errors as `user_dataset.own_manifest`.
 
-    The profile has this set in place of its own.
+    The profile has this set in place of its own. ValueError: as `refuse_within`.
     """
     place = user_path(folder).resolve()
+    refuse_within(results, place)
     manifest = write_own(place, results / "manifests", image_loading=image_loading)
     alone = {"source": None, "variants": (), "targets": (manifest.name,)}
     return OwnImages(

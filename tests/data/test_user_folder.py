@@ -304,6 +304,40 @@ def test_a_link_to_what_holds_the_class_brings_no_images_of_others(tmp_path):
     assert "elsewhere" not in told
 
 
+def test_a_link_to_another_folder_of_the_class_brings_its_images_once(tmp_path):
+    folder = classes(tmp_path / "pets", "cat", "dog", "cat/old/kept")
+    before = every_path(folder)
+    (folder / "cat/first").symlink_to("old")
+    (folder / "cat/old/second").symlink_to("kept")
+    assert every_path(folder) == before
+    told = look(folder).notes[-1]
+    assert told.startswith("2 links lead to folders of the class that are read already")
+    assert "cat/first" in told
+
+
+@pytest.mark.parametrize(("link", "to"), [("cats", "cat"), ("a", "cat"), ("test", "train")])
+def test_a_class_or_a_split_that_is_another_by_a_link_is_refused_by_name(tmp_path, link, to):
+    """Its images counted twice, as of two classes or for training and test."""
+    splits = ("train/cat", "train/dog") if link == "test" else ("cat", "dog")
+    folder = classes(tmp_path / "pets", *splits)
+    (folder / link).symlink_to(to)
+    found = refusal(folder)
+    assert f"{folder / link} is a link to what {to!r} holds" in str(found)
+    mend(found.problem.next_command)
+    assert not (folder / link).is_symlink()
+    assert (folder / to).is_dir()
+
+
+def test_results_among_the_images_are_refused_before_a_folder_is_made(tmp_path, monkeypatch):
+    """The folder that a run itself made was refused as a class without images."""
+    monkeypatch.chdir(classes(tmp_path / "pets", "cat", "dog"))
+    words = ["run", "--dataset", ".", "--method", "zero_shot", "--results", "results"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2
+    assert "would lie among the images" in done.output
+    assert sorted(path.name for path in (tmp_path / "pets").iterdir()) == ["cat", "dog"]
+
+
 def test_train_is_a_class_where_it_holds_images_beside_others(tmp_path):
     folder = classes(tmp_path / "vehicles", "train", "car", "bus")
     assert own_manifest(folder).classes == ("bus", "car", "train")
