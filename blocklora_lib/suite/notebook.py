@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,14 @@ from ..display.style import save_figure
 from ..display.tables import Table, one_line, plain, to_html
 from ..runs.experiment import RATES
 from ..runs.grid import expand
+from ..runs.images import RunImages
 from ..runs.packed import SUFFIX
 from ..runs.profile_files import load_profile, rates_file
 from ..runs.rates import not_chosen
 from ..runs.results import experiment_runs, results_folder, table_checksum
 from ..runs.spec import RunSpec
-from ..runs.store import DamagedRecord, RunStore
+from ..runs.standing import stored
+from ..runs.store import RunStore
 from .catalogue import check_links, drop_index_of_another, inside, notebook_needs
 from .cell_errors import explain_errors
 from .footer import footer, profile_note
@@ -93,6 +96,7 @@ class Notebook:
     def compute(self, *experiments: str) -> None:
         """Run what the store lacks of these experiments, with a progress bar.
 
+        A record of images that have changed since is none; one of earlier code stands, see `runs`.
         Each record is written whole as soon as its run ends: whoever stops this goes on from there.
         """
         from tqdm import tqdm
@@ -101,17 +105,15 @@ class Notebook:
         from ..runs.workbench import Workbench
 
         specs = {s.key: s for name in experiments for s in expand(self.profile, name)}
-        missing = [spec for spec in specs.values() if not self._has(spec)]
+        images = RunImages().digest
+        missing = [spec for spec in specs.values() if not self._has(spec, images)]
         if missing:
             bench = Workbench(self.device, **self.profile.of_bench)
             records = run_grid(missing, self.store, bench, stack=self.profile.stack)
             list(tqdm(records, total=len(missing), desc="runs", unit="run"))
 
-    def _has(self, spec: RunSpec) -> bool:
-        try:
-            return self.store.load(spec) is not None
-        except DamagedRecord:  # set aside when the run is made again
-            return False
+    def _has(self, spec: RunSpec, images: Callable[[RunSpec], str | None]) -> bool:
+        return stored(self.store, spec, True, images).standing in ("done", "failed")
 
     def runs(self, experiment: str = "few_shot", partial: bool = False) -> pd.DataFrame:
         """Return an experiment's finished runs, see `results.experiment_runs`. Missing ones are

@@ -16,6 +16,7 @@ import pytest
 from conftest import eurosat_profile
 from PIL import Image
 
+from blocklora_lib.core.yaml_data import to_yaml
 from blocklora_lib.data import content
 from blocklora_lib.data.content import file_digests
 from blocklora_lib.data.manifest_files import data_checksum, load_manifest
@@ -161,6 +162,24 @@ def test_the_record_of_other_images_is_computed_again(spec, eurosat, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_notebook_computes_the_record_of_other_images_again(tiny_clip, eurosat, tmp_path):
+    """It took whatever stood under the run's key, without a word."""
+    from blocklora_lib.suite.notebook import Notebook
+
+    profile = eurosat_profile(tiny_clip, methods=[{"name": "zero_shot"}], name="mine")
+    (tmp_path / "mine.yaml").write_text(to_yaml(profile.model_dump(mode="json")))
+    nb = Notebook("08_few_shot", str(tmp_path / "mine.yaml"), str(tmp_path / "results"))
+    seen = []
+    for _ in range(2):
+        nb.compute("few_shot")
+        seen += [record.images for record in nb.store.records()]
+        swap(*images_of(eurosat)[-2:])
+        nb.compute("few_shot")
+        seen += [record.images for record in nb.store.records()]
+    assert seen[0] == seen[3] != seen[1] == seen[2]
+
+
 def test_images_that_are_not_at_hand_say_nothing_of_a_record(spec, eurosat, tmp_path):
     store = RunStore(tmp_path / "runs")
     first = run_or_load(spec, store, Workbench("cpu"))
