@@ -232,14 +232,12 @@ def write_between(path: str | Path, markers: tuple[str, str], content: str) -> P
 
 
 @contextmanager
-def regular_file(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a regular file for reading.
-
-    Raises OSError for anything else: a folder, a pipe (which would wait for ever), a device
-    (without end). An error of the system in reading it names it.
+def regular_file(path: str | Path, buffering: int = -1) -> Iterator[BinaryIO]:
+    """Open a regular file for reading; an OSError in that names it, and is raised for anything
+    else: a folder, a pipe (which would wait for ever), a device (without end).
     """
     try:
-        with open(_regular(path), "rb") as file:
+        with open(_regular(path), "rb", buffering=buffering) as file:
             yield file
     except OSError as error:
         if error.errno is not None and error.filename is None:  # of a read, it has no path
@@ -261,15 +259,12 @@ def _regular(path: str | Path) -> int:
 
 def read_bytes(path: str | Path, limit: int = TEXT_LIMIT) -> bytes:
     """Return what a regular file of at most `limit` bytes holds; OSError as `regular_file`."""
-    with open(_regular(path), "rb", buffering=0) as file:  # half the time for a small file
+    with regular_file(path, buffering=0) as file:  # half the time for a small file
         if (size := os.fstat(file.fileno()).st_size) > limit:
             raise OSError(
                 f"{path} has {size:,} bytes, one of its kind at most {limit:,}; is it another file?"
             )
-        try:
-            return file.read(size)
-        except OSError as error:  # of a read, it has no path
-            raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+        return file.read(size)
 
 
 def read_text(path: str | Path, limit: int = TEXT_LIMIT) -> str:
