@@ -61,7 +61,11 @@ def explain(error: ValidationError) -> str:
     that it may be where it is none of them.
     """
     problems: dict[str, list[Any]] = {}
+    wrong = [problem["loc"] for problem in error.errors()]
     for problem in error.errors():
+        n = len(problem["loc"])
+        if problem["type"] == "too_short" and any(w[:n] == problem["loc"] for w in wrong if w[n:]):
+            continue  # of the right entries, and what is wrong with the others is said
         loc = [str(part) for part in problem["loc"]]
         where = ".".join(part for part in loc if not _KIND.fullmatch(part))
         problems.setdefault(where, []).append(problem)

@@ -17,6 +17,7 @@ from ..data.roots import VARIABLE as DATA_VARIABLE
 from ..runs.profile_files import is_file_name, load_profile
 from ..runs.results import results_folder
 from ..runs.store import RunStore
+from ..weights.files import FOLDER as WEIGHTS_VARIABLE
 from .catalogue import choose_notebooks, inside, notebook_needs
 from .parameter_cell import check_parameters
 from .variant import NAMES, place
@@ -51,8 +52,7 @@ def run_notebook(
     for key in ("results_dir", "folder"):
         if given.get(key):
             given[key] = str(user_path(given[key]))
-    if os.environ.get(DATA_VARIABLE):
-        os.environ[DATA_VARIABLE] = str(user_path(os.environ[DATA_VARIABLE]))
+    keep_folders()
     settings, needs = load_profile(given["profile"]), notebook_needs(name, NOTEBOOKS)
     varied = {key: given[key] for key in NAMES if key in given} if needs["varies"] else {}
     base = results_folder(settings, given["results_dir"])
@@ -121,6 +121,13 @@ def run_notebook(
             f"notebook {name} done in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True
         )
     return done
+
+
+def keep_folders() -> None:
+    """Let relative folders in variables mean the same in processes that work in another folder."""
+    for variable in (DATA_VARIABLE, WEIGHTS_VARIABLE):
+        if os.environ.get(variable):
+            os.environ[variable] = str(user_path(os.environ[variable]))
 
 
 def _started(execute: Callable[..., Any], *notebook: Any, **how: Any) -> Any:

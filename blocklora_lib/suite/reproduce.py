@@ -20,6 +20,7 @@ from ..core.machine import usable_cpus
 from ..core.paths import ROOT
 from ..runs.profile_files import is_file_name, load_profile
 from ..runs.store import RunStore
+from .execution import keep_folders
 
 STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
@@ -46,6 +47,7 @@ def reproduce(
         folder = user_path(results)
         given["results"] = str(folder)
     RunStore(folder / "runs").check_writable()
+    keep_folders()  # the engine works in another one
     home = ROOT  # of the engine's own notes
     if not os.access(ROOT, os.W_OK):
         given["results"] = str(folder)

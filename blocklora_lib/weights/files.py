@@ -19,6 +19,7 @@ from ..core.paths import POCKET_MODEL, bundled
 from ..data.content import file_digests
 from .spec import BUNDLED, BackboneSpec
 
+FOLDER = "BLOCKLORA_WEIGHTS"  # a folder of one's own for files that were fetched by hand
 CONFIG = "open_clip_config.json"  # beside a checkpoint: how its model looks at images
 ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 # Which of several checkpoints in a folder is meant; open_clip's own order.

@@ -12,9 +12,9 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from open_clip.pretrained import hf_hub_download
 
 from ..data.obtain.fetch import fetch, known_hash
-from .files import is_path, weight_files
+from .files import FOLDER, is_path, weight_files
 from .spec import BackboneSpec
-from .tags import FOLDER, OPENAI_CACHE, Offer, Source, hub_and_address, offers, open_clip_name
+from .tags import OPENAI_CACHE, Offer, Source, hub_and_address, offers, open_clip_name
 
 
 def locate(spec: BackboneSpec) -> Source | None:

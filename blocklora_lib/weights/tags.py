@@ -23,10 +23,9 @@ from open_clip.pretrained import (
 from ..core.files import user_path
 from ..core.paths import POCKET_MODEL, bundled
 from ..core.schema import UnknownName, near
-from .files import sha256, stamps
+from .files import FOLDER, sha256, stamps
 from .spec import BUNDLED, BackboneSpec
 
-FOLDER = "BLOCKLORA_WEIGHTS"  # a folder of one's own for files that were fetched by hand
 OPENAI_CACHE = "~/.cache/clip"  # where OpenAI's code, and open_clip's for addresses, keep downloads
 
 

@@ -7,6 +7,7 @@ from blocklora_lib.adapters.config import AdapterConfig
 from blocklora_lib.core.schema import explain
 from blocklora_lib.learning.prompt_method import PromptSettings
 from blocklora_lib.runs.experiment import Experiment
+from blocklora_lib.runs.profile import Profile
 
 
 @pytest.mark.parametrize(
@@ -43,3 +44,18 @@ def test_a_list_is_asked_for_by_an_example(given, says):
     with pytest.raises(ValidationError) as error:
         AdapterConfig(**given)
     assert explain(error.value) == says.format("write a list, such as ")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["4"], "shots.0: Input should be a valid integer (got '4')"),
+        ([], "shots: Tuple should have at least 1 item after validation, not 0 (got ())"),
+    ],
+)
+def test_a_list_of_a_wrong_entry_is_not_called_empty(given, says):
+    facts = {"name": "a", "description": "b", "targets": ["mnist"], "seeds": [1], "methods": [{}]}
+    with pytest.raises(ValidationError) as error:
+        Profile.model_validate(facts | {"shots": given})
+    told = [part for part in explain(error.value).split("; ") if part.startswith("shots")]
+    assert told == [says]

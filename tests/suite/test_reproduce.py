@@ -1,5 +1,6 @@
 """Starting the engine: what is asked for is looked at before Snakemake, which answers in traces."""
 
+import os
 import subprocess
 from types import SimpleNamespace
 
@@ -57,3 +58,14 @@ def test_a_sweep_reaches_the_engine_as_a_path_that_holds_in_any_folder(
     monkeypatch.chdir(tmp_path)
     module.reproduce("smoke", results=tmp_path / "results", variants=variants)
     assert f"variants={handed_on.format(folder=tmp_path)}" in engine[0]
+
+
+@pytest.mark.parametrize("variable", ["BLOCKLORA_DATA", "BLOCKLORA_WEIGHTS"])
+def test_a_relative_folder_in_a_variable_is_of_where_the_command_was_given(
+    engine, monkeypatch, tmp_path, variable
+):
+    """The engine, which works in the project's folder, read another one there, or missed it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(variable, "mine")
+    module.reproduce("smoke", results=tmp_path / "results")
+    assert os.environ[variable] == str(tmp_path / "mine")
