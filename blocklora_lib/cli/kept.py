@@ -121,6 +121,12 @@ def evaluate(
     load_libraries()
     about = trained(file)
     found = set_for(about, folder or dataset, split, **how)
+    if folder:
+        from ..data.user_dataset import of_two_classes
+        from ..data.user_folder import look
+
+        for note in (*look(folder).notes, *of_two_classes(found.manifest, folder)):
+            say(f"note: {note}", err=True)
     import torch
 
     from ..runs.classifier import load_classifier
