@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from .replayed import can_replay
 from .spec import DasslSchedule, TrainingSpec, recomputes
 
 spare_the_compiler()
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Context:
     cache: FeatureCache = field(default_factory=FeatureCache)
     names: Sequence[str] = ()
     cuda_graphs: bool = True
+    _asked: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def replays(self, how: TrainingSpec | DasslSchedule) -> bool:
         """Whether steps of such settings are computed by CUDA graphs, see `replayed`."""
@@ -52,18 +55,32 @@ class Context:
     def features(self, views: int = 0) -> Features:
         """The few images as the frozen tower sees them, or so many random views of each.
 
-        Of views, row v N + i is view v of image i.
+        Of views, row v N + i is view v of image i. What a run asks for again, here and below, has
+        been encoded for it, and takes nothing.
         """
         images, source = self.images, self.source
         if source is None:
             assert images is not None
             given = images
             source = Source(lambda: given)
-        return self.cache.features(self.backbone, source, views, self.seed)
+        return self._once(
+            views, lambda: self.cache.features(self.backbone, source, views, self.seed)
+        )
 
     def prompts(self, tokens: Tensor) -> Tensor:
         """Rows of prompts as long as the frozen text tower gives them: (C, d)."""
-        return self.cache.prompts(self.backbone, tokens)
+        name = (*tokens.shape, tokens.cpu().numpy().tobytes())
+        return self._once(name, lambda: self.cache.prompts(self.backbone, tokens))
+
+    def validated(self, source: Source) -> Features:
+        """The validation images as the frozen tower sees them."""
+        return self._once("validation", lambda: self.cache.features(self.backbone, source))
+
+    def _once(self, name: object, make: Callable[[], T]) -> T:
+        if name not in self._asked:
+            self._asked[name] = make()
+        found: T = self._asked[name]
+        return found
 
     def few(self) -> tuple[Tensor | ImageFiles, Tensor]:
         """Return images and labels; ValueError for a method that is given none."""

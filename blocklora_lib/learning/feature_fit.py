@@ -110,7 +110,7 @@ def select(
             "one value"
         )
     source, labels = context.validation
-    features = context.cache.features(context.backbone, source)
+    features = context.validated(source)
     prompts = context.prompts(context.tokens)
     with torch.no_grad():
         choice = choose(grid, lambda **settings: score(**settings)(features, prompts), labels)

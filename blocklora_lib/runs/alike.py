@@ -221,7 +221,7 @@ def _ready(
 
     with repeatable(backbone.device, spec.deterministic, spec.backbone.tf32):
         if context.source:
-            context.features()
+            context.cache.features(backbone, context.source)  # the context counts what a fit asks
         for other in inputs.evaluated:
             features(other)
     return features

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from feature_context import SCALE, Task, unit
+from feature_context import SCALE, Given, Task, unit
 from scipy.special import log_softmax, softmax
 
 from blocklora_lib.clip import towers
@@ -349,3 +349,15 @@ def test_gradients_are_autograds():
     assert torch.autograd.gradcheck(
         lambda keys: cache_logits(f, keys, values, 2.0), (normal(3, 4).requires_grad_(),)
     )
+
+
+@pytest.mark.parametrize("name", ["linear_probe", "clip_adapter", "tip_adapter_f", "lp_plus"])
+def test_what_a_fit_asks_for_again_is_not_encoded_again(name, monkeypatch):
+    """The search of the linear probe counted its validation images nine times."""
+    asked, task = [], Task()
+    few, prompts = Given.features, Given.prompts
+    monkeypatch.setattr(Given, "features", lambda *a: asked.append(a[2].digest) or few(*a))
+    monkeypatch.setattr(Given, "prompts", lambda *a: asked.append("prompts") or prompts(*a))
+    settings = {"steps": [1, 2]} if name == "lp_plus" else {}
+    task.fit(name, **settings)
+    assert sorted(asked) == ["few", "prompts", "validation"]
