@@ -106,11 +106,11 @@ def _as_list(problem: Any) -> str:
 class Strict(BaseModel):
     """A frozen model. An unknown key is an error with the near names: a typo is not a default.
 
-    Types are what they say: "7" and true are no numbers. A whole number may stand for a float, and
-    a list, all that JSON and YAML have, for a tuple.
+    Types are what they say: "7" and true are no numbers, and no number is infinite. A whole number
+    may stand for a float, and a list, all that JSON and YAML have, for a tuple.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

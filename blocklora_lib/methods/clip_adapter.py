@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from ..learning.feature_method import FeatureMethod, FeatureSettings, Positive
 
@@ -44,7 +44,7 @@ class Settings(FeatureSettings):
     ratio: float = Field(0.2, ge=0, le=1)
     reduction: int = Field(4, ge=1)
     weight_decay: float = Field(5e-4, ge=0)
-    epochs: tuple[int, int, int] = (50, 100, 200)
+    epochs: tuple[PositiveInt, PositiveInt, PositiveInt] = (50, 100, 200)
     batch_size: int = Field(32, ge=1)
     views: int = Field(0, ge=0)
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from ..learning.feature_method import FeatureMethod, FeatureSettings, Positive
 
@@ -47,7 +47,7 @@ class Settings(FeatureSettings):
     lr: Positive = (2e-3,)
     many: float = Field(0.1, gt=0)
     weight_decay: float = Field(5e-4, ge=0)
-    epochs: tuple[int, int] = (100, 200)
+    epochs: tuple[PositiveInt, PositiveInt] = (100, 200)
     batch_size: int = Field(256, ge=1)
     views: int = Field(0, ge=0)
 

@@ -47,6 +47,8 @@ def adapted_file(path, tensors: dict | None = None, **metadata: str):
     ("settings", "words"),
     [
         (dict(alpha=math.inf), "alpha"),
+        (dict(alpha=1e300), "alpha"),  # no float32: a failure of the machine, tried again
+        (dict(init_scale=1e308), "init_scale"),
         (dict(alpha=math.nan), "alpha"),
         (dict(init_scale=math.inf), "init_scale"),
         (dict(dropout=math.nan), "dropout"),

@@ -1,11 +1,15 @@
 """What is wrong with given values, as one sentence."""
 
+import math
+
 import pytest
 from pydantic import ValidationError
 
 from blocklora_lib.adapters.config import AdapterConfig
 from blocklora_lib.core.schema import explain
 from blocklora_lib.learning.prompt_method import PromptSettings
+from blocklora_lib.learning.spec import DasslSchedule, TrainingSpec
+from blocklora_lib.methods import get_method, method_names
 from blocklora_lib.runs.experiment import Experiment
 from blocklora_lib.runs.profile import Profile
 
@@ -59,3 +63,27 @@ def test_a_list_of_a_wrong_entry_is_not_called_empty(given, says):
         Profile.model_validate(facts | {"shots": given})
     told = [part for part in explain(error.value).split("; ") if part.startswith("shots")]
     assert told == [says]
+
+
+FLOATS = [
+    (model, name)
+    for model in (TrainingSpec, DasslSchedule, *(get_method(n).Settings for n in method_names()))
+    for name, about in model.model_fields.items()
+    if about.annotation is float
+]
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+@pytest.mark.parametrize(("model", "name"), FLOATS)
+def test_no_setting_is_infinite(model, name, value):
+    """eps = inf trained nothing and was 'done'; others diverged, or were 'no JSON'."""
+    with pytest.raises(ValidationError) as error:
+        model.model_validate({name: value})
+    assert explain(error.value).startswith(f"{name}: Input should be ")
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("clip_adapter", (1, 0, 1)), ("task_res", (-3, 1))])
+def test_epochs_are_at_least_one(name, epochs):
+    """None of them was a failure of the machine, which is tried again."""
+    with pytest.raises(ValidationError, match="greater than 0"):
+        get_method(name).Settings(epochs=epochs)
