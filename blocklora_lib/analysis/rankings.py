@@ -18,6 +18,7 @@ from .intervals import holm
 from .summaries import in_points, own_images, planned
 
 TIE = 1.0  # points of accuracy: a difference within it is called none
+DIGITS = 9  # of points: the same counts over the same images, in another order of sums, are one
 COSTS = ("trainable_parameters", "seconds_train", "fit_bytes")
 BUDGET = ("updates", "images_seen", "image_passes", "text_passes", *COSTS)
 
@@ -74,7 +75,7 @@ def average_ranks(scores: pd.DataFrame, alpha: float = 0.05) -> Ranks:
     from scipy.stats import friedmanchisquare, studentized_range
 
     n, k = scores.shape
-    scores = scores.round(9)  # the same counts over the same images, in another order of sums
+    scores = scores.round(DIGITS)
     ranks = scores.rank(axis=1, ascending=False)
     if n < 2 or k < 2:
         return Ranks(ranks.mean(), n, math.nan, math.nan)
@@ -101,7 +102,7 @@ def against(runs: pd.DataFrame, reference: str, shots: int) -> pd.DataFrame:
         both = part[part["method"].isin([name, reference])]
         by_set = difference_by_set(both, reference, name)
         by_set = by_set[by_set["shots"] == shots]
-        d, gains = over_sets(by_set), -by_set.loc[by_set["n"] > 0, "mean"]
+        d, gains = over_sets(by_set), -by_set.loc[by_set["n"] > 0, "mean"].round(DIGITS)
         row = dict(method=name, shots=shots, mean=-d.mean, low=-d.high, high=-d.low)
         row |= dict(p_value=d.p_value, sets=d.n, complete=d.complete)
         row |= dict(wins=int((gains > TIE).sum()), losses=int((gains < -TIE).sum()))
@@ -143,7 +144,7 @@ def pareto_front(
     A point that costs and gives the same as another one is on the front with it; nan is not, nor is
     what is not `complete`: its gain is a mean over other runs.
     """
-    c, g = np.asarray(cost, float), np.asarray(gain, float)
+    c, g = np.asarray(cost, float), np.asarray(gain, float).round(DIGITS)
     g = g if complete is None else np.where(complete, g, math.nan)
     no_worse = (c <= c[:, None]) & (g >= g[:, None])
     better = (c < c[:, None]) | (g > g[:, None])
@@ -175,7 +176,7 @@ def extremes(gains: pd.DataFrame, n: int = 3) -> pd.DataFrame:
 
     rows = []
     for method, by_set in gains.items():
-        order = by_set.dropna().sort_values(kind="stable")
+        order = by_set.dropna().round(DIGITS).sort_values(kind="stable")
         rows.append(
             {
                 "method": method,

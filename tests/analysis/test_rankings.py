@@ -121,6 +121,23 @@ def test_gains_with_sets_and_with_seeds_as_units():
     assert (found.loc["zero_shot", "seeds"], b["seeds"], b["sets"]) == (0, 3, 6)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_gains_are_counted_by_images_and_not_by_rounding(seed):
+    """Of a hundred images each: a gain of exactly a point was a win, one of none had a sign."""
+    random, sets, one = np.random.default_rng(seed), tuple("stuvwxyz"), {}
+    counts = {(m, d): random.integers(50, 60, 3) for m in "ab" for d in sets}
+    counts |= {("b", d): random.permutation(counts["a", d]) for d in sets[:3]}
+    counts |= {("b", d): random.permutation(counts["a", d] + 1) for d in sets[3:5]}
+    for (m, d), found in counts.items():
+        one |= {(m, d, s + 1): found[s] / 100 for s in range(3)}
+    frame = runs(lambda m, d, k, s: one[m, d, s], methods=("a", "b"), sets=sets, seeds=3)
+    (row,) = against(frame, "a", 4).to_dict("records")
+    gains = np.array([(counts["b", d] - counts["a", d]).sum() for d in sets])  # of 300 images
+    expected = [(gains > 3).sum(), (abs(gains) <= 3).sum(), (gains < -3).sum()]
+    assert [row["wins"], row["ties"], row["losses"]] == expected
+    assert row["wilcoxon"] == pytest.approx(stats.wilcoxon(gains).pvalue)
+
+
 def test_a_set_that_lacks_a_method_is_in_no_rank():
     frame = runs(lambda m, d, k, s: 0.1 * k)
     frame = frame[~((frame["method"] == "b") & (frame["dataset"] == "y") & (frame["shots"] == 4))]
@@ -189,6 +206,10 @@ def test_a_front_by_its_definition(seed):
     assert pareto_front(cost, gain) == [not b for b in beaten]
 
 
+def test_what_gains_the_same_in_another_order_of_sums_is_on_the_front_too():
+    assert pareto_front([0, 0, 1], [0.1 + 0.2, 0.3, 0.3 + 1e-15]) == [True, True, False]
+
+
 def test_what_is_not_known_is_on_no_front():
     assert pareto_front([1.0, math.nan, 2.0], [1.0, 9.0, math.nan]) == [True, False, False]
 
@@ -210,11 +231,14 @@ def test_what_no_record_tells_is_no_budget():
 
 def test_a_method_loses_and_gains_most_where_its_sets_say():
     gains = pd.DataFrame(
-        {"A": [-4.06, 1.0, 0.0, -0.3, math.nan], "B": [1.0, 2.0, 3.0, 4.0, 5.0]},
+        {"A": [-4.06, 1.0, -1e-14, -0.3, math.nan], "B": [1.0, 2.0, 3.0, 4.0, 5.0]},
         index=["Flags", "Chess", "MNIST", "Photos", "Letters"],
     )
-    a, b = extremes(gains, 2).to_dict("records")
+    a, b = extremes(gains, 3).to_dict("records")
     assert a.pop("mean") == pytest.approx((-4.06 + 1.0 - 0.3) / 4)
     assert a == {"method": "A", "loses most on": "Flags -4.1, Photos -0.3",
                  "gains most on": "Chess +1.0"}  # fmt: skip
-    assert (b["loses most on"], b["gains most on"]) == ("-", "Letters +5.0, Photos +4.0")
+    assert (b["loses most on"], b["gains most on"]) == (
+        "-",
+        "Letters +5.0, Photos +4.0, MNIST +3.0",
+    )
