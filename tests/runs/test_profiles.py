@@ -412,6 +412,17 @@ def test_bad_profiles_say_what_is_wrong(tmp_path, tiny_clip, path, value, says):
     assert "\n" not in str(error.value)
 
 
+def test_a_schedule_takes_the_place_of_the_rate_that_a_profile_chose():
+    """It was refused, and the command line has no way to leave that rate out."""
+    pocket = load_profile("pocket")
+    assert pocket.entry("coop").training
+    own = pocket.changed("coop", {"schedule": {}}, {})
+    assert own.entry("coop").training == {}
+    assert not own.entry("coop").method_spec.scheduled
+    with pytest.raises(ValueError, match="lr says nothing to method coop"):
+        pocket.changed("coop", {"schedule": {}}, {"lr": 0.1})
+
+
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [
