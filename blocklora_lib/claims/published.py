@@ -106,7 +106,8 @@ def _counterpart(profile: Profile, entry: MethodEntry) -> str | None:
             return None  # a variant
         label = re.escape(get_method(entry.name).label)
         found = LINEAR_PROBE if entry.name == "linear_probe" else label
-        return rf"{found}( \(.*| CLIP)?$"
+        # in brackets stands who ran it again; a user's CoOp of (M=4, ..) is a variant
+        return rf"{found}( \((?!M=).*| CLIP)?$"
     as_theirs = profile.training_of(entry) == profile.training  # a rate chosen for it is not theirs
     known = entry.registry_name in ("lora", "block_lora") and as_theirs
     if not known or config.n_blocks > 1:

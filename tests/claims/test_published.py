@@ -166,6 +166,7 @@ def test_a_comparator_is_published_under_its_label_and_variants_are_not():
     assert named("gda") == {"GDA"}
     assert {"CoOp", "CoOp (re-run by DePT authors)"} <= named("coop")
     assert not any(name.startswith("CoCoOp") for name in named("coop"))
+    assert not any("M=4" in name for name in named("coop"))  # which is of 16 tokens
     assert {"MaPLe", "MaPLe (re-run by DePT authors)"} <= named("maple")
     assert not {"coop_4", "maple_5", "lp_plus_last", "promptsrc_45", "task_res_1"} & set(found)
 
