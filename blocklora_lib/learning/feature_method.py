@@ -16,8 +16,8 @@ def _some(values: tuple[float, ...]) -> tuple[float, ...]:
         raise ValueError("the grid has no values; list one to fix it, or several to choose from")
     if any(a == b for a, b in itertools.combinations(values, 2)):
         raise ValueError(f"{list(values)} lists a value twice; list each once")
-    if not all(0 <= value < float("inf") for value in values):
-        raise ValueError(f"{list(values)} holds a value that is not finite or below 0")
+    if min(values) < 0:
+        raise ValueError(f"{list(values)} holds a value below 0; list values from 0 on")
     return values
 
 
@@ -35,7 +35,9 @@ def _listed(value: Any) -> Any:
 # setting itself; of several, one is chosen on validation images.
 Grid = Annotated[tuple[float, ...], AfterValidator(_some), BeforeValidator(_listed)]
 Positive = Annotated[Grid, AfterValidator(_above_zero)]  # such as of learning rates
-Steps = Annotated[tuple[int, ...], AfterValidator(_some), AfterValidator(_above_zero)]
+Steps = Annotated[
+    tuple[int, ...], AfterValidator(_some), AfterValidator(_above_zero), BeforeValidator(_listed)
+]
 
 
 def spread(low: float, high: float, n: int) -> tuple[float, ...]:

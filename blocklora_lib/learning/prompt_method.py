@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from ..core.schema import Strict
 from .method import BaseMethod, Towers
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..clip.backbone import Backbone
 
 WORDS = "a photo of a"
+Epochs = tuple[PositiveInt, PositiveInt, PositiveInt]  # as `DasslSchedule` has them
 Tokens = Annotated[int, Field(ge=1)] | Annotated[str, Field(min_length=1)]
 
 

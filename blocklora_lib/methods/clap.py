@@ -51,7 +51,7 @@ class Settings(FeatureSettings):
 class ConstrainedSettings(Settings):
     """strength: what all λ_k are multiplied by."""
 
-    strength: float = Field(1.0, ge=0, allow_inf_nan=False)
+    strength: float = Field(1.0, ge=0)
 
 
 class ZeroShotProbe(FeatureMethod):

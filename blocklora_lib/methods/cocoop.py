@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ..learning.prompt_method import WORDS, PromptMethod, PromptSettings, Tokens
+from ..learning.prompt_method import WORDS, Epochs, PromptMethod, PromptSettings, Tokens
 from ..learning.spec import DasslSchedule
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 class Schedule(DasslSchedule):
     """10 epochs of single images."""
 
-    epochs: tuple[int, int, int] = (10, 10, 10)
+    epochs: Epochs = (10, 10, 10)
     batch_size: int = Field(1, ge=1)
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ..learning.prompt_method import WORDS, PromptMethod, PromptSettings, Tokens
+from ..learning.prompt_method import WORDS, Epochs, PromptMethod, PromptSettings, Tokens
 from ..learning.spec import DasslSchedule
 
 if TYPE_CHECKING:
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 class Schedule(DasslSchedule):
     """100 epochs at any number of shots."""
 
-    epochs: tuple[int, int, int] = (100, 100, 100)
+    epochs: Epochs = (100, 100, 100)
 
 
 class Settings(PromptSettings):
     """strength: λ."""
 
     context: Tokens = WORDS
-    strength: float = Field(8.0, ge=0, allow_inf_nan=False)
+    strength: float = Field(8.0, ge=0)
     schedule: Schedule | None = None
 
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from ..learning.prompt_method import WORDS, DeepMethod, DeepSettings
+from ..learning.prompt_method import WORDS, DeepMethod, DeepSettings, Epochs
 from ..learning.spec import DasslSchedule
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 class Schedule(DasslSchedule):
     """PromptSRC's few-shot protocol for it."""
 
-    lr: float = Field(3.5e-3, gt=0, allow_inf_nan=False)
-    epochs: tuple[int, int, int] = (50, 50, 50)
+    lr: float = Field(3.5e-3, gt=0)
+    epochs: Epochs = (50, 50, 50)
     batch_size: int = Field(4, ge=1)
 
 

@@ -43,7 +43,7 @@ ROUNDING = 16  # of cosines, in units of the number format: two orders of sums d
 class Settings(PromptSettings):
     """strength: λ."""
 
-    strength: float = Field(1.0, ge=0, allow_inf_nan=False)
+    strength: float = Field(1.0, ge=0)
 
 
 class Method(PromptMethod):

@@ -43,7 +43,7 @@ class Settings(FeatureSettings):
     """strength: λ times shots."""
 
     grid: ClassVar = ("lr",)
-    strength: float = Field(1.0, ge=0, allow_inf_nan=False)
+    strength: float = Field(1.0, ge=0)
     lr: Positive = (1e-5,)
     eps: float = Field(1e-4, gt=0)
     steps: int = Field(300, ge=1)

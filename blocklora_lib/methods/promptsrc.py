@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ..learning.prompt_method import DeepMethod, DeepSettings
+from ..learning.prompt_method import DeepMethod, DeepSettings, Epochs
 from ..learning.spec import DasslSchedule
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ TEMPLATES = 60
 class Schedule(DasslSchedule):
     """The published one for few shots."""
 
-    lr: float = Field(2.5e-3, gt=0, allow_inf_nan=False)
-    epochs: tuple[int, int, int] = (50, 50, 50)
+    lr: float = Field(2.5e-3, gt=0)
+    epochs: Epochs = (50, 50, 50)
     batch_size: int = Field(4, ge=1)
 
 
@@ -63,11 +63,11 @@ class Settings(DeepSettings):
     """
 
     image_tokens: int = Field(4, ge=1)
-    text: float = Field(25.0, ge=0, allow_inf_nan=False)
-    image: float = Field(10.0, ge=0, allow_inf_nan=False)
-    logits: float = Field(1.0, ge=0, allow_inf_nan=False)
-    mean: float = Field(0.6, ge=0, allow_inf_nan=False)
-    deviation: float = Field(0.6, gt=0, allow_inf_nan=False)
+    text: float = Field(25.0, ge=0)
+    image: float = Field(10.0, ge=0)
+    logits: float = Field(1.0, ge=0)
+    mean: float = Field(0.6, ge=0)
+    deviation: float = Field(0.6, gt=0)
     schedule: Schedule | None = None
 
 
@@ -140,7 +140,9 @@ class Method(DeepMethod):
 
 def gaussian(epochs: int, mean: float, deviation: float) -> list[float]:
     """g_1 .. g_E, whose sum is 1."""
-    raw = [math.exp(-0.5 * ((e - mean) / deviation) ** 2) for e in range(1, epochs + 1)]
+    away = [abs(e - mean) / deviation for e in range(1, epochs + 1)]
+    near = min(away)  # whose factor is taken out: where all are far it is 0, as is their sum
+    raw = [math.exp(-0.5 * (far - near) * (far + near)) for far in away]
     return [weight / sum(raw) for weight in raw]
 
 

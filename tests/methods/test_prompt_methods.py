@@ -331,7 +331,8 @@ def test_promptsrc_takes_the_steps_of_its_equation(case, depth):
 
 
 @pytest.mark.parametrize(
-    ("epochs", "mean", "deviation"), [(50, 30, 30), (50, 45, 5), (1, 0.6, 0.6)]
+    ("epochs", "mean", "deviation"),
+    [(50, 30, 30), (50, 45, 5), (1, 0.6, 0.6), (50, 5000, 0.05)],
 )
 def test_averaging_weights_sum_to_one(epochs, mean, deviation):
     from blocklora_lib.methods.promptsrc import gaussian
@@ -428,6 +429,10 @@ def test_the_seed_draws_the_start(case):
         ("maple", dict(depth=0), "greater than or equal to 1"),
         ("promptsrc", dict(deviation=0.0), "greater than 0"),
         ("kgcoop", dict(strength=-1.0), "greater than or equal to 0"),
+        ("kgcoop", dict(schedule=dict(epochs=[0, 1, 1])), r"epochs\.0\s+Input .* greater than 0"),
+        ("cocoop", dict(schedule=dict(epochs=[1, -1, 1])), r"epochs\.1\s+Input .* greater than 0"),
+        ("maple", dict(schedule=dict(epochs=[1, 1, 0])), r"epochs\.2\s+Input .* greater than 0"),
+        ("promptsrc", dict(schedule=dict(epochs=[0] * 3)), r"epochs\.0\s+Input .* greater than 0"),
     ],
 )
 def test_bad_settings_are_refused(name, settings, says):

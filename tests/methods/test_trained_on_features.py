@@ -317,7 +317,11 @@ def test_a_grid_without_validation_images_is_refused(method):
         ("tip_adapter", dict(beta=[]), "the grid has no values; list one"),
         ("gda", dict(a=[1.0, 1.0]), r"\[1.0, 1.0\] lists a value twice"),
         ("gda", dict(a=[-1.0]), "below 0"),
-        ("proker", dict(lam=[math.nan]), "not finite"),
+        ("proker", dict(lam=[math.nan]), "a finite number"),
+        ("task_res", dict(alpha=math.inf), "a finite number"),
+        ("tip_adapter_f", dict(eps=math.inf), "a finite number"),
+        ("clip_adapter", dict(epochs=[0, 1, 1]), r"epochs\.0\s+Input .* greater than 0"),
+        ("task_res", dict(epochs=[1, -1]), r"epochs\.1\s+Input .* greater than 0"),
         ("proker", dict(lam=[0.0, 1.0]), r"\[0.0, 1.0\] holds 0, which is no value"),
         ("lp_plus", dict(steps=[]), "the grid has no values; list one"),
         ("lp_plus", dict(steps=[0]), r"\[0\] holds 0"),
@@ -329,6 +333,11 @@ def test_a_grid_without_validation_images_is_refused(method):
 def test_bad_settings_are_refused(method, settings, says):
     with pytest.raises(ValueError, match=says):
         MethodSpec(name=method, settings=settings)
+
+
+def test_a_single_value_needs_no_list():
+    settings = MethodSpec(name="lp_plus", settings={"steps": 300}).settings
+    assert list(settings["steps"]) == [300]
 
 
 def test_gradients_are_autograds():
