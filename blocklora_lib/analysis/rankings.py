@@ -92,7 +92,7 @@ def against(runs: pd.DataFrame, reference: str, shots: int) -> pd.DataFrame:
     sets on which the gain is above, within or below TIE; wilcoxon, the signed-rank test over the
     sets, adjusted for the number of methods (Holm); with seeds as units, the mean over the sets
     within a seed, seed_mean, seed_low, seed_high, seeds; complete. A method that is not trained is
-    one run, and has no seeds.
+    one run, and has no seeds. What shares no run with the reference gains nan.
     """
     from scipy.stats import wilcoxon
 
@@ -109,7 +109,7 @@ def against(runs: pd.DataFrame, reference: str, shots: int) -> pd.DataFrame:
         row["ties"] = len(gains) - row["wins"] - row["losses"]
         row["wilcoxon"] = float(wilcoxon(gains).pvalue) if gains.any() else math.nan
         seeds = dict(seed_mean=math.nan, seed_low=math.nan, seed_high=math.nan, seeds=0)
-        if (both.loc[both["method"] == name, "shots"] == shots).all():
+        if d.n and (both.loc[both["method"] == name, "shots"] == shots).all():
             s = difference_by_seed(both, name, reference)
             seeds = dict(seed_mean=s.mean, seed_low=s.low, seed_high=s.high, seeds=s.n)
         rows.append(row | seeds)

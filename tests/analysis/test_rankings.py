@@ -153,6 +153,15 @@ def test_a_missing_seed_is_told():
     assert found.loc["zero_shot", "complete"]
 
 
+def test_what_shares_no_run_with_the_reference_gains_nan():
+    frame = runs(lambda m, d, k, s: 0.1 * k, methods=("a", "b", "c"))
+    frame = frame[(frame["dataset"] == "x") == (frame["method"] == "b")]
+    b, c = against(frame, "a", 4).to_dict("records")
+    assert math.isnan(b["mean"])
+    assert (b["sets"], b["seeds"], b["wins"], b["ties"]) == (0, 0, 0, 0)
+    assert (c["mean"], c["sets"], c["seeds"]) == (0.0, 2, 2)
+
+
 def test_budgets_are_means_over_sets():
     frame = runs(lambda m, d, k, s: {"x": 0.1, "y": 0.2, "z": 0.6}[d] + 0.01 * s)
     found = budgets(frame, 4).set_index("method")

@@ -14,7 +14,11 @@ from synthetic import LABELS, synthetic_runs
 
 from blocklora_lib.analysis.summaries import few_shot_summary, gains, trained_parameters
 from blocklora_lib.display.figures import few_shot
-from blocklora_lib.display.figures.comparison import fronts
+from blocklora_lib.display.figures.comparison import (
+    accuracy_of_methods,
+    critical_difference,
+    fronts,
+)
 from blocklora_lib.display.style import (
     METHOD_STYLES,
     MOST,
@@ -289,3 +293,17 @@ def test_a_logarithmic_axis_has_plain_marks_however_narrow(ends, expected):
     )
     shown = [text for value, text in texts.items() if ends[0] <= value <= ends[1]]
     assert shown == expected
+
+
+@pytest.mark.parametrize("untrained", [False, True])
+def test_of_a_store_with_few_runs_there_is_no_mean_yet(untrained):
+    """Notebook 17 of one set of three was an IndexError."""
+    row = dict(method="zero_shot", method_label="Zero-shot", cost="cached features", shots=0)
+    rows = pd.DataFrame([row | dict(mean=1.0, low=1.0, high=1.0, complete=True)])
+    (panel,) = accuracy_of_methods(rows if untrained else rows.iloc[:0], []).axes
+    assert [text.get_text() for text in panel.get_yticklabels()] == ["Zero-shot"] * untrained
+
+
+def test_where_no_set_has_all_methods_there_are_no_ranks():
+    (panel,) = critical_difference({}, {}, []).axes
+    assert not panel.get_lines()

@@ -46,8 +46,9 @@ def accuracy_of_methods(rows: pd.DataFrame, told: Sequence[str]) -> Figure:
     rows: method, method_label, shots, mean, low, high (points), complete, cost; methods stand from
     the best down by their mean at the most shots that they have. told: methods whose names are
     bold. Where zero-shot stands, a line goes through all. A mean that is not complete is hollow.
+    Of no rows, as where no seed has all sets, a panel is empty.
     """
-    shots = sorted(set(rows["shots"]) - {0})
+    shots = sorted(set(rows["shots"]) - {0}) or [0]  # no trained mean yet
     zero = rows[rows["shots"] == 0]
     at = rows["shots"].where(rows["shots"] > 0, shots[-1])  # what trains nothing stands at each
     last = rows.assign(at=at).sort_values(["at", "mean"], ascending=False)
@@ -71,7 +72,8 @@ def accuracy_of_methods(rows: pd.DataFrame, told: Sequence[str]) -> Figure:
     for tick, name in zip(ticks, names["method"], strict=True):
         tick.label1.set_fontweight("bold" if name in told else "normal")
     panels[0].set_ylim(len(order) - 0.4, -0.6)
-    legend_outside(figure, _handles(rows["cost"].tolist()), "lower center")
+    if order:
+        legend_outside(figure, _handles(rows["cost"].tolist()), "lower center")
     return figure
 
 
@@ -82,13 +84,14 @@ def critical_difference(
     """Draw mean ranks, a panel a number of shots: the best on top, a bar joins what is alike.
 
     ranks: by shots. labels, told: of methods, and those whose names are bold. Bars are as Demšar
-    (2006) draws them: methods that differ by less than the critical difference share one.
+    (2006) draws them: methods that differ by less than the critical difference share one. Without
+    ranks, as where no set has all methods, a panel is empty.
     """
-    most = max(len(found.mean) for found in ranks.values())
+    most = max((len(found.mean) for found in ranks.values()), default=0)
     figure = new_figure(TEXT_WIDTH, 0.75 + 0.15 * most)
     figure.get_layout_engine().set(w_pad=0.06)
-    panels = figure.subplots(1, len(ranks), squeeze=False)[0]
-    for panel, (k, found) in zip(panels, ranks.items(), strict=True):
+    panels = figure.subplots(1, max(len(ranks), 1), squeeze=False)[0]
+    for panel, (k, found) in zip(panels, ranks.items(), strict=bool(ranks)):
         order = found.mean.sort_values(kind="stable")
         place = {name: i for i, name in enumerate(order.index)}
         bars = found.alike
