@@ -43,7 +43,8 @@ def rate_curves(runs: pd.DataFrame) -> pd.DataFrame:
 def at_the_edge(records: Iterable[RunRecord]) -> dict[str, tuple[int, int]]:
     """Return of each setting that runs chose how many choices stand at an end of its grid, of all.
 
-    A better value may lie beyond that end. Where a run tried one value alone, nothing was chosen.
+    A better value may lie beyond that end, where a linear probe, which searches around its grid's
+    best, may have chosen. Where a run tried one value alone, nothing was chosen.
     """
     found, of = Counter[str](), Counter[str]()
     for record in records:
@@ -52,5 +53,5 @@ def at_the_edge(records: Iterable[RunRecord]) -> dict[str, tuple[int, int]]:
             grid = record.spec.method.settings[name]
             if len(grid) > 1:
                 of[name] += 1
-                found[name] += value in (min(grid), max(grid))
+                found[name] += not min(grid) < value < max(grid)
     return {name: (found[name], of[name]) for name in of}

@@ -69,3 +69,5 @@ def test_choices_at_an_end_of_their_grid_are_counted():
     failed = SimpleNamespace(result=None)
     # of one value nothing was chosen; of two, each is an end
     assert at_the_edge([*runs, nothing, failed]) == {"lr": (2, 4), "beta": (4, 4)}
+    # a linear probe's search goes on from the grid's best, inwards and outwards
+    assert at_the_edge([run(31.6, 1.0), run(0.05, 1.0), run(3.2, 1.0)])["lr"] == (2, 3)
