@@ -83,10 +83,14 @@ def kernel(x: Tensor, y: Tensor, beta: float) -> Tensor:
 
 
 def coefficients(among: Tensor, residual: Tensor, lam: float) -> Tensor:
-    """(k/λ + I)⁻¹ r.  among: (N, N), float64, residual: (N, K) -> (N, K)."""
+    """(k/λ + I)⁻¹ r, nan where rounding leaves no inverse.
+
+    among: (N, N), float64, residual: (N, K) -> (N, K).
+    """
     import torch
 
     system = among / lam
     system.diagonal().add_(1)
-    solved = torch.cholesky_solve(residual.double(), torch.linalg.cholesky(system))
+    factor, failed = torch.linalg.cholesky_ex(system)
+    solved = torch.cholesky_solve(residual.double(), factor).where(failed == 0, torch.nan)
     return solved.to(residual.dtype)

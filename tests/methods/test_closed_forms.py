@@ -161,6 +161,13 @@ def test_proker(seed):
     np.testing.assert_allclose(found, ridge(task, **chosen, images=task.test), **CLOSE)
 
 
+def test_proker_leaves_out_a_value_whose_system_rounding_makes_singular():
+    task = Task()
+    predictor, found = task.fit("proker", beta=[0.0, 2.0], lam=[1e-40, 0.1])
+    assert predictor.choice.settings["lam"] == 0.1
+    assert found.isfinite().all()
+
+
 def test_proker_goes_from_zero_shot_to_smoothing():
     task = Task()
     f, keys, text = unit(task.test.rows), unit(task.few.rows), unit(task.prompts)
