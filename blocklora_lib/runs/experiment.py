@@ -55,9 +55,17 @@ class MethodEntry(Strict):
         settings = self.method_spec.load().settings
         return settings if isinstance(settings, AdapterConfig) else None
 
+    def over(self, settings: dict[str, Any], training: dict[str, Any]) -> MethodEntry:
+        """This entry with these on top; a schedule among them takes the place of its training."""
+        own = dict(settings=self.settings | settings, training=self.training | training)
+        new = self.model_copy(update=own)
+        if self.training and not training and self.method_spec.scheduled:
+            new = new if new.method_spec.scheduled else new.model_copy(update={"training": {}})
+        return new
+
     def varied(self, changes: Mapping[str, Any]) -> MethodEntry:
         """This entry with other 'settings.<name>' or 'training.<name>', named after them."""
-        parts = {"settings": dict(self.settings), "training": dict(self.training)}
+        parts: dict[str, dict[str, Any]] = {"settings": {}, "training": {}}
         for key, value in changes.items():
             part, _, name = key.partition(".")
             if part not in parts or not name:
@@ -66,10 +74,15 @@ class MethodEntry(Strict):
         told = {key.partition(".")[2]: _word(value) for key, value in changes.items()}
         label = self.label or get_method(self.registry_name).label
         return MethodEntry(
-            name=",".join([self.name, *(f"{name}={value}" for name, value in told.items())]),
+            # of words and schedules, too, in characters that a name may have
+            name=re.sub(
+                r"[^A-Za-z0-9_,=+.-]+",
+                "-",
+                ",".join([self.name, *(f"{name}={value}" for name, value in told.items())]),
+            ),
             method=self.registry_name,
             label=", ".join([label, *(f"{name} = {value}" for name, value in told.items())]),
-            **parts,
+            **self.over(**parts).model_dump(include={*parts}),
         )
 
 
@@ -126,16 +139,20 @@ class Experiment(Strict):
     def variations(self, entry: MethodEntry) -> tuple[MethodEntry, ...]:
         """The entries that stand for `entry` here: itself, or one for each combination."""
         if get_method(entry.registry_name).trains and (self.settings or self.training):
-            own = dict(
-                settings=entry.settings | self.settings, training=entry.training | self.training
-            )
-            entry = entry.model_copy(update=own)
+            entry = entry.over(self.settings, self.training)
         grids = (itertools.product(*grid.values()) for grid in self.vary)
-        return tuple(
+        found = tuple(
             entry.varied(dict(zip(grid, values, strict=True)))
             for grid, combinations in zip(self.vary, grids, strict=True)
             for values in combinations
-        ) or (entry,)
+        )
+        named = {varied.name: varied for varied in found}
+        if other := next((varied for varied in found if named[varied.name] != varied), None):
+            raise ValueError(
+                f"vary has two methods of the name {other.name!r}; list values that differ by more "
+                "than blanks and signs"
+            )
+        return found or (entry,)
 
 
 class Rates(Strict):

@@ -211,16 +211,13 @@ class Profile(Strict):
             for key in given:
                 if key in there and key not in here:
                     raise ValueError(f"{key} is a {way} {key}={given[key]}")
-        changes = {"settings": old.settings | settings, "training": old.training | training}
-        new = old.model_copy(update=changes)
-        if not new.method_spec.scheduled:
-            if training:
-                says = "says" if len(training) == 1 else "say"
-                raise ValueError(
-                    f"{', '.join(training)} {says} nothing to method {name}, which has a way of "
-                    f"its own to train; its settings are {', '.join(own) or 'none'} (-s)"
-                )
-            new = new.model_copy(update={"training": {}})  # a schedule is in place of the profile's
+        new = old.over(settings, training)
+        if training and not new.method_spec.scheduled:
+            says = "says" if len(training) == 1 else "say"
+            raise ValueError(
+                f"{', '.join(training)} {says} nothing to method {name}, which has a way of its "
+                f"own to train; its settings are {', '.join(own) or 'none'} (-s)"
+            )
         self.training_of(new)
         methods = tuple(new if entry.name == name else entry for entry in self.methods)
         return self.model_copy(update={"methods": methods})

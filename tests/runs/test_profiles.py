@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from blocklora_lib.core.paths import PROFILES, ROOT
 from blocklora_lib.data.manifest_files import manifest_names
 from blocklora_lib.runs.estimate import estimate
+from blocklora_lib.runs.experiment import Experiment
 from blocklora_lib.runs.grid import entries, expand, make_spec
 from blocklora_lib.runs.profile import Profile
 from blocklora_lib.runs.profile_files import load_profile, profile_files
@@ -421,6 +422,22 @@ def test_a_schedule_takes_the_place_of_the_rate_that_a_profile_chose():
     assert not own.entry("coop").method_spec.scheduled
     with pytest.raises(ValueError, match="lr says nothing to method coop"):
         pocket.changed("coop", {"schedule": {}}, {"lr": 0.1})
+
+
+def test_words_and_schedules_may_be_varied():
+    """Names were refused by a pattern, schedules for the profile's rate."""
+    coop = load_profile("pocket").entry("coop")
+    words = {"settings.context": ["a photo of a", 4]}
+    schedules = {"settings.schedule": [{}, {"lr": 0.1}]}
+    found = Experiment.model_validate({"vary": [words, schedules]}).variations(coop)
+    assert [entry.settings.get("context") for entry in found] == ["a photo of a", 4, None, None]
+    assert [bool(entry.training) for entry in found] == [True, True, False, False]
+    assert found[0].name == "coop,context=a-photo-of-a"
+    assert found[0].label == "CoOp, context = a photo of a"
+    assert len({entry.name for entry in found}) == 4
+    alike = Experiment.model_validate({"vary": [{"settings.context": ["a b", "a-b"]}]})
+    with pytest.raises(ValueError, match="two methods of the name 'coop,context=a-b'"):
+        alike.variations(coop)
 
 
 @pytest.mark.parametrize(
