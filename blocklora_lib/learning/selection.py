@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor
 
 from .count import Choice, Count
+from .evaluation import NotFinite
 
 
 def choose(
@@ -17,7 +18,7 @@ def choose(
 
     grid: the values of each setting, from the one nearest to doing nothing on: of equal
     combinations the first is taken, the last setting running fastest. logits(**settings) -> (N, C);
-    scores that are not finite are never chosen. labels: (N,). ValueError where no combination is
+    scores that are not finite are never chosen. labels: (N,). NotFinite where no combination is
     left.
     """
     best: tuple[int, dict[str, float]] | None = None
@@ -30,7 +31,7 @@ def choose(
         if best is None or correct > best[0]:
             best = correct, settings
     if best is None:
-        raise ValueError(
+        raise NotFinite(
             f"no value of {', '.join(grid)} gives finite scores on validation images; "
             "declare another grid"
         )

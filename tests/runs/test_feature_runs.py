@@ -121,6 +121,17 @@ def test_seconds_do_not_depend_on_what_ran_before(tiny_clip, manifests, monkeypa
     assert [r.cost.seconds["train"] for r in (cold, warm, kept)] == pytest.approx([taken] * 3)
 
 
+def test_values_without_a_finite_score_fail_their_run_alone(tiny_clip, manifests, tmp_path):
+    """It ended all of the grid, at each start anew."""
+    methods = [{"name": "gda", "settings": {"a": [1e300, 1e299]}}, {"name": "tip_adapter"}]
+    mine = Profile.model_validate(profile_facts(tiny_clip) | {"methods": methods})
+    given = [("squares", m["name"], 2, 1) for m in methods]
+    specs = [make_spec(mine, *one, manifests=manifests) for one in given]
+    failed, done = run_grid(specs, RunStore(tmp_path / "runs"), Workbench("cpu", manifests))
+    assert (failed.status, done.status) == ("failed", "done")
+    assert "no value of a gives finite scores on validation images" in failed.error.message
+
+
 def test_a_records_memory_is_its_fits(tiny_clip, manifests, monkeypatch):
     """Not what the process held before, nor what features are encoded with."""
     block = 40 * 2**20
