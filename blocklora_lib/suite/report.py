@@ -24,6 +24,7 @@ from ..claims.verdict import tone
 from ..core.files import read_bytes, read_text, write_whole
 from ..core.json_data import read_json, read_notebook, undamaged
 from ..core.paths import NOTEBOOKS
+from ..core.schema import short
 from ..display.mathml import MathMLExporter, highlight_css, inline_mathml
 from ..display.safe_html import safe_html
 from ..runs.experiment import RATES
@@ -187,7 +188,13 @@ def _node(path: Path) -> nbformat.NotebookNode:
     damaged.
     """
     read_notebook(path)
-    return nbformat.reads(read_text(path), as_version=4)
+    with undamaged(f"notebook {path}", "restore it, or execute it again"):
+        try:
+            nbformat.validate(node := nbformat.reads(read_text(path), as_version=4))
+        except (nbformat.ValidationError, AssertionError, RecursionError) as error:
+            why = str(error).partition("\n")[0] or "it is not of format 4"
+            raise ValueError(short(why)) from None
+        return node
 
 
 def _links(files: list[str]) -> list[tuple[str, str]]:

@@ -29,7 +29,7 @@ from blocklora_lib.suite.catalogue import PNG
 from blocklora_lib.suite.difference import difference
 from blocklora_lib.suite.paper import write_inputs
 from blocklora_lib.suite.report import SCRIPT as OWN
-from blocklora_lib.suite.report import notebook_html, write_report
+from blocklora_lib.suite.report import _node, notebook_html, write_report
 
 SCRIPT = "<script>alert(1)</script>"
 MATH = rf"so $x_i \text{{{SCRIPT}}}$ and $\mathrm{{<img src=x onerror=alert(2)>}}$"
@@ -325,6 +325,30 @@ def test_a_notebook_without_a_cell_is_damaged(plain):
     nbformat.write(nbformat.v4.new_notebook(), folder / "notebooks" / "01_method.ipynb")
     with pytest.raises(ValueError, match=r"01_method\.ipynb is damaged"):
         page_of(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda cell: cell.update(cell_type="|"),
+        lambda cell: cell.update(execution_count="1"),
+        lambda cell: cell.update(outputs=[[]]),
+        lambda cell: cell.update(outputs=[{"output_type": "error", "ename": "E"}]),
+        lambda cell: cell.update(metadata={"a": json.loads("[" * 900 + "]" * 900)}),
+    ],
+)
+def test_a_cell_that_is_none_is_damaged(tmp_path, change):
+    """nbformat and nbconvert each have an error of their own for it."""
+    cell = {"cell_type": "code", "id": "a", "source": "", "metadata": {}, "outputs": []}
+    cell["execution_count"] = None
+    change(cell)
+    facts = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    path = tmp_path / "02_theory.failed.ipynb"
+    path.write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"{path} is damaged \(.*execute it again") as told:
+        _node(path)
+    assert "\n" not in str(told.value)
+    assert len(str(told.value)) < 400
 
 
 def test_outputs_that_are_programs_are_not_shown():
