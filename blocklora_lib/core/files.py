@@ -264,7 +264,7 @@ def read_bytes(path: str | Path, limit: int = TEXT_LIMIT) -> bytes:
             raise OSError(
                 f"{path} has {size:,} bytes, one of its kind at most {limit:,}; is it another file?"
             )
-        return file.read(size)
+        return b"".join(iter(lambda: file.read(size), b""))  # Linux gives 2 GiB at a time
 
 
 def read_text(path: str | Path, limit: int = TEXT_LIMIT) -> str:
