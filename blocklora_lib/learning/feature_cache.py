@@ -262,6 +262,7 @@ def read_features(path: Path, name: str, shape: tuple[int, int] = (0, 0)) -> Enc
         said: Any = json.loads(content[8 : 8 + length])["__metadata__"]
         seconds = float(said["seconds"])
         whole = said["sha256"] == _digest(pooled) and 0 <= seconds < math.inf
+        whole = whole and pooled.dtype == torch.float32 and "name" in said
     except (SafetensorError, KeyError, TypeError, ValueError):
         whole = False
     if not whole:

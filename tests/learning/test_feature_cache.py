@@ -231,6 +231,16 @@ def test_a_file_that_is_damaged_or_of_other_images_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("name", "pooled"), [({}, torch.zeros(2, 3)), ({"name": "n"}, torch.zeros(2, 3).half())]
+)
+def test_a_file_without_a_name_or_of_other_numbers_is_damaged(name, pooled, tmp_path):
+    path, digest = tmp_path / "n.safetensors", hashlib.sha256(pooled.numpy().tobytes()).hexdigest()
+    path.write_bytes(save({"pooled": pooled}, {"sha256": digest, "seconds": "1.0"} | name))
+    with pytest.raises(ValueError, match="is damaged"):
+        read_features(path, "n")
+
+
+@pytest.mark.parametrize(
     ("rows", "views"), [((3, None), 0), ((N, 3), 0), ((2, None), 2), ((3, 2, 2), 0)]
 )
 def test_a_file_of_features_of_another_shape_is_encoded_again(
