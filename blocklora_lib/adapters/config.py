@@ -58,11 +58,11 @@ class AdapterConfig(BaseModel):
     rank: int = Field(default=2, ge=1, le=MOST)
     n_blocks: int = Field(default=1, ge=1, le=MOST)
     reading: Literal["total_rank", "block_rank", "input"] = "total_rank"
-    alpha: float = Field(default=1.0, gt=0, le=1e30, allow_inf_nan=False)
+    alpha: float = Field(default=1.0, gt=0, le=1e6, allow_inf_nan=False)
     scaling: Literal["sqrt_rank", "rank"] = "sqrt_rank"
     dropout: float = Field(default=0.25, ge=0, lt=1, allow_inf_nan=False)
     init: Literal["kaiming", "normal"] = "kaiming"
-    init_scale: float = Field(default=1.0, gt=0, le=1e30, allow_inf_nan=False)  # of float32
+    init_scale: float = Field(default=1.0, gt=0, le=1e6, allow_inf_nan=False)
     targets: tuple[str, ...] = ("q", "k", "v")
     towers: tuple[str, ...] = TOWERS
     layers: Literal["all"] | tuple[int, ...] = "all"

@@ -80,4 +80,4 @@ def undamaged(what: str, mend: str) -> Iterator[None]:
         yield
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         why = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"{what} is damaged ({why}); {mend}") from None
+        raise ValueError(f"{what} is damaged ({why!s:.500}); {mend}") from None

@@ -20,7 +20,7 @@ class UnknownName(ValueError, KeyError):
 
     def __init__(self, what: str, name: object, known: Iterable[str], beside: str = "") -> None:
         super().__init__(
-            f"unknown {what} {str(name)!r}; {near(name, known)}{beside and f'; {beside}'}"
+            f"unknown {what} {short(str(name))}; {near(name, known)}{beside and f'; {beside}'}"
         )
 
     def __str__(self) -> str:  # KeyError's own would put the sentence in quotes
@@ -58,7 +58,7 @@ def explain(error: ValidationError) -> str:
     """Put pydantic's multi-line report into one sentence: key: what is wrong; key: ...
 
     Of a value that may be of several kinds, what is wrong with it as the kind that it is; the kinds
-    that it may be where it is none of them.
+    that it may be where it is none of them. Of a very long report, the beginning.
     """
     problems: dict[str, list[Any]] = {}
     wrong = [problem["loc"] for problem in error.errors()]
@@ -76,7 +76,8 @@ def explain(error: ValidationError) -> str:
         what = " or ".join(dict.fromkeys(_said(p, first=p is told[0]) for p in told))
         what += _given(told[0]) + (_as_list(told[0]) if len(told) == 1 else "")
         parts.append(f"{where}: {what}" if where else what)
-    return "; ".join(parts)
+    whole = "; ".join(parts)
+    return whole if len(whole) <= 1500 else f"{whole[:1497]}..."
 
 
 def _said(problem: Any, first: bool) -> str:
@@ -162,6 +163,8 @@ class FrozenDict(dict[str, Any]):
     """A dict of plain values that can be hashed and not changed; lists inside become tuples."""
 
     def __init__(self, items: Any = ()) -> None:
+        if not isinstance(items, Mapping) and items != ():
+            raise ValueError(f"settings are a mapping, of names and values, not {short(items)}")
         super().__init__({str(k): freeze(v) for k, v in dict(items).items()})
 
     def __hash__(self) -> int:  # type: ignore[override]

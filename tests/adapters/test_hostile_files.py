@@ -80,6 +80,9 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ("config", '{"kind": "lora", "rank": NaN, "n_blocks": 1}', "NaN is no number of JSON"),
         ("config", '{"kind": "lora", "rank": 2, "rank": 2, "n_blocks": 1}', "stands twice"),
         ("config", '{"kind": "lora", "alpha": 1e999, "n_blocks": 1}', "damaged"),
+        ("config", '{"kind": "lora", "alpha": 1e300, "n_blocks": 1}', "alpha: .*less than"),
+        ("config", json.dumps({"towers": ["x" * 200_000]}), "damaged .*towers names"),
+        ("config", json.dumps({"layers": [0.5] * 3000}), "damaged .*layers"),
         ("format_version", "9", "format_version"),
     ],
     ids=lambda x: str(x)[:60],
@@ -148,7 +151,7 @@ def test_the_sum_of_tensors_is_of_their_bytes_formats_shapes_and_names(dtype):
     assert told != tensors_told({"a": a.double().half(), "b": empty}) or dtype == torch.float16
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 3e38, -1e13])
 def test_what_is_no_number_is_refused(whole, value):
     metadata, tensors, path = whole
     next(iter(tensors.values()))[0, 0] = value
@@ -190,6 +193,12 @@ def test_a_deep_header_is_damaged(tmp_path):
     refused(path, "is damaged or no safetensors file")
     path.write_bytes((2**62).to_bytes(8, "little") + b"{}")
     refused(path, "is damaged or no safetensors file")
+
+
+def test_a_header_with_a_long_text_is_one_sentence(tmp_path):
+    head = json.dumps({"a": "x" * 200_000}).encode()
+    (tmp_path / "a.safetensors").write_bytes(len(head).to_bytes(8, "little") + head)
+    refused(tmp_path / "a.safetensors", "damaged or no safetensors file")
 
 
 def test_a_name_that_stands_twice_is_not_read_as_its_last(whole):

@@ -291,6 +291,10 @@ def test_what_is_no_whole_file_of_a_run_is_one_sentence(kept, tmp_path):
         ({KEY: json.dumps(facts | {"template": "no place"})}, r"is damaged \(template"),
         ({KEY: json.dumps({k: v for k, v in facts.items() if k != "spec"})}, r"damaged \(spec: F"),
         *(
+            ({KEY: json.dumps(facts | {"spec": facts["spec"] | {"method": method}})}, "a mapping")
+            for method in ({"name": "lora", "settings": 2}, {"name": "lora", "settings": None})
+        ),
+        *(
             ({KEY: json.dumps(facts | {key: value})}, rf"is damaged \(.*{says}")
             for key, value, says in (
                 ("weights", {}, "weights do not give the SHA-256"),

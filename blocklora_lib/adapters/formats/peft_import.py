@@ -107,7 +107,7 @@ def read_pairs(folder: Path, settings: dict[str, Any]) -> dict[str, Pair]:
         files.check_header(path)
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise AdapterError(f"{path} is damaged or no safetensors file ({error})") from error
+        raise AdapterError(f"{path} is damaged or no safetensors file ({error!s:.300})") from error
     files.refuse_values(path, tensors, "save the checkpoint again")
     parts: dict[str, dict[str, Tensor]] = {}
     strange = []

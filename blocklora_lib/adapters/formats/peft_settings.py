@@ -39,13 +39,14 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
         kind = settings.get("peft_type") if isinstance(settings, dict) else None
         raise AdapterError(
-            f"{path} has peft_type={kind!r}, which has no counterpart here; peft_type 'LORA' has"
+            f"{path} has peft_type={kind!r:.80}, which has no counterpart here; "
+            "peft_type 'LORA' has"
         )
     for name, value in settings.items():
         off = value in (None, False, "none", [], {}, "")
         if not off and name not in UNDERSTOOD:
             raise AdapterError(
-                f"{path} has {name}={value!r}, which has no counterpart here; "
+                f"{path} has {name}={value!r:.80}, which has no counterpart here; "
                 f"train without {name}, or merge by peft and use the merged model"
             )
     for name in ("rank_pattern", "alpha_pattern"):
@@ -53,8 +54,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
     start = settings.get("init_lora_weights", True)
     if start not in STARTS:
         raise AdapterError(
-            f"{path} has init_lora_weights={start!r}, which changes the frozen weights too; save "
-            "it as a plain LoRA (path_initial_model_for_weight_conversion of save_pretrained)"
+            f"{path} has init_lora_weights={start!r:.80}, which changes the frozen weights too; "
+            "save it as a plain LoRA (path_initial_model_for_weight_conversion of save_pretrained)"
         )
     if not weights.is_file():
         others = sorted(p.name for p in folder.glob("adapter_model*"))
@@ -81,8 +82,8 @@ def check_patterns(path: Path, name: str, patterns: Any) -> None:
                 )
     except (AttributeError, re.error) as error:
         raise AdapterError(
-            f"{path} has {name}={patterns!r}, which is no map from patterns of names to numbers "
-            f"({error}); write it as peft does, such as {{'c_fc': 4}}"
+            f"{path} has {name}={patterns!r:.80}, which is no map from patterns of names to "
+            f"numbers ({error}); write it as peft does, such as {{'c_fc': 4}}"
         ) from None
 
 
