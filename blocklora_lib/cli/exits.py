@@ -53,4 +53,7 @@ def sentence(error: BaseException) -> str:
         text = (
             explain(error) if isinstance(error, ValidationError) else str(error) or "out of memory"
         )
-    return printable(" ".join(text.split()))
+    text = " ".join(text.split())
+    if len(text) > 2000:  # a stranger's text or list; at the end stands what to do
+        text = f"{text[:1500]} ... {text[-400:]}"
+    return printable(text)

@@ -78,6 +78,6 @@ def undamaged(what: str, mend: str) -> Iterator[None]:
     """Say in one ValueError that plain data lack the form that is read within: what, why, mend."""
     try:
         yield
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         why = f"it has no {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{what} is damaged ({why!s:.500}); {mend}") from None

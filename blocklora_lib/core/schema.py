@@ -152,11 +152,17 @@ def _known(model: type[BaseModel]) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(fields), frozenset(key for key, kind in fields.items() if "tuple[" in kind)
 
 
-def _with_tuples(value: Any) -> Any:
-    """Lists as tuples, all the way down."""
+def _with_tuples(value: Any, depth: int = 0) -> Any:
+    """Lists as tuples, all the way down; ValueError beyond where anything of ours ends."""
+    if depth > 100:
+        raise ValueError("lists and mappings are nested more than 100 deep")
     if type(value) is list:
-        return tuple(map(_with_tuples, value) if {list, dict} & set(map(type, value)) else value)
-    return {k: _with_tuples(v) for k, v in value.items()} if type(value) is dict else value
+        if not {list, dict} & set(map(type, value)):
+            return tuple(value)
+        return tuple(_with_tuples(inner, depth + 1) for inner in value)
+    if type(value) is dict:
+        return {key: _with_tuples(inner, depth + 1) for key, inner in value.items()}
+    return value
 
 
 class FrozenDict(dict[str, Any]):

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from blocklora_lib.cli.app import app
+from blocklora_lib.cli.exits import sentence
 from blocklora_lib.cli.options import GO_ON, JOB
 from blocklora_lib.core.paths import ROOT
 
@@ -35,6 +36,12 @@ def test_an_interrupt_while_modules_are_read_is_an_interrupt(module):
     code = INTERRUPTED.format(module=f"blocklora_lib.{module}")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
+
+
+def test_an_error_of_a_strangers_long_text_keeps_its_end():
+    told = sentence(ValueError(f"unknown {'x' * 10**6}; give another name"))
+    assert told.endswith("x; give another name")
+    assert len(told) < 2000
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from blocklora_lib.adapters.config import AdapterConfig
-from blocklora_lib.core.schema import explain
+from blocklora_lib.core.schema import Strict, explain
 from blocklora_lib.learning.prompt_method import PromptSettings
 from blocklora_lib.learning.spec import DasslSchedule, TrainingSpec
 from blocklora_lib.methods import get_method, method_names
@@ -29,6 +29,20 @@ def test_a_value_that_may_be_of_several_kinds_is_told_of_once(model, given, says
         model(**given)
     ((key, value),) = given.items()
     assert explain(error.value) == f"{key}: {says} (got {value!r})"
+
+
+def test_lists_deep_in_one_another_are_told_of():
+    """JSON reads nine hundred; making tuples of them ended in a RecursionError."""
+    deep: list = []
+    for _ in range(900):
+        deep = [deep]
+
+    class Rows(Strict):
+        rows: tuple[tuple[int, ...], ...]
+
+    with pytest.raises(ValidationError) as error:
+        Rows(rows=deep)
+    assert explain(error.value) == "lists and mappings are nested more than 100 deep"
 
 
 @pytest.mark.parametrize(
