@@ -72,7 +72,7 @@ def merge(
                 f"no records in {given}; give a folder of them, as {given}/runs, or a Parquet"
             )
     merged = RunStore(into).merge(others)
-    say(f"{merged.taken} records merged into {into}")
+    say(f"{len(merged.taken)} records merged into {into}")
     for record, store in merged.differing:
         say(
             f"{record.spec}: {store.folder} has another result of {record.key} than {into}, which "

@@ -197,7 +197,7 @@ class RunStore:
                     continue
                 if mine is None or (mine.status, record.status) == ("failed", "done"):
                     write_whole(self._path(record.key), other.text(record.key))
-                    merged.taken += 1
+                    merged.taken.add(record.key)
                 elif mine.status == record.status == "done" and mine.result != record.result:
                     merged.differing.append((mine, other))
         return merged
@@ -232,11 +232,11 @@ class RunStore:
 
 @dataclass
 class Merged:
-    """What `RunStore.merge` did: records taken over, runs of which another store has another result
-    (as the record that stands, and that store), and what was left out.
+    """What `RunStore.merge` did: keys of records taken over, runs of which another store has
+    another result (as the record that stands, and that store), and what was left out.
     """
 
-    taken: int = 0
+    taken: set[str] = field(default_factory=set)
     differing: list[tuple[RunRecord, RunStore]] = field(default_factory=list)
     damaged: list[DamagedRecord] = field(default_factory=list)
 
