@@ -121,6 +121,7 @@ def _zip_format(path: Path) -> str:
         EOFError,
         NotImplementedError,
         RuntimeError,
+        ValueError,  # names that are no text
     ) as error:
         raise BadCheckpoint(path, f"is cut short or damaged ({error}); {AGAIN}") from None
     if broken:

@@ -217,9 +217,10 @@ def cut(path: Path, share: float) -> None:
     path.write_bytes(content[: int(len(content) * share)])
 
 
-def zipped(path: Path) -> None:
+def zipped(path: Path, name: str = "readme.txt") -> None:
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("readme.txt", "hello")
+        archive.writestr(name, "hello")
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xf8\xff"))  # which is no text
 
 
 def damaged(model, path: Path, how: str) -> None:
@@ -256,6 +257,7 @@ def damaged(model, path: Path, how: str) -> None:
         ),
         "json": lambda: path.write_text('{"metadata": {"total_size": 3}, "weight_map": {}}'),
         "zip": lambda: zipped(path),
+        "zip of no names": lambda: zipped(path, "é/data.pkl"),
         "gzip": lambda: path.write_bytes(gzip.compress(b"hello")),
         "noise": lambda: path.write_bytes(bytes(range(256)) * 40),
         "text": lambda: path.write_text("hello, I am no checkpoint\n" * 9),
@@ -300,6 +302,7 @@ BAD = {
     "noise": "no checkpoint",
     "text": "no checkpoint",
     "cut zip": "is cut short or damaged",
+    "zip of no names": "is cut short or damaged .*decode",
     "cut archive": "is cut short or damaged",
     "cut safetensors": "is damaged, cut short",
     "cut old": "is damaged, cut short",
