@@ -19,6 +19,7 @@ from ..core.paths import RESULTS
 
 BENCHMARKS = RESULTS / "reference" / "benchmarks"  # the committed ones
 FIELDS = ("benchmark", "date", "conditions", "options", "rows")
+CONDITIONS = ("processor", "device", "threads", "torch")  # among them
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ def read_records(benchmark: str, folder: Path = BENCHMARKS) -> list[Record]:
         try:
             facts = read_json(path)
             lacking = [field for field in FIELDS if field not in facts]
+            if not lacking:
+                where = dict(facts["conditions"])
+                lacking = [f"conditions.{name}" for name in CONDITIONS if name not in where]
         except (ValueError, TypeError, OSError):
             facts, lacking = {}, list(FIELDS)
         if lacking:

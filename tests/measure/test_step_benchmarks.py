@@ -507,3 +507,12 @@ def test_a_file_that_is_no_record_is_refused(tmp_path):
     ):
         read_records("step", tmp_path)
     assert read_records("step", tmp_path / "nothing") == []
+
+
+@pytest.mark.parametrize("conditions", [None, 3, "cpu", [], {"device": "cpu", "torch": "2"}])
+def test_a_record_that_does_not_say_its_machine_is_none(tmp_path, conditions):
+    """Whoever told of it, a notebook, ended in a KeyError."""
+    facts = dict.fromkeys(FIELDS, "step") | {"rows": [], "conditions": conditions}
+    (tmp_path / "a.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=r"a\.json is no record of a benchmark: it lacks .*condit"):
+        read_records("step", tmp_path)
