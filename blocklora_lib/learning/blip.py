@@ -194,7 +194,14 @@ def train(
     seed: int = 1,
     on_step: Callable[[int, float], None] | None = None,
 ) -> tuple[float, ...]:
-    """Train the adapters on pairs by AdamW; return the losses. Dropout is the adapters' alone."""
+    """Train the adapters on pairs by AdamW; return the losses. Dropout is the adapters' alone.
+
+    ValueError: there are more images than texts, or fewer, or less than two pairs in a batch.
+    """
+    if len(images) != len(texts):
+        raise ValueError(
+            f"{len(images)} images and {len(texts)} texts are no pairs; give each image its text"
+        )
     model: Any = adapters.model.eval()
     own = nn.ModuleList(adapters.adapters.values()).train()
     generator = torch.Generator().manual_seed(seed)
@@ -250,8 +257,17 @@ def retrieval_scores(
 
 
 def recall(scores: Tensor, k: int) -> float:
-    """Return R@k in %: rows whose own column, i of row i, is among their k best."""
+    """Return R@k in %: rows whose own column, i of row i, is among their k best.
+
+    ValueError: a row has no column of its own.
+    """
+    rows, columns = scores.shape
+    if rows > columns:
+        raise ValueError(
+            f"{rows} rows have {columns} columns, so row {columns} has none of its own; "
+            "give one image for each text, in their order"
+        )
     own = scores.diagonal()[:, None]
-    # of equal scores the own is counted last: a constant score recalls nothing by luck
-    rank = (scores >= own).sum(-1)
+    # of equal scores the own is counted last: a constant score recalls nothing by luck, nor NaN
+    rank = (scores < own).logical_not().sum(-1)
     return 100 * float((rank <= k).double().mean())

@@ -202,6 +202,16 @@ def test_recall_counts_the_own_last_among_equals():
     assert blip.recall(scores, 2) == pytest.approx(200 / 3)
     assert blip.recall(torch.zeros(4, 4), 3) == 0
     assert blip.recall(torch.zeros(4, 4), 4) == 100
+    assert blip.recall(torch.full((4, 4), torch.nan), 1) == 0
+    with pytest.raises(ValueError, match="row 3 has none of its own"):
+        blip.recall(torch.zeros(4, 3), 1)
+
+
+def test_images_and_texts_that_are_no_pairs_are_refused(model, pairs):
+    adapters = blip.adapt(model, CONFIG)
+    for images, texts in ((pairs[0][:3], pairs[1]), (pairs[0], pairs[1][:3])):
+        with pytest.raises(ValueError, match="are no pairs"):
+            blip.train(adapters, images, texts, steps=1, lr=1e-3)
 
 
 def test_a_checkpoint_is_loaded_from_a_folder(model, pairs, tmp_path):
