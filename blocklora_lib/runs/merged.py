@@ -40,7 +40,8 @@ def write_merged(path: Path | str, into: Path | str, **how: Any) -> list[str]:
     config, text = file.with_suffix(".json"), ""
     if not (Path(open_clip.__file__).parent / "model_configs" / f"{name}.json").is_file():
         text = json.dumps(open_clip.get_model_config(name), indent=1) + "\n"
-        if config.exists() and config.read_bytes() != text.encode():
+        same = config.is_file() and config.read_bytes() == text.encode()
+        if config.exists() and not same:
             raise ValueError(
                 f"{config}, which is there, is not the config of {name}, which open_clip needs "
                 "beside the checkpoint; move it away, or give another file"

@@ -265,9 +265,12 @@ def test_folders_that_are_no_checkpoint(good, tmp_path):
         import_peft(tmp_path / "none", clip())
     (tmp_path / "adapter_config.json").write_bytes((good / "adapter_config.json").read_bytes())
     (tmp_path / "adapter_model.bin").write_bytes(b"pickle")
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.symlink_to("a file of the hub's cache that is gone")
     with pytest.raises(AdapterError, match=r"but adapter_model\.bin, which may be pickles"):
         import_peft(tmp_path, clip())
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"no")
+    weights.unlink()
+    weights.write_bytes(b"no")
     with pytest.raises(AdapterError, match="damaged"):
         import_peft(tmp_path, clip())
 

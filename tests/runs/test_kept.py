@@ -195,8 +195,11 @@ def test_a_checkpoint_is_not_merged_into_itself(kept, other_checkpoint, tmp_path
         write_merged(file, other_checkpoint, weights=str(other_checkpoint), other_weights=True)
     assert other_checkpoint.read_bytes() == before
     (tmp_path / "m.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"m\.json, which is there, is not the config of Tiny"):
-        write_merged(file, tmp_path / "m.safetensors")
+    (tmp_path / "folder.json").mkdir()
+    os.mkfifo(tmp_path / "pipe.json")
+    for name in ("m", "folder", "pipe"):
+        with pytest.raises(ValueError, match=f"{name}.json, which is there, is not the config of"):
+            write_merged(file, tmp_path / f"{name}.safetensors")
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 What has no counterpart is refused by its name. Ranks that differ from layer to layer
 (rank_pattern) are filled up with zeros in both A and B, which no gradient reaches; scales that
-differ (alpha_pattern, use_rslora) go into B.
+differ (by either pattern) go into B, and training goes on at another pace there.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
             "save it as a plain LoRA (path_initial_model_for_weight_conversion of save_pretrained)"
         )
     if not weights.is_file():
-        others = sorted(p.name for p in folder.glob("adapter_model*"))
+        others = sorted({p.name for p in folder.glob("adapter_model*")} - {WEIGHTS})
         raise AdapterError(
             f"{folder} has no {WEIGHTS}"
             + (f", but {few(others)}, which may be pickles" if others else "")
