@@ -26,6 +26,29 @@ def stock(folder, model: nn.Module) -> nn.Module:
     return peft.PeftModel.from_pretrained(model, folder).base_model.model
 
 
+# a fused kernel
+
+
+@pytest.mark.parametrize("name", ["self_attn", "linear1"])
+def test_of_a_fused_kernel_that_passes_peft_by_is_warned(name, tmp_path, recwarn):
+    torch.manual_seed(0)
+    base = nn.TransformerEncoderLayer(E, 2, E, batch_first=True).eval()
+    model, x = copy.deepcopy(base), torch.randn(2, 3, E)
+    adapters = moved(attach(model, C) if name == "self_attn" else attach_linear(model, name, C))
+    with pytest.warns(UserWarning, match=r"fused kernel .*set_fastpath_enabled\(False\)"):
+        export_peft(adapters, tmp_path)
+    found, expected = stock(tmp_path, copy.deepcopy(base)).eval(), model.eval()(x)
+    torch.testing.assert_close(found(x), base(x), **CLOSE)  # as if there were no adapters
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        torch.testing.assert_close(found(x), expected, **CLOSE)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+    recwarn.clear()
+    export_peft(moved(attach(nn.TransformerEncoderLayer(E, 2, E), C)), tmp_path)
+    assert not recwarn
+
+
 # a module at two places
 
 

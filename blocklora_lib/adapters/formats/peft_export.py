@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...core.files import check_replaces, user_path, write_whole
 from ...core.schema import AdapterError
-from ...layers.names import join
+from ...layers.names import few, join
 from ...layers.trained_on import at_two_places, numbers_of, refuse_absent, tell_stale
 from .. import files
 from ..adapter import Adapter
@@ -34,6 +36,7 @@ def export_peft(adapters: AdapterSet, folder: str | Path) -> Path:
 
     Returns the folder. What peft would not compute alike is refused (AdapterError), but for models
     that read a layer's weight and never call the layer, as torchvision's Swin: peft passes it by.
+    Of nn.TransformerEncoderLayer, which does so in eval mode, a warning says what helps.
     """
     refuse_absent(adapters.state_dict())
     if twice := at_two_places(adapters.model, adapters.kinds, adapters.config.targets):
@@ -42,7 +45,27 @@ def export_peft(adapters: AdapterSet, folder: str | Path) -> Path:
             "untie them before attaching, or merge instead"
         )
     tell_stale(adapters.sites)
+    tell_fused(adapters.model, adapters.kinds)
     return write(adapters.config, adapters.kinds, adapters.adapters, folder)
+
+
+def tell_fused(model: nn.Module, names: Iterable[str]) -> None:
+    """Warn where layers of these names lie in one whose fused kernel will pass peft's by."""
+    fused = [
+        name or "the model"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.TransformerEncoderLayer)
+        # own attention in its place takes no fused kernel
+        if getattr(module.self_attn, "batch_first", False)
+        if any(inner.startswith(f"{name}." if name else "") for inner in names)
+    ]
+    if fused:
+        warnings.warn(
+            f"in eval mode {few(fused)} (nn.TransformerEncoderLayer) may take a fused kernel that "
+            "reads W alone, where peft's adapters do nothing; before using them by peft call "
+            "torch.backends.mha.set_fastpath_enabled(False), or merge there",
+            stacklevel=3,
+        )
 
 
 def export_peft_file(path: str | Path, folder: str | Path) -> Path:
