@@ -23,6 +23,7 @@ from ..core.files import read_text
 from ..core.json_data import parse_json
 from ..core.schema import UnknownName, near
 from .manifest import SPLITS, Manifest, Split
+from .mat_files import read_mat
 from .problems import DataError, MissingData, again, remedy
 
 # CoOp cuts a set without official splits 0.5 / 0.2 / 0.3 (datasets/dtd.py); what is left is train
@@ -253,45 +254,39 @@ def _mat(manifest: Manifest, folder: Path, split: Split) -> Iterator[Item]:
     # Flowers102: one label an image, and the numbers (from 1) of each split's images
     if "labels" in files:
         file = folder / files["labels"]
-        labels = _load_mat(manifest, folder, files["labels"], "labels").tolist()
+        labels = _load_mat(manifest, folder, files["labels"], "labels")
         key = {"train": "trnid", "val": "valid", "test": "tstid"}[split]
         rows = []
-        for number in _load_mat(manifest, folder, files["splits"], key).tolist():
-            if not 1 <= number <= len(labels):
-                what = f"{key}: image {number} is out of range; there are {len(labels)} labels"
+        for number in _load_mat(manifest, folder, files["splits"], key):
+            if type(number) is not int or not 1 <= number <= len(labels):
+                told = repr(number)[:80]
+                what = f"{key}: image {told} is out of range; there are {len(labels)} labels"
                 ids = folder / files["splits"]
                 raise DataError(ids, what, remedy(manifest, folder, ids))
             rows.append((f"image_{number:05d}.jpg", labels[number - 1]))
     else:  # StanfordCars: a struct array a split, with fname and class (from 1)
         file = folder / files[split]
         found = _load_mat(manifest, folder, files[split], "annotations")
-        if not {"fname", "class"} <= set(found.dtype.names or ()):
+        try:
+            rows = [(str(entry["fname"]), entry["class"]) for entry in found]
+        except (TypeError, LookupError):
             what = "has no fields fname and class in annotations"
-            raise DataError(file, what, remedy(manifest, folder, file))
-        rows = [
-            (str(name), label) for name, label in zip(found["fname"], found["class"], strict=True)
-        ]
+            raise DataError(file, what, remedy(manifest, folder, file)) from None
     again = remedy(manifest, folder, file)
     for number, (image, label) in enumerate(rows):
         where = f"entry {number} of {split}"
-        index = int(label) - 1  # MATLAB counts from 1
+        index = label - 1 if type(label) is int else -1  # MATLAB counts from 1
         known = manifest.classes[index] if 0 <= index < len(manifest.classes) else ""
         yield _item(manifest, file, where, again, base, image, index, known)
 
 
-def _load_mat(manifest: Manifest, folder: Path, name: str, key: str) -> Any:
-    """Return variable `key` of a MATLAB file as a one-dimensional array."""
-    from scipy.io import loadmat
-
+def _load_mat(manifest: Manifest, folder: Path, name: str, key: str) -> list[Any]:
+    """Return variable `key` of a MATLAB file, see `read_mat`."""
     path = folder / name
     if not path.is_file():
         what = f"is missing: {manifest.title} is read from it"
         raise MissingData(path, what, remedy(manifest, folder))
-    again = remedy(manifest, folder, path)
     try:
-        found = loadmat(path, squeeze_me=True)
-    except Exception as error:  # scipy raises many kinds on damaged files
-        raise DataError(path, f"is not a MATLAB file that can be read: {error}", again) from None
-    if key not in found:
-        raise DataError(path, f"has no variable {key!r}", again)
-    return found[key].reshape(-1)
+        return read_mat(path, key)
+    except ValueError as error:
+        raise DataError(path, str(error), remedy(manifest, folder, path)) from None

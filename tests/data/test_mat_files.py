@@ -1,0 +1,103 @@
+"""MATLAB's lists: as scipy reads them, in a process that a damaged file may end."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.io import loadmat, savemat
+
+from blocklora_lib.data.layouts import items
+from blocklora_lib.data.manifest import Manifest
+from blocklora_lib.data.mat_files import read_mat
+from blocklora_lib.data.problems import DataError
+
+pytestmark = pytest.mark.slow  # a process for each file
+
+CARS = np.array(
+    [("a.jpg", 1, 0.5), ("é/b.jpg", 196, 2)],
+    dtype=[("fname", object), ("class", object), ("bbox", object)],
+)
+FLOWERS = {
+    "name": "two_flowers",
+    "title": "TwoFlowers",
+    "role": "target",
+    "kind": "external",
+    "template": "a photo of a {}.",
+    "counts": {"train": 1, "val": 1, "test": 1},
+    "licence": "CC0-1.0",
+    "sources": [{"package": "none", "licence": "CC0-1.0", "attribution": "made by a test"}],
+    "classes": ["rose", "iris"],
+    "folders": {"coop": "two_flowers", "clip_lora": "two_flowers"},
+    "images": {"train": "jpg", "val": "jpg", "test": "jpg"},
+    "layout": "mat",
+    "annotations": {"labels": "labels.mat", "splits": "setid.mat"},
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dtype", ["u1", "f8"])
+def test_numbers_are_scipys(tmp_path, dtype, packed):
+    numbers = np.arange(1, 103, dtype=dtype)
+    path = tmp_path / "a.mat"
+    savemat(path, {"other": 1, "labels": numbers, "last": "words"}, do_compression=packed)
+    found = read_mat(path, "labels")
+    assert found == loadmat(path, squeeze_me=True)["labels"].tolist()
+    assert {type(number) for number in found} == {int}
+    assert read_mat(path, "other") == [1]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_entries_are_scipys(tmp_path, packed):
+    savemat(tmp_path / "a.mat", {"annotations": CARS}, do_compression=packed)
+    found = read_mat(tmp_path / "a.mat", "annotations")
+    assert found == [
+        {"fname": "a.jpg", "class": 1, "bbox": 0.5},
+        {"fname": "é/b.jpg", "class": 196, "bbox": 2},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        # one wrong byte: of the first, scipy's reader ends its process by SIGSEGV
+        (
+            lambda whole: whole[:532] + b"\x0e" + whole[533:],
+            r"be read: the reader ended by SIG",
+        ),
+        (lambda whole: whole[:-9], "is not a MATLAB file that can be read: could not read bytes"),
+        (lambda whole: b"MATLAB 7.3" + bytes(600), "is not a MATLAB file that can be read: "),
+        (lambda whole: b"", "is not a MATLAB file that can be read: "),
+        (lambda whole: whole.replace(b"annotations", b"annotationz"), "no variable 'annotations'"),
+    ],
+)
+def test_a_damaged_file_is_an_error_and_ends_no_process(tmp_path, damage, says):
+    path = tmp_path / "a.mat"
+    savemat(path, {"annotations": CARS})
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=says) as told:
+        read_mat(path, "annotations")
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "test", "says"),
+    [
+        ([1, 2, 2], [1.5], "image 1.5 is out of range; there are 3 labels"),
+        ([1, 2, 2], [4], "image 4 is out of range"),
+        ([1, 2, 2], "one", "tstid: image 'one' is out of range"),
+        ([1, np.nan, 2], [2], "label -1 of 'image_00002.jpg' is out of range"),
+        ([1, 3, 2], [2], "is out of range; labels are 0 to 1"),
+        ({"a": 1}, [1], "is out of range"),
+    ],
+)
+def test_lists_of_other_values_are_refused(tmp_path, labels, test, says):
+    """One image of a split was no list to the reader; NaN and texts ended in a traceback."""
+    savemat(tmp_path / "setid.mat", {"trnid": [1], "valid": [3], "tstid": test})
+    savemat(tmp_path / "labels.mat", {"labels": labels})
+    (tmp_path / "jpg").mkdir()
+    manifest = Manifest.model_validate(FLOWERS)
+    if isinstance(labels, list) and np.nan not in labels:
+        assert [item.label for item in items(manifest, tmp_path, "train")] == [0]
+    with pytest.raises(DataError, match=says) as told:
+        items(manifest, tmp_path, "test")
+    assert "\n" not in str(told.value)
