@@ -235,19 +235,26 @@ def few_shot_summary(runs: pd.DataFrame) -> pd.DataFrame:
     return _with_average(in_points(own_images(check_runs(runs))), "accuracy")
 
 
+class TooFewRuns(ValueError):
+    """A frame lacks the runs that a quantity is of."""
+
+
 def gains(runs: pd.DataFrame, shots: int | None = None) -> pd.DataFrame:
-    """Return MEANS of accuracy minus zero-shot, in points, at `shots` (None: the most)."""
+    """Return MEANS of accuracy minus zero-shot, in points, at `shots` (None: the most).
+
+    TooFewRuns: there is no zero-shot run, or beside it none with so many shots.
+    """
     runs = in_points(own_images(check_runs(runs)))
     zero = zero_shot(runs).set_index("dataset")["accuracy"]
     if zero.empty:
-        raise ValueError(
+        raise TooFewRuns(
             "no zero-shot run (shots = 0) in this frame; a gain needs one for each set"
         )
     shots = int(runs["shots"].max()) if shots is None else shots
     part = runs[(runs["shots"] == shots) & runs["dataset"].isin(zero.index)]
     if part.empty or shots == 0:
         known = ", ".join(str(s) for s in sorted(runs["shots"].unique()) if s > 0)
-        raise ValueError(
+        raise TooFewRuns(
             f"no trained run with shots={shots} beside a zero-shot run; this frame has {known}"
             if known
             else "no trained run in this frame, only zero-shot; compute some with `blocklora grid`"

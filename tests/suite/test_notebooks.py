@@ -154,6 +154,17 @@ def test_a_notebook_that_may_compute_nothing_names_what_is_missing(name, tmp_pat
         run_notebook(name, "smoke", dict(compute_missing=False), tmp_path, verbose=False)
 
 
+@pytest.mark.rare
+def test_a_comparison_without_a_run_of_block_lora_says_so(tmp_path, tmp_path_factory):
+    made = RunStore(made_once(tmp_path_factory, "smoke runs", run))
+    store = RunStore(tmp_path / "runs")
+    for spec in expand(load_profile("smoke"), "few_shot"):
+        if spec.method.name != "block_lora":
+            store.save(made.load(spec))
+    run_notebook("17_comparison", "smoke", dict(compute_missing=False), tmp_path, verbose=False)
+    assert "no run of block_lora, against which" in outputs(tmp_path, "17_comparison")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kept", "said"),
