@@ -287,6 +287,9 @@ def _load_mat(manifest: Manifest, folder: Path, name: str, key: str) -> list[Any
         what = f"is missing: {manifest.title} is read from it"
         raise MissingData(path, what, remedy(manifest, folder))
     try:
-        return read_mat(path, key)
+        found = read_mat(path)
+        if key not in found:
+            raise ValueError(f"has no variable {key!r}")
+        return found[key]
     except ValueError as error:
         raise DataError(path, str(error), remedy(manifest, folder, path)) from None

@@ -10,19 +10,27 @@ import resource
 import signal
 import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 MOST = 2**31  # bytes of memory: the lists of ours unpack to a few million
 
 
-def read_mat(path: Path, key: str) -> list[Any]:
-    """Return a variable: its numbers, or of a struct array a dict an entry. Whole numbers are ints.
+def read_mat(path: Path) -> dict[str, list[Any]]:
+    """Return each variable: its numbers, or of a struct array a dict an entry. Whole numbers are
+    ints.
 
-    Raises ValueError for a file that is damaged, of another format or without the variable.
+    Raises ValueError for a file that is damaged or of another format, OSError where there is none.
     """
+    now = path.stat()
+    return _read(path, (now.st_size, now.st_mtime_ns, now.st_ino))
+
+
+@lru_cache(4)  # a process takes half a second, and each split asks for the same labels
+def _read(path: Path, _: tuple[int, ...]) -> dict[str, list[Any]]:
     done = subprocess.run(
-        [sys.executable, "-P", __file__, str(path), key],
+        [sys.executable, "-P", __file__, str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # numpy's warnings of what it reads
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
@@ -35,25 +43,28 @@ def read_mat(path: Path, key: str) -> list[Any]:
         raise ValueError(f"is not a MATLAB file that can be read: the reader ended by {ended}")
     found = json.loads(done.stdout)
     if isinstance(found, str):
-        raise ValueError(found)
-    return list(found)
+        raise ValueError(f"is not a MATLAB file that can be read: {found}")
+    return dict(found)
 
 
-def _found(path: str, key: str) -> list[Any] | str:
-    """The variable, or what is wrong."""
-    import numpy as np
+def _found(path: str) -> dict[str, list[Any]] | str:
+    """The variables, or what is wrong."""
     from scipy.io import loadmat
 
     try:
         content = loadmat(path, squeeze_me=True)
-        if key not in content:
-            return f"has no variable {key!r}"
-        values = np.atleast_1d(content[key])
-        names = values.dtype.names
-        rows = [dict(zip(names, row, strict=True)) for row in values] if names else values
-        return [_plain(row) for row in rows]
+        return {key: _entries(content[key]) for key in content if not key.startswith("__")}
     except Exception as error:  # scipy raises many kinds on damaged files
-        return f"is not a MATLAB file that can be read: {' '.join(str(error).split())[:200]}"
+        return " ".join(str(error).split())[:200]
+
+
+def _entries(variable: Any) -> list[Any]:
+    import numpy as np
+
+    values = np.atleast_1d(variable)
+    names = values.dtype.names
+    rows = [dict(zip(names, row, strict=True)) for row in values] if names else values
+    return [_plain(row) for row in rows]
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+
 import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
@@ -40,20 +43,30 @@ def test_numbers_are_scipys(tmp_path, dtype, packed):
     numbers = np.arange(1, 103, dtype=dtype)
     path = tmp_path / "a.mat"
     savemat(path, {"other": 1, "labels": numbers, "last": "words"}, do_compression=packed)
-    found = read_mat(path, "labels")
+    found = read_mat(path)["labels"]
     assert found == loadmat(path, squeeze_me=True)["labels"].tolist()
     assert {type(number) for number in found} == {int}
-    assert read_mat(path, "other") == [1]
+    assert read_mat(path)["other"] == [1]
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_entries_are_scipys(tmp_path, packed):
     savemat(tmp_path / "a.mat", {"annotations": CARS}, do_compression=packed)
-    found = read_mat(tmp_path / "a.mat", "annotations")
+    found = read_mat(tmp_path / "a.mat")["annotations"]
     assert found == [
         {"fname": "a.jpg", "class": 1, "bbox": 0.5},
         {"fname": "é/b.jpg", "class": 196, "bbox": 2},
     ]
+
+
+def test_a_file_is_read_once_until_it_changes(tmp_path, monkeypatch):
+    path, started, run = tmp_path / "a.mat", [], subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *a, **how: started.append(a) or run(*a, **how))
+    for value, processes in ((1, 1), (1, 1), (2, 2)):
+        savemat(path, {"labels": [value, 3]})
+        os.utime(path, ns=(value, value))
+        assert read_mat(path)["labels"] == [value, 3]
+        assert len(started) == processes
 
 
 @pytest.mark.parametrize(
@@ -67,7 +80,6 @@ def test_entries_are_scipys(tmp_path, packed):
         (lambda whole: whole[:-9], "is not a MATLAB file that can be read: could not read bytes"),
         (lambda whole: b"MATLAB 7.3" + bytes(600), "is not a MATLAB file that can be read: "),
         (lambda whole: b"", "is not a MATLAB file that can be read: "),
-        (lambda whole: whole.replace(b"annotations", b"annotationz"), "no variable 'annotations'"),
     ],
 )
 def test_a_damaged_file_is_an_error_and_ends_no_process(tmp_path, damage, says):
@@ -75,7 +87,7 @@ def test_a_damaged_file_is_an_error_and_ends_no_process(tmp_path, damage, says):
     savemat(path, {"annotations": CARS})
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=says) as told:
-        read_mat(path, "annotations")
+        read_mat(path)
     assert "\n" not in str(told.value)
 
 
@@ -88,11 +100,13 @@ def test_a_damaged_file_is_an_error_and_ends_no_process(tmp_path, damage, says):
         ([1, np.nan, 2], [2], "label -1 of 'image_00002.jpg' is out of range"),
         ([1, 3, 2], [2], "is out of range; labels are 0 to 1"),
         ({"a": 1}, [1], "is out of range"),
+        ([1, 2, 2], None, "setid.mat has no variable 'tstid'"),
     ],
 )
 def test_lists_of_other_values_are_refused(tmp_path, labels, test, says):
     """One image of a split was no list to the reader; NaN and texts ended in a traceback."""
-    savemat(tmp_path / "setid.mat", {"trnid": [1], "valid": [3], "tstid": test})
+    splits = {"trnid": [1], "valid": [3]} | ({} if test is None else {"tstid": test})
+    savemat(tmp_path / "setid.mat", splits)
     savemat(tmp_path / "labels.mat", {"labels": labels})
     (tmp_path / "jpg").mkdir()
     manifest = Manifest.model_validate(FLOWERS)
