@@ -56,7 +56,7 @@ def attach(
     draws the start of A layer by layer, q, k, v, o in turn or as linear layers stand in the model
     (without it, torch's global generator).
 
-    What cannot be adapted rightly is refused (AdapterError) before the model changes.
+    Returns the adapters. AdapterError, before the model changes: it cannot be adapted rightly.
     """
     refuse_types(AdapterConfig, model, config, generator)
     return put_on(model, begin(plan(model, attention_sites(model, config), config, generator)))
@@ -70,7 +70,7 @@ def attach_linear(
 ) -> AdapterSet:
     """Put adapters on nn.Linear layers: names, globs ("*.mlp.c_fc") or patterns (searched).
 
-    `config`'s targets, towers and layers say nothing here: the names do.
+    `config`'s targets, towers and layers say nothing here: the names do. Else as `attach`.
     """
     refuse_types(AdapterConfig, model, config, generator)
     sites = linear_sites(model, listed(names))
@@ -104,8 +104,8 @@ def put_on(model: nn.Module, planned: list[Plan]) -> AdapterSet:
 class AdapterSet:
     """The adapters on one model, by `attach`, `attach_linear`, `AdapterSet.load`, `find_adapters`.
 
-    `adapters` maps "<module>.<q|k|v|o>" (for a linear layer "<module>.weight") to its Adapter. All
-    else that it says is read off the model, so two sets of the same adapters agree.
+    `adapters` maps "<module>.<q|k|v|o>" (for a linear layer "<module>.weight") to its Adapter;
+    `extra` holds the strings of its file. All else is read off the model, so two sets of it agree.
     """
 
     def __init__(self, model: nn.Module, attachment: Attachment, sites: AdaptedSites):
@@ -164,7 +164,7 @@ class AdapterSet:
         ]
 
     def num_parameters(self) -> int:
-        """Trainable numbers."""
+        """Return how many numbers are trained."""
         return sum(adapter.num_parameters() for adapter in self.adapters.values())
 
     def double(self) -> AdapterSet:
@@ -186,7 +186,7 @@ class AdapterSet:
     @torch.inference_mode(False)
     @torch.no_grad()
     def merge(self) -> AdapterSet:
-        """Put W + ΔW, formed in the adapter's precision, into the weights.
+        """Put W + ΔW, formed in the adapter's precision, into the weights; return the set.
 
         Again does nothing, but where the adapters have changed since, whose ΔW then takes the place
         of the old one: a merged model computes with the adapters as they were when it was merged.
@@ -251,7 +251,7 @@ class AdapterSet:
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module, other_weights: bool = False) -> AdapterSet:
-        """Attach the adapters of a file to `model`; a model that does not fit is left as it is.
+        """Attach a file's adapters to `model`. AdapterError, and no change, where they do not fit.
 
         other_weights: on others than those that a kept run's file names, too, of the same shapes.
         """

@@ -26,7 +26,9 @@ MOST = 2**16
 
 
 class AdapterConfig(BaseModel):
-    """Which update, how wide, and where. `rank` and `n_blocks` are the paper's (r, n).
+    """Which update, how wide, and where. `rank` and `n_blocks` are the paper's (r, n). n_blocks
+    left out is 2 for block_lora, frozen_a and collapsed, else 1. What does not go together is
+    refused (pydantic's ValidationError, a ValueError).
 
     kind      "lora"        ΔWᵀ = s A B, rank r.
               "block_lora"  ΔWᵀ = s A_s Σ B_i.
@@ -36,16 +38,17 @@ class AdapterConfig(BaseModel):
     reading   "total_rank"  the default: r is the total rank, which is cut; A_s has width r/n.
               "block_rank"  r is the width of every block; the LoRA that is cut has rank n r.
               "input"       d_in is cut: x = [x_1 .. x_n], A_s: (d_in/n) x r, x A = (Σ x_i) A_s.
-    scaling   s = alpha/sqrt(r) as in CLIP-LoRA's released code, or alpha/r as in LoRA's paper. r is
-              the setting `rank` in every kind and reading, so cutting (r, n) changes no scale.
+    scaling   "sqrt_rank": s = alpha/sqrt(r), CLIP-LoRA's code; "rank": s = alpha/r, LoRA's paper.
+              r is `rank` in every kind and reading, so cutting changes no scale. VeRA: s = 1.
     init      "kaiming"     uniform in ±init_scale/sqrt(d_in): Kaiming, a = sqrt 5, as CLIP-LoRA's;
               "normal"      standard deviation init_scale/sqrt(d_in). B starts at zero.
     dropout   on the adapter's input, drawn independently for each of q, k, v (as CLIP-LoRA does).
+    targets   some of q, k, v, o; towers: of vision, text. `attach_linear` reads none of these.
     layers    "all", or depths counted from 0 within each tower, negative ones from the last layer.
 
-        >>> cut = AdapterConfig(rank=4, n_blocks=2)  # r = 4 is the total rank
-        >>> cut.block_rank, cut.total_rank, cut.scale
-        (2, 4, 0.5)
+        >>> cut = AdapterConfig(rank=4)  # r = 4 is the total rank
+        >>> cut.n_blocks, cut.block_rank, cut.total_rank, cut.scale
+        (2, 2, 4, 0.5)
         >>> AdapterConfig(rank=4, n_blocks=2, reading="block_rank").total_rank
         8
     """
@@ -70,7 +73,6 @@ class AdapterConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_n_blocks(cls, values: Any) -> Any:
-        """The paper's default is n = 2; LoRA is the case n = 1."""
         if isinstance(values, dict) and values.get("n_blocks") is None:
             cut = values.get("kind", "block_lora") in (*CUT, "collapsed")
             values = {**values, "n_blocks": 2 if cut else 1}
@@ -124,8 +126,7 @@ class AdapterConfig(BaseModel):
                 "nothing; use reading='total_rank' or 'block_rank', or kind='block_lora'"
             )
         if self.reading == "total_rank" and r % n:
-            # at most 100: r <= MOST
-            fits = ", ".join(str(m) for m in range(1, r + 1) if r % m == 0)
+            fits = ", ".join(str(m) for m in range(1, r + 1) if r % m == 0)  # at most 100
             raise ValueError(
                 f"rank={r} cannot be cut into n_blocks={n} equal blocks; "
                 f"use n_blocks in ({fits}), or a rank that is a multiple of {n}, "
@@ -148,5 +149,4 @@ class AdapterConfig(BaseModel):
         """s of the update."""
         if self.kind == "vera":
             return 1.0
-        # CLIP-LoRA's released code divides by sqrt(r); LoRA's paper by r
         return self.alpha / (math.sqrt(self.rank) if self.scaling == "sqrt_rank" else self.rank)
