@@ -31,7 +31,7 @@ export PROFILE NOTEBOOKS JOBS PYTHON TORCH OMP_NUM_THREADS HF_HUB_OFFLINE
 
 .PHONY: help setup reproduce test test-all test-fast test-faults test-lab test-lock gpu-check lint docs notebooks paper clean lock reference
 help:
-	@echo "make reproduce [PROFILE=pocket] [NOTEBOOKS=\"01_method 08_few_shot\"] [JOBS=2] | test | test-all | test-fast | lint | notebooks | clean"
+	@echo "make reproduce [PROFILE=pocket] [NOTEBOOKS=\"01_method 08_few_shot\"] [JOBS=2] | test | test-all | test-fast | lint | notebooks | docs | paper | clean"
 	@echo "make setup TORCH=cpu: set up without CUDA's libraries"
 	@echo "make gpu-check: measure and judge a GPU before a reproduction on it; under ten minutes"
 

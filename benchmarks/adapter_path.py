@@ -29,7 +29,10 @@ def main(arguments: list[str] | None = None) -> None:
         help="n; cut that r does not allow is left out",
     )
     parser.add_argument(
-        "--reading", default="total_rank", choices=("total_rank", "block_rank", "input")
+        "--reading",
+        default="total_rank",
+        choices=("total_rank", "block_rank", "input"),
+        help="of (r, n): what is cut",
     )
     parser.add_argument("--dropout", type=float, default=0.0, help="on the adapter's input")
     given = parser.parse_args(arguments)

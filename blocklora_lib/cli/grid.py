@@ -51,7 +51,7 @@ def grid(
             "--list", help="Only say which runs are done, missing, failed, and what they will cost."
         ),
     ] = False,
-    tflops: Annotated[float, typer.Option(help="Rate that --list assumes for its hours.")] = 20.0,
+    tflops: Annotated[float, typer.Option(help="TFLOP/s that --list assumes.")] = 20.0,
     retry_failed: RetryOption = False,
     keep_old: KeepOption = False,
     index: Annotated[

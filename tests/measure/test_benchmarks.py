@@ -390,7 +390,10 @@ def test_scripts_explain_themselves(name, capsys):
     with pytest.raises(SystemExit) as done:
         load_script(name).main(["--help"])
     assert done.value.code == 0
-    assert "--output" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "--output" in told
+    for option in re.split(r"\n  (?=-)", told)[2:]:  # the first is -h; a default is told with help
+        assert "(default: " in " ".join(option.split()), f"{option} is not explained"
 
 
 def test_the_readme_names_every_script_and_only_options_that_exist(capsys):
