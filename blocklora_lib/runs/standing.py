@@ -105,8 +105,9 @@ def again(found: Iterable[Stored], store: RunStore) -> list[str]:
         whys = [s.why for s in found if s.standing == standing]
         if whys:
             words = {"s": "s" * (len(whys) > 1), "is": "are" if len(whys) > 1 else "is"}
+            first = whys[0].rpartition("; ")[0]  # without its way out: it is taken here
             lines.append(
-                text.format(len(whys), folder=store.folder / "damaged", first=whys[0], **words)
+                text.format(len(whys), folder=store.folder / "damaged", first=first, **words)
             )
     return lines
 

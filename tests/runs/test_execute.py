@@ -32,7 +32,7 @@ from blocklora_lib.runs.execute import execute, run_grid, run_or_load
 from blocklora_lib.runs.grid import expand, make_spec
 from blocklora_lib.runs.profile import Profile
 from blocklora_lib.runs.record import MachineFailure, MethodSpec, RunSpec, TrainingSpec
-from blocklora_lib.runs.standing import remarks, stored
+from blocklora_lib.runs.standing import again, remarks, stored
 from blocklora_lib.runs.store import RunStore
 from blocklora_lib.runs.workbench import Workbench
 
@@ -321,7 +321,11 @@ def test_a_damaged_record_is_set_aside_and_computed_again(spec, bench, tmp_path,
     store = RunStore(tmp_path)
     first = run_or_load(spec, store, bench)
     damage(store.path(spec))
-    assert stored(store, spec).standing == "damaged"
+    found = stored(store, spec)
+    assert found.standing == "damaged"
+    (told,) = again([found], store)
+    assert f"{spec.key}.json is damaged (" in told
+    assert "delete the file" not in told  # it is set aside
     (record,) = run_grid([spec], store, bench)
     assert record.result == first.result
     assert store.load(spec) == record
