@@ -40,6 +40,7 @@ class Work:
 
     @property
     def total(self) -> int:
+        """Multiply-adds of both passes."""
         return self.forward + self.backward
 
 

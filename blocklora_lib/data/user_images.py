@@ -86,6 +86,7 @@ def of_classes(place: Path, classes: Sequence[str]) -> list[str]:
 
 
 def entries_of(place: Path) -> list[os.DirEntry[str]]:
+    """Return what a folder holds, sorted by name; DataError where it cannot be read."""
     try:
         with os.scandir(place) as entries:
             return sorted(entries, key=lambda entry: entry.name)
@@ -100,6 +101,7 @@ def is_dir(entry: os.DirEntry[str]) -> bool:
 
 
 def hidden(name: str) -> bool:
+    """Whether a file or folder of this name is passed over: a dot in front, or a system's own."""
     return name.startswith(".") or name in JUNK
 
 
@@ -201,6 +203,7 @@ def some(names: list[str], one: str, many: str) -> str:
 
 
 def listed(names: list[str]) -> str:
+    """Return the first few names, and how many more there are."""
     return ", ".join(names[:NAMED]) + (
         f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     )

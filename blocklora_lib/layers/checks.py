@@ -124,6 +124,7 @@ def refuse_lazy(model: nn.Module) -> None:
 
 
 def label_of(name: str, module: nn.Module) -> str:
+    """Return what an error calls a module: its name and its class."""
     return f"{name or 'the model'} ({type(module).__name__})"
 
 
@@ -154,6 +155,7 @@ def refuse_reading_owners(model: nn.Module, sites: NamedModules) -> None:
 
 
 def is_wrapper(module: nn.Module) -> bool:
+    """Whether it shards, distributes or has compiled the model within it."""
     names = {f"{c.__module__.split('.')[0]}.{c.__name__}" for c in type(module).__mro__}
     sharded = {"torch.FullyShardedDataParallel", "torch.FSDPModule", "deepspeed.DeepSpeedEngine"}
     return isinstance(module, DistributedDataParallel | torch.jit.ScriptModule) or bool(
@@ -193,6 +195,7 @@ def tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def held(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors of an attribute: it is one, or a list or dict of them."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, list | tuple | set):

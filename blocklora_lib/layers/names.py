@@ -13,8 +13,10 @@ def few(names: list[str], most: int = 6) -> str:
 
 
 def join(*parts: str) -> str:
+    """Return the parts of a module's name with dots between them, empty ones left out."""
     return ".".join(part for part in parts if part)
 
 
 def parent(name: str) -> str:
+    """Return the name of the module that holds this one; '' is the model."""
     return name.rpartition(".")[0]

@@ -215,6 +215,7 @@ def step(family: Family, adapters: AdapterSet) -> dict[str, int]:
 
 
 def has_gradient(p: Tensor) -> bool:
+    """Whether a parameter has a finite gradient that is not all zero."""
     return p.grad is not None and bool(p.grad.isfinite().all()) and bool(p.grad.abs().max() > 0)
 
 

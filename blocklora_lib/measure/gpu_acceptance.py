@@ -56,6 +56,7 @@ class Sizes:
     images: int = 2000
 
     def load(self, precision: Any, device: torch.device) -> Backbone:
+        """Return the model with random weights, in this number format."""
         spec = BackboneSpec(name=self.model, pretrained="none", precision=precision)
         return load_backbone(spec, device)
 

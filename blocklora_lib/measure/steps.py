@@ -180,6 +180,7 @@ class Size:
 
     @property
     def adapter(self) -> AdapterConfig:
+        """The adapter of our variants."""
         n = 1 if self.kind == "lora" else self.n_blocks
         return AdapterConfig(kind=self.kind, rank=self.rank, n_blocks=n, dropout=self.dropout)
 

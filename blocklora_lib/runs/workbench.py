@@ -72,6 +72,7 @@ class Workbench:
         return TextBackbone.of(found) if task == "texts" else found
 
     def dataset(self, name: str) -> Dataset:
+        """Return the set of this name, read once; errors are those of `load_dataset`."""
         if name not in self._datasets:
             self._datasets[name] = load_dataset(name, self.manifests, self.root)
         return self._datasets[name]

@@ -79,6 +79,7 @@ class AdapterCode:
 
     @property
     def dimension(self) -> int:
+        """k, the number of symbols."""
         return len(self.symbols)
 
 
@@ -177,6 +178,7 @@ class CodedAdapters:
         return scale * self.basis.T @ torch.cat(gradients)
 
     def close(self) -> None:
+        """Leave the model as it was."""
         self.adapters.detach()
 
 

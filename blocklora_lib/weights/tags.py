@@ -54,6 +54,7 @@ class Source:
 
     @property
     def checkpoint(self) -> Path:
+        """The file of the weights themselves."""
         return self.files[-1]
 
     @cached_property

@@ -145,6 +145,7 @@ class ClipLora(nn.Module):
         return x[torch.arange(len(x), device=x.device), tokens.argmax(-1)] @ s["text_projection"]
 
     def cosines(self, images: Tensor, tokens: Tensor) -> Tensor:
+        """Normalised images (N, 3, H, W), token ids (C, 77) -> (N, C), without the scale."""
         text, image = self.encode_text(tokens), self.encode_image(images)
         text = text / text.norm(dim=-1, keepdim=True)
         return image / image.norm(dim=-1, keepdim=True) @ text.t()
@@ -157,6 +158,7 @@ class ClipLora(nn.Module):
 def optimisation(
     parameters: Iterable[nn.Parameter], lr: float, steps: int, weight_decay: float = 1e-2
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Return AdamW and a cosine to 1e-6 over so many steps."""
     optimizer = torch.optim.AdamW(parameters, weight_decay=weight_decay, betas=(0.9, 0.999), lr=lr)
     return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=1e-6)
 
