@@ -210,6 +210,8 @@ def test_a_cost_that_not_all_methods_tell_has_no_panel(told):
     rows[0]["fit_bytes"] = told  # one of two is no front
     labels = [axes.get_xlabel() for axes in fronts(pd.DataFrame(rows), []).axes]
     assert labels == ["trained parameters (left edge: none)", "seconds of fitting"]
+    whole = fronts(pd.DataFrame([row | {"fit_bytes": 2e7} for row in rows]), [])
+    assert whole.axes[2].get_xlabel() == "memory of fitting (MiB)"
 
 
 @pytest.mark.slow

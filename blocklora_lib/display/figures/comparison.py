@@ -26,7 +26,7 @@ CLASSES: Mapping[str, tuple[str, str]] = {  # what a method's gradients pass -> 
 AXES: Mapping[str, tuple[str, float]] = {  # a cost -> what its axis says, in units of
     "trainable_parameters": ("trained parameters", 1.0),
     "seconds_train": ("seconds of fitting", 1.0),
-    "fit_bytes": ("MiB above before", 2.0**20),
+    "fit_bytes": ("memory of fitting (MiB)", 2.0**20),
 }
 LIGHT = "#9a9a9a"
 
