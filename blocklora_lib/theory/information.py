@@ -120,7 +120,8 @@ def information(differences: Sequence[int], u: Sequence[int]) -> float:
     joint = pd.crosstab(np.asarray(differences), np.asarray(u), normalize=True).to_numpy()
     alone = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
     seen = joint > 0
-    return float((joint[seen] * np.log(joint[seen] / alone[seen])).sum())
+    # of independent shares rounding leaves less than nothing
+    return max(0.0, float((joint[seen] * np.log(joint[seen] / alone[seen])).sum()))
 
 
 def given_the_supersample(runs: pd.DataFrame) -> float:

@@ -70,6 +70,7 @@ def cut_risk(target: Tensor, width: int, samples: int, sigma: float) -> float:
             f"samples={samples} of d_in={d_in}; least squares has a finite risk from "
             f"{d_in + 2} samples on"
         )
+    width = min(width, d_in, d_out)  # a wider one cuts nothing
     noise = sigma**2 * width * (d_in + d_out - width) / (samples - d_in - 1)
     values = torch.linalg.svdvals(target).square()
     return (noise + values[width:].sum().item()) / values.sum().item()

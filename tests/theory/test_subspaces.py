@@ -135,6 +135,14 @@ def test_the_risk_of_a_cut_is_that_of_least_squares_cut(width):
         assert ratio != pytest.approx(18 / (18 - width), abs=0.05)
 
 
+def test_a_cut_wider_than_the_target_is_none():
+    """At rank 20 of 10 x 8 the risk was below 0."""
+    target = subspace.orthogonal_groups(10, 8, 8, 1)
+    whole = subspace.cut_risk(target, 8, 40, 0.1)
+    assert whole == pytest.approx(0.1**2 * 80 / 29 / 8)
+    assert subspace.cut_risk(target, 9, 40, 0.1) == subspace.cut_risk(target, 20, 40, 0.1) == whole
+
+
 def test_too_few_samples_have_no_risk():
     with pytest.raises(ValueError, match="samples=11 of d_in=10"):
         subspace.cut_risk(subspace.orthogonal_groups(10, 8, 8, 1), 2, 11, 0.1)
