@@ -351,6 +351,25 @@ def test_c5_credits_sharing_with_no_more_than_sharing_saves():
         costs.a_third_less_time(Given(training_step=lacking))
 
 
+def test_c5_says_that_an_order_which_costs_saves_nothing():
+    """It was 'not resolved' at 1.20 [1.15, 1.25]."""
+    given = steps(1.0, 0.98, 1.02)
+    given.frames["training_step"].loc[3, ["ratio", "ratio_low", "ratio_high"]] = [1.2, 1.15, 1.25]
+    told = costs.a_third_less_time(given).evidence
+    assert "alone 1.20 [1.15, 1.25]: it saves nothing. Medians" in told
+    given.frames["training_step"]["ratio_low"] = 0.98
+    assert "what the order saves is not resolved." in costs.a_third_less_time(given).evidence
+
+
+def test_processes_are_counted_as_they_are():
+    for each, told in (
+        ([1, 1], "1 process."),
+        ([6, 9], "6 to 9 processes."),
+        ([9], "9 processes."),
+    ):
+        assert costs.processes(pd.DataFrame({"processes": each})) == f"Medians over {told}"
+
+
 def test_c6_needs_a_loop_that_is_no_faster_and_a_sum_that_is():
     rows = [
         dict(
@@ -402,6 +421,12 @@ def test_c7_calls_equal_what_was_shown_to_be_near(given, holds):
     assert costs.merged_is_free(given).holds is holds
 
 
+def test_c7_says_by_which_rule_a_byte_of_weights_contradicts():
+    told = costs.merged_is_free(c7(0.98, 1.02, weights=101)).evidence
+    assert "1 bytes more of weights" in told
+    assert "None: no byte of weights, and within 5%." in told
+
+
 def c13(gib, gpu=3.8):
     variants = [f"CLIP-LoRA's code, float{b}" for b in (16, 32)]
     rows = [
@@ -442,6 +467,7 @@ def test_c13_rests_on_a_measured_step():
     assert costs.fits_24_gb(c13(6.0, gpu=40.0)).holds is False
     assert costs.fits_24_gb(c13(6.0, gpu=22.0)).holds is None
     assert costs.fits_24_gb(c13(40.0)).holds is False
+    assert "with LoRA, blocks save 0%." in costs.fits_24_gb(c13(40.0)).evidence  # not 'so not by'
     assert costs.fits_24_gb(c13(23.0)).holds is None  # 24 GiB are no 24 GB, nor is 10% off safe
     lacking = Given(memory=c13(6.0).frames["memory"])
     with pytest.raises(MissingResults, match="measured_step is not given"):
@@ -478,6 +504,8 @@ def test_c16a_needs_a_floor_that_binds():
     assert fails.holds
     assert verdict(fails, PAPER) == "confirmed on a constructed task"
     assert ablations.sharing_fails(c16(0.002, 0.0, 3.0, 0.3)).holds is False  # sharing lost nothing
+    short = c16(0.95, 0.875, 3.0, 0.3)  # too few steps to get to the floor: no contradiction
+    assert ablations.sharing_fails(short).holds is None
 
 
 def test_c16b_compares_with_lora_of_the_same_width():
@@ -489,6 +517,10 @@ def test_c16b_compares_with_lora_of_the_same_width():
     assert worse.holds is False
     assert "+0.220 [0.170, 0.270] at n = 8" in worse.evidence
     assert "an error of 0.050" in worse.told
+    one = c16(0.875, 0.875, 3.0, 0.3, beyond=0.2)
+    one.frames["shared_task"] = one.frames["shared_task"].query("seed == 0")
+    assert "+0.200 (no interval) over all n, over 1 seed. Below" in judged(one).evidence
+    assert "nan" not in judged(one).told
 
 
 def test_o1_needs_both_the_trajectory_and_equal_blocks():
@@ -647,6 +679,11 @@ def test_c11_needs_a_rate_for_each_method_and_a_change_that_is_resolved():
     found = accuracy.without_a(given)
     assert found.holds is None  # whatever the gap is, one rate favours the method it was chosen for
     assert "at one rate for both, chosen for neither" in found.evidence
+    own = tuple(m for m in Given.own_rates.methods if m.name == "block_lora")
+    rest = tuple(m for m in given.profile.methods if m.name != "block_lora")
+    given.profile = given.profile.model_copy(update={"methods": own + rest})
+    found = accuracy.without_a(given)
+    assert (found.holds, "frozen, not each at a rate of its own:" in found.evidence) == (None, True)
     sets = sorted(runs["dataset"].unique())
     noisy = wide_then_narrow.copy()  # narrower on average, but by a change that sets disagree about
     sign = noisy["dataset"].map(lambda name: 1 if sets.index(name) % 2 else -1)
@@ -688,6 +725,18 @@ def test_c12_counts_sets_not_pairs_of_set_and_seed():
     assert "where B also learns 8 times as fast" in both  # so that what it loses is not the blocks'
 
 
+def test_runs_at_several_shots_are_mixed_in_no_mean():
+    """C12 was told of 'duplicate entries', C17 that no setting had a seed with all its sets."""
+    counted = blocks({1: 0.0, 2: 0.0, 4: 0.02, 8: 0.1}, shared).frames["blocks"]
+    with pytest.raises(MissingResults, match="runs are at shots = 4 and 16, which no mean may mix"):
+        ablations.number_of_blocks(Given(blocks=pd.concat([counted, counted.assign(shots=16)])))
+    at = {(0.02, 1.0): TRAINS, (0.2, 1.0): COLLAPSES, (0.02, 10.0): TRAINS}
+    one = collapse_runs(at)
+    more = collapse_runs(dict.fromkeys(at, TRAINS)).assign(shots=4)
+    for rule in (ablations.too_high_a_rate, ablations.bad_start):
+        assert rule(Given(collapse=pd.concat([one, more]))) == rule(Given(collapse=one))
+
+
 def test_c12_is_not_judged_without_the_most_blocks():
     """Where all of them failed, n = 4 was taken for the most."""
     runs = blocks({1: 0.0, 2: 0.0, 4: 0.02, 8: 0.1}, shared).frames["blocks"]
@@ -709,7 +758,8 @@ def test_one_run_of_each_decides_nothing():
     half = runs[runs["method"] == "lora"].assign(method="lora_r1")
     assert accuracy.width_is_what_counts(Given(few_shot=pd.concat([runs, half]))).holds is None
     twins = twin_runs(sets=("fashion",))
-    assert accuracy.control_is_the_same(Given(twins=twins)).holds is None
+    found = accuracy.control_is_the_same(Given(twins=twins))
+    assert (found.holds, found.smallest) == (None, "none, for there is no interval")
 
 
 def o3(block=-0.05, half=-0.05, spread=0.004):
@@ -728,6 +778,11 @@ def test_o3_needs_a_loss_and_an_equal_one_at_the_same_scale():
     assert judged(o3()).holds
     assert judged(o3(half=0.0)).holds is False  # the width loses nothing of it
     assert judged(o3(half=-0.1)).holds is False
+    # less than the margin is lost, and the width gains: near each other, and no loss of the width
+    gained = judged(o3(block=-0.003, half=0.005, spread=0.001))
+    assert gained.holds is False
+    assert gained.evidence.endswith("A loss of LoRA of rank r/n is not shown.")
+    assert judged(o3(block=-0.008, half=0.0, spread=0.001)).holds is None
     assert judged(o3(spread=0.05)).holds is None  # no difference seen is no equality shown
     nothing = judged(o3(block=0.0, half=0.0))
     assert nothing.holds is None
@@ -794,6 +849,13 @@ def test_c14_decides_nothing_without_other_sets_or_from_one_seed():
     one = source_runs(("fashion", "mnist", "flags"))
     both = Given(cross_dataset=one[one["seed"] == 1], few_shot=source_runs(("emoji_v2", "emoji_a")))
     assert accuracy.competitive(both).holds is None
+
+
+def test_c14_counts_one_set_as_one():
+    given = Given(cross_dataset=source_runs(("mnist",)), few_shot=source_runs(("emoji_v2",)))
+    told = accuracy.competitive(given).evidence
+    assert "On 1 other set, at" in told
+    assert "On 1 shifted variant of the source, at" in told
 
 
 def test_c14_says_what_each_difference_rests_on():

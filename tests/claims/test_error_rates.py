@@ -28,6 +28,7 @@ from blocklora_lib.claims.judges import (
 from blocklora_lib.claims.paper_claims import BY_ID
 from blocklora_lib.measure.timing import median_interval
 from blocklora_lib.runs.profile_files import load_profile
+from blocklora_lib.runs.results import MissingResults
 from blocklora_lib.theory.bounds import occam_bound
 
 LEVEL = 0.05
@@ -471,6 +472,14 @@ def test_what_c15_was_asked_of_is_what_was_there():
         del given.frames[name]
     found = BY_ID["C15"].judge(given)
     assert (found.holds, found.but) == (False, "one other family and no other tasks, all small")
+
+
+def test_c15_names_an_experiment_without_zero_shot():
+    """A profile that leaves it out: the scoreboard ended in difference_by_set's ValueError."""
+    given = c15(np.random.default_rng(1), (0.0, -8.0))
+    given.frames["texts"] = given.frames["texts"].query("method != 'zero_shot'")
+    with pytest.raises(MissingResults, match="no run of zero_shot in texts to compare with; list"):
+        BY_ID["C15"].judge(given)
 
 
 EFFECTS = [(id, effect) for id, (_, effects) in CASES.items() for effect in effects]

@@ -41,6 +41,7 @@ def number_of_blocks(e: Evidence) -> Finding:
         part = runs[runs["reading"] == reading]
         counts = sorted({s["n_blocks"] for s in planned if s["reading"] == reading})
         try:
+            _check_single(part, ["rank", "shots"])
             found = side_by_side(part, ["dataset", "seed"], counts, column="n_blocks")
         except MissingResults as lacking:
             if reading == DECIDES:
@@ -81,8 +82,10 @@ def sharing_fails(e: Evidence) -> Finding:
     one, many = by_blocks.index.min(), by_blocks.index.max()
     at_floor = (block["error"] - block["floor"]).abs().max(skipna=False) < 0.01
     binds = by_blocks.loc[one, "error"] < 0.01 < by_blocks.loc[many, "floor"]
+    lost_nothing = by_blocks.loc[many, "error"] < 0.01
     return Finding(
-        bool(at_floor and binds),
+        # trainings that did not get as far as their floor show neither
+        True if at_floor and binds else False if lost_nothing else None,
         f"{task['directions'].max()} orthogonal directions of equal strength wanted: error "
         f"{by_blocks.loc[one, 'error']:.3f} at n = {one}, {by_blocks.loc[many, 'error']:.3f} at n "
         f"= {many}; the floor of rank r/n is {by_blocks.loc[many, 'floor']:.3f}.",
@@ -97,16 +100,18 @@ def sharing_regularises(e: Evidence) -> Finding:
     few = beyond[beyond["samples"] == beyond["samples"].min()]
     each = {n: mean_interval(part["excess"]) for n, part in few.groupby("n_blocks")}
     whole = mean_interval(few.groupby("seed")["excess"].mean())
+    width = whole.half_width
     told = ", ".join(
-        f"{d.mean:+.3f} [{d.low:.3f}, {d.high:.3f}] at n = {n}" for n, d in each.items()
+        f"{d.mean:+.3f} {ends(d.low, d.high, '.3f')} at n = {n}" for n, d in each.items()
     )
     return Finding(
         whole.below(),
         f"One direction, {few['samples'].min()} noisy samples: error of Block-LoRA minus that of "
-        f"LoRA of its width r/n {told}; {whole.mean:+.3f} [{whole.low:.3f}, {whole.high:.3f}] over "
-        f"all n, over {whole.n} seeds. Below 0, sharing would regularise beyond the width.",
+        f"LoRA of its width r/n {told}; {whole.mean:+.3f} {ends(whole.low, whole.high, '.3f')} "
+        f"over all n, over {whole.n} seed{'s' * (whole.n > 1)}. Below 0, sharing would regularise "
+        "beyond the width.",
         "constructed",
-        smallest=f"an error of {whole.half_width:.3f}",
+        smallest=f"an error of {width:.3f}" if width == width else smallest(whole),
         but="beyond what its width does",
     )
 
@@ -137,7 +142,8 @@ def bad_start(e: Evidence) -> Finding:
     pairs = {rate: (cells[rate, USUAL], cells[rate, LARGE]) for rate in both_scales}
     pairs = {rate: (a, b) for rate, (a, b) in pairs.items() if {*a.index} & {*b.index}}
     if not pairs:
-        return Finding(None, f"No rate was run at both scales, {USUAL:g} and {LARGE:g}.")
+        told = f"No rate has a seed with all its sets at both scales, {USUAL:g} and {LARGE:g}."
+        return Finding(None, told)
     caused, level, rows = [], [], []
     for rate, (usual, large) in pairs.items():
         each = 1 - 0.05 / len(pairs)  # it is enough to find one such rate
@@ -159,6 +165,7 @@ def _above_chance(e: Evidence) -> tuple[dict[tuple[float, float], DataFrame], st
     runs, diverged = _of_block_lora(e, "collapse"), e.diverged("collapse")
     if (least := runs["shots"].min()) != 1:
         raise MissingResults(f"The claim is about 1 shot, and the runs are at {shots_of(least)}")
+    runs, diverged = (rows[rows["shots"] == 1] if len(rows) else rows for rows in (runs, diverged))
     names = sorted({*runs["dataset"], *diverged.get("dataset", ())})
     classes = {name: load_manifest(name).num_classes for name in names}
     excess = above_chance(runs, diverged, classes).set_index("seed")
@@ -179,6 +186,16 @@ def _of_block_lora(e: Evidence, experiment: str) -> DataFrame:
         others = ", ".join(sorted(set(method)))
         raise MissingResults(f"The claim is about block_lora, and {experiment} varies {others}")
     return runs[method == "block_lora"]
+
+
+def _check_single(runs: DataFrame, columns: list[str]) -> None:
+    """Refuse runs that differ in what is to be the same: MissingResults says in what."""
+    for name in columns:
+        if len(values := sorted(runs[name].unique())) > 1:
+            raise MissingResults(
+                f"Its runs are at {name} = {' and '.join(f'{v:g}' for v in values)}, which no mean "
+                "may mix; give the experiment one"
+            )
 
 
 def _both(cell: DataFrame, confidence: float = 0.95) -> list[Interval]:

@@ -124,6 +124,8 @@ def without_a(e: Evidence) -> Finding:
     fair = own_rates(e, "block_lora", "frozen_a")
     holds = together((first, Interval.above), (change, Interval.below))
     rates = "each at a rate of its own" if fair else "at one rate for both, chosen for neither"
+    if not fair and any(own_rates(e, name) for name in ("block_lora", "frozen_a")):
+        rates = "not each at a rate of its own"
     return Finding(
         holds if fair else None,
         f"Trained minus frozen, {rates}: {points(first)} at {shots_of(few)}, {points(last)} at "
@@ -165,8 +167,10 @@ def competitive(e: Evidence) -> Finding:
         minus = ", minus ".join(
             f"{RIVALS[name]} {points(d)}" for name, d in zip(rivals, found, strict=True)
         )
+        n = at_most["evaluated_on"].nunique()
+        what = where if n > 1 else where.replace("sets", "set").replace("variants", "variant")
         told.append(
-            f"On {at_most['evaluated_on'].nunique()} {where}, at {shots_of(most)}, "
+            f"On {n} {what}, at {shots_of(most)}, "
             f"{rests_on(*found, what='seeds')}: Block-LoRA minus {minus}{gains}."
         )
     holds = together(*((d, no_worse) for d in seen))
@@ -244,7 +248,7 @@ def control_is_the_same(e: Evidence) -> Finding:
     totals = runs[runs["method"] == "block_lora"].set_index(over)["total"]
     apart = (pairs["block_lora"] - pairs["lora_plus"]).abs()
     means = 100 * accuracy.groupby("dataset").mean()  # the units
-    d = paired_difference(means["block_lora"], means["lora_plus"])
+    d, answer = paired_difference(means["block_lora"], means["lora_plus"]), 100 / totals.min()
     forms = sorted({(n, reading) for reading, _, n, *_ in pairs.index})
     return Finding(
         d.within(MARGIN),
@@ -253,12 +257,14 @@ def control_is_the_same(e: Evidence) -> Finding:
         f"{MARGIN:.0f} point. {int(apart.sum()):,} of {int(totals.loc[pairs.index].sum()):,} "
         f"answers apart, {int((apart == 0).sum())} accuracies the same to the last answer.",
         # no spread at all would say that any effect had been seen: one answer is the least
-        smallest=f"{max(d.half_width, 100 / totals.min()):.1f} points",
+        smallest=smallest(d, Interval(0.0, -answer, answer, 1)),
     )
 
 
 def width_is_what_counts(e: Evidence) -> Finding:
-    """O3: a loss against LoRA of rank r, and none against LoRA of rank r/n at the same scale."""
+    """O3: a loss against LoRA of rank r, and none against LoRA of rank r/n at the same scale, which
+    loses too: a loss smaller than the margin of equality would be called its width's by any other.
+    """
     runs = e.runs()
     k = trained_shots(runs)[-1]
     part = own_images(runs[runs["shots"] == k])
@@ -275,6 +281,7 @@ def width_is_what_counts(e: Evidence) -> Finding:
     fair = own_rates(e, *methods)
     # of no loss nothing can be said
     holds = between.within(MARGIN) if lost and level and fair else None
+    holds = half.below() if holds else holds  # the width has to lose, too
     scale = "" if level else f", whose scale is another ({scales[1]:.3f}, not {scales[0]:.3f})"
     return Finding(
         holds,
@@ -283,6 +290,7 @@ def width_is_what_counts(e: Evidence) -> Finding:
         f"within {MARGIN:.0f} point; over {counted(len(means), part['dataset'].nunique())} sets, "
         f"{shared.told('pairs of set and seed')}."
         + ("" if lost else " A loss of Block-LoRA is not shown.")
+        + (" A loss of LoRA of rank r/n is not shown." if lost and not half.below() else "")
         + ("" if fair else UNFAIR),
         smallest=smallest(block, between),
     )

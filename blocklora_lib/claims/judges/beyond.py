@@ -37,6 +37,12 @@ def beyond_clip(e: Evidence) -> Finding:
             shots = trained_shots(runs)[-1]
             runs = runs[runs["shots"].isin([0, shots])]
             side_by_side(runs, ["evaluated_on", "seed"], ["block_lora", "lora"])  # or refuse
+            if "zero_shot" not in set(runs["method"]):
+                raise MissingResults(
+                    f"no run of zero_shot in {experiment} to compare with; list it in the profile, "
+                    "then make the runs with `blocklora grid`, failed ones again with "
+                    "`--retry-failed`"
+                )
         except MissingResults as lacking:
             missing.append(lacking)
             continue

@@ -37,7 +37,9 @@ def ratio(row: Series) -> str:
 
 def processes(rows: DataFrame) -> str:
     """Say what these intervals are over."""
-    return f"Medians over {rows['processes'].min():.0f} processes."
+    low, high = (f"{rows['processes'].agg(end):.0f}" for end in ("min", "max"))
+    several = low if low == high else f"{low} to {high}"
+    return f"Medians over {several} process{'es' if several != '1' else ''}."
 
 
 def smallest(rows: DataFrame) -> str:
@@ -76,6 +78,8 @@ def a_third_less_time(e: Evidence) -> Finding:
         whose = "the order saves, and sharing too."
     elif sharing.above(1 - EQUAL_WITHIN):
         whose = "that saving is the order's."
+    if not saves:
+        whose = "what the order saves is not resolved." if saves is None else "it saves nothing."
     return Finding(
         True if reached else False if missed else None,
         "Baseline: LoRA with nothing changed but the sharing. A step then takes "
@@ -83,8 +87,7 @@ def a_third_less_time(e: Evidence) -> Finding:
         f"code; 31% less, within {100 * EQUAL_WITHIN:.0f} points, is at most {bound:.2f}. Against "
         f"code that forms B A, as CLIP-LoRA's does, plain Block-LoRA takes {ratio(shared)}, and "
         f"LoRA that changes the order of its products alone {ratio(order)}: "
-        + (whose if saves else "what the order saves is not resolved.")
-        + f" {processes(rows)}",
+        f"{whose} {processes(rows)}",
         smallest=smallest(rows),
     )
 
@@ -132,8 +135,9 @@ def merged_is_free(e: Evidence) -> Finding:
         False if slower or extra > 0 else True if free and above.max() <= EQUAL_WITHIN else None,
         "Merged over base: "
         f"{', '.join(times)}; "
-        f"{extra:,.0f} bytes more of weights; peak memory {told}. None: within "
-        f"{100 * EQUAL_WITHIN:.0f}%. {processes(merged)}",
+        f"{extra:,.0f} bytes more of weights; peak memory {told}. None: "
+        f"{'no byte of weights, and ' * bool(extra > 0)}within {100 * EQUAL_WITHIN:.0f}%. "
+        f"{processes(merged)}",
         smallest=smallest(merged),
     )
 
@@ -159,7 +163,9 @@ def fits_24_gb(e: Evidence) -> Finding:
     most = max(gib["sum_first"], ours["reserved_gib"].max()) / (GPU_BYTES / 2**30)
     told = ", ".join(f"{name.rpartition(' ')[2]} {size:.1f}" for name, size in theirs.items())
     saved = 1 - gib["sum_first"] / gib["low_rank"]
-    blocks = "so not by virtue of blocks" if saved < EQUAL_WITHIN else f"blocks save {saved:.0%}"
+    blocks = f"blocks save {round(saved, 2) + 0:.0%}"
+    if most < 1 and saved < EQUAL_WITHIN:
+        blocks = "so not by virtue of blocks"  # that it fits
     fewer = measured.loc["clip_lora"]
     return Finding(
         None if abs(most - 1) <= TOO_NEAR else bool(most < 1),
