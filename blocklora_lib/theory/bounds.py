@@ -176,7 +176,9 @@ def occam_bound_exact(wrong: int, bits: float, samples: int, delta: float) -> fl
         )
     # P[Binomial(N, p) <= c] = 1 - I_p(c + 1, N - c); the complement keeps the digits of a small
     # level
-    return max(float(betainccinv(wrong + 1, samples - wrong, level)), (wrong + 1) / samples)
+    found = float(betainccinv(wrong + 1, samples - wrong, level))
+    # nan: so near to 1 that its search did not end
+    return 1.0 if math.isnan(found) else max(found, (wrong + 1) / samples)
 
 
 def _positive(**values: float) -> None:

@@ -178,6 +178,12 @@ def test_exact_is_never_above_chernoff_and_bits_cost(sample, bits):
     assert occam_bound(wrong / samples, bits, samples, delta / 2) >= chernoff
 
 
+@pytest.mark.parametrize(("wrong", "samples"), [(1, 5), (1, 7), (38, 40)])
+def test_of_a_long_code_and_few_samples_nothing_is_known(wrong, samples):
+    """scipy's search for it ended in nan, which was returned."""
+    assert occam_bound_exact(wrong, 700, samples, 0.05) == 1.0
+
+
 @pytest.mark.parametrize("draws", ["iid", "fixed number a class", "without replacement"])
 @pytest.mark.parametrize("classifiers", [1, 64])
 def test_bounds_fail_at_most_as_often_as_they_may(draws, classifiers):
