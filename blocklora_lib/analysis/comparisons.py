@@ -17,6 +17,13 @@ from .intervals import PairedDifference, paired_difference
 from .summaries import UNIT, check_single, counted, in_points, planned, summarise, told_by
 
 
+def several(n: int, expected: int, what: str) -> str:
+    """Write '3 sets', '2 of 3 sets' or '1 set'. what: begins with a plural, as 'pairs of runs'."""
+    noun, *rest = what.split(" ", 1)
+    noun = noun.removesuffix("s") if n == expected == 1 else noun
+    return " ".join([counted(n, expected), noun, *rest])
+
+
 @dataclass(frozen=True)
 class Matched:
     """values: a row for each repetition of all columns. expected: how many there should be."""
@@ -31,7 +38,7 @@ class Matched:
 
     def told(self, what: str) -> str:
         """Write '3 seeds', or '2 of 3 seeds (those that all have)'."""
-        return f"{counted(self.n, self.expected)} {what}" + (
+        return several(self.n, self.expected, what) + (
             " (those that all have)" if self.n < self.expected else ""
         )
 
@@ -77,12 +84,12 @@ class OverSets(PairedDifference):
 
     def told(self, what: str = "sets") -> str:
         """Write what the mean rests on: '11 sets, 33 pairs of runs'."""
-        return f"{counted(self.n, self.expected)} {what}, {self.pairs_told}"
+        return f"{several(self.n, self.expected, what)}, {self.pairs_told}"
 
     @property
     def pairs_told(self) -> str:
         """Write '33 pairs of runs'."""
-        return f"{counted(self.pairs, self.pairs_expected)} pairs of runs"
+        return several(self.pairs, self.pairs_expected, "pairs of runs")
 
 
 def difference_by_set(runs: pd.DataFrame, a: str, b: str) -> pd.DataFrame:

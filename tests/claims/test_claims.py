@@ -9,7 +9,7 @@ import math
 
 import pandas as pd
 import pytest
-from given_evidence import Given, blocks, shared, source_runs, twin_runs
+from given_evidence import Given, blocks, shared, source_runs, twin_runs, with_rates
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import synthetic_runs
@@ -653,6 +653,21 @@ def test_c10_tells_relative_percentages_from_points():
     assert str(lacking.value).count("counts points") == 2
 
 
+def test_c10_has_no_smallest_effect_where_one_of_both_has_no_interval():
+    """That of the other was told."""
+    rows = [
+        published([84.9], "CLIP-LoRA", "EuroSAT", 4),
+        published([90.0], "PromptSRC", "ImageNet", 1),
+    ]
+    runs = synthetic_runs(sets=("eurosat", "imagenet"), methods=("block_lora",))
+    runs = runs[(runs["dataset"] == "eurosat") | (runs["seed"] == 1)]
+    given = Given(published=pd.concat(rows), few_shot=runs)
+    given.profile = with_rates("paper")
+    found = published_numbers.leads(given)
+    assert (found.holds, found.smallest) == (False, "none, for there is no interval")
+    assert "-21.7% relative, -19.6 points" in found.evidence
+
+
 def shifted(runs, method, shots, by):
     """The same runs with the accuracy of a method moved at a number of shots."""
     runs = runs.copy()
@@ -760,6 +775,7 @@ def test_one_run_of_each_decides_nothing():
     twins = twin_runs(sets=("fashion",))
     found = accuracy.control_is_the_same(Given(twins=twins))
     assert (found.holds, found.smallest) == (None, "none, for there is no interval")
+    assert "over 1 set, 2 pairs of runs" in found.evidence
 
 
 def o3(block=-0.05, half=-0.05, spread=0.004):
@@ -966,6 +982,8 @@ def test_c17a_counts_a_run_that_diverged_as_at_chance():
     found = ablations.too_high_a_rate(Given(gone, collapse=whole[whole["lr"] == 0.02]))
     assert found.holds
     assert "5 runs diverged, which count as at chance" in found.evidence
+    told = ablations.too_high_a_rate(Given(gone[:1], collapse=whole[whole["lr"] == 0.02])).evidence
+    assert "; 1 run diverged, which counts as at chance;" in told
 
 
 def test_equal_seeds_are_no_proof_of_a_collapse():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from ...analysis.comparisons import several
 from ...analysis.excess import above_chance, planned_seeds, sharing_beyond_width
 from ...analysis.intervals import (
     Interval,
@@ -60,7 +61,8 @@ def number_of_blocks(e: Evidence) -> Finding:
         rate = f", where B also learns {most} times as fast" if reading == "block_rank" else ""
         told.append(
             f"{reading}, r = {part['rank'].iloc[0]:.0f}: {means}; n = {one} minus n = {most} "
-            f"{points(hurts[reading])} over {counted(len(table), runs['dataset'].nunique())} sets, "
+            f"{points(hurts[reading])} over "
+            f"{several(len(table), runs['dataset'].nunique(), 'sets')}, "
             f"{found.told('pairs of set and seed')}{rate}"
         )
     sets = " and ".join(sorted(runs["dataset"].unique()))
@@ -108,7 +110,7 @@ def sharing_regularises(e: Evidence) -> Finding:
         whole.below(),
         f"One direction, {few['samples'].min()} noisy samples: error of Block-LoRA minus that of "
         f"LoRA of its width r/n {told}; {whole.mean:+.3f} {ends(whole.low, whole.high, '.3f')} "
-        f"over all n, over {whole.n} seed{'s' * (whole.n > 1)}. Below 0, sharing would regularise "
+        f"over all n, over {several(whole.n, whole.n, 'seeds')}. Below 0, sharing would regularise "
         "beyond the width.",
         "constructed",
         smallest=f"an error of {width:.3f}" if width == width else smallest(whole),
@@ -170,10 +172,12 @@ def _above_chance(e: Evidence) -> tuple[dict[tuple[float, float], DataFrame], st
     classes = {name: load_manifest(name).num_classes for name in names}
     excess = above_chance(runs, diverged, classes).set_index("seed")
     cells = dict(list(excess.groupby(["lr", "init_scale"])))
+    lost = len(diverged)
     whole = sum(len(cell) == planned_seeds(runs) for cell in cells.values())
     return cells, (
         f"Collapsed: at most {COLLAPSED:.0f} points above chance, on test and on training images. "
-        f"{' and '.join(names)}; {len(diverged)} runs diverged, which count as at chance; "
+        f"{' and '.join(names)}; {several(lost, lost, 'runs')} diverged, which "
+        f"count{'s' * (lost == 1)} as at chance; "
         f"{counted(whole, len(cells))} settings have all {planned_seeds(runs)} seeds."
     )
 

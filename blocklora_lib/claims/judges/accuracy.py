@@ -17,6 +17,7 @@ from ...analysis.comparisons import (
     difference_by_set,
     matched,
     over_sets,
+    several,
 )
 from ...analysis.intervals import (
     Interval,
@@ -24,7 +25,7 @@ from ...analysis.intervals import (
     paired_difference,
     together,
 )
-from ...analysis.summaries import counted, own_images, zero_shot
+from ...analysis.summaries import own_images, zero_shot
 from ...display.tables import shots_of
 from ...runs.profile import Profile
 from ...runs.results import MissingResults
@@ -253,18 +254,17 @@ def control_is_the_same(e: Evidence) -> Finding:
     return Finding(
         d.within(MARGIN),
         f"Where the two round differently, {', '.join(f'n = {n} ({r})' for n, r in forms)}: "
-        f"{points(d)} over {len(means)} sets, {found.told('pairs of runs')}; equal: within "
-        f"{MARGIN:.0f} point. {int(apart.sum()):,} of {int(totals.loc[pairs.index].sum()):,} "
-        f"answers apart, {int((apart == 0).sum())} accuracies the same to the last answer.",
+        f"{points(d)} over {several(len(means), len(means), 'sets')}, "
+        f"{found.told('pairs of runs')}; equal: within {MARGIN:.0f} point. "
+        f"{int(apart.sum()):,} of {int(totals.loc[pairs.index].sum()):,} answers apart, "
+        f"{int((apart == 0).sum())} accuracies the same to the last answer.",
         # no spread at all would say that any effect had been seen: one answer is the least
         smallest=smallest(d, Interval(0.0, -answer, answer, 1)),
     )
 
 
 def width_is_what_counts(e: Evidence) -> Finding:
-    """O3: a loss against LoRA of rank r, and none against LoRA of rank r/n at the same scale, which
-    loses too: a loss smaller than the margin of equality would be called its width's by any other.
-    """
+    """O3: Block-LoRA loses to LoRA of rank r; so does LoRA of rank r/n, its equal at one scale."""
     runs = e.runs()
     k = trained_shots(runs)[-1]
     part = own_images(runs[runs["shots"] == k])
@@ -276,9 +276,9 @@ def width_is_what_counts(e: Evidence) -> Finding:
         paired_difference(means[a], means[b])
         for a, b in (("block_lora", "lora"), ("lora_r1", "lora"), ("block_lora", "lora_r1"))
     )
+    sets = part["dataset"].nunique()
     level = abs(scales[0] / scales[1] - 1) < 0.01
-    lost = block.below()
-    fair = own_rates(e, *methods)
+    lost, fair = block.below(), own_rates(e, *methods)
     # of no loss nothing can be said
     holds = between.within(MARGIN) if lost and level and fair else None
     holds = half.below() if holds else holds  # the width has to lose, too
@@ -287,7 +287,7 @@ def width_is_what_counts(e: Evidence) -> Finding:
         holds,
         f"At {shots_of(k)} against LoRA of rank r: Block-LoRA {points(block)}, LoRA of rank r/n "
         f"{points(half)}{scale}; Block-LoRA minus LoRA of rank r/n {points(between)}, equal: "
-        f"within {MARGIN:.0f} point; over {counted(len(means), part['dataset'].nunique())} sets, "
+        f"within {MARGIN:.0f} point; over {several(len(means), sets, 'sets')}, "
         f"{shared.told('pairs of set and seed')}."
         + ("" if lost else " A loss of Block-LoRA is not shown.")
         + (" A loss of LoRA of rank r/n is not shown." if lost and not half.below() else "")

@@ -10,6 +10,7 @@ from ...analysis.summaries import counted, in_points, summarise
 from ...runs.results import MissingResults
 from ..evidence import Evidence
 from ..verdict import Finding
+from .accuracy import smallest
 
 if TYPE_CHECKING:
     from pandas import Series
@@ -53,12 +54,6 @@ def near(found: Interval) -> bool | None:
     return found.within(MARGIN)
 
 
-def half_width(*own: Series) -> str:
-    """Write the smallest difference that could have been seen."""
-    width = max((row["high"] - row["low"]) / 2 for row in own)
-    return "none, for one seed gives no interval" if math.isnan(width) else f"{width:.1f} points"
-
-
 def imagenet_at_16(e: Evidence) -> Finding:
     """C9: whether one more published value could be that high, and whether own runs are near it."""
     claimed, values = 93.65, published(e, "ImageNet", 16)
@@ -77,22 +72,22 @@ def imagenet_at_16(e: Evidence) -> Finding:
         told, seen = f"{text} No such run here.", f"{half:.1f} points"
         return Finding(holds, told, "published", seen, UNKNOWN)
     told = f"{text} Own runs: {own['mean']:.2f}, {counted(own['n'], own['expected'])} seeds."
-    return Finding(near(apart(own, claimed)), told, smallest=half_width(own), but=UNKNOWN)
+    found = apart(own, claimed)
+    return Finding(near(found), told, smallest=smallest(found), but=UNKNOWN)
 
 
 def leads(e: Evidence) -> Finding:
     """C10: whether own runs are near both numbers; how its percentages count is arithmetic."""
-    told, found, seen = [], [], []
+    told, found = [], []
     cases = (("EuroSAT", 4, 88.08, 3.7, "CLIP-LoRA"), ("ImageNet", 1, 70.43, 3.4, "PromptSRC"))
     for dataset, at, claimed, gain, rival in cases:
         known = published(e, dataset, at, rival).iloc[0]
         relative, absolute = 100 * (claimed / known - 1), claimed - known
         kind = "relative" if abs(relative - gain) < abs(absolute - gain) else "points"
         own = reached(e, dataset.lower(), at)
-        seen += [] if own is None else [own]
         told.append(
-            f"{dataset}: {rival} published {known:.2f}, so +{relative:.1f}% relative, "
-            f"+{absolute:.1f} points: the claim counts {kind}"
+            f"{dataset}: {rival} published {known:.2f}, so {relative:+.1f}% relative, "
+            f"{absolute:+.1f} points: the claim counts {kind}"
             + (
                 ""
                 if own is None
@@ -100,11 +95,11 @@ def leads(e: Evidence) -> Finding:
             )
         )
         found += [] if own is None else [apart(own, claimed)]
-    if len(seen) < len(cases):
+    if len(found) < len(cases):
         raise MissingResults(
             f"needs runs of a published profile on eurosat and imagenet: `blocklora grid --profile "
             f"paper`. {'; '.join(told)}"
         )
     return Finding(
-        together(*((d, near) for d in found)), f"{'; '.join(told)}.", smallest=half_width(*seen)
+        together(*((d, near) for d in found)), f"{'; '.join(told)}.", smallest=smallest(*found)
     )
