@@ -92,12 +92,14 @@ def against(runs: pd.DataFrame, reference: str, shots: int) -> pd.DataFrame:
     sets on which the gain is above, within or below TIE; wilcoxon, the signed-rank test over the
     sets, adjusted for the number of methods (Holm); with seeds as units, the mean over the sets
     within a seed, seed_mean, seed_low, seed_high, seeds; complete. A method that is not trained is
-    one run, and has no seeds. What shares no run with the reference gains nan.
+    one run, and has no seeds. What shares no run with the reference gains nan; no row where that
+    has no run itself.
     """
     from scipy.stats import wilcoxon
 
     part = own_images(runs[runs["shots"].isin([0, shots])])
     rows = []
+    part = part if reference in set(part["method"]) else part.iloc[:0]
     for name in sorted(set(part["method"]) - {reference}):
         both = part[part["method"].isin([name, reference])]
         by_set = difference_by_set(both, reference, name)

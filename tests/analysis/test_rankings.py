@@ -162,6 +162,14 @@ def test_what_shares_no_run_with_the_reference_gains_nan():
     assert (c["mean"], c["sets"], c["seeds"]) == (0.0, 2, 2)
 
 
+def test_nothing_is_held_against_a_reference_without_a_run():
+    """In a part of a store: at the other number of shots, 17 ended in difference_by_set's error."""
+    frame = runs(lambda m, d, k, s: 0.1 * k)
+    frame = frame[~((frame["method"] == "a") & (frame["shots"] == 4))]
+    assert against(frame, "a", 4).empty
+    assert len(against(frame, "a", 1)) == 2
+
+
 def test_budgets_are_means_over_sets():
     frame = runs(lambda m, d, k, s: {"x": 0.1, "y": 0.2, "z": 0.6}[d] + 0.01 * s)
     found = budgets(frame, 4).set_index("method")
