@@ -743,13 +743,19 @@ def test_c12_counts_sets_not_pairs_of_set_and_seed():
 def test_runs_at_several_shots_are_mixed_in_no_mean():
     """C12 was told of 'duplicate entries', C17 that no setting had a seed with all its sets."""
     counted = blocks({1: 0.0, 2: 0.0, 4: 0.02, 8: 0.1}, shared).frames["blocks"]
-    with pytest.raises(MissingResults, match="runs are at shots = 4 and 16, which no mean may mix"):
+    with pytest.raises(MissingResults, match="runs have shots = 16 and 4, which no mean may mix"):
         ablations.number_of_blocks(Given(blocks=pd.concat([counted, counted.assign(shots=16)])))
+    few = counted["n_blocks"] < 4  # n = 1 of r = 2 was held against n = 8 of r = 8
+    with pytest.raises(MissingResults, match="runs have rank = 2 and 8, which no mean may mix; gi"):
+        ablations.number_of_blocks(Given(blocks=counted.assign(rank=8 - 6 * few)))
     at = {(0.02, 1.0): TRAINS, (0.2, 1.0): COLLAPSES, (0.02, 10.0): TRAINS}
     one = collapse_runs(at)
     more = collapse_runs(dict.fromkeys(at, TRAINS)).assign(shots=4)
     for rule in (ablations.too_high_a_rate, ablations.bad_start):
         assert rule(Given(collapse=pd.concat([one, more]))) == rule(Given(collapse=one))
+        ranks = pd.concat([one.assign(rank=2), one.assign(rank=4)])
+        with pytest.raises(MissingResults, match="runs have rank = 2 and 4, which no mean may mix"):
+            rule(Given(collapse=ranks))
 
 
 def test_c12_is_not_judged_without_the_most_blocks():

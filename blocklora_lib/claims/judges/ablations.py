@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from ...adapters.config import AdapterConfig
 from ...analysis.comparisons import several
 from ...analysis.excess import above_chance, planned_seeds, sharing_beyond_width
 from ...analysis.intervals import (
@@ -42,7 +43,7 @@ def number_of_blocks(e: Evidence) -> Finding:
         part = runs[runs["reading"] == reading]
         counts = sorted({s["n_blocks"] for s in planned if s["reading"] == reading})
         try:
-            _check_single(part, ["rank", "shots"])
+            _check_alike(part, but=("n_blocks", "alpha"))
             found = side_by_side(part, ["dataset", "seed"], counts, column="n_blocks")
         except MissingResults as lacking:
             if reading == DECIDES:
@@ -168,6 +169,7 @@ def _above_chance(e: Evidence) -> tuple[dict[tuple[float, float], DataFrame], st
     if (least := runs["shots"].min()) != 1:
         raise MissingResults(f"The claim is about 1 shot, and the runs are at {shots_of(least)}")
     runs, diverged = (rows[rows["shots"] == 1] if len(rows) else rows for rows in (runs, diverged))
+    _check_alike(runs, but=("lr", "init_scale"))
     names = sorted({*runs["dataset"], *diverged.get("dataset", ())})
     classes = {name: load_manifest(name).num_classes for name in names}
     excess = above_chance(runs, diverged, classes).set_index("seed")
@@ -192,14 +194,16 @@ def _of_block_lora(e: Evidence, experiment: str) -> DataFrame:
     return runs[method == "block_lora"]
 
 
-def _check_single(runs: DataFrame, columns: list[str]) -> None:
-    """Refuse runs that differ in what is to be the same: MissingResults says in what."""
-    for name in columns:
-        if len(values := sorted(runs[name].unique())) > 1:
-            raise MissingResults(
-                f"Its runs are at {name} = {' and '.join(f'{v:g}' for v in values)}, which no mean "
-                "may mix; give the experiment one"
-            )
+def _check_alike(runs: DataFrame, but: tuple[str, ...]) -> None:
+    """Refuse runs that differ in more settings than these: MissingResults says in what."""
+    for name in ("shots", "lr", *AdapterConfig.model_fields):
+        if name in runs.columns and name not in but:
+            told = {f"{v:g}" if isinstance(v, int | float) else f"{v}" for v in runs[name].tolist()}
+            if len(told) > 1:
+                raise MissingResults(
+                    f"Its runs have {name} = {' and '.join(sorted(told))}, which no mean may mix; "
+                    "give the experiment one"
+                )
 
 
 def _both(cell: DataFrame, confidence: float = 0.95) -> list[Interval]:
