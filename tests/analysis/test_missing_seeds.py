@@ -262,7 +262,7 @@ def test_no_judge_passes_over_a_run_that_failed(tmp_path):
     assert (evidence.failed("few_shot"), evidence.failed("few_shot", "diverged")) == (1, 0)
     assert evidence.diverged("few_shot").empty
     control = evidence.found(accuracy.control_is_the_same).evidence
-    assert "over 1 sets, 1 of 2 pairs of runs (those that all have)" in control
+    assert "over 1 set, 1 of 2 pairs of runs (those that all have)" in control
     assert control.endswith("In no mean, for they failed: 1 run of twins.")
 
 
