@@ -61,8 +61,9 @@ def explain(error: ValidationError) -> str:
     that it may be where it is none of them. Of a very long report, the beginning.
     """
     problems: dict[str, list[Any]] = {}
-    wrong = [problem["loc"] for problem in error.errors()]
-    for problem in error.errors():
+    errors = error.errors()
+    wrong = [problem["loc"] for problem in errors]
+    for problem in errors:
         n = len(problem["loc"])
         if problem["type"] == "too_short" and any(w[:n] == problem["loc"] for w in wrong if w[n:]):
             continue  # of the right entries, and what is wrong with the others is said

@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from ..core.files import ABSENT, FORBIDDEN, NO_FILE
+from ..core.files import ABSENT, FORBIDDEN, NO_FILE, regular_file
 from ..core.user_cache import recall, remember
 
 RECENT = 5 * 10**9  # ns before the reading in which a change makes a file's times no witness
@@ -60,27 +60,20 @@ def _digest(path: Path) -> tuple[list[int] | None, str, bool]:
     """(stamp, SHA-256 or what stands in its place, whether the stamp vouches for it)."""
     began = time.time_ns()
     try:
-        # a pipe must not be waited for
-        descriptor = os.open(
-            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-        )
-        with open(descriptor, "rb") as file:
-            before = os.fstat(descriptor)
-            if not stat.S_ISREG(before.st_mode):
-                return None, "no regular file", False
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with regular_file(path) as file:
+            before = os.fstat(file.fileno())
+            digest = hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()
             stamp = _numbers(before)
-            same = stamp == _numbers(os.fstat(descriptor))
+            same = stamp == _numbers(os.fstat(file.fileno()))
     except OSError as error:
         for codes, why in (
             (ABSENT, "missing"),
-            (NO_FILE, "no regular file"),
+            (NO_FILE | {None}, "no regular file"),
             (FORBIDDEN, "not to be read"),
         ):
             if error.errno in codes:
                 return None, why, False
-        error.filename = os.fspath(path)  # the machine's; of a read, it has no path
-        raise
+        raise  # the machine's
     return stamp, digest, same and max(before.st_mtime_ns, before.st_ctime_ns) < began - RECENT
 
 

@@ -7,6 +7,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from conftest import TOYS
 from scipy.io import loadmat, savemat
 
 from blocklora_lib.data.layouts import items
@@ -20,17 +21,8 @@ CARS = np.array(
     [("a.jpg", 1, 0.5), ("é/b.jpg", 196, 2)],
     dtype=[("fname", object), ("class", object), ("bbox", object)],
 )
-FLOWERS = {
-    "name": "two_flowers",
-    "title": "TwoFlowers",
-    "role": "target",
-    "kind": "external",
-    "template": "a photo of a {}.",
+FLOWERS = TOYS | {
     "counts": {"train": 1, "val": 1, "test": 1},
-    "licence": "CC0-1.0",
-    "sources": [{"package": "none", "licence": "CC0-1.0", "attribution": "made by a test"}],
-    "classes": ["rose", "iris"],
-    "folders": {"coop": "two_flowers", "clip_lora": "two_flowers"},
     "images": {"train": "jpg", "val": "jpg", "test": "jpg"},
     "layout": "mat",
     "annotations": {"labels": "labels.mat", "splits": "setid.mat"},
