@@ -29,12 +29,14 @@ class Adapter(Update):
     input_blocks: int = 1  # n where the cut runs along the input
     alone: bool = False  # whether attention computes it apart from its neighbours among q, k, v
     B: nn.Parameter  # (d_out, width), or (n, d_out, width)
-    scale = property(lambda self: self._scale)  # not to be set: a file keeps the config's
+    # neither is to be set: a file keeps the config's, and neighbours are computed as one
+    scale = property(lambda self: self._scale)
+    dropout = property(lambda self: self._dropout)
 
     def __init__(self, config: AdapterConfig, d_in: int, d_out: int):
         super().__init__()
         self.d_in, self.d_out = d_in, d_out
-        self._scale, self.dropout = config.scale, config.dropout
+        self._scale, self._dropout = config.scale, config.dropout
 
     def share(self, held: dict[tuple[int, int], tuple[Tensor, Tensor]]) -> None:
         """Hold what adapters of one shape have in common once; most have nothing."""

@@ -59,7 +59,8 @@ class AdapterConfig(BaseModel):
         "block_lora"
     )
     rank: int = Field(default=2, ge=1, le=MOST)
-    n_blocks: int = Field(default=1, ge=1, le=MOST)
+    # left out, filled by kind before it is checked
+    n_blocks: int = Field(default=None, ge=1, le=MOST)  # type: ignore[assignment]
     reading: Literal["total_rank", "block_rank", "input"] = "total_rank"
     alpha: float = Field(default=1.0, gt=0, le=1e6, allow_inf_nan=False)
     scaling: Literal["sqrt_rank", "rank"] = "sqrt_rank"

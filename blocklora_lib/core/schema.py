@@ -7,9 +7,9 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 
 class UnknownName(ValueError, KeyError):
@@ -103,6 +103,11 @@ def _as_list(problem: Any) -> str:
         return ""
     words = re.split(r"[,;\s]+", str(given).strip(",;[]() "))
     return f"; write a list, such as [{', '.join(words)[:60]}]"
+
+
+# settings that count: more than 32 bits hold overflows where PyTorch takes it
+Natural = Annotated[int, Field(ge=0, lt=2**31)]
+Whole = Annotated[Natural, Field(ge=1)]
 
 
 class Strict(BaseModel):

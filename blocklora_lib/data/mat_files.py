@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -78,5 +79,6 @@ def _plain(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_AS, (MOST, MOST))
+    with suppress(OSError, ValueError):  # a system may refuse, as macOS does
+        resource.setrlimit(resource.RLIMIT_AS, (MOST, MOST))
     json.dump(_found(*sys.argv[1:]), sys.stdout)

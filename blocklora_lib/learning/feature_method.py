@@ -10,14 +10,16 @@ from pydantic import AfterValidator, BeforeValidator
 from ..core.schema import Strict
 from .method import BaseMethod
 
+MOST = 1e12  # of any value of a grid: far beyond what is of use, and its square is a float32
+
 
 def _some(values: tuple[float, ...]) -> tuple[float, ...]:
     if not values:
         raise ValueError("the grid has no values; list one to fix it, or several to choose from")
     if any(a == b for a, b in itertools.combinations(values, 2)):
         raise ValueError(f"{list(values)} lists a value twice; list each once")
-    if min(values) < 0:
-        raise ValueError(f"{list(values)} holds a value below 0; list values from 0 on")
+    if not all(0 <= value <= MOST for value in values):
+        raise ValueError(f"{list(values)} holds a value outside 0 to {MOST:g}; list values within")
     return values
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from ..core.schema import Strict
+from ..core.schema import Strict, Whole
 from .method import BaseMethod, Towers
 from .spec import DasslSchedule
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ..clip.backbone import Backbone
 
 WORDS = "a photo of a"
-Epochs = tuple[PositiveInt, PositiveInt, PositiveInt]  # as `DasslSchedule` has them
-Tokens = Annotated[int, Field(ge=1)] | Annotated[str, Field(min_length=1)]
+Epochs = tuple[Whole, Whole, Whole]  # as `DasslSchedule` has them
+Tokens = Whole | Annotated[str, Field(min_length=1)]
 
 
 class PromptSettings(Strict):
@@ -95,7 +95,7 @@ class DeepSettings(PromptSettings):
     """depth: J, of how many blocks the tokens stand at the input."""
 
     context: Tokens = WORDS
-    depth: int = Field(9, ge=1)
+    depth: Whole = 9
 
 
 class DeepMethod(PromptMethod):

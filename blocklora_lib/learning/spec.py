@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from ..core.schema import Strict
+from ..core.schema import Strict, Whole
 
 
 def epochs_at(epochs: tuple[int, int, int], shots: int, classes: int) -> int:
@@ -24,12 +24,12 @@ class DasslSchedule(Strict):
     """
 
     lr: float = Field(2e-3, gt=0, allow_inf_nan=False)
-    epochs: tuple[PositiveInt, PositiveInt, PositiveInt] = (50, 100, 200)
-    batch_size: int = Field(32, ge=1)
+    epochs: tuple[Whole, Whole, Whole] = (50, 100, 200)
+    batch_size: Whole = 32
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0, allow_inf_nan=False)
     augment: Literal["clip_lora", "light", "none"] = "clip_lora"
-    class_chunk: int | None = Field(None, ge=1)
+    class_chunk: Whole | None = None
     checkpointing: bool = False
 
     def of(self, shots: int, classes: int) -> int:
@@ -46,10 +46,10 @@ class TrainingSpec(Strict):
     """Optimisation of every gradient method. Defaults: CLIP-LoRA's released settings."""
 
     # CLIP-LoRA: 500 x shots steps, whatever the number of classes
-    steps_per_shot: int = Field(500, ge=1)
-    min_steps: int = Field(1, ge=1)
-    max_steps: int | None = Field(None, ge=1)
-    batch_size: int = Field(32, ge=1)
+    steps_per_shot: Whole = 500
+    min_steps: Whole = 1
+    max_steps: Whole | None = None
+    batch_size: Whole = 32
     lr: float = Field(2e-4, gt=0, allow_inf_nan=False)
     lr_min: float = Field(1e-6, ge=0, allow_inf_nan=False)  # where the cosine ends
     weight_decay: float = Field(1e-2, ge=0, allow_inf_nan=False)
@@ -62,7 +62,7 @@ class TrainingSpec(Strict):
     # backward pass ...
     checkpointing: bool = False
     # ... and encode so many classes at a time, each part again in the backward pass.
-    class_chunk: int | None = Field(None, ge=1)
+    class_chunk: Whole | None = None
     # Divergence: the mean loss of the last 20 steps exceeds this multiple of max(first loss, ln C).
     divergence_factor: float = Field(4.0, gt=1)
 

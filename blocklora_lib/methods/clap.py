@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from ..core.schema import Natural, Whole
 from ..learning.feature_method import FeatureMethod, FeatureSettings, Positive
 
 if TYPE_CHECKING:
@@ -43,9 +44,9 @@ class Settings(FeatureSettings):
 
     grid: ClassVar = ("lr",)
     lr: Positive = (0.1,)
-    epochs: int = Field(300, ge=1)
-    batch_size: int = Field(256, ge=1)
-    views: int = Field(0, ge=0)
+    epochs: Whole = 300
+    batch_size: Whole = 256
+    views: Natural = 0
 
 
 class ConstrainedSettings(Settings):

@@ -22,8 +22,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
+from ..core.schema import Natural, Whole
 from ..learning.feature_method import FeatureMethod, FeatureSettings, Positive
 
 if TYPE_CHECKING:
@@ -42,11 +43,11 @@ class Settings(FeatureSettings):
     grid: ClassVar = ("lr",)
     lr: Positive = (1e-3, 2e-3, 1e-2)
     ratio: float = Field(0.2, ge=0, le=1)
-    reduction: int = Field(4, ge=1)
+    reduction: Whole = 4
     weight_decay: float = Field(5e-4, ge=0)
-    epochs: tuple[PositiveInt, PositiveInt, PositiveInt] = (50, 100, 200)
-    batch_size: int = Field(32, ge=1)
-    views: int = Field(0, ge=0)
+    epochs: tuple[Whole, Whole, Whole] = (50, 100, 200)
+    batch_size: Whole = 32
+    views: Natural = 0
 
 
 class Method(FeatureMethod):

@@ -24,8 +24,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
+from ..core.schema import Whole
 from ..learning.prompt_method import WORDS, Epochs, PromptMethod, PromptSettings, Tokens
 from ..learning.spec import DasslSchedule
 
@@ -40,14 +39,14 @@ class Schedule(DasslSchedule):
     """10 epochs of single images."""
 
     epochs: Epochs = (10, 10, 10)
-    batch_size: int = Field(1, ge=1)
+    batch_size: Whole = 1
 
 
 class Settings(PromptSettings):
     """reduction: of the inner width."""
 
     context: Tokens = WORDS
-    reduction: int = Field(16, ge=1)
+    reduction: Whole = 16
     schedule: Schedule | None = None
 
 

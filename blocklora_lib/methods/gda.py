@@ -24,8 +24,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
-
+from ..core.schema import Natural
 from ..learning.feature_method import FeatureMethod, FeatureSettings, Grid
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class Settings(FeatureSettings):
 
     grid: ClassVar = ("a",)
     a: Grid = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
-    views: int = Field(0, ge=0)
+    views: Natural = 0
 
 
 class Method(FeatureMethod):

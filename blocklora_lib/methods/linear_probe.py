@@ -20,8 +20,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
-
+from ..core.schema import Natural, Whole
 from ..learning.feature_method import FeatureMethod, FeatureSettings, Positive
 
 if TYPE_CHECKING:
@@ -36,8 +35,8 @@ class Settings(FeatureSettings):
 
     grid: ClassVar = ("c",)
     c: Positive = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
-    halvings: int = Field(8, ge=0)
-    iterations: int = Field(1000, ge=1)
+    halvings: Natural = 8
+    iterations: Whole = 1000
 
 
 class Method(FeatureMethod):

@@ -31,8 +31,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
-
+from ..core.schema import Natural, Whole
 from ..learning.feature_method import FeatureMethod, FeatureSettings, Steps
 
 if TYPE_CHECKING:
@@ -48,9 +47,9 @@ class Settings(FeatureSettings):
 
     grid: ClassVar = ("steps",)
     steps: Steps = (300,)
-    every: int = Field(10, ge=1)
+    every: Whole = 10
     gradient: Literal["code", "step"] = "code"
-    views: int = Field(0, ge=0)
+    views: Natural = 0
 
 
 class Method(FeatureMethod):

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from ..core.schema import Whole
 from ..learning.prompt_method import WORDS, DeepMethod, DeepSettings, Epochs
 from ..learning.spec import DasslSchedule
 
@@ -40,14 +41,14 @@ class Schedule(DasslSchedule):
 
     lr: float = Field(3.5e-3, gt=0)
     epochs: Epochs = (50, 50, 50)
-    batch_size: int = Field(4, ge=1)
+    batch_size: Whole = 4
 
 
 class Settings(DeepSettings):
     """tokens: M, the first of the context's."""
 
     context: Annotated[str, Field(min_length=1)] = WORDS
-    tokens: int = Field(2, ge=1)
+    tokens: Whole = 2
     schedule: Schedule | None = None
 
 

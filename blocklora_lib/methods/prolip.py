@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from ..core.schema import Natural, Whole
 from ..learning.feature_method import FeatureMethod, FeatureSettings, Positive
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ class Settings(FeatureSettings):
     strength: float = Field(1.0, ge=0)
     lr: Positive = (1e-5,)
     eps: float = Field(1e-4, gt=0)
-    steps: int = Field(300, ge=1)
-    views: int = Field(0, ge=0)
+    steps: Whole = 300
+    views: Natural = 0
 
 
 class Method(FeatureMethod):

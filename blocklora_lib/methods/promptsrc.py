@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from ..core.schema import Whole
 from ..learning.prompt_method import DeepMethod, DeepSettings, Epochs
 from ..learning.spec import DasslSchedule
 
@@ -53,7 +54,7 @@ class Schedule(DasslSchedule):
 
     lr: float = Field(2.5e-3, gt=0)
     epochs: Epochs = (50, 50, 50)
-    batch_size: int = Field(4, ge=1)
+    batch_size: Whole = 4
 
 
 class Settings(DeepSettings):
@@ -62,7 +63,7 @@ class Settings(DeepSettings):
     mean, deviation: μ and σ of the average, as shares of the training.
     """
 
-    image_tokens: int = Field(4, ge=1)
+    image_tokens: Whole = 4
     text: float = Field(25.0, ge=0)
     image: float = Field(10.0, ge=0)
     logits: float = Field(1.0, ge=0)

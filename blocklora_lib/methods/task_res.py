@@ -26,8 +26,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
+from ..core.schema import Natural, Whole
 from ..learning.feature_method import FeatureMethod, FeatureSettings, Positive
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ class Settings(FeatureSettings):
     lr: Positive = (2e-3,)
     many: float = Field(0.1, gt=0)
     weight_decay: float = Field(5e-4, ge=0)
-    epochs: tuple[PositiveInt, PositiveInt] = (100, 200)
-    batch_size: int = Field(256, ge=1)
-    views: int = Field(0, ge=0)
+    epochs: tuple[Whole, Whole] = (100, 200)
+    batch_size: Whole = 256
+    views: Natural = 0
 
 
 class Method(FeatureMethod):

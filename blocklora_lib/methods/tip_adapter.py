@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from ..core.schema import Natural, Whole
 from ..learning.feature_method import FeatureMethod, FeatureSettings, Grid, Positive, spread
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Settings(FeatureSettings):
     grid: ClassVar[tuple[str, ...]] = ("beta", "alpha")
     beta: Grid = spread(0.1, 10, 20)
     alpha: Grid = spread(0.1, 10, 20)
-    views: int = Field(0, ge=0)
+    views: Natural = 0
 
 
 class TrainedSettings(Settings):
@@ -58,8 +59,8 @@ class TrainedSettings(Settings):
     lr: Positive = (1e-3,)
     weight_decay: float = Field(0.01, ge=0)
     eps: float = Field(1e-4, gt=0)
-    epochs: int = Field(20, ge=1)
-    batch_size: int = Field(256, ge=1)
+    epochs: Whole = 20
+    batch_size: Whole = 256
 
 
 class TipAdapter(FeatureMethod):

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from ..core.paths import RESULTS
-from ..core.schema import Strict, UnknownName, explain, near
+from ..core.schema import Strict, UnknownName, Whole, explain, near
 from ..learning.spec import TrainingSpec
 from ..methods import get_method
 from ..weights.spec import BackboneSpec
@@ -60,7 +60,7 @@ class Profile(Strict):
     # Train up to so many runs of adapters at once that differ in their seed alone (see
     # `learning.stacked`), which takes as many times the memory. A result is the run's alone but for
     # rounding: no part of what names a run; its record says with which (provenance.stacked_with)
-    stack: int = Field(1, ge=1)
+    stack: Whole = 1
     rounds: int = Field(11, ge=3, le=10_000)  # samples of each function in a paired timing
     processes: int = Field(6, ge=1, le=1000)  # that it is spread over; 6 have an interval at 95%
     # what one process of the engine runs: one method on a dataset, or all where runs are short

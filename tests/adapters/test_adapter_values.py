@@ -255,10 +255,11 @@ def test_an_error_about_a_long_value_stays_a_sentence():
     assert "1.0e-3" not in explain(error.value)
 
 
-def test_the_scale_of_one_adapter_is_not_set_by_hand():
+@pytest.mark.parametrize("name", ["scale", "dropout"])
+def test_what_the_config_says_is_not_set_by_hand_on_one_adapter(name):
     """The fast path took the first one's, merging each its own, and a file the config's."""
     adapters = attach_linear(model(), "0", CONFIG)
     (adapter,) = adapters.adapters.values()
-    with pytest.raises(AttributeError, match="scale"):
-        adapter.scale = 3.0
-    assert adapter.scale == CONFIG.scale
+    with pytest.raises(AttributeError, match=name):
+        setattr(adapter, name, 0.5)
+    assert getattr(adapter, name) == getattr(CONFIG, name)

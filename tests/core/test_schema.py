@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from blocklora_lib.adapters.config import AdapterConfig
-from blocklora_lib.core.schema import Strict, explain
-from blocklora_lib.learning.prompt_method import PromptSettings
+from blocklora_lib.core.schema import Strict, Whole, explain
+from blocklora_lib.learning.prompt_method import PromptSettings, Tokens
 from blocklora_lib.learning.spec import DasslSchedule, TrainingSpec
 from blocklora_lib.methods import get_method, method_names
 from blocklora_lib.runs.experiment import Experiment
@@ -79,12 +79,13 @@ def test_a_list_of_a_wrong_entry_is_not_called_empty(given, says):
     assert told == [says]
 
 
-FLOATS = [
-    (model, name)
+SETTINGS = [
+    (model, name, about.annotation)
     for model in (TrainingSpec, DasslSchedule, *(get_method(n).Settings for n in method_names()))
     for name, about in model.model_fields.items()
-    if about.annotation is float
 ]
+FLOATS = [(model, name) for model, name, kind in SETTINGS if kind is float]
+COUNTS = [(model, name) for model, name, kind in SETTINGS if kind in (int, Whole | None, Tokens)]
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
@@ -96,8 +97,16 @@ def test_no_setting_is_infinite(model, name, value):
     assert explain(error.value).startswith(f"{name}: Input should be ")
 
 
+@pytest.mark.parametrize(("model", "name"), COUNTS)
+def test_no_setting_counts_further_than_pytorch(model, name):
+    """class_chunk of 400 digits was a failure of the machine, steps_per_shot a traceback."""
+    with pytest.raises(ValidationError) as error:
+        model.model_validate({name: 2**31})
+    assert explain(error.value).startswith(f"{name}: Input should be ")
+
+
 @pytest.mark.parametrize(("name", "epochs"), [("clip_adapter", (1, 0, 1)), ("task_res", (-3, 1))])
 def test_epochs_are_at_least_one(name, epochs):
     """None of them was a failure of the machine, which is tried again."""
-    with pytest.raises(ValidationError, match="greater than 0"):
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
         get_method(name).Settings(epochs=epochs)
