@@ -545,6 +545,7 @@ def front(n):
             cost=cost,
             accuracy=40 + 20 * draw.random(),
             complete=i % 4 != 3,
+            image_passes=16 * i,
         )
         | dict(trainable_parameters=0 if i == 0 else 10 ** (3 + 3 * draw.random()))
         | dict(seconds_train=10 ** (4 * draw.random() - 2), fit_bytes=1e8 * i / (n + 3))

@@ -205,13 +205,25 @@ def test_no_two_methods_of_the_profiles_look_alike():
 @pytest.mark.parametrize("told", [math.nan, 2e7])
 def test_a_cost_that_not_all_methods_tell_has_no_panel(told):
     rows = [dict(method=m, method_label=m, cost="text tower", accuracy=i, complete=True,
-                 trainable_parameters=10 * i, seconds_train=1.0 + i, fit_bytes=math.nan)
+                 trainable_parameters=10 * i, seconds_train=1.0 + i, fit_bytes=math.nan,
+                 image_passes=8)
             for i, m in enumerate("ab")]  # fmt: skip
     rows[0]["fit_bytes"] = told  # one of two is no front
     labels = [axes.get_xlabel() for axes in fronts(pd.DataFrame(rows), []).axes]
-    assert labels == ["trained parameters (left edge: none)", "seconds of fitting"]
+    assert labels == ["trained parameters\n(left edge: none)", "seconds of fitting"]
     whole = fronts(pd.DataFrame([row | {"fit_bytes": 2e7} for row in rows]), [])
     assert whole.axes[2].get_xlabel() == "memory of fitting (MiB)"
+
+
+def test_what_looks_at_no_image_has_no_cost_of_fitting():
+    """Its microseconds and bytes are the clock's: they stretched both axes over six decades."""
+    rows = [dict(method=m, method_label=m, cost="text tower", accuracy=i, complete=True,
+                 trainable_parameters=10 * i, seconds_train=1e-4**(1 - i), fit_bytes=1e4 ** (1 + i),
+                 image_passes=8 * i)
+            for i, m in enumerate("ab")]  # fmt: skip
+    for panel in fronts(pd.DataFrame(rows), []).axes:
+        assert panel.get_xlabel().endswith("(left edge: none)")
+        assert panel.get_xscale() == "linear"  # less than a decade
 
 
 @pytest.mark.slow

@@ -122,24 +122,26 @@ def critical_difference(
 def fronts(rows: pd.DataFrame, told: Sequence[str]) -> Figure:
     """Draw accuracy against each cost, and the front of methods that no other one beats.
 
-    rows: method, method_label, cost (class), accuracy, complete, and the columns AXES, at one
-    number of shots. Named are methods on the front and those told; the others are grey. What is not
-    complete is hollow, and on no front. What trains nothing stands at the left edge of trained
-    parameters. A cost that a row lacks has no panel, since the front of some is not that of all.
+    rows: method, method_label, cost (class), accuracy, complete, image_passes, the columns AXES,
+    at one number of shots. Named are methods on the front and those told; the others are grey. What
+    is not complete is hollow, and on no front. At the left edge of trained parameters stands what
+    trains none, of the other costs what looks at no image and fits nothing. A cost that a row lacks
+    has no panel, since the front of some is not that of all.
     """
     axes = {column: axis for column, axis in AXES.items() if rows[column].notna().all()}
     figure = new_figure(TEXT_WIDTH, 3.1)
     panels = figure.subplots(1, len(axes), sharey=True, squeeze=False)[0]
     for panel, (column, (label, unit)) in zip(panels, axes.items(), strict=True):
-        part = rows.dropna(subset=[column]).assign(x=rows[column] / unit)
+        part = rows.assign(x=(rows[column] / unit).where(rows["image_passes"] > 0, 0))
         part["front"] = pareto_front(part["x"], part["accuracy"], part["complete"])
         least = part.loc[part["x"] > 0, "x"].min()
+        none = (part["x"] == 0).any()
         part["x"] = part["x"].clip(lower=least / 4)  # a log scale has no 0
         _front(panel, part.sort_values(["x", "accuracy"]), told)
         wide = part["x"].max() > 10 * part["x"].min()
         panel.set_xscale("log" if wide else "linear")
         panel.margins(x=0.18 if wide else 0.3)
-        panel.set_xlabel(f"{label} (left edge: none)" if (rows[column] == 0).any() else label)
+        panel.set_xlabel(f"{label}\n(left edge: none)" if none else label)
     panels[0].set_ylabel("accuracy (%)")
     legend_outside(figure, _handles(rows["cost"].tolist()), "lower center")
     return figure
@@ -159,9 +161,12 @@ def _front(panel: Axes, part: pd.DataFrame, told: Sequence[str]) -> None:
     middle = (part["x"].min() * part["x"].max()) ** 0.5
     gap = 0.06 * (part["accuracy"].max() - part["accuracy"].min())
     names = part[shown].sort_values("accuracy", ascending=False)
-    heights = _apart(names["accuracy"].tolist(), gap, part["accuracy"].min())
+    names["left"] = names["x"] > middle  # a name stands towards the middle
+    # to the right of its mark runs the step
+    wanted = names["accuracy"] + gap / 2 * ~names["left"]
+    heights = _apart(wanted.tolist(), gap, part["accuracy"].min())
     for row, height in zip(names.itertuples(), heights, strict=True):
-        left = row.x > middle  # a name stands towards the middle
+        left = row.left
         panel.annotate(
             row.method_label, (row.x, row.accuracy), (-9 if left else 9, height),
             textcoords=("offset points", "data"), ha="right" if left else "left",

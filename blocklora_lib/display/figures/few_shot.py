@@ -70,9 +70,9 @@ def accuracy_by_shots(
         if name == AVERAGE:
             axes.set_facecolor(AVERAGE_SHADE)
         if i % columns == 0:
-            axes.set_ylabel("Accuracy (%)")
+            axes.set_ylabel("accuracy (%)")
         if i + columns >= len(sets):
-            axes.set_xlabel("Shots per class")
+            axes.set_xlabel("shots per class")
     tight = dict(handlelength=2.2, columnspacing=1.4, handletextpad=0.5, borderaxespad=0.1)
     legend_outside(figure, handles, "lower center", **tight)
     return figure
@@ -112,7 +112,7 @@ def key_figure(
     draw_shots(left, rows, styles)
     own = [name for name, style in styles.items() if style is not OTHER]
     _label_lines(left, rows[rows["method"].isin(own)], parameters or {})
-    left.set(xlabel="Shots per class", ylabel="Accuracy (%)")
+    left.set(xlabel="shots per class", ylabel="accuracy (%)")
     average = f"Average of {len(names - {AVERAGE})} sets"
     left.set_title(average if name == AVERAGE else titles.get(name, name))
     draw_gains(right, gains, titles)

@@ -141,7 +141,7 @@ def draw_gains(axes: Axes, rows: pd.DataFrame, titles: Mapping[str, str]) -> Non
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
     shots = shots_of(int(rows["shots"].iloc[0]))
-    axes.set_xlabel(f"Points above zero-shot at {shots}")
+    axes.set_xlabel(f"points above zero-shot at {shots}")
 
 
 def line_count(styles: Mapping[str, MethodStyle]) -> int:

@@ -44,9 +44,9 @@ def accuracy_by_rate(curves: pd.DataFrame) -> Figure:
         axes.minorticks_off()
         axes.set_title(label)
         if i % columns == 0:
-            axes.set_ylabel("Accuracy (%)")
+            axes.set_ylabel("accuracy (%)")
         if i + columns >= len(methods):
-            axes.set_xlabel("Learning rate")
+            axes.set_xlabel("learning rate")
             axes.tick_params(labelbottom=True)
     interval = "difference from the chosen rate, 95% interval over sets"
     handles = [Line2D([], [], markeredgecolor="#333333", label="chosen", **CHOSEN)]

@@ -106,9 +106,9 @@ def domain_by_shots(summary: pd.DataFrame, titles: Mapping[str, str], source: st
         draw_shots(axes, summary[summary["dataset"] == names[i]], styles)
         axes.set_title(shown.get(names[i], titles.get(names[i], names[i])))
         if i % columns == 0:
-            axes.set_ylabel("Accuracy (%)")
+            axes.set_ylabel("accuracy (%)")
         if i + columns >= len(names):
-            axes.set_xlabel("Shots per class")
+            axes.set_xlabel("shots per class")
         if names[i] == AVERAGE:
             axes.set_facecolor(AVERAGE_SHADE)
     handles = method_handles(summary)
