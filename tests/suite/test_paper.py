@@ -104,6 +104,7 @@ def test_values_have_one_definition_and_are_escaped():
         numbers.add("a", 1, "elsewhere")
 
 
+@pytest.mark.slow
 def test_a_second_report_has_nothing_of_the_first(folder, tmp_path):
     """Figures and tables of another folder stayed, where this one lacks them and is to say so."""
     to, small = tmp_path / "to", tmp_path / "small"
