@@ -17,11 +17,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .adapters.attach import AdapterSet, attach, attach_linear, find_adapters
     from .adapters.config import AdapterConfig
+    from .core.schema import AdapterError
 
-__all__ = ["AdapterConfig", "AdapterSet", "attach", "attach_linear", "find_adapters"]
+__all__ = [
+    "AdapterConfig",
+    "AdapterError",
+    "AdapterSet",
+    "attach",
+    "attach_linear",
+    "find_adapters",
+]
 __version__ = "0.1.0"
 
-_HOMES = {"AdapterConfig": ".adapters.config"}  # all else of the face is in .adapters.attach
+# all else of the face is in .adapters.attach
+_HOMES = {"AdapterConfig": ".adapters.config", "AdapterError": ".core.schema"}
 
 
 def __getattr__(name: str) -> Any:

@@ -27,6 +27,7 @@ USE = """
 import importlib.util, sys
 import torch
 from torch import nn
+import blocklora_lib
 from blocklora_lib import AdapterConfig, AdapterSet, attach, attach_linear, find_adapters
 
 class Small(nn.Module):
@@ -67,6 +68,12 @@ for put in (attach, lambda model, config: attach_linear(model, "head", config)):
     assert torch.equal(other(x), adapted)
     assert find_adapters(other)[0].num_parameters() == loaded.num_parameters() > 0
     assert torch.equal(loaded.detach()(x), base)
+try:
+    AdapterSet.load(sys.argv[1], nn.Linear(3, 3))
+except blocklora_lib.AdapterError as error:
+    assert isinstance(error, ValueError)
+else:
+    raise AssertionError("no attention there")
 for name in "yaml pandas scipy matplotlib tqdm typer open_clip papermill IPython snakemake".split():
     assert importlib.util.find_spec(name) is None, name
 print("used", sys.modules["blocklora_lib"].__file__)
