@@ -105,21 +105,27 @@ def plan_of(context: Context, method: PromptMethod) -> Plan:
     order = epochs_of(context, schedule.batch_size, epochs, drop_last=True)
     factor = dassl_cosine(epochs, len(order), schedule.lr)
 
-    def sgd(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        # fused, a scaled step need not be waited for; on a CPU it would round in another way
-        gpu = context.backbone.device.type == "cuda"
-        return torch.optim.SGD(
-            groups, lr=schedule.lr, momentum=schedule.momentum, fused=gpu or None
-        )
-
+    # fused, a scaled step need not be waited for; on a CPU it would round in another way
+    gpu = context.backbone.device.type == "cuda"
     return Plan(
         order=order,
         epochs=epochs,
         lr=schedule.lr,
         rate=lambda step: schedule.lr * factor(step),
-        optimizer=sgd,
+        optimizer=lambda groups: sgd(groups, schedule, fused=gpu or None),
         augment=schedule.augment,
     )
+
+
+def sgd(
+    groups: list[dict[str, Any]], schedule: DasslSchedule, fused: bool | None
+) -> torch.optim.SGD:
+    """SGD with the schedule's momentum, which is zero at first."""
+    made = torch.optim.SGD(groups, lr=schedule.lr, momentum=schedule.momentum, fused=fused)
+    for part in (part for group in made.param_groups for part in group["params"]):
+        # fused SGD makes it of memory as it is, and where the first step overflows leaves it so
+        made.state[part]["momentum_buffer"] = torch.zeros_like(part)
+    return made
 
 
 class PromptPredictor(Predictor):

@@ -90,6 +90,25 @@ def test_coops_own_schedule_is_sgd_by_epochs(case):
     assert (predictor.updates, predictor.images_seen) == (6, 12)
 
 
+def test_a_first_step_that_overflows_leaves_no_momentum(case, monkeypatch):
+    """On a GPU in float16 that is common, and fused SGD began with whatever stood in memory."""
+    context = case.context()
+    monkeypatch.setattr(Backbone, "device", torch.device("cuda"))
+    monkeypatch.setattr(prompt_fit, "epochs_of", lambda *given, **how: [torch.arange(2)])
+    monkeypatch.setattr(torch, "empty_like", lambda x: torch.full_like(x, 7.0))
+    method = MethodSpec(name="coop", settings={"schedule": {}}).load()
+    v, scaler = torch.ones(3, requires_grad=True), torch.amp.GradScaler("cpu")
+    groups = [{"params": [v], "lr": 0.1, "weight_decay": 0.0}]
+    optimizer = prompt_fit.plan_of(context, method).optimizer(groups)
+    assert optimizer.defaults["fused"]
+    for slope in (1e38, 1.0, 1.0):
+        optimizer.zero_grad()
+        scaler.scale(slope * v.sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    torch.testing.assert_close(v.detach(), torch.full((3,), 1 - 0.1 * (1 + 1.9)))
+
+
 @pytest.mark.parametrize(
     ("shots", "classes", "epochs"),
     [(1, 10, 50), (2, 10, 100), (4, 10, 100), (8, 10, 200), (16, 10, 200), (16, 1000, 50)],
