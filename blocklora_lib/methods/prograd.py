@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from ..learning.prompt_fit import PromptPredictor, Seen
 
 
-ROUNDING = 16  # of cosines, in units of the number format: two orders of sums differ by a few
+# of cosines: two orders of sums differ by a few units of float32. Rows of 16 bits make them differ
+# by a quarter of a unit of theirs; a whole one is allowed, and what a few steps move is little more
+ROUNDING = 16 * 2.0**-23
 
 
 class Settings(PromptSettings):
@@ -63,7 +65,7 @@ class Method(PromptMethod):
 
         learner, known = shallow(context, self), classes_of(context)
         scale = context.backbone.logit_scale
-        rounding = ROUNDING * torch.finfo(context.backbone.dtype).eps * scale
+        rounding = max(ROUNDING, torch.finfo(context.backbone.dtype).eps) * scale
         (v,) = learner.parameters
 
         def losses(seen: Seen, labels: Tensor) -> Tensor:

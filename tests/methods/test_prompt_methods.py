@@ -205,6 +205,20 @@ def test_prograd_at_its_teachers_words_has_nothing_to_lose(case, precision, tiny
     assert min(general[1:]) > 1e-3
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_prograd_is_prograd_in_half_precision_too(precision):
+    """What a few steps move is more than rounding: taken for it, ProGrad would be CoOp."""
+    exact, one = Case("PocketCLIP"), Case("PocketCLIP", precision=precision)
+    still = {"training": exact.training.model_copy(update={"lr": 0.01, "lr_min": 0.01})}
+    expected, *found = (
+        case.fit(name, still, context=WORDS)[0].loss
+        for case, name in ((exact, "prograd"), (one, "prograd"), (one, "coop"))
+    )
+    assert found[0] == pytest.approx(expected, rel=0.02)
+    assert found[1] != pytest.approx(expected, rel=0.05)
+
+
 def test_prograd_never_steps_against_what_is_known():
     from blocklora_lib.methods.prograd import without_conflict
 
