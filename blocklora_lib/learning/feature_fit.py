@@ -178,7 +178,8 @@ def descend(
         losses.append(value)
         if not math.isfinite(value):
             lr = rate(step - 1) * rates[0]
-            raise TrainingDiverged(step, len(order), value, lr, "the loss is not finite")
+            reason = "the loss is not finite"
+            raise TrainingDiverged(step, len(order), value, lr, reason, rates[0])
         if context.on_step:
             context.on_step(step, len(order), value)
 

@@ -26,12 +26,19 @@ from .told import WINDOW, Told
 
 
 class TrainingDiverged(RuntimeError):
-    """Training left the numbers; says where, and what to try."""
+    """Training left the numbers; says where, and what to try.
 
-    def __init__(self, step: int, steps: int, loss: float, lr: float, reason: str) -> None:
-        self.step, self.loss, self.lr = step, loss, lr
+    lr: the step's rate; highest: of all steps, which the advice is a tenth of.
+    """
+
+    def __init__(
+        self, step: int, steps: int, loss: float, lr: float, reason: str, highest: float = 0.0
+    ) -> None:
+        self.step, self.loss, self.lr, self.reason = step, loss, lr, reason
+        self.highest = highest or lr
         self.retry = (
-            f"use a lower lr (for example {lr / 10:.1e}), a smaller adapter scale (alpha), or fp32"
+            f"use a lower lr (for example {self.highest / 10:.1e}), of adapters a smaller scale "
+            "(alpha), or fp32"
         )
         super().__init__(
             f"training diverged at step {step} of {steps}: {reason} (loss {loss:.4g}, learning "
@@ -178,25 +185,27 @@ class Run:
         self._told.tell(loss.flatten()[0], self.scaler.scale(self._one))
 
     def _look(self, step: int, loss: float, factor: float) -> None:
-        lr = self.plan.rate(step - 1)
         self.losses.append(loss)
-        _watch(self.losses, self.steps, lr, self.plan.divergence_factor, self._classes)
+        if reason := _watch(self.losses, self.plan.divergence_factor, self._classes):
+            raise self._diverged(reason)
         if factor < self._factor:
             self.skipped.append(step)
         self._factor = factor
         if self.skipped[-WINDOW:] == list(range(step - WINDOW + 1, step + 1)):
-            reason = f"the gradients of {WINDOW} steps in a row are not finite"
-            raise TrainingDiverged(step, self.steps, loss, lr, reason)
+            raise self._diverged(f"the gradients of {WINDOW} steps in a row are not finite")
         if self._on_step:
             self._on_step(step, self.steps, loss)
 
     def finish(self) -> tuple[tuple[float, ...], tuple[int, ...]]:
         """Return the loss of every step, and the steps skipped; TrainingDiverged, once more."""
         if not torch.stack([torch.isfinite(p).all() for p in self.parameters]).all():
-            lr = self.plan.rate(self.steps - 1)
-            reason = "a trained parameter is not finite"
-            raise TrainingDiverged(self.steps, self.steps, self.losses[-1], lr, reason)
+            raise self._diverged("a trained parameter is not finite")
         return tuple(self.losses), tuple(self.skipped)
+
+    def _diverged(self, reason: str) -> TrainingDiverged:
+        step, plan = len(self.losses), self.plan
+        lr = plan.rate(step - 1)
+        return TrainingDiverged(step, self.steps, self.losses[-1], lr, reason, plan.lr)
 
 
 def cosine_lr(step: int, steps: int, lr: float, lr_min: float) -> float:
@@ -230,11 +239,12 @@ def views_shown(context: Context, plan: Plan) -> Generator[tuple[Tensor, Tensor]
     return ahead(shown) if of_files else shown
 
 
-def _watch(losses: list[float], steps: int, lr: float, most: float, classes: int) -> None:
+def _watch(losses: list[float], most: float, classes: int) -> str:
+    """Why the last step diverged, "" where it did not."""
     if not math.isfinite(losses[-1]):
-        raise TrainingDiverged(len(losses), steps, losses[-1], lr, "the loss is not finite")
+        return "the loss is not finite"
     start = max(losses[0], math.log(classes))
     recent = sum(losses[-WINDOW:]) / WINDOW
     if len(losses) > WINDOW and recent > most * start:
-        reason = f"the mean loss of {WINDOW} steps is {recent / start:.1f} times the first one"
-        raise TrainingDiverged(len(losses), steps, losses[-1], lr, reason)
+        return f"the mean loss of {WINDOW} steps is {recent / start:.1f} times the first one"
+    return ""

@@ -137,7 +137,7 @@ class TwoStagePredictor(Predictor):
 
     def _take(self, steps: int, context: Context, trained: list[Any], logits: Any) -> None:
         """Take so many steps more."""
-        from ..learning.loop import train
+        from ..learning.loop import TrainingDiverged, train
 
         if not steps:
             return
@@ -148,9 +148,12 @@ class TwoStagePredictor(Predictor):
         groups = [{"params": trained, "lr": spec.lr, "weight_decay": spec.weight_decay}]
         half = str(self.backbone.dtype) == "torch.float16"
         with self.backbone.training_kernels():
-            losses, skipped = train(
-                replace(context, training=spec, on_step=on_step), groups, logits, scaled=half
-            )
+            taken = replace(context, training=spec, on_step=on_step)
+            try:
+                losses, skipped = train(taken, groups, logits, scaled=half)
+            except TrainingDiverged as e:  # of the steps of both stages
+                step = before + e.step
+                raise TrainingDiverged(step, of, e.loss, e.lr, e.reason, e.highest) from None
         self.loss += losses
         self.overflows += tuple(before + step for step in skipped)
         self.trainable_parameters += sum(p.numel() for p in trained)

@@ -132,6 +132,18 @@ def test_nan_ends_training_with_step_loss_rate_and_advice(logits, says, step):
     assert "lower lr (for example 5.0e-02)" in str(error.value)
 
 
+def test_advice_is_by_the_rate_of_the_settings_however_late_it_diverges():
+    steps = iter([1.0] * 29 + [math.nan])
+    with pytest.raises(TrainingDiverged) as error:
+        fit(
+            TrainingSpec(steps_per_shot=30, lr=0.5, augment="none"),
+            logits=lambda x, w: x.mean((2, 3)) @ w.T * next(steps),
+        )
+    assert error.value.step == 30
+    assert error.value.lr < 0.01
+    assert "lower lr (for example 5.0e-02)" in str(error.value)
+
+
 def test_a_loss_that_only_grows_is_divergence():
     spec = TrainingSpec(steps_per_shot=200, lr=10.0, augment="none")
     with pytest.raises(TrainingDiverged, match="mean loss of 20 steps"):

@@ -14,7 +14,7 @@ from blocklora_lib.clip.backbone import Backbone, BackboneSpec, load_backbone
 from blocklora_lib.core.schema import AdapterError
 from blocklora_lib.core.seeding import derive_seed, generator
 from blocklora_lib.learning.contract import Context
-from blocklora_lib.learning.loop import batches
+from blocklora_lib.learning.loop import TrainingDiverged, batches
 from blocklora_lib.learning.spec import TrainingSpec
 from blocklora_lib.methods import MethodSpec, get_method
 from blocklora_lib.methods.two_stage import block_norms
@@ -211,6 +211,18 @@ def test_a_training_that_fails_leaves_the_backbone_as_it_was(backbone):
     with pytest.raises(KeyboardInterrupt):
         fit(context)
     assert_untouched(backbone, before)
+
+
+def test_a_second_stage_that_diverges_tells_the_step_of_both(tiny_clip):
+    context = context_of(load_backbone(BackboneSpec(name=tiny_clip, pretrained="none"), "cpu"))
+
+    def spoil(step, of, loss):
+        if step == 4:
+            context.images.fill_(torch.nan)
+
+    object.__setattr__(context, "on_step", spoil)
+    with pytest.raises(TrainingDiverged, match=r"at step 5 of 5: .* lower lr .for example 1.0e-03"):
+        fit(context)
 
 
 @pytest.mark.parametrize("classes", [10, 100])
