@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
+import warnings
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +43,7 @@ class Dataset:
             self._folder = find_folder(manifest, data_root(root))
             self.is_fake = is_fake(self._folder)
             self._encoded, self._labels = _read_folder(manifest, self._folder)
+        self._found = {split: len(images) for split, images in self._encoded.items()}
 
     @property
     def name(self) -> str:
@@ -161,6 +163,15 @@ class Dataset:
             raise ValueError(
                 f"dataset {self.name} has no {split} images; it has {', '.join(present)}"
             )
+        facts = self.manifest  # a split file has a checksum, one's own folder no other list
+        stated, found = facts.counts.get(split), self._found[split]
+        if facts.split_file or facts.layout == "folder" or stated in (None, found):
+            return
+        what = f"has {found:,} {split} images, its manifest says {stated:,}"
+        if split == "test":
+            what += ": an accuracy on part of them would look like any other"
+            raise DataError(self._folder, what, self._verify)
+        warnings.warn(f"{self._folder} {what}: its draws are not those of the whole", stacklevel=3)
 
 
 def load_dataset(name: str, folder: Path = MANIFESTS, root: Path | None = None) -> Dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,6 +13,8 @@ from conftest import CLASSES, edit_manifest, write_bundle
 from PIL import Image
 
 from blocklora_lib.data.dataset import load_dataset
+from blocklora_lib.data.manifest_files import load_manifest
+from blocklora_lib.data.obtain.miniature import make_fake
 
 
 def test_images_and_labels_are_those_of_the_file(manifests):
@@ -62,3 +65,19 @@ def test_a_missing_split_and_an_unknown_one(manifests):
         variant.images("train")
     with pytest.raises(ValueError, match="unknown split 'tests'; did you mean 'test'"):
         variant.labels("tests")
+
+
+def test_part_of_a_set_without_a_split_file_is_not_taken_for_the_set(tmp_path):
+    folder = make_fake(load_manifest("fgvc_aircraft"), tmp_path, classes=2)
+    with warnings.catch_warnings(action="error"):
+        whole = load_dataset("fgvc_aircraft", root=tmp_path)
+        assert len(whole.without("test", {0}).images("test")) == len(whole.labels("test")) - 1
+        whole.images("train")
+    for split in ("train", "test"):
+        lines = folder / f"images_variant_{split}.txt"
+        lines.write_text(lines.read_text().partition("\n")[2])
+    part = load_dataset("fgvc_aircraft", root=tmp_path)
+    with pytest.raises(ValueError, match=r"3 test images, its manifest says 4.*; next: blocklora"):
+        part.labels("test")
+    with pytest.warns(UserWarning, match="its draws are not those of the whole"):
+        part.labels("train")
