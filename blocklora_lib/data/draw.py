@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -52,6 +53,11 @@ class Draw(Strict):
     def checksum(self) -> str:
         """SHA-256 of train and val, as the module describes it: 64 hexadecimal digits."""
         return rows_checksum(self.train, self.val)
+
+    @property
+    def most(self) -> int:
+        """Training images of the class that has most: the shots, whatever a file says."""
+        return max(Counter(label for _, label, _ in self.train).values(), default=0)
 
     def to_json(self) -> str:
         """The draw's file: one image a line, a newline at the end."""

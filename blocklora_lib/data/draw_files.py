@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field, StrictInt, StrictStr, ValidationError
 
-from ..core.files import check_replaces, write_whole
+from ..core.files import check_replaces, regular_file, write_whole
 from ..core.json_data import read_json
 from ..core.schema import Strict, explain
 from .draw import DRAWN, Draw, Rows
@@ -109,6 +109,13 @@ def _read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing; give the file that is to be read") from None
     except ValueError as error:
+        with regular_file(path) as file:
+            if file.read(1) == b"\x80":  # as CoOp's code keeps its draws, in split_fewshot
+                raise ValueError(
+                    f"{path} is a pickle, which could run code and is not read; where CoOp's code "
+                    'is, write its images as JSON: {"train": {"data": [{"impath": .., "label": .., '
+                    '"classname": ..}, ..]}, "val": ..}'
+                ) from None
         raise ValueError(f"{error}; get the file again") from None
 
 
@@ -118,16 +125,14 @@ def _from_published(file: _Published, path: Path, dataset: str) -> Draw:
         for split in DRAWN
     }
     named = re.fullmatch(r"shot_(\d+)-seed_(\d+)\.json", path.name)
-    counts = {label: 0 for _, label, _ in rows["train"]}
-    for _, label, _ in rows["train"]:
-        counts[label] += 1
-    return Draw(
+    drawn = Draw(
         dataset=dataset or path.parent.name,
         draw="published",
-        shots=int(named[1]) if named else max(counts.values(), default=0),
+        shots=int(named[1]) if named else 0,
         seed=int(named[2]) if named else None,
         **rows,
     )
+    return drawn if named else drawn.model_copy(update={"shots": drawn.most})
 
 
 def _match(path: Path, name: str, rows: Rows, split: Mapping[str, Sequence[Item]]) -> Rows:

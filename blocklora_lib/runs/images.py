@@ -179,9 +179,14 @@ def draw_of(
 
 
 def check_shots(drawn: Draw, spec: RunSpec) -> None:
-    """ValueError if a run asks for other shots than the draw has."""
+    """ValueError if a run asks for other shots than the draw has, or its file says others."""
     if drawn.shots != spec.shots:
         raise ValueError(
             f"the draw {drawn.checksum[:12]} of {drawn.dataset} has {drawn.shots} shots, the run "
             f"{spec.shots}; say --shots {drawn.shots}, or give another draw"
+        )
+    if drawn.most != drawn.shots:  # of what a file says, its checksum covers the images alone
+        raise ValueError(
+            f"the draw {drawn.checksum[:12]} of {drawn.dataset} says {drawn.shots} shots, and the "
+            f"largest of its classes has {drawn.most} training images: get its file again"
         )

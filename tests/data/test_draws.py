@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import random
 from collections import OrderedDict
 from pathlib import Path
@@ -271,6 +272,13 @@ def test_what_is_no_draw_is_refused(tmp_path, text):
         import_draw(path, synthetic())
     with pytest.raises(FileNotFoundError, match=r"gone\.json is missing"):
         import_draw(tmp_path / "gone.json", synthetic())
+
+
+def test_a_pickle_of_coops_is_refused_with_a_way_out(tmp_path):
+    path = tmp_path / "shot_1-seed_1.pkl"
+    path.write_bytes(pickle.dumps({"train": [], "val": []}))
+    with pytest.raises(ValueError, match=r"is a pickle, which could run code .* write .* as JSON"):
+        import_draw(path, synthetic())
 
 
 keys = st.sampled_from(["train", "val", "data", "impath", "label", "seed"])

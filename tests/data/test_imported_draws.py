@@ -138,6 +138,13 @@ def test_a_draw_that_does_not_fit_the_run_is_one_sentence(spec, bench, tmp_path,
     assert "\n" not in str(error.value)
 
 
+def test_a_file_that_says_other_shots_than_it_has_is_refused(spec, bench, tmp_path):
+    file = exported(bench, spec, tmp_path / "draw.json", shots=1)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"shots": 2}))
+    with pytest.raises(ValueError, match="says 2 shots, and the largest of its classes has 1 tr"):
+        with_draw(spec, file, bench)
+
+
 def test_a_draw_without_images_of_a_class_is_refused(spec, bench, tmp_path):
     file = exported(bench, spec, tmp_path / "draw.json")
     content = json.loads(file.read_text())
