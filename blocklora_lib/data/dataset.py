@@ -158,20 +158,19 @@ class Dataset:
     def _check_split(self, split: str) -> None:
         if split not in SPLITS:
             raise UnknownName("split", split, SPLITS)
+        facts = self.manifest  # a split file has a checksum, one's own folder no other list
+        stated, found = facts.counts.get(split), self._found[split]
+        if stated and stated != found and not facts.split_file and facts.layout != "folder":
+            what = f"has {found:,} {split} images, its manifest says {stated:,}"
+            if split == "test" or not found:
+                what += ": an accuracy on part of them would look like any other" * bool(found)
+                raise DataError(self._folder, what, self._verify)
+            warnings.warn(f"{self._folder} {what}: its draws are other ones", stacklevel=3)
         if not self._encoded[split]:
             present = [s for s in SPLITS if self._encoded[s]]
             raise ValueError(
                 f"dataset {self.name} has no {split} images; it has {', '.join(present)}"
             )
-        facts = self.manifest  # a split file has a checksum, one's own folder no other list
-        stated, found = facts.counts.get(split), self._found[split]
-        if facts.split_file or facts.layout == "folder" or stated in (None, found):
-            return
-        what = f"has {found:,} {split} images, its manifest says {stated:,}"
-        if split == "test":
-            what += ": an accuracy on part of them would look like any other"
-            raise DataError(self._folder, what, self._verify)
-        warnings.warn(f"{self._folder} {what}: its draws are not those of the whole", stacklevel=3)
 
 
 def load_dataset(name: str, folder: Path = MANIFESTS, root: Path | None = None) -> Dataset:

@@ -79,5 +79,8 @@ def test_part_of_a_set_without_a_split_file_is_not_taken_for_the_set(tmp_path):
     part = load_dataset("fgvc_aircraft", root=tmp_path)
     with pytest.raises(ValueError, match=r"3 test images, its manifest says 4.*; next: blocklora"):
         part.labels("test")
-    with pytest.warns(UserWarning, match="its draws are not those of the whole"):
+    with pytest.warns(UserWarning, match="says 4: its draws are other ones"):
         part.labels("train")
+    lines.write_text("")
+    with pytest.raises(ValueError, match="has 0 test images, its manifest says 4; next: blocklora"):
+        load_dataset("fgvc_aircraft", root=tmp_path).labels("test")
