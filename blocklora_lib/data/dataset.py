@@ -21,6 +21,7 @@ from .image_files import ImageFiles
 from .layouts import Item, items
 from .local import local_manifest
 from .manifest import SPLITS, Manifest
+from .obtain.verify import other_split_file
 from .problems import DataError, command, remedy
 from .roots import data_root, find_folder, is_fake
 from .whole_images import thorough_faults
@@ -43,6 +44,8 @@ class Dataset:
             self._folder = find_folder(manifest, data_root(root))
             self.is_fake = is_fake(self._folder)
             self._encoded, self._labels = _read_folder(manifest, self._folder)
+            for problem in () if self.is_fake else other_split_file(manifest, self._folder):
+                warnings.warn(f"another split file than the published one: {problem}", stacklevel=2)
         self._found = {split: len(images) for split, images in self._encoded.items()}
 
     @property

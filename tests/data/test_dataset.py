@@ -84,3 +84,13 @@ def test_part_of_a_set_without_a_split_file_is_not_taken_for_the_set(tmp_path):
     lines.write_text("")
     with pytest.raises(ValueError, match="has 0 test images, its manifest says 4; next: blocklora"):
         load_dataset("fgvc_aircraft", root=tmp_path).labels("test")
+
+
+def test_a_split_file_that_is_not_the_published_one_is_told(tmp_path):
+    folder = make_fake(load_manifest("eurosat"), tmp_path, per_class=1)
+    with warnings.catch_warnings(action="error"):
+        load_dataset("eurosat", root=tmp_path)
+    for mark in folder.glob("FAKE*"):
+        mark.unlink()
+    with pytest.warns(UserWarning, match=r"another split file .*split_zhou_EuroSAT\.json has another ch"):
+        load_dataset("eurosat", root=tmp_path)

@@ -50,7 +50,7 @@ def verify(
     if marker and marker.dataset != manifest.name:
         what = f"says that this is a miniature of {marker.dataset}, not of {manifest.name}"
         return [*problems, Problem(str(folder / MARKER), what, remedy(manifest, folder))]
-    problems += _checksum(manifest, folder, marker)
+    problems += other_split_file(manifest, folder, marker)
     seen: dict[str, str] = {}
     for split in manifest.splits:
         try:
@@ -101,7 +101,10 @@ def _left_out(manifest: Manifest, folder: Path) -> list[str]:
     return [*look(folder).notes, *told, *repeated(manifest, folder)]
 
 
-def _checksum(manifest: Manifest, folder: Path, marker: Marker | None) -> Iterator[Problem]:
+def other_split_file(
+    manifest: Manifest, folder: Path, marker: Marker | None = None
+) -> Iterator[Problem]:
+    """A split file that is not the manifest's, or the miniature's own."""
     split_file = manifest.split_file
     if split_file is None or not (folder / split_file.name).is_file():
         return  # `items` names a missing file
