@@ -55,10 +55,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         what = "nothing" if isinstance(loaded, Mapping) else f"a {type(loaded).__name__}"
         raise BadCheckpoint(path, f"holds {what}, no state_dict; save model.state_dict()")
     state = {str(name): value for name, value in loaded.items()}
-    # of DataParallel and torch.compile, either way round
-    for prefix in ("module.", "_orig_mod.", "module."):
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    # of DataParallel, torch.compile, Lightning or a class around the model: what stands before
+    # logit_scale, whose own name has no dot
+    scale = next((name for name in state if name.endswith(".logit_scale")), "logit_scale")
+    prefix = scale.removesuffix("logit_scale")
+    if all(name.startswith(prefix) for name in state):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
     openai = all(name in state for name in _OPENAI)
     state = {name: value for name, value in state.items() if name not in _OPENAI}
     for name, value in state.items():

@@ -121,6 +121,9 @@ FORMS = {
     "compiled, then DDP's": lambda m, p: torch.save(
         {f"module._orig_mod.{k}": v for k, v in state(m).items()}, p / "c.pt"
     ),
+    "Lightning's": lambda m, p: torch.save(
+        {"state_dict": {f"model.clip.{k}": v for k, v in state(m).items()}}, p / "last.ckpt"
+    ),
     "parameters": lambda m, p: torch.save(dict(m.named_parameters()), p / "c.pt"),
     "one scale with an axis": lambda m, p: torch.save(
         state(m) | {"logit_scale": m.logit_scale.detach().reshape(1)}, p / "c.pt"
