@@ -148,11 +148,23 @@ class Profile(Strict):
                     f"{key}: evaluate_on=targets trains on the source {self.source!r} "
                     f"alone, not on datasets={list(experiment.datasets or ())}; leave datasets out"
                 )
-            for entry in self.methods_of(experiment):
-                self.training_of(entry)
+            self._check_methods(key, experiment)
         for entry in self.methods:
             self.training_of(entry)
         return self
+
+    def _check_methods(self, key: str, experiment: Experiment) -> None:
+        """Refuse wrong settings, and two methods of one spec: tables would show the last alone."""
+        seen: dict[str, str] = {}
+        for name in experiment.methods or [entry.name for entry in self.methods]:
+            for entry in experiment.variations(self.entry(name)):
+                method, training = entry.method_spec, self.training_of(entry)
+                spec = method.canonical + (training.canonical if method.scheduled else "")
+                if (other := seen.setdefault(spec, name)) != name:
+                    raise ValueError(
+                        f"{key}: methods {other} and {name} are one here, of the same settings and "
+                        "training; list one of them, or give them different ones"
+                    )
 
     @staticmethod
     def _check_numbers(where: str, given: Profile | Experiment) -> None:

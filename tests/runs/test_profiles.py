@@ -324,6 +324,25 @@ def test_one_method_can_stand_in_a_profile_twice(tiny_clip, manifests):
     assert spec.training.batch_size == 4  # the rest is the profile's
 
 
+@pytest.mark.parametrize("settings", [{"rank": 4}, {"rank": 2, "dropout": 0.25}])
+def test_two_methods_that_are_one_are_refused(tiny_profile, settings):
+    """They would share their runs, and tables would show them under the last name alone."""
+    methods = [
+        dict(name="lora", settings={"rank": 2}),
+        dict(name="mine", method="lora", settings=settings),
+    ]
+    facts = tiny_profile.model_dump() | {"methods": methods}
+    facts["experiments"] = {"few_shot": {"methods": ["lora"]}, "wide": {"settings": {"rank": 4}}}
+    told = "wide: methods lora and mine are one here, of the same settings and training; list one"
+    with pytest.raises(ValueError, match=told):
+        Profile.model_validate(facts)
+    facts["experiments"]["wide"] = {"vary": [{"settings.rank": [3]}]}
+    with pytest.raises(ValueError, match=told):
+        Profile.model_validate(facts)
+    methods[1]["training"] = {"lr": 1e-3}
+    assert len(Profile.model_validate(facts).methods) == 2
+
+
 def change(path: str, value):
     def apply(facts):
         *parents, last = path.split(".")
