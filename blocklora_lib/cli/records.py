@@ -57,7 +57,8 @@ def merge(
     ],
     into: Annotated[Path, typer.Option(parser=path, help="The folder that gets them all.")],
 ) -> None:
-    """Join the records of several machines: each as it is, done before failed.
+    """Join the records of several machines: each as it is, done before failed, then those of the
+    present state of the library before earlier ones.
 
     Runs that two of them have with different results are told, and end with exit code 1; the one
     that is there, or of the store named first, stands. So do damaged records, which are left out.

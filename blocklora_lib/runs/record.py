@@ -23,6 +23,7 @@ from ..learning.count import Choice, Count
 from ..learning.spec import TrainingSpec
 from ..methods import MethodSpec
 from ..weights.spec import BackboneSpec
+from .code_digest import code_of
 from .cost import Budget, Cost
 from .sealed import seal, unseal
 from .spec import RunSpec, key_of
@@ -166,6 +167,11 @@ class RunRecord(Recorded):
     def to_json(self) -> str:
         """The file's text."""
         return seal(self.model_dump(mode="json", by_alias=True, exclude_none=False))
+
+    @property
+    def standing(self) -> tuple[bool, bool]:
+        """(done, of the present state of the library): of two of one run the higher is kept."""
+        return self.status == "done", self.code == code_of(self.spec.method.name)
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat row for each evaluated set (a failed run: one row without accuracy)."""

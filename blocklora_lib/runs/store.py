@@ -180,8 +180,9 @@ class RunStore:
     def merge(self, others: Sequence[RunStore]) -> Merged:
         """Take over the records of other stores, to the byte, that this one lacks.
 
-        Done beats failed. Where two done records of one run have different results, the one that is
-        here, or of the store named first, stands. Damaged ones are left out; both are told.
+        Done beats failed, then the present state of the library an earlier one, whose runs would be
+        made again. Where two done records that are alike in that have different results, the one
+        that is here, or of the store named first, stands. Damaged ones are left out; both are told.
         """
         self._check_unpacked()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -195,10 +196,10 @@ class RunStore:
                 except DamagedRecord as error:
                     merged.damaged += [error] * (error.path not in {d.path for d in merged.damaged})
                     continue
-                if mine is None or (mine.status, record.status) == ("failed", "done"):
+                if mine is None or mine.standing < record.standing:
                     write_whole(self._path(record.key), other.text(record.key))
                     merged.taken.add(record.key)
-                elif mine.status == record.status == "done" and mine.result != record.result:
+                elif mine.standing == record.standing and mine.result != record.result:
                     merged.differing.append((mine, other))
         return merged
 

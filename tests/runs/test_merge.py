@@ -7,6 +7,7 @@ from one_run import make_failure, make_record, make_spec
 from typer.testing import CliRunner
 
 from blocklora_lib.cli.app import app
+from blocklora_lib.runs.code_digest import code_of
 from blocklora_lib.runs.store import RunStore
 
 SPECS = [make_spec(seed=seed) for seed in range(1, 6)]
@@ -64,6 +65,23 @@ def test_results_that_disagree_are_told_and_the_first_stands(machines, tmp_path)
     assert err.count("\n") == 1
     assert f"{b.folder} has another result of {SPECS[2].key}" in err
     assert into.load(SPECS[2]) == a.load(SPECS[2])
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_present_state_of_the_library_beats_an_earlier_one(machines, tmp_path, order):
+    """An earlier one that stood would be computed again by the next grid."""
+    a, b = machines
+    present = make_record(SPECS[2], correct=8).model_copy(
+        update={"code": code_of(SPECS[2].method.name)}
+    )
+    b.save(present)
+    into = RunStore(tmp_path / "all")
+    said = merge(*[machines[i].folder for i in order], "--into", into.folder)
+    assert said == (0, f"5 records merged into {into.folder}\n", "")
+    assert into.load(SPECS[2]) == present
+    b.save(make_failure(SPECS[2]).model_copy(update={"code": present.code}))
+    assert merge(b.folder, "--into", a.folder)[0] == 0
+    assert a.load(SPECS[2]) == make_record(SPECS[2])  # done, of whatever state, before failed
 
 
 def test_damaged_records_are_told_and_left_out(machines, tmp_path):
