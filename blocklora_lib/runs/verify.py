@@ -33,6 +33,8 @@ def circumstances(stored: RunRecord, again: RunRecord) -> list[str]:
         before, now = stored.provenance.get(name), again.provenance.get(name)
         if before != now:
             lines.append(f"{name}: it was {_short(before)} and is {_short(now)}")
+    if others := stored.provenance.get("stacked_with"):
+        lines.append(f"it was trained at once with {len(others)} more (stack), and is alone")
     return lines
 
 

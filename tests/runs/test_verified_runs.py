@@ -57,6 +57,11 @@ def test_differences_are_of_counts_losses_status_and_circumstances():
         "code of the library: another state",
         "threads: it was None and is 4",
     ]
+    stacked = record.model_copy(update={"provenance": {"stacked_with": ["a" * 16, "b" * 16]}})
+    alone = record.model_copy(update={"provenance": {}})
+    assert circumstances(stacked, alone) == [
+        "it was trained at once with 2 more (stack), and is alone"
+    ]
 
 
 @pytest.mark.parametrize(
