@@ -31,6 +31,7 @@ from blocklora_lib.suite.engine import (
     grid_groups,
     only_one,
     variant_jobs,
+    without_adapter,
 )
 from blocklora_lib.suite.monitor import Monitor
 from blocklora_lib.suite.reproduce import as_typed
@@ -155,7 +156,8 @@ if workflow.is_main_process:
         for path in drop_damaged_indexes(RESULTS):
             print(f"{path} is damaged: its notebook is executed again", file=sys.stderr)
         indexes = {index(*group): specs for group, specs in GROUPS.items()}
-        drop_stale_indexes(RESULTS, indexes, KEEP_OLD, IMAGES.digest)
+        lacks = without_adapter(RESULTS) if PROFILE.save_adapters else lambda spec: False
+        drop_stale_indexes(RESULTS, indexes, KEEP_OLD, IMAGES.digest, lacks)
     except (OSError, RuntimeError) as error:
         end(error)
     MONITOR = Monitor(

@@ -15,11 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from ..adapters.config import AdapterConfig
 from ..core.files import holds_none, read_text, remove, same_error, sweep, user_path, write_whole
 from ..core.json_data import read_json
 from ..core.locks import Taken, locked
 from ..core.paths import NOTEBOOKS
 from ..core.yaml_data import parse_yaml
+from ..methods import get_method
 from ..runs.grid import planned
 from ..runs.profile import Profile
 from ..runs.profile_files import is_file_name
@@ -162,9 +164,11 @@ def drop_stale_indexes(
     groups: Mapping[str, Sequence[RunSpec]],
     keep_old: bool = False,
     images: Callable[[RunSpec], str | None] = lambda spec: None,
+    lacks: Callable[[RunSpec], bool] = lambda spec: False,
 ) -> list[Path]:
     """Delete each group's index that does not name exactly the runs of the group, or names a record
-    that is gone, damaged, of other images or, unless keep_old, of an earlier state of the library.
+    that is gone, damaged, of other images or, unless keep_old, of an earlier state of the library;
+    or a run that `lacks` says is to be made again for what it trains.
 
     So an edited profile, data bundle, image, checkpoint or library costs exactly the runs that it
     changed, and no other. images: as `RunImages.digest`, which reads only files that have changed
@@ -173,10 +177,26 @@ def drop_stale_indexes(
     dropped = []
     for name, specs in groups.items():
         path = Path(name)
-        if os.path.lexists(path) and not _is_true(path, specs, folder / "runs", keep_old, images):
+        if os.path.lexists(path) and (
+            not _is_true(path, specs, folder / "runs", keep_old, images) or any(map(lacks, specs))
+        ):
             remove(path)
             dropped.append(path)
     return dropped
+
+
+def without_adapter(folder: Path) -> Callable[[RunSpec], bool]:
+    """Return what says of a run with a record in this results folder whether it is done and has no
+    file where `kept.Kept` would keep its adapter.
+    """
+
+    def lacks(spec: RunSpec) -> bool:
+        trains = issubclass(get_method(spec.method.name).Settings, AdapterConfig)
+        if not trains or (folder / "adapters" / f"{spec.key}.safetensors").exists():
+            return False
+        return '\n "status": "done",\n' in read_text(folder / "runs" / f"{spec.key}.json")
+
+    return lacks
 
 
 def _is_true(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +33,7 @@ from ..runs.packed import SUFFIX
 from ..runs.profile_files import load_profile, rates_file
 from ..runs.rates import not_chosen
 from ..runs.results import experiment_runs, results_folder, table_checksum
-from ..runs.spec import RunSpec
-from ..runs.standing import stored
+from ..runs.standing import stored, to_run
 from ..runs.store import RunStore
 from .catalogue import check_links, drop_index_of_another, inside, notebook_needs
 from .cell_errors import explain_errors
@@ -97,23 +95,26 @@ class Notebook:
         """Run what the store lacks of these experiments, with a progress bar.
 
         A record of images that have changed since is none; one of earlier code stands, see `runs`.
+        Adapters are kept where the profile keeps them.
         Each record is written whole as soon as its run ends: whoever stops this goes on from there.
         """
         from tqdm import tqdm
 
         from ..runs.execute import run_grid
+        from ..runs.kept import Kept
         from ..runs.workbench import Workbench
 
         specs = {s.key: s for name in experiments for s in expand(self.profile, name)}
-        images = RunImages().digest
-        missing = [spec for spec in specs.values() if not self._has(spec, images)]
-        if missing:
+        images, keeper = RunImages().digest, None
+        if self.profile.save_adapters:
+            keeper = Kept(self._base / "adapters")
+            keeper.check()
+        found = [stored(self.store, spec, True, images) for spec in specs.values()]
+        if missing := [one.spec for one in found if to_run(one, False, keeper)]:
             bench = Workbench(self.device, **self.profile.of_bench)
-            records = run_grid(missing, self.store, bench, stack=self.profile.stack)
+            given = missing, self.store, bench, False, True, keeper
+            records = run_grid(*given, stack=self.profile.stack)
             list(tqdm(records, total=len(missing), desc="runs", unit="run"))
-
-    def _has(self, spec: RunSpec, images: Callable[[RunSpec], str | None]) -> bool:
-        return stored(self.store, spec, True, images).standing in ("done", "failed")
 
     def runs(self, experiment: str = "few_shot", partial: bool = False) -> pd.DataFrame:
         """Return an experiment's finished runs, see `results.experiment_runs`. Missing ones are

@@ -219,3 +219,17 @@ def test_a_notebook_computes_as_its_profile_says(tmp_path, monkeypatch):
     nb.profile = nb.profile.model_copy(update={"stack": 3})
     nb.compute("few_shot")
     assert asked == [1, 3]
+
+
+def test_a_notebook_keeps_adapters_where_its_profile_does(tmp_path, monkeypatch):
+    from blocklora_lib.runs import execute as runs
+    from blocklora_lib.suite.notebook import Notebook
+
+    asked = []
+    monkeypatch.setattr(runs, "run_grid", lambda *given, stack: asked.append(given[-1]) or [])
+    nb = Notebook("08_few_shot", "smoke", str(tmp_path))
+    nb.compute("few_shot")
+    nb.profile = nb.profile.model_copy(update={"save_adapters": True})
+    nb.compute("few_shot")
+    assert asked[0] is None
+    assert asked[1].folder == tmp_path / "adapters"

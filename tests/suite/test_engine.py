@@ -19,6 +19,7 @@ import psutil
 import pytest
 from conftest import eurosat_profile
 from engine_runs import PROFILE, record, runs, snakemake
+from one_run import make_failure, make_record, make_spec
 from PIL import Image
 from snakemake.target_jobs import parse_target_jobs_cli_args
 from typer.testing import CliRunner
@@ -30,6 +31,7 @@ from blocklora_lib.core.paths import PROFILES, ROOT
 from blocklora_lib.core.yaml_data import to_yaml
 from blocklora_lib.data.manifest_files import load_manifest
 from blocklora_lib.data.obtain.miniature import make_fake
+from blocklora_lib.methods import MethodSpec
 from blocklora_lib.runs.code_digest import code_of
 from blocklora_lib.runs.grid import expand
 from blocklora_lib.runs.profile_files import load_profile
@@ -42,6 +44,7 @@ from blocklora_lib.suite.engine import (
     grid_groups,
     only_one,
     variant_jobs,
+    without_adapter,
 )
 from blocklora_lib.suite.monitor import Monitor
 from blocklora_lib.suite.reproduce import as_typed
@@ -517,6 +520,25 @@ def test_an_index_whose_records_saw_other_images_is_dropped(group, found, stale)
 
     dropped = drop_stale_indexes(group.parent, {str(group): runs("aa", "bb")}, images=images)
     assert dropped == ([group] if stale else [])
+
+
+def test_an_index_of_runs_whose_adapters_are_not_kept_is_dropped_where_they_are_to_be(tmp_path):
+    done, failed = make_spec(seed=1), make_spec(seed=2)
+    plain = make_spec(method=MethodSpec(name="gda"), training=None)
+    for made in (make_record(done), make_failure(failed), make_record(plain)):
+        RunStore(tmp_path / "runs").save(made)
+    path = tmp_path / "chess-all.json"
+    specs = [done, failed, plain]
+    path.write_text(json.dumps({"keys": [spec.key for spec in specs]}))
+    lacks = without_adapter(tmp_path)
+    assert list(map(lacks, specs)) == [True, False, False]
+    assert drop_stale_indexes(tmp_path, {str(path): specs}, keep_old=True) == []
+    (tmp_path / "adapters").mkdir()
+    kept = tmp_path / "adapters" / f"{done.key}.safetensors"
+    kept.touch()
+    assert drop_stale_indexes(tmp_path, {str(path): specs}, True, lacks=lacks) == []
+    kept.unlink()
+    assert drop_stale_indexes(tmp_path, {str(path): specs}, True, lacks=lacks) == [path]
 
 
 def test_a_damaged_index_is_dropped(group):
