@@ -101,6 +101,11 @@ def export(
     """
     if venue not in VENUES:
         raise UnknownName("venue", venue, VENUES)
+    if odd := re.findall(r'^~|[\\{}%#"]', to.as_posix()):
+        raise ValueError(
+            f"{to}: LaTeX reads {' '.join(sorted({*odd}))} in a file's name as something else, and "
+            "would not find the figures; name a folder without"
+        )
     if not (figures or tables):
         raise ValueError("nothing is asked for; say --figures or --tables NOTEBOOK/NAME, or all")
     found, written = exports(folder), []

@@ -198,6 +198,16 @@ def test_what_is_not_there_is_named(tmp_path):
         exports(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["~/figures", "50%", "a#b", "a{b", 'a"b', "a\\b"])
+def test_a_folder_that_latex_reads_as_another_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"LaTeX reads \S in a file's name .*; name a folder without"
+    ):
+        export(REFERENCE, "icml", Path(name), ["all"])
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.slow
 @needs_latex
 @pytest.mark.parametrize(
