@@ -97,19 +97,19 @@ class Evidence:
                 raise MissingResults(
                     f"the tables of notebook {notebook} in {self.folder} {whose}, and not of "
                     f"{self.profile.name}; make them with `blocklora notebook {notebook} --profile "
-                    f"{self.profile.name}`"
+                    f"{self.profile.argument}`"
                 )
             if changed:
                 raise MissingResults(
                     f"{self.folder / changed[0]} is not what notebook {notebook} exported; make it "
-                    f"again with `blocklora notebook {notebook} --profile {self.profile.name}`"
+                    f"again with `blocklora notebook {notebook} --profile {self.profile.argument}`"
                 )
         empty = [name for name in numbers if name not in table or table[name].isna().any()]
         if empty or table.empty:
             what = f"no number for {' and '.join(empty)} in some row" if empty else "no row"
             raise MissingResults(
                 f"table {name} of notebook {notebook} in {self.folder} has {what}; make it again "
-                f"with `blocklora notebook {notebook} --profile {self.profile.name}`"
+                f"with `blocklora notebook {notebook} --profile {self.profile.argument}`"
             )
         return table
 

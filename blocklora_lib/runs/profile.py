@@ -7,6 +7,7 @@ into the run specs that it asks for.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -66,16 +67,22 @@ class Profile(Strict):
     # what one process of the engine runs: one method on a dataset, or all where runs are short
     job: Literal["dataset", "method"] = "method"
     _waiting: tuple[str, ...] = PrivateAttr(())
+    _file: str = PrivateAttr("")
 
     @property
     def waiting(self) -> tuple[str, ...]:
         """Methods whose own rate waits to be chosen: they have `rates.until_chosen`."""
         return self._waiting
 
-    def while_waiting(self, methods: Iterable[str]) -> Profile:
-        """Return the profile of which these methods wait, see `waiting`."""
+    @property
+    def argument(self) -> str:
+        """What names it on a shell's command line: the file that it was read of, or its name."""
+        return shlex.quote(self._file or self.name)
+
+    def while_waiting(self, methods: Iterable[str], file: str = "") -> Profile:
+        """Return the profile of which these methods wait, see `waiting`; file: as it was given."""
         new = self.model_copy()
-        new._waiting = tuple(methods)
+        new._waiting, new._file = tuple(methods), file or self._file
         return new
 
     def rounds_each(self, factor: int = 1) -> int:

@@ -80,7 +80,7 @@ def choose(profile: Profile, store: RunStore, manifests: Path = MANIFESTS) -> Ch
     methods = {}
     for entry in profile.trained:
         specs = {rate: _runs(profile, entry, rate, manifests) for rate in profile.rates.grid}
-        means = [_mean(runs, store, profile.name) for runs in specs.values()]
+        means = [_mean(runs, store, profile.argument) for runs in specs.values()]
         try:
             chosen = best(means)
         except ValueError as error:

@@ -69,7 +69,7 @@ def experiment_runs(
         records += [record] if record else []
     folder = store.folder.parent
     where = "" if folder == profile.results else f" --results {shlex.quote(str(folder))}"
-    command = f"`blocklora grid --profile {profile.name} --experiment {experiment}{where}`"
+    command = f"`blocklora grid --profile {profile.argument} --experiment {experiment}{where}`"
     if damaged and not partial:
         raise MissingResults(
             f"{_runs(damaged)} of {experiment} cannot be counted: "
@@ -162,7 +162,7 @@ def notebook_table(profile: Profile, folder: Path, notebook: str, name: str) -> 
     where = "" if folder == profile.results else f" --results {shlex.quote(str(folder))}"
     raise MissingResults(
         f"{name}.csv of notebook {notebook} is missing in {folder}; make it with `blocklora "
-        f"notebook {notebook} --profile {profile.name}{where}`"
+        f"notebook {notebook} --profile {profile.argument}{where}`"
     )
 
 

@@ -7,8 +7,11 @@ import pytest
 from blocklora_lib.runs.execute import run_grid
 from blocklora_lib.runs.grid import expand
 from blocklora_lib.runs.profile import Profile
+from blocklora_lib.runs.profile_files import load_profile
 from blocklora_lib.runs.results import MissingResults, experiment_runs, notebook_table
 from blocklora_lib.runs.store import RunStore
+from blocklora_lib.suite.catalogue import notebook_needs
+from blocklora_lib.suite.variant import vary
 
 
 @pytest.fixture
@@ -87,3 +90,15 @@ def test_miniatures_never_stand_beside_published_numbers(profile, here, bench, t
     assert len(experiment_runs(profile, store)) == 2
     with pytest.raises(MissingResults, match=r"1 runs of few_shot in .* are of miniatures"):
         experiment_runs(published, store)
+
+
+def test_a_command_names_a_profile_of_a_file_by_the_file(tmp_path):
+    """Its name alone is none that the command knows."""
+    file = tmp_path / "my own.yaml"
+    file.write_text("extends: smoke\nname: own\ndescription: x\n")
+    read = load_profile(file)
+    for profile in (read, vary(read, notebook_needs("08_few_shot"), {"shots": [1]})):
+        with pytest.raises(MissingResults, match=f"--profile '{file}' --experiment few_shot"):
+            experiment_runs(profile, RunStore(tmp_path / "runs"))
+        with pytest.raises(MissingResults, match=f"notebook 04_time --profile '{file}' --results"):
+            notebook_table(profile, tmp_path, "04_time", "step")

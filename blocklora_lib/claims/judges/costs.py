@@ -66,7 +66,7 @@ def a_third_less_time(e: Evidence) -> Finding:
         told = ", ".join(f"{form} against {baseline}" for baseline, form in lacking)
         raise MissingResults(
             f"table training_step of notebook 04_time has no {told}; make it again with "
-            f"`blocklora notebook 04_time --profile {e.profile.name}`"
+            f"`blocklora notebook 04_time --profile {e.profile.argument}`"
         )
     rows, bound = steps.loc[pairs], CLAIMED + EQUAL_WITHIN
     reached = any(interval(row, len(pairs)).below(bound) for _, row in rows.iterrows())
@@ -100,7 +100,7 @@ def sum_first(e: Evidence) -> Finding:
     if loop.empty or first.empty:
         raise MissingResults(
             "table adapter_path of notebook 04_time lacks total_rank, n > 1, in a loop or summed; "
-            f"make it again with `blocklora notebook 04_time --profile {e.profile.name}`"
+            f"make it again with `blocklora notebook 04_time --profile {e.profile.argument}`"
         )
     bound, looks = 1 - EQUAL_WITHIN, len(loop) + len(first)
     wrong = [interval(row, looks).below(bound) for _, row in loop.iterrows()]
