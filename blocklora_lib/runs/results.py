@@ -46,7 +46,11 @@ def results_folder(profile: Profile, results_dir: str | Path = "") -> Path:
 
 
 def experiment_runs(
-    profile: Profile, store: RunStore, experiment: str = "few_shot", partial: bool = False
+    profile: Profile,
+    store: RunStore,
+    experiment: str = "few_shot",
+    partial: bool = False,
+    way_out: str = "",
 ) -> DataFrame:
     """Return an experiment's finished runs, as the profile now defines it: a row for each evaluated
     set.
@@ -55,7 +59,9 @@ def experiment_runs(
     methods. `seeds_planned` is how many seeds a row's cell should have: 1 without training. Records
     of earlier settings stay in the store and are left out. A failed run has a record and no row.
     Runs without a record, or with one that is damaged, raise MissingResults, unless `partial` asks
-    for what there is; so do runs on miniatures in a profile that stands beside published numbers.
+    for what there is. It says how they are made: way_out, for a variant of a profile, which
+    `blocklora grid` does not know. Runs on miniatures in a profile that stands beside published
+    numbers raise it, too.
     `attrs["remarks"]` says what else sets the records apart (see standing.remarks).
     """
     records, missing, damaged = [], [], []
@@ -69,7 +75,9 @@ def experiment_runs(
         records += [record] if record else []
     folder = store.folder.parent
     where = "" if folder == profile.results else f" --results {shlex.quote(str(folder))}"
-    command = f"`blocklora grid --profile {profile.argument} --experiment {experiment}{where}`"
+    command = (
+        way_out or f"`blocklora grid --profile {profile.argument} --experiment {experiment}{where}`"
+    )
     if damaged and not partial:
         raise MissingResults(
             f"{_runs(damaged)} of {experiment} cannot be counted: "

@@ -122,9 +122,10 @@ class Notebook:
 
         What sets the records apart from each other, or from this library, is shown once a notebook.
         """
-        runs = experiment_runs(self.profile, self.store, experiment, partial)
+        own = "" if self.folder == self._base else "this notebook, compute_missing = True"
+        runs = experiment_runs(self.profile, self.store, experiment, partial, own)
         if partial and not (runs["shots"] > 0).any():
-            experiment_runs(self.profile, self.store, experiment)  # says which are missing
+            experiment_runs(self.profile, self.store, experiment, False, own)  # names them
         self._read += [experiment] * (experiment not in self._read)
         for line in runs.attrs["remarks"]:
             if line not in self._remarks:

@@ -14,8 +14,10 @@ import pytest
 from blocklora_lib.core.paths import NOTEBOOKS
 from blocklora_lib.runs.grid import expand
 from blocklora_lib.runs.profile_files import load_profile
+from blocklora_lib.runs.results import MissingResults
 from blocklora_lib.suite.catalogue import notebook_names, notebook_needs
 from blocklora_lib.suite.execution import run_notebook
+from blocklora_lib.suite.notebook import Notebook
 from blocklora_lib.suite.parameter_cell import check_parameters, known_parameters
 from blocklora_lib.suite.variant import NAMES, place, vary
 
@@ -253,3 +255,12 @@ def test_a_method_without_one_to_compare_it_with_is_said_to_have_none(name, give
     assert not [claim for claim in json.loads(index)["claims"] if claim["verdict"] == "fails"]
     assert all(sentence in index for sentence in said)
     assert "of nan" not in index
+
+
+def test_missing_runs_of_a_variant_are_made_by_its_notebook(tmp_path):
+    """`blocklora grid` makes those of the profile alone."""
+    nb = Notebook("08_few_shot", "smoke", str(tmp_path), seeds=[9])
+    with pytest.raises(MissingResults, match="with this notebook, compute_missing = True"):
+        nb.runs("few_shot", partial=True)
+    with pytest.raises(MissingResults, match="make them with `blocklora grid"):
+        Notebook("08_few_shot", "smoke", str(tmp_path)).runs("few_shot")
