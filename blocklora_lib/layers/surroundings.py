@@ -6,6 +6,7 @@ copy of an adapted model is taken apart like the model itself.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -123,7 +124,8 @@ class Guard:
                 break
         else:  # another's hook raised, and `before` did not run
             return
-        failed = output is None  # an error has priority
+        # an error has priority; who keeps its loss to itself returns None, too
+        failed = output is None and sys.exc_info()[0] is not None
         if running or not self.asks or self.attachment.reached or failed:
             return
         sites = self.sites if torch.is_grad_enabled() else []

@@ -154,15 +154,18 @@ def tell_stale(sites: AdaptedSites) -> None:
 
 
 def tell_unmoved(adapters: Mapping[str, nn.Module]) -> None:
-    """Warn of adapters whose B is zero, as it begins, beside others whose B is not."""
-    ups: dict[str, object] = {
-        name: getattr(adapter, "B", None) for name, adapter in adapters.items()
-    }
-    zero = [name for name, b in ups.items() if isinstance(b, torch.Tensor) and not b.any()]
-    if 0 < len(zero) < len(ups):
+    """Warn of adapters whose B (VeRA's b) is as it began, beside others whose is not."""
+    still = [name for name, adapter in adapters.items() if not is_moved(adapter)]
+    if 0 < len(still) < len(adapters):
         warnings.warn(
-            f"{len(zero)} of {len(ups)} adapters have learned nothing, their B is zero "
-            f"({few(zero)}): no gradient reached them, since no training forward ran through these "
-            "layers or the loss does not depend on them",
+            f"{len(still)} of {len(adapters)} adapters have learned nothing, their B is as it "
+            f"began ({few(still)}): no gradient reached them, since no training forward ran "
+            "through these layers or the loss does not depend on them",
             stacklevel=3,
         )
+
+
+def is_moved(adapter: Any) -> bool:
+    """Whether what begins at zero is not zero, or PiSSA's B another than the B_0 that it keeps."""
+    up = getattr(adapter, "b", adapter.B)
+    return bool((up != getattr(adapter, "B_0", 0)).any())

@@ -662,6 +662,23 @@ def test_a_training_forward_that_reached_no_adapter_is_an_error():
         model(x)
 
 
+class KeepsItsLoss(PassesBy):
+    """Returns nothing, as the training steps of some trainers do."""
+
+    def forward(self, x, fully=False):
+        self.loss = super().forward(x, fully).sum()
+
+
+def test_a_training_forward_that_returns_nothing_is_looked_at_too():
+    model, x = KeepsItsLoss(), torch.randn(2, 4)
+    attach_linear(model, ["fc", "other"], CONFIG)
+    with pytest.raises(AdapterError, match="KeepsItsLoss ran in training and reached none"):
+        model(x)
+    model(x, fully=True)
+    with pytest.raises(RuntimeError, match="shapes"):  # an error of its own has priority
+        model(torch.randn(2, 3))
+
+
 def test_a_part_that_is_called_by_itself_says_so_too():
     model = CLIP(16, VISION, TEXT)
     attach_linear(model, "visual.*.c_fc", CONFIG)
@@ -781,9 +798,10 @@ def test_a_weight_that_became_computed_is_named_until_that_is_undone(merged):
     assert torch.equal(model(x), plain(x))
 
 
-def test_one_of_several_that_was_passed_by_is_told_when_they_are_saved(tmp_path):
+@pytest.mark.parametrize("kind", ["block_lora", "frozen_a", "dora", "pissa", "vera"])
+def test_one_of_several_that_was_passed_by_is_told_when_they_are_saved(tmp_path, kind):
     model = PassesBy()
-    adapters = attach_linear(model, ["fc", "other"], CONFIG)
+    adapters = attach_linear(model, ["fc", "other"], AdapterConfig(kind=kind, rank=2, dropout=0.0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         adapters.save(tmp_path / "new.safetensors")  # none has learned yet: nothing is odd
@@ -791,10 +809,11 @@ def test_one_of_several_that_was_passed_by_is_told_when_they_are_saved(tmp_path)
     model(torch.randn(2, 4), fully=True).square().sum().backward()
     optimizer.step()
     with pytest.warns(
-        UserWarning, match=r"1 of 2 adapters have .* B is zero \(fc.weight\): no grad"
+        UserWarning, match=r"1 of 2 adapters have .* as it began \(fc.weight\): no grad"
     ):
         adapters.save(tmp_path / "one.safetensors")
-    adapters.adapters["fc.weight"].B.data.fill_(1e-9)
+    passed_by = adapters.adapters["fc.weight"]
+    getattr(passed_by, "b", passed_by.B).data.fill_(1e-9)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         adapters.save(tmp_path / "both.safetensors")
