@@ -221,9 +221,12 @@ def no_attention(tower: str, prefix: str, module: nn.Module) -> str:
     others = sorted(f"{k.__module__}.{k.__name__}" for k in kinds if "Attention" in k.__name__)
     linear = patterns(n for n, m in module.named_modules() if isinstance(m, nn.Linear))
     has = f"its attention is {', '.join(others)}" if others else "it has no attention module at all"
+    ways = ["leave that tower out of towers"] if prefix else []  # a model that is one tower cannot
+    ways += ["name its linear layers with attach_linear"] if linear else []
+    nowhere = "write its products as nn.Linear, which alone and nn.MultiheadAttention take adapters"
     return (
         f"the {tower} tower ({type(module).__name__}{f' at {prefix!r}' if prefix else ''}) "
         "holds no nn.MultiheadAttention and no linear layers q, k, v in numbered blocks: "
         f"{has}, its linear layers are {few(linear) or 'none'}; "
-        "leave that tower out of towers, or name its linear layers with attach_linear"
+        f"{', or '.join(ways) or nowhere}"
     )

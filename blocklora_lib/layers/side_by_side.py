@@ -28,7 +28,8 @@ def updated_product(x: Tensor, weight: Tensor, bias: Tensor | None, updates: Upd
     present = [update for update in updates if update is not None]
     if not present:
         return frozen_linear(x, weight, bias)
-    if any(update.alone for update in present):
+    # dropout that is on for some of them, too: one is frozen by its eval(), for one
+    if any(update.alone or _drops(update) != _drops(present[0]) for update in present):
         return add_each(frozen_linear(x, weight, bias), x, updates, weight)
     frozen = not (weight.requires_grad or (bias is not None and bias.requires_grad))
     if on_gpu(x) and frozen and len(present) == len(updates) and _drops(present[0]):

@@ -263,3 +263,17 @@ def test_what_the_config_says_is_not_set_by_hand_on_one_adapter(name):
     with pytest.raises(AttributeError, match=name):
         setattr(adapter, name, 0.5)
     assert getattr(adapter, name) == getattr(CONFIG, name)
+
+
+@pytest.mark.parametrize("off", ["q", "k", "v"])
+def test_dropout_is_off_for_that_one_of_q_k_v_that_is_in_eval_mode(off):
+    """The fast path took the first one's for all three."""
+    attention = nn.MultiheadAttention(8, 2)
+    adapters = attach(attention, CONFIG.model_copy(update={"dropout": 0.5})).adapters
+    for adapter in adapters.values():
+        nn.init.ones_(adapter.B)
+    adapters[off].eval()
+    x = torch.randn(4, 8)
+    once, again = (attention.project_qkv(x).chunk(3, -1) for _ in range(2))
+    same = [torch.equal(*both) for both in zip(once, again, strict=True)]
+    assert same == [target == off for target in "qkv"]

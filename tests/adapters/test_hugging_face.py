@@ -146,6 +146,23 @@ def test_a_model_whose_attention_is_not_found_is_refused_with_what_it_has():
         attach(transformers.ResNetForImageClassification(config), CONFIG)
 
 
+def test_that_refusal_shows_ways_that_there_are():
+    small = {
+        "n_embd": 8,
+        "n_layer": 1,
+        "n_head": 2,
+        "vocab_size": 9,
+        "n_positions": 8,
+        "bos_token_id": 1,
+        "eos_token_id": 1,
+    }
+    gpt2 = transformers.GPT2Model(transformers.GPT2Config(**small))  # of Conv1D, and one tower
+    with pytest.raises(AdapterError, match=r"GPT2Attention, its linear.* none; write .* nn.Linear"):
+        attach(gpt2, CONFIG)
+    with pytest.raises(AdapterError, match=r"are \*; name its linear layers with attach_linear$"):
+        attach(torch.nn.Sequential(torch.nn.Linear(2, 2)), CONFIG)
+
+
 def test_a_training_forward_that_reaches_no_adapter_is_an_error():
     model = build("CLIP").train()
     attach(model, CONFIG.model_copy(update={"towers": ("text",)}), seeded())
