@@ -275,9 +275,8 @@ class AdapterSet:
         adapter_files.check_numbers(path, file)
         loaded = put_on(model, plan(model, sites, file.config, torch.Generator()))
         loaded.extra |= file.extra
+        if any(tensor.dtype == torch.float64 for tensor in file.tensors.values()):
+            loaded.double()  # all: neighbours are computed as one
         for name, adapter in loaded.adapters.items():
-            tensors = {key: file.tensors[join(name, key)] for key in adapter.state_dict()}
-            if any(tensor.dtype == torch.float64 for tensor in tensors.values()):
-                adapter.double()
-            adapter.load_state_dict(tensors)
+            adapter.load_state_dict({k: file.tensors[join(name, k)] for k in adapter.state_dict()})
         return loaded

@@ -62,7 +62,14 @@ def refuse_absent(tensors: Mapping[str, Tensor]) -> None:
 def numbers_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors as files hold them, on the CPU; AdapterError where not all of it is here."""
     refuse_absent(tensors)
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    numbers: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        here = tensor.detach().cpu().contiguous()
+        # safetensors writes no memory under two names, as adapters that share an A or B have it
+        numbers[name] = here.clone() if here.data_ptr() in places else here
+        places.add(here.data_ptr())
+    return numbers
 
 
 def is_plain(tensor: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from types import SimpleNamespace
@@ -15,6 +16,8 @@ from torch import nn
 from blocklora_lib.adapters.attach import AdapterSet, attach, attach_linear
 from blocklora_lib.adapters.config import AdapterConfig
 from blocklora_lib.adapters.files import FORMAT
+from blocklora_lib.adapters.formats.peft_export import export_peft
+from blocklora_lib.adapters.formats.peft_import import import_peft
 from blocklora_lib.core.schema import AdapterError, Strict, explain
 from blocklora_lib.learning.evaluation import evaluate_images
 from blocklora_lib.learning.method import Predictor
@@ -128,6 +131,34 @@ def test_one_tensor_in_double_keeps_its_bits(tmp_path):
         adapted_file(tmp_path / "a.safetensors", tensors), model()
     ).state_dict()
     assert all(torch.equal(loaded[name], tensor.double()) for name, tensor in tensors.items())
+
+
+def test_neighbours_of_one_in_double_are_computed_with_it(tmp_path):
+    attention, x = nn.MultiheadAttention(8, 2), torch.randn(4, 8)
+    adapters = attach(attention, CONFIG)
+    for adapter in adapters.adapters.values():
+        nn.init.normal_(adapter.B)
+    expected = attention(x, x, x)[0]
+    adapters.adapters["k"].double()
+    adapters.save(tmp_path / "a.safetensors")
+    adapters.detach()
+    AdapterSet.load(tmp_path / "a.safetensors", attention)
+    torch.testing.assert_close(attention(x, x, x)[0], expected)
+
+
+def test_adapters_that_share_their_numbers_are_saved(tmp_path):
+    layers = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    adapters = attach_linear(layers, ["0", "1"], CONFIG)
+    first, second = adapters.adapters.values()
+    second.A, second.B = first.A, first.B
+    nn.init.normal_(first.B)
+    expected, x = copy.deepcopy(layers), torch.randn(3, 4)
+    adapters.save(tmp_path / "a.safetensors")
+    export_peft(adapters, tmp_path / "peft")
+    for read, name in ((AdapterSet.load, "a.safetensors"), (import_peft, "peft")):
+        adapters.detach()
+        adapters = read(tmp_path / name, layers)
+        torch.testing.assert_close(layers(x), expected(x))
 
 
 @pytest.mark.parametrize(
