@@ -40,10 +40,11 @@ class Evidence:
         published: Path = PUBLISHED,
         store: RunStore | None = None,
         made: Collection[str] = (),
+        way_out: str = "",
     ) -> None:
         self.profile, self.folder, self.made = profile, folder, made
         self.store = store or RunStore(folder / "runs")
-        self._published = published
+        self._published, self._way_out = published, way_out
         self.remarks: list[str] = []  # what sets the records apart, see standing.remarks
         self.damaged: list[DamagedRecord] = []  # records that were asked for and cannot be counted
         self._runs: dict[str, DataFrame] = {}  # many judges look at the same runs: many files
@@ -63,7 +64,7 @@ class Evidence:
         self._asked[experiment] = None
         if experiment not in self._runs:
             try:
-                runs = experiment_runs(self.profile, self.store, experiment)
+                runs = experiment_runs(self.profile, self.store, experiment, way_out=self._way_out)
             except MissingResults as missing:
                 known = {error.path for error in self.damaged}
                 self.damaged += [error for error in missing.damaged if error.path not in known]

@@ -75,14 +75,15 @@ class Notebook:
         check_links(self.folder)
         RunStore(inside(base, self.folder / "notebooks")).check_writable()
         drop_index_of_another(self.folder, name, self.profile.name)
+        # how missing runs are made: `blocklora grid` makes the profile's alone
+        self._way_out = "this notebook, compute_missing = True" if self.folder != base else ""
         if self.folder != base:
             given = {"profile": stated.name, **as_given(stated, needs, varied)}
             write_whole(self.folder / "parameters.json", json.dumps(given, indent=1) + "\n")
-        self._remarks: list[str] = []
+        self._remarks, self._failed = list[str](), list[str]()
         self._read: list[str] = []  # experiments whose records were read, in order
         self._index: dict[str, Any] = {"notebook": name, "profile": self.profile.name}
         self._index |= {"note": self.note, "figures": [], "tables": [], "checks": [], "claims": []}
-        self._failed: list[str] = []
 
     @property
     def device(self) -> torch.device:
@@ -122,10 +123,10 @@ class Notebook:
 
         What sets the records apart from each other, or from this library, is shown once a notebook.
         """
-        own = "" if self.folder == self._base else "this notebook, compute_missing = True"
-        runs = experiment_runs(self.profile, self.store, experiment, partial, own)
+        given = self.profile, self.store, experiment
+        runs = experiment_runs(*given, partial, self._way_out)
         if partial and not (runs["shots"] > 0).any():
-            experiment_runs(self.profile, self.store, experiment, False, own)  # names them
+            experiment_runs(*given, False, self._way_out)  # names them
         self._read += [experiment] * (experiment not in self._read)
         for line in runs.attrs["remarks"]:
             if line not in self._remarks:
@@ -231,7 +232,8 @@ class Notebook:
         made = {f"{self.name}/{export}" for export in exports}
         # of what the profile says all its experiments are looked at, not this notebook's alone
         profile = self._stated if self.folder == self._base else self.profile
-        evidence = Evidence(profile, self.folder, store=self.store, made=made)
+        paths = profile, self.folder
+        evidence = Evidence(*paths, store=self.store, made=made, way_out=self._way_out)
         judged = judge([BY_ID[id] for id in ids or BY_ID], evidence)
         rows = [j.row for j in judged]
         shown = pd.DataFrame(rows)[["id", "claim", "verdict", "but", "evidence"]]
@@ -266,9 +268,8 @@ class Notebook:
 
     def _csv(self, data: pd.DataFrame, stem: Path) -> Path:
         stem.parent.mkdir(parents=True, exist_ok=True)
-        return write_whole(
-            stem.with_name(f"{stem.name}.csv"), data.to_csv(index=False, lineterminator="\n")
-        )
+        path = stem.with_name(f"{stem.name}.csv")
+        return write_whole(path, data.to_csv(index=False, lineterminator="\n"))
 
     def _add(self, what: str, name: str, caption: str, files: list[Path], **more: Any) -> None:
         if name in [entry["name"] for entry in self._index[what]]:

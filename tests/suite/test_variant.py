@@ -262,5 +262,7 @@ def test_missing_runs_of_a_variant_are_made_by_its_notebook(tmp_path):
     nb = Notebook("08_few_shot", "smoke", str(tmp_path), seeds=[9])
     with pytest.raises(MissingResults, match="with this notebook, compute_missing = True"):
         nb.runs("few_shot", partial=True)
+    nb.judge("C11")
+    assert "with this notebook, compute_missing = True" in str(nb._index["claims"])
     with pytest.raises(MissingResults, match="make them with `blocklora grid"):
         Notebook("08_few_shot", "smoke", str(tmp_path)).runs("few_shot")
