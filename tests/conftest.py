@@ -58,23 +58,10 @@ def _timed(item, phase):
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
-def pytest_collection_modifyitems(config, items):
-    """Each process gets files in turn and takes slow tests first: of those, a process that has
-    nothing left to do could not take the last ones from the other. Every second process goes
-    through its files backwards, so that two seldom wait for the same fixture.
-    """
-    processes = getattr(config, "workerinput", {}).get("workercount", 1)
-    place = {path: i for i, path in enumerate(dict.fromkeys(item.path for item in items))}
+def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("rare"):
             item.add_marker("slow")
-
-    def turn(item):
-        i = place[item.path]
-        process = i % processes
-        return process, item.get_closest_marker("slow") is None, -i if process % 2 else i
-
-    items.sort(key=turn)
 
 
 @pytest.hookimpl(wrapper=True)

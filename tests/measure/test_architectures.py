@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import open_clip
 import pandas as pd
@@ -46,8 +47,9 @@ def test_every_model_that_open_clip_lists_has_its_kind_among_them():
         words = (text.get("hf_model_name") or "open_clip's").split("/")[-1].split("-")[0]
         return {f"trunk {trunk}", f"text {words}"}
 
+    files = Path(open_clip.__file__).parent.glob("model_configs/*.json")  # its own, not tests'
     shown = set().union(*(kinds(family.config) for family in FAMILIES))
-    assert set().union(*map(kinds, open_clip.list_models())) == shown
+    assert set().union(*(kinds(file.stem) for file in files)) == shown
     assert {"trunk ResNet", "trunk ViT", "trunk convnext", "text mt5"} <= shown
 
 

@@ -135,10 +135,10 @@ def fronts(rows: pd.DataFrame, told: Sequence[str]) -> Figure:
         part = rows.assign(x=(rows[column] / unit).where(rows["image_passes"] > 0, 0))
         part["front"] = pareto_front(part["x"], part["accuracy"], part["complete"])
         least = part.loc[part["x"] > 0, "x"].min()
-        none = (part["x"] == 0).any()
-        part["x"] = part["x"].clip(lower=least / 4)  # a log scale has no 0
+        none, wide = (part["x"] == 0).any(), part["x"].max() > 10 * least
+        if wide:
+            part["x"] = part["x"].clip(lower=least / 4)  # a log scale has no 0
         _front(panel, part.sort_values(["x", "accuracy"]), told)
-        wide = part["x"].max() > 10 * part["x"].min()
         panel.set_xscale("log" if wide else "linear")
         panel.margins(x=0.18 if wide else 0.3)
         panel.set_xlabel(f"{label}\n(left edge: none)" if none else label)
@@ -158,7 +158,8 @@ def _front(panel: Axes, part: pd.DataFrame, told: Sequence[str]) -> None:
         panel.plot(row.x, row.accuracy, marker, color=colour, **look)
         if not row.complete:
             hollow(panel, [row.x], [row.accuracy], marker, colour, **look)
-    middle = (part["x"].min() * part["x"].max()) ** 0.5
+    low, high = part["x"].min(), part["x"].max()
+    middle = (low * high) ** 0.5 if low else high / 2
     gap = 0.06 * (part["accuracy"].max() - part["accuracy"].min())
     names = part[shown].sort_values("accuracy", ascending=False)
     names["left"] = names["x"] > middle  # a name stands towards the middle
