@@ -109,7 +109,7 @@ def grid(
     if save_adapters or settings.save_adapters:
         from ..runs.kept import Kept
 
-        keeper = Kept(store.folder.parent / "adapters")
+        keeper = Kept.of(store.folder.parent)
     if list_only:
         lines = (f"{one.standing:8}{one.spec.key}  {named[one.spec.key]}" for one in found)
         say("\n".join(lines))

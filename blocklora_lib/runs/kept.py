@@ -2,7 +2,7 @@
 
 An adapter file of `adapters.files` whose `extra` holds, under 'trained', the spec, the classes, the
 template, the view of the images and the digest of the frozen weights, as JSON. No result depends on
-whether a run is kept, so nothing of it is in the spec.
+whether a run is kept, so nothing of it is in the spec. Imported without torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from ..core.json_data import parse_json
 from ..core.schema import AdapterError, Strict, UnknownName, explain
 from ..core.writable import check_folder, check_room
 from ..data.manifest import Template
-from ..data.views import View
 from ..learning.count import Count
 from ..methods import get_method, method_names
 from .spec import RunSpec
@@ -59,6 +58,8 @@ class Trained(Strict):
             raise ValueError("weights do not give the SHA-256 of their tensors")
         if not self.classes or "" in self.classes:  # ImageNet has two names twice
             raise ValueError("classes are no names")
+        from ..data.views import View
+
         wanted = {field.name for field in fields(View)} | {"mean", "std"}
         if absent := sorted(wanted - self.view.keys()):
             raise ValueError(f"view does not say {', '.join(absent)}")
@@ -69,14 +70,18 @@ class Trained(Strict):
 
 def has_adapter(spec: RunSpec) -> bool:
     """Whether the spec's method trains an adapter, which can be kept."""
-    return isinstance(spec.method.load().settings, AdapterConfig)
+    return _adapts(spec.method.name)
+
+
+def _adapts(method: str) -> bool:
+    return issubclass(get_method(method).Settings, AdapterConfig)
 
 
 def refuse_without_adapter(spec: RunSpec) -> None:
     """ValueError, before any training, for a method of which nothing can be kept."""
     if has_adapter(spec):
         return
-    able = [n for n in method_names() if issubclass(get_method(n).Settings, AdapterConfig)]
+    able = filter(_adapts, method_names())
     what = "trains no adapter" if spec.shots else "trains nothing"
     raise ValueError(
         f"method {spec.method.name} {what}, so there is none to save; leave --save out, or use one "
@@ -89,6 +94,11 @@ class Kept:
 
     def __init__(self, folder: Path | str = ".", file: Path | str | None = None) -> None:
         self.folder, self.file = user_path(folder), None if file is None else user_path(file)
+
+    @classmethod
+    def of(cls, results: Path) -> Kept:
+        """Where the runs of a results folder keep theirs."""
+        return cls(results / "adapters")
 
     def path(self, spec: RunSpec) -> Path:
         """The file of a run."""

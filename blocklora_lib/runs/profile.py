@@ -79,10 +79,12 @@ class Profile(Strict):
         """What names it on a shell's command line: the file that it was read of, or its name."""
         return shlex.quote(self._file or self.name)
 
-    def while_waiting(self, methods: Iterable[str], file: str = "") -> Profile:
-        """Return the profile of which these methods wait, see `waiting`; file: as it was given."""
+    def knowing(self, waiting: Iterable[str] = (), file: str = "") -> Profile:
+        """Return the profile that knows what no fact of it says: which methods are `waiting`, and
+        the file that it was read of, as that was given. What is left out stays.
+        """
         new = self.model_copy()
-        new._waiting, new._file = tuple(methods), file or self._file
+        new._waiting, new._file = tuple(waiting) or self._waiting, file or self._file
         return new
 
     def rounds_each(self, factor: int = 1) -> int:

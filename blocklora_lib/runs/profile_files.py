@@ -54,7 +54,7 @@ def load_profile(name: str | Path, folder: Path = PROFILES, chosen: bool = True)
     except ValidationError as error:
         raise ValueError(f"{_origin(chain, error)}: {explain(error)}") from None
     if is_file_name(name):
-        profile = profile.while_waiting((), str(name))
+        profile = profile.knowing(file=str(name))
     if not (chosen and profile.rates):
         return profile
     command = f"say `blocklora rates --profile {shlex.quote(str(name))}`"

@@ -193,7 +193,7 @@ def with_rates(profile: Profile, file: Path, command: str) -> Profile:
         else entry
         for entry in profile.methods
     )
-    return profile.model_copy(update={"methods": methods}).while_waiting(not_chosen(profile, file))
+    return profile.model_copy(update={"methods": methods}).knowing(not_chosen(profile, file))
 
 
 def _checked(profile: Profile, choice: Choice, file: Path, command: str) -> dict[str, float]:

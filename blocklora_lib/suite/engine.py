@@ -15,18 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from ..adapters.config import AdapterConfig
 from ..core.files import holds_none, read_text, remove, same_error, sweep, user_path, write_whole
 from ..core.json_data import read_json
 from ..core.locks import Taken, locked
 from ..core.paths import NOTEBOOKS
 from ..core.yaml_data import parse_yaml
-from ..methods import get_method
 from ..runs.grid import planned
+from ..runs.kept import Kept, has_adapter
 from ..runs.profile import Profile
 from ..runs.profile_files import is_file_name
 from ..runs.spec import RunSpec
-from ..runs.standing import stands
+from ..runs.standing import stands, stored
+from ..runs.store import RunStore
 from .catalogue import choose_notebooks, notebook_needs
 from .parameter_cell import check_parameters
 from .variant import NAMES, place
@@ -186,15 +186,14 @@ def drop_stale_indexes(
 
 
 def without_adapter(folder: Path) -> Callable[[RunSpec], bool]:
-    """Return what says of a run with a record in this results folder whether it is done and has no
-    file where `kept.Kept` would keep its adapter.
+    """Return what says of a run in this results folder, by a glance, whether it is done and its
+    adapter has no file; whether a file is whole the grid finds, by `Kept.lacks`.
     """
+    keeper, store = Kept.of(folder), RunStore(folder / "runs")
 
     def lacks(spec: RunSpec) -> bool:
-        trains = issubclass(get_method(spec.method.name).Settings, AdapterConfig)
-        if not trains or (folder / "adapters" / f"{spec.key}.safetensors").exists():
-            return False
-        return '\n "status": "done",\n' in read_text(folder / "runs" / f"{spec.key}.json")
+        without = has_adapter(spec) and not keeper.path(spec).exists()
+        return without and stored(store, spec, keep_old=True).standing == "done"
 
     return lacks
 

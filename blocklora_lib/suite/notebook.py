@@ -40,6 +40,7 @@ from .cell_errors import explain_errors
 from .footer import footer, profile_note
 from .judged_cells import check_ids, number
 from .parameter_cell import check_parameters, injected_parameters
+from .shown import show_figure, show_html, words
 from .variant import as_given, place, vary
 
 if TYPE_CHECKING:
@@ -108,13 +109,14 @@ class Notebook:
         specs = {s.key: s for name in experiments for s in expand(self.profile, name)}
         images, keeper = RunImages().digest, None
         if self.profile.save_adapters:
-            keeper = Kept(self._base / "adapters")
+            keeper = Kept.of(self._base)
             keeper.check()
         found = [stored(self.store, spec, True, images) for spec in specs.values()]
         if missing := [one.spec for one in found if to_run(one, False, keeper)]:
             bench = Workbench(self.device, **self.profile.of_bench)
-            given = missing, self.store, bench, False, True, keeper
-            records = run_grid(*given, stack=self.profile.stack)
+            records = run_grid(
+                missing, self.store, bench, keep_old=True, keeper=keeper, stack=self.profile.stack
+            )
             list(tqdm(records, total=len(missing), desc="runs", unit="run"))
 
     def runs(self, experiment: str = "few_shot", partial: bool = False) -> pd.DataFrame:
@@ -123,15 +125,15 @@ class Notebook:
 
         What sets the records apart from each other, or from this library, is shown once a notebook.
         """
-        given = self.profile, self.store, experiment
-        runs = experiment_runs(*given, partial, self._way_out)
+        way_out = self._way_out
+        runs = experiment_runs(self.profile, self.store, experiment, partial, way_out)
         if partial and not (runs["shots"] > 0).any():
-            experiment_runs(*given, False, self._way_out)  # names them
+            experiment_runs(self.profile, self.store, experiment, False, way_out)  # names them
         self._read += [experiment] * (experiment not in self._read)
         for line in runs.attrs["remarks"]:
             if line not in self._remarks:
                 self._remarks.append(line)
-                _display_html(f"<div class='export'><b>Note.</b> {html.escape(line)}</div>")
+                show_html(f"<div class='export'><b>Note.</b> {html.escape(line)}</div>")
         return runs
 
     def rates(self) -> pd.DataFrame | None:
@@ -169,7 +171,7 @@ class Notebook:
         files.append(self._csv(data, stem))
         width = round(float(figure.get_size_inches()[0]), 3)
         self._add("figures", name, caption, files, width=width)
-        _display_figure(files[1], width, caption)
+        show_figure(files[1], width, caption)
 
     def table(
         self,
@@ -191,7 +193,7 @@ class Notebook:
         write_whole(files[1], (f"% {one_line(line)}\n" if line else "") + table.latex)
         shown = to_html(table.shown)
         self._add("tables", name, caption, files, html=shown, note=line)
-        _display_html(f"<div class='export'><b>Table.</b> {_words(caption)}{shown}</div>")
+        show_html(f"<div class='export'><b>Table.</b> {words(caption)}{shown}</div>")
 
     def check(
         self,
@@ -232,12 +234,13 @@ class Notebook:
         made = {f"{self.name}/{export}" for export in exports}
         # of what the profile says all its experiments are looked at, not this notebook's alone
         profile = self._stated if self.folder == self._base else self.profile
-        paths = profile, self.folder
-        evidence = Evidence(*paths, store=self.store, made=made, way_out=self._way_out)
+        evidence = Evidence(
+            profile, self.folder, store=self.store, made=made, way_out=self._way_out
+        )
         judged = judge([BY_ID[id] for id in ids or BY_ID], evidence)
         rows = [j.row for j in judged]
         shown = pd.DataFrame(rows)[["id", "claim", "verdict", "but", "evidence"]]
-        _display_html(f"<div class='export'><b>Verdict.</b> {to_html(shown)}</div>")
+        show_html(f"<div class='export'><b>Verdict.</b> {to_html(shown)}</div>")
         latest = {row["id"]: row for row in [*self._index["claims"], *rows]}
         self._index["claims"] = [*latest.values()]
         told = "is not what its proof says"
@@ -250,7 +253,7 @@ class Notebook:
         path = inside(self.folder, f"notebooks/{self.name}.json")
         write_whole(path, json.dumps(self._index, indent=1, ensure_ascii=False) + "\n")
         if checks := self._index["checks"]:
-            _display_html(to_html(pd.DataFrame(checks).drop(columns="rests_on")))
+            show_html(to_html(pd.DataFrame(checks).drop(columns="rests_on")))
         if self._failed:
             raise CheckFailed("; ".join(self._failed))
 
@@ -280,21 +283,3 @@ class Notebook:
         told = {"name": name, "caption": caption, "files": relative, "experiments": [*self._read]}
         (digest,) = (table_checksum(path) for path in files if path.suffix == ".csv")
         self._index[what].append(told | {"sha256": digest} | more)
-
-
-def _display_figure(png: Path, width: float, caption: str) -> None:
-    from IPython.display import Image, display
-
-    display(Image(data=png.read_bytes(), width=round(96 * width), alt=caption))
-    _display_html(f"<div class='export'><b>Figure.</b> {_words(caption)}</div>")
-
-
-def _words(caption: str) -> str:
-    """A caption as HTML: words, entities and $formulas$, no elements. It may hold a profile's."""
-    return html.escape(html.unescape(caption), quote=False)
-
-
-def _display_html(text: str) -> None:
-    from IPython.display import HTML, display
-
-    display(HTML(text))

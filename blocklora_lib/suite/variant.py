@@ -52,7 +52,7 @@ def vary(profile: Profile, needs: Mapping[str, Any], given: Mapping[str, Any]) -
         experiments[name] = changed
     facts["experiments"] = experiments
     try:
-        return Profile.model_validate(facts).while_waiting(profile.waiting, profile._file)
+        return Profile.model_validate(facts).knowing(profile.waiting, profile._file)
     except ValidationError as error:
         raise ValueError(explain(error)) from None
 

@@ -934,7 +934,7 @@ def test_who_waits_for_a_rate_is_compared_with_nobody():
     given = Given(few_shot=runs, comparison=runs)
     rule = accuracy.outperforms_or_matches
     assert rule(given).holds is False
-    given.profile = given.profile.while_waiting(["block_lora"])
+    given.profile = given.profile.knowing(["block_lora"])
     for found in (rule(given), accuracy.width_is_what_counts(given)):
         assert found.holds is None
         assert found.evidence.endswith("Not each has a rate of its own, so nothing follows.")

@@ -22,6 +22,7 @@ from blocklora_lib.core.paths import NOTEBOOKS
 from blocklora_lib.core.schema import UnknownName
 from blocklora_lib.runs.profile_files import load_profile
 from blocklora_lib.suite import execution, notebook
+from blocklora_lib.suite import shown as shown_module
 from blocklora_lib.suite.catalogue import (
     choose_notebooks,
     heading,
@@ -96,7 +97,8 @@ def test_a_table_is_saved_as_csv_and_latex_that_say_what_they_are_not(nb, tmp_pa
 def test_a_caption_is_words_and_no_html(nb, monkeypatch, caption, shown):
     """A profile's labels and descriptions stand in captions, and a profile may be a stranger's."""
     said = []
-    monkeypatch.setattr(notebook, "_display_html", said.append)
+    for module in (notebook, shown_module):
+        monkeypatch.setattr(module, "show_html", said.append)
     nb.figure(figure(), "x", FRAME, caption)
     nb.table(FRAME, "x", caption)
     assert [f"</b> {shown}" in text for text in said] == [True, True]

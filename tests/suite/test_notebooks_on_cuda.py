@@ -76,7 +76,7 @@ def quick(monkeypatch, smoke):
     monkeypatch.setattr(
         notebook, "save_figure", lambda figure, stem, note: [stem.with_suffix(e) for e in files]
     )
-    monkeypatch.setattr(notebook, "_display_figure", lambda *_: None)
+    monkeypatch.setattr(notebook, "show_figure", lambda *_: None)
     monkeypatch.setattr(  # notebook 07 trains by pocket's settings
         profile_files,
         "load_profile",
