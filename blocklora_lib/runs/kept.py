@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError, model_validator
 
 from ..adapters.config import AdapterConfig
-from ..core.files import check_replaces, same_error, user_path
+from ..core.files import check_replaces, is_there, same_error, user_path
 from ..core.json_data import parse_json
 from ..core.schema import AdapterError, Strict, UnknownName, explain
 from ..core.writable import check_folder, check_room
@@ -165,10 +165,21 @@ class Kept:
 
 
 def keeper_of(spec: RunSpec, file: Path) -> Kept:
-    """Return what keeps the run of a spec in this file; ValueError or OSError where it cannot."""
+    """Return what keeps the run of a spec in this file; ValueError or OSError, before any training,
+    where it cannot, or where the file has what another run, or no run at all, has trained.
+    """
     refuse_without_adapter(spec)
     keeper = Kept(file=file)
     keeper.check()
+    if is_there(keeper.path(spec)) and keeper.lacks(spec):
+        try:
+            other = trained(keeper.path(spec)).spec
+            whose = f"the adapters of another run ({other}, {other.key})"
+        except AdapterError:  # it is whole: `check` has read it
+            whose = "adapters that no run here has trained"
+        raise ValueError(
+            f"{file} has {whose}; they are not written over: move them away, or give another file"
+        )
     return keeper
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from blocklora_lib.adapters.attach import AdapterSet, attach
+from blocklora_lib.adapters.attach import AdapterSet, attach, attach_linear
 from blocklora_lib.adapters.config import AdapterConfig
 from blocklora_lib.clip.backbone import load_backbone
 from blocklora_lib.core.schema import AdapterError, UnknownName
@@ -377,7 +377,17 @@ def test_a_file_that_is_no_adapter_is_not_written_over(kept, other_checkpoint, t
         keeper_of(spec, tmp_path / "nowhere" / "a.safetensors")
     with pytest.raises(OSError, match="no regular file"):
         keeper_of(spec, tmp_path)
-    keeper_of(spec, kept[0])  # its own, or that of another run
+    keeper_of(spec, kept[0])  # its own
+
+
+def test_adapters_of_others_are_not_written_over(kept, tmp_path):
+    other = kept[1].spec.model_copy(update={"seed": 2})
+    with pytest.raises(ValueError, match=r"of another run \(dots.*give another file"):
+        keeper_of(other, kept[0])
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8))
+    attach_linear(model, ["0"], AdapterConfig(rank=2)).save(tmp_path / "mine.safetensors")
+    with pytest.raises(ValueError, match="adapters that no run here has trained; they are not"):
+        keeper_of(other, tmp_path / "mine.safetensors")
 
 
 def test_a_full_disk_is_told_before_the_training(kept, tmp_path, monkeypatch):
