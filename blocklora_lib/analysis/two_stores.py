@@ -173,18 +173,20 @@ class Difference:
 
 
 def differences(pairs: Iterable[Pair]) -> list[Difference]:
-    """Return B - A by method and shots: over sets (each the mean over its seeds), else seeds.
+    """Return B - A by method and shots: over the sets that were trained on, else seeds.
 
-    A paired t-test over sets, or, of a single set, over its seeds; of a single pair, two binomials.
+    A paired t-test over these sets, or, of a single one, over its seeds; of a single training, two
+    binomials. What one training is evaluated on is in its mean: such sets share its luck, and do
+    not count as many.
     """
     groups: dict[tuple[str, int], list[tuple[str, int, tuple[int, int], tuple[int, int]]]] = (
         defaultdict(list)
     )
     for pair in pairs:
         spec = pair.a["spec"]
-        for name, a, b in pair.counts():
-            trained = f"{spec['dataset']} on {name}"
-            groups[spec["method"]["name"], spec["shots"]].append((trained, spec["seed"], a, b))
+        for _, a, b in pair.counts():
+            group = spec["method"]["name"], spec["shots"]
+            groups[group].append((spec["dataset"], spec["seed"], a, b))
     return [_difference(group, rows) for group, rows in sorted(groups.items())]
 
 

@@ -60,6 +60,28 @@ def test_a_difference_is_the_paired_test_over_sets_of_means_over_seeds():
     assert single.p_value == two_binomials((41, 100), (45, 100))
 
 
+def test_sets_on_which_one_training_is_evaluated_do_not_count_as_many():
+    """They share its luck: of two folders of one method, every other p was below 5%."""
+
+    def trained(seed, gains, dataset="a"):
+        found = record(f"{dataset}{seed}", dataset, seed)
+        counts = {name: {"correct": 50 + gain, "total": 100} for name, gain in gains.items()}
+        return {**found, "result": {"accuracy": counts}}
+
+    where = ("a", "variant", "target")
+    a = [trained(seed, dict.fromkeys(where, 0)) for seed in (1, 2)]
+    b = [trained(1, dict(zip(where, (5, 6, 4), strict=True)))]
+    b += [trained(2, dict(zip(where, (-1, 0, -2), strict=True)))]
+    (found,) = differences(pair_up(a, b).pairs)
+    assert (found.n, found.test) == (6, "t over 2 seeds")
+    assert found.p_value == pytest.approx(ttest_rel([5, -1], [0, 0]).pvalue)
+    (single,) = differences(pair_up(a[:1], b[:1]).pairs)
+    assert (single.test, single.mean) == ("two binomials", pytest.approx(5))
+    others = [[trained(1, {"b": gain}, "b")] for gain in (0, 3)]
+    (both,) = differences(pair_up(a + others[0], b + others[1]).pairs)
+    assert (both.test, both.mean) == ("t over 2 sets", pytest.approx((2 + 3) / 2))
+
+
 def test_the_text_names_what_differs_and_leaves_damaged_records_out(tmp_path, monkeypatch):
     both = {
         "A": [record("1"), record("2", seed=2, correct=40), record("3", method="gone")],
