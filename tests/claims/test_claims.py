@@ -758,6 +758,34 @@ def test_runs_at_several_shots_are_mixed_in_no_mean():
             rule(Given(collapse=ranks))
 
 
+def test_runs_that_vary_something_else_are_mixed_in_no_mean():
+    """'Index contains duplicate entries', and that failed runs should be made again."""
+    counted = blocks({1: 0.0, 2: 0.0, 4: 0.02, 8: 0.1}, shared).frames["blocks"]
+    decays = pd.concat([counted.assign(weight_decay=decay) for decay in (0.0, 2.0)])
+    with pytest.raises(MissingResults, match="have weight_decay = 0 and 2, which no mean"):
+        ablations.number_of_blocks(Given(blocks=decays))
+    twice = Given(twins=pd.concat([twin_runs(), twin_runs()]))
+    with pytest.raises(MissingResults, match="several of its runs share reading, rank, n_"):
+        accuracy.control_is_the_same(twice)
+    runs = source_runs(("a", "b"))
+    sources = pd.concat([runs, runs.assign(dataset="another")])
+    with pytest.raises(MissingResults, match="several of its runs share evaluated_on, seed"):
+        accuracy.competitive(Given(cross_dataset=sources, few_shot=sources))
+
+
+def test_o2_rests_on_runs_whose_rounding_differs():
+    """Those of n = 2, the same bits by construction, were told as 'where the two round differently'
+    and halved what the others differ by.
+    """
+    three = twin_runs(apart=15).query("n_blocks == 3")
+    two = twin_runs().query("n_blocks == 3").assign(n_blocks=2)
+    alone = accuracy.control_is_the_same(Given(twins=three))
+    assert alone.holds is False
+    assert accuracy.control_is_the_same(Given(twins=pd.concat([two, three]))) == alone
+    with pytest.raises(MissingResults, match="Each n of twins is a power of two, whose bits"):
+        accuracy.control_is_the_same(Given(twins=two))
+
+
 def test_c12_is_not_judged_without_the_most_blocks():
     """Where all of them failed, n = 4 was taken for the most."""
     runs = blocks({1: 0.0, 2: 0.0, 4: 0.02, 8: 0.1}, shared).frames["blocks"]

@@ -19,6 +19,7 @@ from ...analysis.intervals import (
 from ...analysis.summaries import counted, own_images
 from ...data.manifest_files import load_manifest
 from ...display.tables import shots_of
+from ...learning.spec import TrainingSpec
 from ...runs.grid import expand
 from ...runs.results import MissingResults
 from ..evidence import Evidence
@@ -174,13 +175,13 @@ def _above_chance(e: Evidence) -> tuple[dict[tuple[float, float], DataFrame], st
     classes = {name: load_manifest(name).num_classes for name in names}
     excess = above_chance(runs, diverged, classes).set_index("seed")
     cells = dict(list(excess.groupby(["lr", "init_scale"])))
-    lost = len(diverged)
-    whole = sum(len(cell) == planned_seeds(runs) for cell in cells.values())
+    lost, seeds = len(diverged), planned_seeds(runs)
+    whole = sum(len(cell) == seeds for cell in cells.values())
     return cells, (
         f"Collapsed: at most {COLLAPSED:.0f} points above chance, on test and on training images. "
         f"{' and '.join(names)}; {several(lost, lost, 'runs')} diverged, which "
         f"count{'s' * (lost == 1)} as at chance; "
-        f"{counted(whole, len(cells))} settings have all {planned_seeds(runs)} seeds."
+        f"{counted(whole, len(cells))} settings have all {several(seeds, seeds, 'seeds')}."
     )
 
 
@@ -196,7 +197,7 @@ def _of_block_lora(e: Evidence, experiment: str) -> DataFrame:
 
 def _check_alike(runs: DataFrame, but: tuple[str, ...]) -> None:
     """Refuse runs that differ in more settings than these: MissingResults says in what."""
-    for name in ("shots", "lr", *AdapterConfig.model_fields):
+    for name in ("shots", *TrainingSpec.model_fields, *AdapterConfig.model_fields):
         if name in runs.columns and name not in but:
             told = {f"{v:g}" if isinstance(v, int | float) else f"{v}" for v in runs[name].tolist()}
             if len(told) > 1:

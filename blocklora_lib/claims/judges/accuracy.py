@@ -19,15 +19,9 @@ from ...analysis.comparisons import (
     over_sets,
     several,
 )
-from ...analysis.intervals import (
-    Interval,
-    ends,
-    paired_difference,
-    together,
-)
+from ...analysis.intervals import Interval, ends, paired_difference, together
 from ...analysis.summaries import own_images, zero_shot
 from ...display.tables import shots_of
-from ...runs.profile import Profile
 from ...runs.results import MissingResults
 from ..evidence import Evidence
 from ..verdict import Finding
@@ -48,7 +42,7 @@ def side_by_side(
     column: str = "method",
 ) -> Matched:
     """Return `value` of the runs that share `over`, a column for each of `names`, or MissingResults
-    where one has no run.
+    where one has no run, or several.
     """
     missing = [f"{name}" for name in names if name not in set(runs[column])]
     if missing:
@@ -56,6 +50,11 @@ def side_by_side(
         raise MissingResults(
             f"no run of {what}{' or '.join(missing)} to compare with; list it in the profile, then "
             "make the runs with `blocklora grid`, failed ones again with `--retry-failed`"
+        )
+    if runs[runs[column].isin(names)].duplicated([*over, column]).any():
+        raise MissingResults(
+            f"several of its runs share {', '.join([*over, column])}, and no mean may mix them; "
+            "give the experiment one of what else it varies"
         )
     try:
         return matched(runs, over, names, column, value)
@@ -243,6 +242,9 @@ def control_is_the_same(e: Evidence) -> Finding:
     """
     runs = own_images(e.runs("twins"))
     runs = runs.assign(method=runs["method"].str.partition(",")[0])  # without what is varied
+    runs = runs[~runs["n_blocks"].isin([2**k for k in range(32)])]
+    if runs.empty:
+        raise MissingResults("Each n of twins is a power of two, whose bits are equal; add n = 3")
     over = ["reading", "rank", "n_blocks", "dataset", "shots", "seed"]
     found = side_by_side(runs, over, ["block_lora", "lora_plus"], "correct")
     pairs, accuracy = found.values, side_by_side(runs, over, ["block_lora", "lora_plus"]).values
@@ -270,7 +272,7 @@ def width_is_what_counts(e: Evidence) -> Finding:
     part = own_images(runs[runs["shots"] == k])
     methods = ["block_lora", "lora_r1", "lora"]
     shared = side_by_side(part, ["dataset", "seed"], methods)  # three differences of the same runs
-    scales = _scales(e.profile, *methods[:2])
+    scales = [e.profile.entry(m).method_spec.load().settings.scale for m in methods[:2]]
     means = 100 * shared.values.groupby("dataset").mean()
     block, half, between = (
         paired_difference(means[a], means[b])
@@ -294,7 +296,3 @@ def width_is_what_counts(e: Evidence) -> Finding:
         + ("" if fair else UNFAIR),
         smallest=smallest(block, between),
     )
-
-
-def _scales(profile: Profile, *methods: str) -> list[float]:
-    return [profile.entry(name).method_spec.load().settings.scale for name in methods]

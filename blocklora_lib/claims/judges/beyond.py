@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...analysis.comparisons import OverSets, difference_by_set, over_sets
+from ...analysis.comparisons import OverSets, difference_by_set, over_sets, several
 from ...analysis.intervals import Interval, Question, together
-from ...analysis.summaries import counted, own_images
+from ...analysis.summaries import own_images
 from ...display.tables import shots_of
 from ...runs.results import MissingResults
 from ..evidence import Evidence
@@ -54,7 +54,7 @@ def beyond_clip(e: Evidence) -> Finding:
         units = "sets" if family else "draws"
         told[experiment] = (
             f"{what.capitalize()}, {shots_of(shots)}: minus LoRA {_listed(to_lora)}, minus "
-            f"zero-shot {_listed(learnt)}, over {_rests_on(to_lora, learnt)} {units}."
+            f"zero-shot {_listed(learnt)}, over {_rests_on(units, to_lora, learnt)}."
         )
         if WAY_BACK in own:
             back = _differences(own.assign(accuracy=own[WAY_BACK]), "zero_shot", family)
@@ -75,8 +75,8 @@ def beyond_clip(e: Evidence) -> Finding:
     )
 
 
-def _rests_on(*found: dict[str, OverSets]) -> str:
-    each = (counted(d.n, d.expected) for differences in found for d in differences.values())
+def _rests_on(units: str, *found: dict[str, OverSets]) -> str:
+    each = (several(d.n, d.expected, units) for by_set in found for d in by_set.values())
     return ", then ".join(dict.fromkeys(each))
 
 
