@@ -146,7 +146,8 @@ class Evidence:
         in no mean.
 
         Whatever a judge says of seeds itself, none can pass over a missing one in silence. Nor does
-        one judge by a table without what it reads, which another state of the suite exported.
+        one judge by a table without what it reads, which another state of the suite exported. What
+        an experiment measured on a small model of its own says so in every profile.
         """
         self._asked.clear()
         self._tables.clear()
@@ -162,6 +163,10 @@ class Evidence:
                 f"again with `blocklora notebook {' '.join(notebooks)} --profile "
                 f"{self.profile.name}`"
             ) from lacking
+        own, of = self.profile.backbone, self.profile.experiment
+        used = {(of(name).backbone or own).pretrained for name in self._asked} - {own.pretrained}
+        if finding.rests_on == "measured" and "bundled" in used and own.pretrained != "none":
+            finding = replace(finding, rests_on="bundled")  # an experiment's own small model
         lost = {
             name: self.failed(name) - (self.failed(name, "diverged") if name in self._placed else 0)
             for name in self._asked

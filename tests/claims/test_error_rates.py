@@ -17,6 +17,8 @@ import pytest
 from given_evidence import Given
 from scipy.stats import binom
 
+from blocklora_lib.claims.claim import judge
+from blocklora_lib.claims.evidence import Evidence
 from blocklora_lib.claims.judges import (
     ablations,
     accuracy,
@@ -480,6 +482,19 @@ def test_c15_names_an_experiment_without_zero_shot():
     given.frames["texts"] = given.frames["texts"].query("method != 'zero_shot'")
     with pytest.raises(MissingResults, match="no run of zero_shot in texts to compare with; list"):
         BY_ID["C15"].judge(given)
+
+
+def test_small_models_of_an_experiment_confirm_nothing_on_a_published_checkpoint(tmp_path):
+    """C15 was plainly confirmed on `paper` with pocket.yaml's families, as its text advises."""
+    pocket, paper = load_profile("pocket"), load_profile("paper")
+    given = c15(np.random.default_rng(1), (0.0, -8.0))
+    more = {name: pocket.experiments[name] for name in given.frames}
+    own = paper.model_copy(update=dict(experiments=paper.experiments | more))
+    for profile in (own, pocket):
+        evidence = Evidence(profile, tmp_path)
+        evidence._runs, evidence._failed = given.frames, {key: [] for key in given.frames}
+        (found,) = judge([BY_ID["C15"]], evidence)
+        assert found.verdict == "confirmed on pocket only"
 
 
 EFFECTS = [(id, effect) for id, (_, effects) in CASES.items() for effect in effects]
