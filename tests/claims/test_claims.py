@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from synthetic import synthetic_runs
 from synthetic_records import write_records
 
+from blocklora_lib.analysis.intervals import Interval
 from blocklora_lib.claims.claim import Claim, by_id, cell_link, judge
 from blocklora_lib.claims.evidence import Evidence
 from blocklora_lib.claims.judges import ablations, accuracy, costs, counts, published_numbers
@@ -784,6 +785,16 @@ def test_o2_rests_on_runs_whose_rounding_differs():
     assert accuracy.control_is_the_same(Given(twins=pd.concat([two, three]))) == alone
     with pytest.raises(MissingResults, match="Each n of twins is a power of two, whose bits"):
         accuracy.control_is_the_same(Given(twins=two))
+
+
+def test_no_spread_has_not_seen_every_effect():
+    """At a ceiling all agree, and the smallest visible effect was 0.0 points."""
+    full = blocks({1: 0.0, 2: 0.0, 4: 0.0, 8: 0.0}, shared).frames["blocks"].assign(accuracy=1.0)
+    found = ablations.number_of_blocks(Given(blocks=full))
+    assert (found.holds, found.smallest) == (None, "one answer, for none differs")
+    assert accuracy.smallest(Interval(1.0, 0.99, 1.01, 3)) == "0.01 points"
+    assert accuracy.smallest(Interval(1.0, 0.96, 1.04, 3)) == "0.04 points"
+    assert accuracy.smallest(Interval(1.0, 0.9, 1.1, 3), Interval(0, 0, 0, 3)) == "0.1 points"
 
 
 def test_c12_is_not_judged_without_the_most_blocks():

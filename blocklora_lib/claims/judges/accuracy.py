@@ -83,14 +83,15 @@ def points(d: Interval) -> str:
 def smallest(*compared: Interval) -> str:
     """Write the smallest effect that the least certain of these differences could have shown."""
     widths = [d.half_width for d in compared]
-    unknown = any(width != width for width in widths)
-    return "none, for there is no interval" if unknown else f"{max(widths):.1f} points"
+    if any(width != width for width in widths):
+        return "none, for there is no interval"
+    if not (most := max(widths)):
+        return "one answer, for none differs"
+    return f"{most:.1f} points" if most >= 0.05 else f"{most:.1g} points"
 
 
 def rests_on(*compared: OverSets, what: str = "sets") -> str:
-    """Write over how many sets and pairs of runs each difference is a mean, once if all are over as
-    many.
-    """
+    """Write over how many sets and pairs of runs each is a mean, once if all are over as many."""
     return ", then ".join(dict.fromkeys(d.told(what) for d in compared))
 
 
