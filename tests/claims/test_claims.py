@@ -1008,10 +1008,13 @@ def test_settings_of_another_method_or_of_more_shots_say_nothing_of_a_claim():
             rule(Given(collapse=runs.assign(shots=2)))
 
 
-def test_c11_needs_two_numbers_of_shots():
-    runs = synthetic_runs()
-    with pytest.raises(MissingResults, match="needs two numbers of them, and all runs are at 4"):
-        accuracy.without_a(Given(few_shot=runs[runs["shots"].isin([0, 4])]))
+@pytest.mark.parametrize("shots", [(1,), (4,), (4, 16)])
+def test_c11_needs_1_shot_and_more(shots):
+    """Of runs at 4 and 16 it was judged as if they were at 1; C17 is not, either."""
+    runs = synthetic_runs(shots=shots, methods=("zero_shot", "block_lora", "frozen_a"))
+    told = "about 1 shot and more, and the runs are at " + " and ".join(map(str, shots))
+    with pytest.raises(MissingResults, match=f"{told}$"):
+        accuracy.without_a(Given(few_shot=runs))
 
 
 def test_of_one_seed_no_interval_is_written():

@@ -113,10 +113,9 @@ def without_a(e: Evidence) -> Finding:
     """C11: a gap at the fewest shots, and a change of that gap which is itself resolved."""
     runs = e.runs()
     few, many = trained_shots(runs)[0], trained_shots(runs)[-1]
-    if few == many:
-        raise MissingResults(
-            f"A change over shots needs two numbers of them, and all runs are at {shots_of(few)}"
-        )
+    if few != 1 or few == many:
+        told = " and ".join(map(str, trained_shots(runs)))
+        raise MissingResults(f"The claim is about 1 shot and more, and the runs are at {told}")
     part = own_images(runs[runs["shots"].isin([few, many])])
     side_by_side(part, ["dataset", "shots", "seed"], ["block_lora", "frozen_a"])  # or refuse
     by_set = difference_by_set(part, "block_lora", "frozen_a")
