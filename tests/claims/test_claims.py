@@ -16,6 +16,7 @@ from synthetic import synthetic_runs
 from synthetic_records import write_records
 
 from blocklora_lib.analysis.intervals import Interval
+from blocklora_lib.claims import evidence
 from blocklora_lib.claims.claim import Claim, by_id, cell_link, judge
 from blocklora_lib.claims.evidence import Evidence
 from blocklora_lib.claims.judges import ablations, accuracy, costs, counts, published_numbers
@@ -132,6 +133,27 @@ def test_an_empty_folder_gives_not_run_and_the_command_for_each(tmp_path):
         assert "blocklora " in j.finding.evidence, j.claim.id
         for need in j.claim.needs:  # all that is missing is named, not the first alone
             assert need.rpartition("/")[2] in j.finding.evidence, j.claim.id
+
+
+def test_where_no_training_has_a_result_each_claim_says_so(tmp_path, monkeypatch):
+    """The scoreboard ended in an IndexError, AttributeError, KeyError or max() of nothing."""
+    runs = synthetic_runs(methods=("zero_shot",)).assign(miniature=False)
+    runs.attrs["remarks"] = []
+    monkeypatch.setattr(evidence, "experiment_runs", lambda *given, **more: runs)
+    rest_on_runs = [claim for claim in CLAIMS if set(claim.needs) & set(POCKET.experiments)]
+    assert len(rest_on_runs) == 10
+    for j in judge(rest_on_runs, Evidence(POCKET, tmp_path)):
+        assert j.verdict == "not run", j.claim.id
+        assert "has a result; make failed ones again with `blocklora grid" in j.finding.evidence
+
+
+def test_a_difference_of_no_pair_is_no_number():
+    runs = source_runs(("fashion", "mnist"))
+    odd = (runs["seed"] + (runs["evaluated_on"] == "mnist")) % 2 == 1
+    there = runs[(runs["method"] != "block_lora") | odd]  # each seed lacks a set
+    told = accuracy.competitive(Given(cross_dataset=there, few_shot=there)).evidence
+    assert "Block-LoRA minus LoRA (no pair of runs)" in told
+    assert "nan" not in told
 
 
 def test_tables_of_another_profile_are_no_evidence(tmp_path):

@@ -77,7 +77,7 @@ def differences(runs: DataFrame, a: str, b: str, shots: int) -> OverSets:
 
 def points(d: Interval) -> str:
     """Write a difference with its interval."""
-    return f"{d.mean:+.1f} points {ends(d.low, d.high, '+.1f')}"
+    return f"{d.mean:+.1f} points {ends(d.low, d.high, '+.1f')}" if d.n else "(no pair of runs)"
 
 
 def smallest(*compared: Interval) -> str:
