@@ -476,6 +476,24 @@ def test_what_c15_was_asked_of_is_what_was_there():
     assert (found.holds, found.but) == (False, "one other family and no other tasks, all small")
 
 
+@pytest.mark.parametrize("name", ["ViT-B-16-SigLIP", "RN50", "hf-hub:timm/ViT-B-16-SigLIP"])
+def test_a_model_without_closed_form_leaves_c2_open(name):
+    """It ended the whole scoreboard of a profile on such a model."""
+    given = c2(np.random.default_rng(1), 0)
+    given.profile = given.profile.model_copy(
+        update={"backbone": given.profile.backbone.model_copy(update={"name": name})}
+    )
+    with pytest.raises(MissingResults, match=f"architecture '?{name}"):
+        BY_ID["C2"].judge(given)
+    few_shot = given.profile.experiment("few_shot").model_copy(
+        update={"backbone": c2(np.random.default_rng(1), 0).profile.backbone}
+    )
+    given.profile = given.profile.model_copy(
+        update={"experiments": given.profile.experiments | {"few_shot": few_shot}}
+    )
+    assert BY_ID["C2"].judge(given).holds
+
+
 def test_c15_names_an_experiment_without_zero_shot():
     """A profile that leaves it out: the scoreboard ended in difference_by_set's ValueError."""
     given = c15(np.random.default_rng(1), (0.0, -8.0))

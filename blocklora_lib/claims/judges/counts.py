@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from ...adapters.config import AdapterConfig
-from ...clip.architectures import clip_architecture
+from ...clip.architectures import NoClosedForm, clip_architecture
+from ...core.schema import UnknownName
 from ...costs.adapter import parameter_saving, parameters
 from ...runs.results import MissingResults
 from ..evidence import Evidence
@@ -30,11 +31,15 @@ def one_block_is_lora(e: Evidence) -> Finding:
 
 def parameter_formula(e: Evidence) -> Finding:
     """C2: the closed form against what was counted in runs and in adapters."""
-    runs, architecture = e.runs(), clip_architecture(e.profile.backbone.name)
+    runs, experiment = e.runs(), e.profile.experiment("few_shot")
+    try:
+        architecture = clip_architecture((experiment.backbone or e.profile.backbone).name)
+    except (NoClosedForm, UnknownName) as unknown:
+        raise MissingResults(f"{unknown}") from None
     counted = runs.groupby("method")["trainable_parameters"].unique()
     told: list[str] = []
     apart: list[str] = []
-    for entry in e.profile.methods_of(e.profile.experiment("few_shot")):
+    for entry in e.profile.methods_of(experiment):
         config = entry.adapter_config()
         if config is None:
             continue
