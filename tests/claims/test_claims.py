@@ -19,7 +19,7 @@ from blocklora_lib.analysis.intervals import Interval
 from blocklora_lib.claims import evidence
 from blocklora_lib.claims.claim import Claim, by_id, cell_link, judge
 from blocklora_lib.claims.evidence import Evidence
-from blocklora_lib.claims.judges import ablations, accuracy, costs, counts, published_numbers
+from blocklora_lib.claims.judges import ablations, accuracy, costs, counts, published_numbers, words
 from blocklora_lib.claims.paper_claims import CLAIMS
 from blocklora_lib.claims.scoreboard import (
     MARKERS,
@@ -814,9 +814,9 @@ def test_no_spread_has_not_seen_every_effect():
     full = blocks({1: 0.0, 2: 0.0, 4: 0.0, 8: 0.0}, shared).frames["blocks"].assign(accuracy=1.0)
     found = ablations.number_of_blocks(Given(blocks=full))
     assert (found.holds, found.smallest) == (None, "one answer, for none differs")
-    assert accuracy.smallest(Interval(1.0, 0.99, 1.01, 3)) == "0.01 points"
-    assert accuracy.smallest(Interval(1.0, 0.96, 1.04, 3)) == "0.04 points"
-    assert accuracy.smallest(Interval(1.0, 0.9, 1.1, 3), Interval(0, 0, 0, 3)) == "0.1 points"
+    assert words.smallest(Interval(1.0, 0.99, 1.01, 3)) == "0.01 points"
+    assert words.smallest(Interval(1.0, 0.96, 1.04, 3)) == "0.04 points"
+    assert words.smallest(Interval(1.0, 0.9, 1.1, 3), Interval(0, 0, 0, 3)) == "0.1 points"
 
 
 def test_c12_is_not_judged_without_the_most_blocks():

@@ -494,6 +494,19 @@ def test_a_model_without_closed_form_leaves_c2_open(name):
     assert BY_ID["C2"].judge(given).holds
 
 
+def test_o3_holds_block_lora_against_its_own_width_and_rank():
+    """Of r = 4, n = 2 LoRA of rank 1 was told, and judged, as that of rank r/n."""
+    given = o3(np.random.default_rng(1), (3.0, 3.0))
+    cut = {"rank": 4, "n_blocks": 2, "alpha": 2.0}  # of the scale that all have
+    methods = [
+        m.model_copy(update={"settings": m.settings | cut} if m.name == "block_lora" else {})
+        for m in given.profile.methods
+    ]
+    given.profile = given.profile.model_copy(update={"methods": tuple(methods)})
+    with pytest.raises(MissingResults, match="the rank of block_lora, 2 and 4, and have 1 and 2"):
+        BY_ID["O3"].judge(given)
+
+
 def test_c15_names_an_experiment_without_zero_shot():
     """A profile that leaves it out: the scoreboard ended in difference_by_set's ValueError."""
     given = c15(np.random.default_rng(1), (0.0, -8.0))

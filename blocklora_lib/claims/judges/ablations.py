@@ -24,7 +24,8 @@ from ...runs.grid import expand
 from ...runs.results import MissingResults
 from ..evidence import Evidence
 from ..verdict import Finding
-from .accuracy import points, side_by_side, smallest
+from .accuracy import side_by_side
+from .words import points, smallest
 
 if TYPE_CHECKING:
     from pandas import DataFrame

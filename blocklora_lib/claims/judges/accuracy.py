@@ -19,12 +19,13 @@ from ...analysis.comparisons import (
     over_sets,
     several,
 )
-from ...analysis.intervals import Interval, ends, paired_difference, together
+from ...analysis.intervals import Interval, paired_difference, together
 from ...analysis.summaries import own_images, zero_shot
 from ...display.tables import shots_of
 from ...runs.results import MissingResults
 from ..evidence import Evidence
 from ..verdict import Finding
+from .words import points, rests_on, smallest
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -73,26 +74,6 @@ def differences(runs: DataFrame, a: str, b: str, shots: int) -> OverSets:
     part = own_images(runs[runs["shots"] == shots])
     side_by_side(part, ["dataset", "seed"], [a, b])  # refuses what cannot be paired
     return over_sets(difference_by_set(part, a, b))
-
-
-def points(d: Interval) -> str:
-    """Write a difference with its interval."""
-    return f"{d.mean:+.1f} points {ends(d.low, d.high, '+.1f')}" if d.n else "(no pair of runs)"
-
-
-def smallest(*compared: Interval) -> str:
-    """Write the smallest effect that the least certain of these differences could have shown."""
-    widths = [d.half_width for d in compared]
-    if any(width != width for width in widths):
-        return "none, for there is no interval"
-    if not (most := max(widths)):
-        return "one answer, for none differs"
-    return f"{most:.1f} points" if most >= 0.05 else f"{most:.1g} points"
-
-
-def rests_on(*compared: OverSets, what: str = "sets") -> str:
-    """Write over how many sets and pairs of runs each is a mean, once if all are over as many."""
-    return ", then ".join(dict.fromkeys(d.told(what) for d in compared))
 
 
 def trained_shots(runs: DataFrame) -> list[int]:
@@ -272,19 +253,24 @@ def width_is_what_counts(e: Evidence) -> Finding:
     part = own_images(runs[runs["shots"] == k])
     methods = ["block_lora", "lora_r1", "lora"]
     shared = side_by_side(part, ["dataset", "seed"], methods)  # three differences of the same runs
-    scales = [e.profile.entry(m).method_spec.load().settings.scale for m in methods[:2]]
+    cut, width, whole = (e.profile.entry(m).method_spec.load().settings for m in methods)
+    if (width.rank, whole.rank) != (cut.block_rank, cut.total_rank):
+        raise MissingResults(
+            f"lora_r1 and lora are to have the width and the rank of block_lora, {cut.block_rank} "
+            f"and {cut.total_rank}, and have {width.rank} and {whole.rank}; change the profile"
+        )
     means = 100 * shared.values.groupby("dataset").mean()
     block, half, between = (
         paired_difference(means[a], means[b])
         for a, b in (("block_lora", "lora"), ("lora_r1", "lora"), ("block_lora", "lora_r1"))
     )
     sets = part["dataset"].nunique()
-    level = abs(scales[0] / scales[1] - 1) < 0.01
+    level = abs(cut.scale / width.scale - 1) < 0.01
     lost, fair = block.below(), own_rates(e, *methods)
     # of no loss nothing can be said
     holds = between.within(MARGIN) if lost and level and fair else None
     holds = half.below() if holds else holds  # the width has to lose, too
-    scale = "" if level else f", whose scale is another ({scales[1]:.3f}, not {scales[0]:.3f})"
+    scale = "" if level else f", whose scale is another ({width.scale:.3f}, not {cut.scale:.3f})"
     return Finding(
         holds,
         f"At {shots_of(k)} against LoRA of rank r: Block-LoRA {points(block)}, LoRA of rank r/n "

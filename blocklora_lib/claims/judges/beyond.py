@@ -11,7 +11,8 @@ from ...display.tables import shots_of
 from ...runs.results import MissingResults
 from ..evidence import Evidence
 from ..verdict import Finding
-from .accuracy import MARGIN, no_worse, own_rates, points, side_by_side, smallest, trained_shots
+from .accuracy import MARGIN, no_worse, own_rates, side_by_side, trained_shots
+from .words import points, smallest
 
 if TYPE_CHECKING:
     from pandas import DataFrame

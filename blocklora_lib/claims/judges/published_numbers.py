@@ -10,7 +10,7 @@ from ...analysis.summaries import counted, in_points, summarise
 from ...runs.results import MissingResults
 from ..evidence import Evidence
 from ..verdict import Finding
-from .accuracy import smallest
+from .words import smallest
 
 if TYPE_CHECKING:
     from pandas import Series
