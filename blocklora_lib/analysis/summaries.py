@@ -137,7 +137,8 @@ def check_single(runs: pd.DataFrame, columns: Sequence[str]) -> None:
         if key in seen:
             told = ", ".join(f"{name}={v}" for name, v in zip(columns, key, strict=True))
             raise ValueError(
-                f"several runs of {told} in one mean; name in `by` what sets them apart"
+                f"several runs of {told} in one mean; name in `by` what sets them apart, or give "
+                "the experiment one of it"
             )
         seen.add(key)
 

@@ -88,6 +88,8 @@ def test_two_runs_of_one_seed_are_no_two_seeds():
     runs = pd.concat([rows(a={1: 0.2}), rows(a={1: 0.4})])
     with pytest.raises(ValueError, match=r"several runs of method=a, seed=1 in one mean"):
         summarise(runs, ["method"])
+    with pytest.raises(ValueError, match=r", or give the experiment one of it"):  # of a profile
+        summarise(runs, ["method"])
 
 
 numbers = st.floats(0, 1, width=32)
