@@ -502,9 +502,15 @@ def test_o3_holds_block_lora_against_its_own_width_and_rank():
         m.model_copy(update={"settings": m.settings | cut} if m.name == "block_lora" else {})
         for m in given.profile.methods
     ]
-    given.profile = given.profile.model_copy(update={"methods": tuple(methods)})
+    other = given.profile.model_copy(update={"methods": tuple(methods)})
+    given.profile = other
     with pytest.raises(MissingResults, match="the rank of block_lora, 2 and 4, and have 1 and 2"):
         BY_ID["O3"].judge(given)
+    given = c11(np.random.default_rng(1), (10.0, 1.0))  # 'w/o A', neither
+    assert BY_ID["C11"].judge(given).holds
+    given.profile = other
+    with pytest.raises(MissingResults, match=r"\(2, 4, 1.0\), and has \(1, 2, 0.7071\); "):
+        BY_ID["C11"].judge(given)
 
 
 def test_c15_names_an_experiment_without_zero_shot():

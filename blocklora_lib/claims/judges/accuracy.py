@@ -99,6 +99,12 @@ def without_a(e: Evidence) -> Finding:
         raise MissingResults(f"The claim is about 1 shot and more, and the runs are at {told}")
     part = own_images(runs[runs["shots"].isin([few, many])])
     side_by_side(part, ["dataset", "shots", "seed"], ["block_lora", "frozen_a"])  # or refuse
+    own, frozen = _cuts(e, "block_lora", "frozen_a")
+    if own != frozen:
+        raise MissingResults(
+            f"frozen_a is to have block_lora's width, rank and scale, {own}, and has {frozen}; "
+            "change the profile"
+        )
     by_set = difference_by_set(part, "block_lora", "frozen_a")
     first, last = (over_sets(by_set[by_set["shots"] == k]) for k in (few, many))
     change = change_over_shots(by_set, few, many)
@@ -253,11 +259,11 @@ def width_is_what_counts(e: Evidence) -> Finding:
     part = own_images(runs[runs["shots"] == k])
     methods = ["block_lora", "lora_r1", "lora"]
     shared = side_by_side(part, ["dataset", "seed"], methods)  # three differences of the same runs
-    cut, width, whole = (e.profile.entry(m).method_spec.load().settings for m in methods)
-    if (width.rank, whole.rank) != (cut.block_rank, cut.total_rank):
+    (width, rank, scale), one, whole = _cuts(e, *methods)
+    if (one[0], whole[0]) != (width, rank):
         raise MissingResults(
-            f"lora_r1 and lora are to have the width and the rank of block_lora, {cut.block_rank} "
-            f"and {cut.total_rank}, and have {width.rank} and {whole.rank}; change the profile"
+            f"lora_r1 and lora are to have the width and the rank of block_lora, {width} and "
+            f"{rank}, and have {one[0]} and {whole[0]}; change the profile"
         )
     means = 100 * shared.values.groupby("dataset").mean()
     block, half, between = (
@@ -265,16 +271,16 @@ def width_is_what_counts(e: Evidence) -> Finding:
         for a, b in (("block_lora", "lora"), ("lora_r1", "lora"), ("block_lora", "lora_r1"))
     )
     sets = part["dataset"].nunique()
-    level = abs(cut.scale / width.scale - 1) < 0.01
+    level = abs(scale / one[2] - 1) < 0.01
     lost, fair = block.below(), own_rates(e, *methods)
     # of no loss nothing can be said
     holds = between.within(MARGIN) if lost and level and fair else None
     holds = half.below() if holds else holds  # the width has to lose, too
-    scale = "" if level else f", whose scale is another ({width.scale:.3f}, not {cut.scale:.3f})"
+    other = "" if level else f", whose scale is another ({one[2]:.3f}, not {scale:.3f})"
     return Finding(
         holds,
         f"At {shots_of(k)} against LoRA of rank r: Block-LoRA {points(block)}, LoRA of rank r/n "
-        f"{points(half)}{scale}; Block-LoRA minus LoRA of rank r/n {points(between)}, equal: "
+        f"{points(half)}{other}; Block-LoRA minus LoRA of rank r/n {points(between)}, equal: "
         f"within {MARGIN:.0f} point; over {several(len(means), sets, 'sets')}, "
         f"{shared.told('pairs of set and seed')}."
         + ("" if lost else " A loss of Block-LoRA is not shown.")
@@ -282,3 +288,9 @@ def width_is_what_counts(e: Evidence) -> Finding:
         + ("" if fair else UNFAIR),
         smallest=smallest(block, between),
     )
+
+
+def _cuts(e: Evidence, *methods: str) -> list[tuple[int, int, float]]:
+    """Return (width of A_s, rank that is cut, scale) of each of these methods in the profile."""
+    found = (e.profile.entry(name).method_spec.load().settings for name in methods)
+    return [(s.block_rank, s.total_rank, float(f"{s.scale:.4g}")) for s in found]
