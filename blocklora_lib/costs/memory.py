@@ -173,36 +173,47 @@ def step_memory(
     Backward goes through the images first, with all of the prompts' activations waiting, then
     through the prompts. In either tower the last block, small as it is, has let go of what it kept
     when the block before needs the most: gradients of the GELU's output and input, 2 T M, beside
-    the residual stream's, T E.
+    the residual stream's, T E. A block below the first adapter keeps nothing, and on its way
+    forward holds 2 T M and 6 T E: the MLP's two; the residual stream before and after attention, q,
+    k, v, and the context. Images do so while the prompts' activations wait, as if those were
+    encoded first; prompts of a frozen tower before training.
     """
     numbers = sum(parameters(config, *site[3:]) for site in architecture.sites(config))
     tokens, prompts = prompt_tokens / classes, classes / way.chunks
-    vision = _kept_and_peak(architecture.vision, config, images, architecture.vision.tokens, way)
-    text = _kept_and_peak(architecture.text, config, prompts, tokens, way)
+    vision = _kept_and_moments(architecture.vision, config, images, architecture.vision.tokens, way)
+    text = _kept_and_moments(architecture.text, config, prompts, tokens, way)
     waiting = text[0] if way.chunks == 1 else 0
     moments = [
-        {"images": vision[1], "prompts": waiting, "temporary": vision[2]},
-        {"images": 0, "prompts": text[1], "temporary": text[2]},
+        *({"images": left, "prompts": waiting, "temporary": more} for left, more in vision[1]),
+        *({"images": 0, "prompts": left, "temporary": more} for left, more in text[1]),
     ]
     largest = {name: round(value) for name, value in max(moments, key=total_bytes).items()}
     logits = head_bytes(architecture, images, classes)
     return _fixed_bytes(architecture.weights * way.size, numbers, logits) | largest
 
 
-def _kept_and_peak(
+def _kept_and_moments(
     tower: Tower, config: AdapterConfig, sequences: float, rows: float, way: StepWay
-) -> tuple[float, float, float]:
-    """Return what a tower keeps, what is left when its backward needs most, and what that needs.
+) -> tuple[float, list[tuple[float, float]]]:
+    """Return what a tower keeps, and of the moments at which it may need most: what is left of
+    that, and what is needed beside.
 
     rows: tokens of a sequence, a mean where prompts have lengths of their own.
     """
-    tokens, size = sequences * rows, way.size
-    temporary = size * tokens * (2 * tower.mlp_width + tower.width)
+    tokens, size, e, last = sequences * rows, way.size, tower.width, tower.layers - 1
+    first = min(tower.adapted_layers(config), default=tower.layers)
+    forward = [(0.0, size * tokens * (2 * tower.mlp_width + 6 * e))] if first else []
+    if first >= last:  # no block but the last, small as it is, runs backwards
+        kept = kept_bytes(tower, config, sequences, rows, size)
+        return kept, [*forward, (kept, 0.0)]
+    temporary = size * tokens * (2 * tower.mlp_width + e)
     if way.checkpoint:  # every input waits; one block is computed again, and keeps what it keeps
-        inputs = tower.layers * size * tokens * tower.width
-        return inputs, inputs, _block_bytes(tower, config, sequences, rows, size) + temporary
+        inputs = (tower.layers - first) * size * tokens * e
+        again = _block_bytes(tower, config, sequences, rows, size)
+        return inputs, [*forward, (inputs, again + temporary)]
     whole = kept_bytes(tower, config, sequences, rows, size)
-    return whole, whole - _block_bytes(tower, config, sequences, rows, size, last=True), temporary
+    left = whole - _block_bytes(tower, config, sequences, rows, size, last=True)
+    return whole, [*forward, (left, temporary)]
 
 
 def clip_lora_code_memory(

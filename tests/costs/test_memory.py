@@ -9,11 +9,15 @@ from torch.nn import functional as F
 
 from blocklora_lib.adapters.config import AdapterConfig
 from blocklora_lib.clip.architectures import clip_architecture, from_config, read_config
+from blocklora_lib.clip.backbone import load_backbone
 from blocklora_lib.costs import memory as memory_costs
 from blocklora_lib.costs.ways import StepWay
 from blocklora_lib.measure.counted import attach_in_training, build_clip, peak_bytes, tower_call
 from blocklora_lib.measure.counted import kept_bytes as counted_bytes
+from blocklora_lib.measure.prompts import made_up_prompts
+from blocklora_lib.measure.steps import OPTIMIZER, our_step, random_images
 from blocklora_lib.measure.training_step import prepare_training
+from blocklora_lib.weights.spec import BackboneSpec
 
 SIZES = [
     dict(),  # PocketCLIP as it is
@@ -193,3 +197,33 @@ def test_the_predicted_peak_of_a_step_is_what_the_allocator_says(images, prompts
     there = parts["weights"] + parts["adapters"]  # before the step begins
     predicted = memory_costs.total_bytes(parts) - there
     assert peak_bytes(step) == pytest.approx(predicted, rel=0.01)
+
+
+PLACES = {
+    "text alone": dict(towers=("text",)),
+    "images alone": dict(towers=("vision",)),
+    "last layer": dict(layers=(-1,)),
+    "upper layers": dict(layers=(-2, -1)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoint", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_the_peak_of_a_step_with_adapters_in_some_places(place, checkpoint):
+    """What lies below the first adapter keeps nothing, and still has to go by."""
+    config = AdapterConfig(rank=2, n_blocks=2, dropout=0.25, **place)
+    backbone = load_backbone(BackboneSpec(name="PocketCLIP", pretrained="none"), "cpu")
+    trained = attach_in_training(backbone.model, config).parameter_groups(**OPTIMIZER)
+    prompts, images = made_up_prompts(20), random_images(backbone, 16)
+    way = StepWay(checkpoint=checkpoint)
+    step = our_step(backbone, trained, backbone.tokenize(prompts), images, checkpoint=checkpoint)
+    step()
+    tokens = int((step.tokens.argmax(-1) + 1).sum())
+    parts = memory_costs.step_memory(
+        clip_architecture("PocketCLIP"), config, 16, len(prompts), tokens, way
+    )
+    assert min(parts.values()) >= 0
+    above = memory_costs.total_bytes(parts) - parts["weights"] - parts["adapters"]
+    # of blocks that are computed again somewhat more is said: all inputs, when some are gone
+    assert 0.9 < above / peak_bytes(step) < (1.25 if checkpoint else 1.1)
