@@ -51,10 +51,11 @@ class Estimate:
     none of these, by model.
 
     host_seconds: of a GPU's host, for the steps. Of sets in image files: test_images, each
-    once; evaluated, as often as runs ask for them; few_shot, once a training; training_views, of a
-    batch each step; view_bytes, what the views of the test images take of the disk; image_bytes,
-    what decoded training images take of the host's memory, at most. feature_bytes: what features of
-    frozen image towers take of the disk.
+    once; evaluated, as often as runs ask for them; few_shot, once a training, or once for all that
+    read their features; training_views, of a batch each step, or of all for features; view_bytes,
+    what the views of the test images take of the disk; image_bytes, what decoded training images
+    take of the host's memory, at most. feature_bytes: what features of frozen towers take of the
+    disk.
     """
 
     runs: int
@@ -97,8 +98,9 @@ class Estimate:
 def estimate(
     specs: Iterable[RunSpec], manifests: Path = MANIFESTS, graphs: bool = True, stack: int = 1
 ) -> Estimate:
-    """Add up the runs: training, images encoded for methods on features once for all that ask for
-    them, and evaluation. What those methods do with features costs next to nothing.
+    """Add up the runs: training, and evaluation; images whose image tower is the frozen one are
+    encoded once for all that ask for them. What methods on features do with those costs next to
+    nothing.
 
     graphs, stack: as a profile has them (cuda_graphs, stack). Of runs that are trained at once,
     which have no graphs, the host is taken to need as long as of each alone: it was not measured.
@@ -111,11 +113,11 @@ def estimate(
     unpriced: Counter[str] = Counter()
     sets = cache(lambda name: local_manifest(name, manifests))
     evaluation = cache(lambda model, on, *rest: _evaluation(model, sets(on), *rest))
-    encoded: dict[tuple[object, ...], int] = {}  # what methods on features read, by what it is of
+    encoded: dict[tuple[object, ...], int] = {}  # by the frozen image tower, by what it is of
     loaded = cache(lambda method: method.load())  # the runs of a grid share their methods
     files: dict[tuple[str, str, str], tuple[int, int]] = {}  # test images, bytes of their views
     fitted: dict[str, str] = {}  # what was trained -> the first run that does
-    rows: dict[tuple[object, ...], int] = {}  # of features that are kept, by what they are of
+    kept: dict[tuple[object, ...], int] = {}  # bytes of features, by what they are of
     done: dict[tuple[object, ...], str] = {}  # training and set -> the first run that evaluates it
     host, asked_for, few_shot, viewed, most = 0.0, 0, 0, 0, 0
     for spec in specs:
@@ -129,21 +131,26 @@ def estimate(
             sets(spec.dataset).num_classes,
         )
         words = words_of(method, model) if getattr(method, "reads_images", False) else 0
-        asked = [(model, on, spec.split, words) for on in spec.evaluate_on]
+        frozen, texts = "image" not in method.towers, spec.task == "texts"
+        a_row = _row_bytes(model, texts)
+        asked = [(model, on, spec.split) for on in spec.evaluate_on]
         fresh = [t for t in asked if done.setdefault((spec.fit_key, *t), spec.key) == spec.key]
-        tests = {test: evaluation(*test) for test in fresh}
-        for _, on, *_ in fresh:
-            one, count = (model, on, spec.split), _count(sets(on), spec.split)
-            if "image" not in method.towers:
-                rows[one] = count
+        for one in fresh:
+            on, count = one[1], _count(sets(one[1]), spec.split)
+            if frozen:
+                kept[one], encoded[one] = count * a_row, images_work(model, count, texts)
             if sets(on).kind == "external":
                 files[one] = _views(model, count)
-                asked_for += 0 if method.on_features else count
+                asked_for += 0 if frozen else count
         if method.on_features:
             views = getattr(method.settings, "views", 0)
             drawn = model, spec.dataset, spec.draw, spec.shots, spec.seed, views
-            rows[drawn] = spec.shots * classes * (1 + views)
-            encoded |= tests | {drawn: images_work(model, rows[drawn])}
+            few = spec.shots * classes
+            if few and drawn not in kept and sets(spec.dataset).kind == "external":
+                few_shot, viewed = few_shot + few, viewed + few * views
+                most = max(most, min(few * IMAGE_BYTES, KEPT_BYTES) if views else 0)
+            kept[drawn] = few * (1 + views) * a_row
+            encoded[drawn] = images_work(model, few * (1 + views), texts)
             continue
         once = fitted.setdefault(spec.fit_key, spec.key) == spec.key
         at_once = min(stack, len(stacked.get(spec.stack_key, ()))) if stack > 1 else 1
@@ -156,12 +163,12 @@ def estimate(
         host += sum(part.steps for part in parts) * host_seconds(spec, method, graphs and alone)
         steps += sum(part.steps for part in parts)
         peak = max([peak, *(part.bytes for part in parts)])
-        work += sum(tests.values()) + sum(part.steps * part.work for part in parts)
+        work += sum(evaluation(*one, words, frozen, texts) for one in fresh)
+        work += sum(part.steps * part.work for part in parts)
     images, size = (sum(column) for column in zip((0, 0), *files.values(), strict=True))
     flops = 2.0 * (work + sum(encoded.values()))
-    asked_for = max(asked_for, images)  # once at least, for methods on features
-    features = sum(4 * n * clip_architecture(str(of[0])).vision.width for of, n in rows.items())
-    counted = images, asked_for, few_shot, size, viewed, most, features
+    asked_for = max(asked_for, images)  # once at least, for a frozen image tower
+    counted = images, asked_for, few_shot, size, viewed, most, sum(kept.values())
     return Estimate(runs, steps, flops, peak, unpriced, host, *counted)
 
 
@@ -202,12 +209,22 @@ def minutes(specs: Iterable[RunSpec], gpu: bool, profile: Profile | None = None)
     return min(DAY, 30 + ceil(2 * 60 * hours))
 
 
-def _evaluation(backbone: str, manifest: Manifest, split: Split, words: int) -> int:
-    """Multiply-adds of a set's images, and of their own prompts behind so many learnt tokens."""
+def _evaluation(
+    backbone: str, manifest: Manifest, split: Split, words: int, encoded: bool, texts: bool
+) -> int:
+    """Multiply-adds of a set's images, which may be encoded, and of their own prompts behind so
+    many learnt tokens.
+    """
     images, text = _count(manifest, split), clip_architecture(backbone).text
     length, classes = 1 + words + NAME_TOKENS, manifest.num_classes
     own = whole_work(text, classes, length, 1 + words).forward if words else 0
-    return images_work(backbone, images) + images * own
+    return images * own + (0 if encoded else images_work(backbone, images, texts))
+
+
+def _row_bytes(backbone: str, texts: bool) -> int:
+    """Of what a frozen tower gives: of an image before the projection, of a text behind it."""
+    vision = clip_architecture(backbone).vision
+    return 4 * (vision.embed_dim if texts else vision.width)
 
 
 def _count(manifest: Manifest, split: Split) -> int:

@@ -50,41 +50,56 @@ def parts_of(spec: RunSpec, method: Any, classes: int, at_once: int = 1) -> list
     few, backbone, how = spec.shots * classes, spec.backbone, _how(spec, method)
     if how is None:
         return []
-    batch = min(how.batch_size, few)
     if isinstance(how, DasslSchedule):
+        batch = min(how.batch_size, few)
         steps = how.of(spec.shots, classes) * (few // batch)
+        few -= few % batch  # what is short is left out
     else:
         steps = how.steps(spec.shots)
+    parts = _batches(steps, few, how.batch_size)
     if isinstance(method, PromptMethod):
-        return [Part(steps, *_prompt_step(backbone, spec.method, batch, classes, how), batch)]
+        return [Part(n, *_prompt_step(backbone, spec.method, b, classes, how), b) for n, b in parts]
     if isinstance(method.settings, AdapterConfig):
-        runs = at_once if can_stack(spec, method) else 1
-        return [Part(steps, *_step(backbone, method.settings, batch, classes, how, runs), batch)]
+        runs, texts = at_once if can_stack(spec, method) else 1, spec.task == "texts"
+        rest = classes, how, runs, texts
+        return [Part(n, *_step(backbone, method.settings, b, *rest), b) for n, b in parts]
     if isinstance(method.settings, StageSettings):
-        first, last = int(steps * method.settings.share), images_work(backbone.name, batch)
-        norms = Part(first, *_norm_step(backbone, batch, classes, how), batch)
-        return [norms, Part(steps - first, last, 0, batch)]
+        first = int(steps * method.settings.share)
+        norms, last = (_batches(n, few, how.batch_size) for n in (first, steps - first))
+        return [
+            *(Part(n, *_norm_step(backbone, b, classes, how), b) for n, b in norms),
+            *(Part(n, images_work(backbone.name, b), 0, b) for n, b in last),
+        ]
     return []
+
+
+def _batches(steps: int, few: int, most: int) -> list[tuple[int, int]]:
+    """(steps, images of each) of so many steps; the last of a pass over the images may be short."""
+    each, left = -(-few // most), few % most
+    short = steps // each if left and few > most else 0
+    batches = (steps - short, min(most, few)), (short, left)
+    return [(n, size) for n, size in batches if n]
 
 
 def host_seconds(spec: RunSpec, method: Any, graphs: bool = True) -> float:
     """Seconds of a GPU's host for a step.
 
-    graphs: it is repeated by a CUDA graph, which what encodes again backwards, and 2SFS, never are.
+    graphs: it is repeated by a CUDA graph, which what encodes again backwards, texts in place of
+    images, and 2SFS, never are.
     """
-    how = _how(spec, method)
-    none = (how and recomputes(how)) or isinstance(method.settings, StageSettings)
+    how, texts = _how(spec, method), spec.task == "texts"
+    none = (how and recomputes(how)) or isinstance(method.settings, StageSettings) or texts
     if none or not graphs:
-        return LAYER * sum(tower.layers for tower in clip_architecture(spec.backbone.name).towers)
+        architecture = clip_architecture(spec.backbone.name)
+        return LAYER * (architecture.text.layers + (0 if texts else architecture.vision.layers))
     return GRAPH
 
 
 def can_stack(spec: RunSpec, method: Any) -> bool:
     """Whether a run may be trained with others that differ in their seed alone."""
     training = spec.training
-    return (
-        isinstance(method.settings, AdapterConfig) and training is not None and training.stackable
-    )
+    adapters = isinstance(method.settings, AdapterConfig) and spec.task != "texts"
+    return adapters and training is not None and training.stackable
 
 
 def words_of(method: PromptMethod, backbone: str) -> int:
@@ -95,9 +110,14 @@ def words_of(method: PromptMethod, backbone: str) -> int:
 
 
 @cache
-def images_work(backbone: str, images: int) -> int:
-    """Multiply-adds of the frozen image tower, which is what merged adapters cost, too."""
-    return forward_work(clip_architecture(backbone).vision, images).forward if images else 0
+def images_work(backbone: str, images: int, texts: bool = False) -> int:
+    """Multiply-adds of the frozen image tower, which is what merged adapters cost, too.
+
+    texts: of the text tower, where these stand in place of images, each as long as it reads.
+    """
+    architecture = clip_architecture(backbone)
+    tower = architecture.text if texts else architecture.vision
+    return forward_work(tower, images).forward if images else 0
 
 
 def _how(spec: RunSpec, method: Any) -> How | None:
@@ -135,19 +155,32 @@ def _norm_step(backbone: BackboneSpec, batch: int, classes: int, how: How) -> tu
 
 @cache  # runs of a grid differ in seeds and sets more than in their steps
 def _step(
-    backbone: BackboneSpec, config: AdapterConfig, batch: int, classes: int, how: How, runs: int
+    backbone: BackboneSpec,
+    config: AdapterConfig,
+    batch: int,
+    classes: int,
+    how: How,
+    runs: int,
+    texts: bool,
 ) -> tuple[int, int]:
-    """(multiply-adds, bytes) of a step with adapters; of so many runs at once, the bytes of all."""
+    """(multiply-adds, bytes) of a step with adapters; of so many runs at once, the bytes of all.
+
+    texts: they stand in place of images, and are taken to be as long as the text tower reads.
+    """
     architecture = clip_architecture(backbone.name)
     tokens = min(PROMPT_TOKENS, architecture.text.tokens)
-    shared = tokens - NAME_TOKENS if getattr(how, "share_prefix", False) else 0
-    parts = step_work(architecture, config, batch, classes, tokens - shared)
+    images, prompts = batch, classes
+    if texts:
+        images, prompts = 0, classes + batch
+        tokens = (classes * tokens + batch * architecture.text.tokens) // prompts
+    shared = tokens - NAME_TOKENS if getattr(how, "share_prefix", False) and not texts else 0
+    parts = step_work(architecture, config, images, prompts, tokens - shared)
     vision = parts["vision"] + parts["vision adapters"]
     text = parts["text"] + parts["text adapters"]
     work = total_work(parts).total + _again(vision, how.checkpointing)
     work += _again(text, how.checkpointing + (how.class_chunk is not None))
-    prompts, kept = runs * classes, shared + classes * (tokens - shared)
-    return work, _memory(backbone, config, runs * batch, prompts, runs * kept, how, classes)
+    sequences, kept = runs * prompts, shared + prompts * (tokens - shared)
+    return work, _memory(backbone, config, runs * images, sequences, runs * kept, how, classes)
 
 
 def _again(work: Work, times: int) -> int:

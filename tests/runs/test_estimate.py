@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +17,8 @@ from blocklora_lib.cli.progress import CARD, forecast
 from blocklora_lib.clip.architectures import clip_architecture
 from blocklora_lib.core.paths import ROOT
 from blocklora_lib.costs.memory import step_memory, total_bytes
+from blocklora_lib.costs.prompts import forward_work
+from blocklora_lib.costs.step import step_work, total_work
 from blocklora_lib.costs.ways import StepWay
 from blocklora_lib.data.image_files import KEPT_BYTES, ImageFiles
 from blocklora_lib.data.kept_views import KeptViews
@@ -25,6 +28,7 @@ from blocklora_lib.methods import MethodSpec
 from blocklora_lib.runs.estimate import DAY, estimate, minutes, settings_of
 from blocklora_lib.runs.grid import expand, make_spec
 from blocklora_lib.runs.profile_files import load_profile
+from blocklora_lib.runs.spec import RunSpec
 from blocklora_lib.runs.step_estimate import PROMPT_TOKENS, host_seconds, parts_of
 
 POCKET = load_profile("pocket")
@@ -135,6 +139,55 @@ def test_images_of_methods_on_features_are_encoded_once_for_all():
     assert estimate([*few, zero]).flops == pytest.approx(estimate([zero]).flops * images / 600)
 
 
+@pytest.mark.parametrize("name", ["coop", "cocoop"])
+def test_images_of_methods_that_learn_prompts_alone_are_encoded_once_too(name):
+    """DTD: 1,692 test images, which the frozen image tower sees; the prompts are each run's own."""
+    paper = load_profile("paper")
+    runs = [s for s in expand(paper, "comparison", "dtd", name) if s.shots == 1]
+    images = estimate(expand(paper, "comparison", "dtd", "zero_shot")).flops
+    cost, alone = estimate(runs), sum(estimate([spec]).flops for spec in runs)
+    assert len(runs) == 3
+    assert alone - cost.flops == pytest.approx(2 * images, rel=1e-9)
+    assert (cost.evaluated, cost.test_images) == (1692, 1692)
+    own = {spec.fit_key: spec for spec in expand(paper, "comparison", "dtd", "maple")}
+    assert estimate(own.values()).evaluated == 1692 * len(own)  # its images have tokens, too
+
+
+def test_few_shot_images_of_methods_on_features_are_decoded_too():
+    """DTD at 16 shots: 47 classes; `paper`'s TaskRes looks at 20 views of each."""
+    comparison = expand(load_profile("paper"), "comparison", "dtd")
+    at_16 = [s for s in comparison if (s.shots, s.seed) == (16, 1)]
+    views = {n: [s for s in at_16 if s.method.name == n] for n in ("task_res", "linear_probe")}
+    cost = estimate([spec for specs in views.values() for spec in specs])
+    assert cost.few_shot == 2 * 16 * 47  # once for their views, once for themselves
+    assert cost.training_views == 20 * 16 * 47
+    assert cost.image_bytes == estimate(views["task_res"]).image_bytes > 0
+    assert estimate(views["linear_probe"]).image_bytes == 0
+
+
+def test_texts_go_through_the_text_tower_alone():
+    """They stand where images do: PocketCLIP's tower reads 32 tokens and gives 384 numbers."""
+    zero, *_, spec = (*expand(POCKET, "texts", None, "zero_shot"), *expand(POCKET, "texts"))
+    count, architecture = (
+        load_manifest("definitions").counts["test"],
+        clip_architecture("PocketCLIP"),
+    )
+    evaluated, one = estimate([zero]), estimate([spec])
+    assert evaluated.flops == 2 * forward_work(architecture.text, count).forward
+    assert evaluated.feature_bytes == 4 * 384 * count
+    assert one.host_seconds == pytest.approx(one.steps * 3 * 3e-3)  # its layers, without graphs
+    config, classes = spec.method.load().settings, load_manifest("definitions").num_classes
+    all_of = classes + min(spec.training.batch_size, spec.shots * classes)
+    short, long = (
+        2 * total_work(step_work(architecture, config, 0, all_of, n)).total * one.steps
+        for n in (PROMPT_TOKENS, 32)
+    )
+    assert short < one.flops - evaluated.flops < long
+    alike = [s for s in expand(POCKET, "texts") if s.stack_key == spec.stack_key]
+    assert len(alike) > 1
+    assert estimate(alike, stack=3).peak_bytes == estimate(alike).peak_bytes  # none is stacked
+
+
 def test_image_files_are_counted_once_and_as_often_as_they_are_asked_for():
     """DTD: 47 classes, 1,692 test images; what methods on features ask for is encoded once."""
     paper = load_profile("paper")
@@ -158,8 +211,9 @@ def test_views_of_training_images_take_a_core_their_time():
     paper = load_profile("paper")
     runs = [spec for spec in expand(paper, "few_shot", "dtd", "lora") if spec.shots == 16]
     cost = estimate(runs)
-    assert cost.training_views == cost.steps * 32 == 3 * 8000 * 32
-    assert cost.viewing_hours == pytest.approx(3 * 8000 * 32 * 1.2e-3 / 3600)
+    # of 752 images 24 batches, the last of 16
+    assert cost.training_views == cost.steps * 32 - 3 * (8000 // 24) * 16
+    assert cost.viewing_hours == pytest.approx(cost.training_views * 1.2e-3 / 3600)
     assert f"{cost.training_views:,} views of training images take" in forecast(runs, 20)
     core = cost.host_hours + cost.decoding_hours() + cost.viewing_hours
     longer = max(core, cost.hours(20))
@@ -322,6 +376,25 @@ def test_a_line_says_what_the_profile_lets_be_done():
     assert "a GPU's host" not in said
     assert "kept in" not in said
     assert f"{estimate(runs).evaluated:,} test images are decoded, each as often as runs" in said
+
+
+@pytest.mark.slow
+def test_steps_and_images_are_those_of_runs_that_were_made():
+    """Of every setting of pocket's reference run once: a pass over the images may end short."""
+    made = {}
+    for text in pd.read_parquet(ROOT / "results/reference/pocket/runs.parquet")["record"]:
+        record = json.loads(text)
+        spec = RunSpec.model_validate(record["spec"])
+        if spec.shots and spec.seed == 1 and spec.backbone.name == "PocketCLIP":
+            made[spec.method, spec.training, spec.dataset, spec.shots] = spec, record["cost"]
+    seen = 0
+    for spec, cost in made.values():
+        method, classes = spec.method.load(), load_manifest(spec.dataset).num_classes
+        if parts := parts_of(spec, method, classes):
+            found = [sum(p.steps for p in parts), sum(p.steps * p.images for p in parts)]
+            assert found == [cost["budget"][n] for n in ("updates", "images_seen")], spec
+            seen += 1
+    assert seen > 500
 
 
 @pytest.mark.slow
