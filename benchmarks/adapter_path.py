@@ -39,10 +39,12 @@ def main(arguments: list[str] | None = None) -> None:
     device = start(given)
     points = [
         dict(d=given.width, tokens=given.tokens, rank=r, n_blocks=n, reading=given.reading)
-        for r in given.ranks
-        for n in given.blocks
+        for r in dict.fromkeys(given.ranks)
+        for n in dict.fromkeys(given.blocks)
         if given.reading != "total_rank" or r % n == 0
     ]
+    if not points:
+        raise ValueError("none of --blocks cuts one of --ranks in equal parts; give one that does")
     times = timed(
         path_times, given, "adapter path", len(points),
         points=points, device=device, dropout=given.dropout,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from blocklora_lib.measure.benchmark_output import (
+    fraction,
     options,
     positive,
     run,
@@ -23,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--batches", type=positive, nargs="+", default=[1, 4], help="images at once"
     )
     parser.add_argument(
-        "--margin", type=float, default=0.05, help="what counts as equal: a ratio in 1 ± margin"
+        "--margin", type=fraction, default=0.05, help="what counts as equal: a ratio in 1 ± margin"
     )
     given = parser.parse_args(arguments)
     device = start(given)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
+from blocklora_lib.costs.ways import WAYS
 from blocklora_lib.measure.benchmark_output import options, positive, run, spec_of, start, write
 from blocklora_lib.measure.inference import inference_memory
-from blocklora_lib.measure.training_step import training_memory
+from blocklora_lib.measure.training_step import FROZEN, training_memory
 
 MIB = 2**20
 
@@ -18,7 +19,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--repeats", type=positive, default=1, help="processes for each form of inference"
     )
-    parser.add_argument("--forms", nargs="*", default=["frozen", "dense", "low_rank", "sum_first"],
+    parser.add_argument("--forms", nargs="*", choices=(FROZEN, *WAYS),
+                        default=["frozen", "dense", "low_rank", "sum_first"],
                         help="forms of training; none: leave training out")  # fmt: skip
     given = parser.parse_args(arguments)
     device = start(given)

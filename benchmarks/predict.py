@@ -14,6 +14,7 @@ from blocklora_lib.clip.backbone import Backbone
 from blocklora_lib.core.paths import POCKET
 from blocklora_lib.data.image_files import ImageFiles
 from blocklora_lib.measure.benchmark_output import (
+    fraction,
     load,
     options,
     positive,
@@ -62,11 +63,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--size", type=positive, default=64, help="side of the files, in pixels")
     parser.add_argument("--classes", type=positive, default=8, help="classes to tell apart")
     parser.add_argument(
-        "--margin", type=float, default=0.05, help="what merged may cost above the base"
+        "--margin", type=fraction, default=0.05, help="what merged may cost above the base"
     )
     given = parser.parse_args(arguments)
-    if given.images < 1:
-        raise SystemExit(f"--images {given.images}; use at least 1")
     device = start(given)
     source = itertools.cycle(sorted((POCKET / "stickers").rglob("*.webp")))
     with tempfile.TemporaryDirectory() as folder:

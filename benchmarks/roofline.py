@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--sides", type=positive, nargs="+", default=[1024, 2048, 4096], help="of square products"
     )
     given = parser.parse_args(arguments)
+    class_prompts(max(given.classes))  # refuses more than there are, before fewer are measured
     device, frames, alone = start(given), [], []
     backbone = load(spec_of(given.model), given.variants, device)["fp32"]
     architecture = from_config(given.model, architecture_config(given.model))

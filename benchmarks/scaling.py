@@ -17,6 +17,8 @@ from blocklora_lib.measure.benchmark_output import (  # fmt: skip
     write,
 )
 from blocklora_lib.measure.growth import AXES, axis_times, memory_line, points, time_line
+from blocklora_lib.measure.peak_memory import MeasurementFailed
+from blocklora_lib.measure.prompts import class_prompts
 from blocklora_lib.measure.step_costs import step_memory
 from blocklora_lib.measure.steps import Size, load
 from blocklora_lib.measure.timing import quartiles
@@ -42,13 +44,19 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--no-memory", action="store_true", help="leave the peaks of memory out")
     given = parser.parse_args(arguments)
+    class_prompts(max([given.classes, *given.by_classes]))  # refuses more than there are
     device, spec = start(given), spec_of(given.model)
     base = Size(given.classes, given.batch, "block_lora", given.rank, given.blocks)
     backbones, rows, lines = load(spec, given.variants, device), [], []
     for variant in given.variants:
         for axis in AXES:
-            sizes = points(axis, getattr(given, f"by_{axis}"), base)
+            values = getattr(given, f"by_{axis}")
+            sizes = points(axis, values, base)
+            if gone := [v for v in values if v not in sizes]:
+                print(f"left out: {axis} {gone}, which n = {given.blocks} does not divide")
             if len(sizes) < 2:
+                if sizes:
+                    print(f"left out: {axis}, whose line asks for two values or more")
                 continue
             bar = progress(given.rounds, f"{variant}, {axis}")
             times = axis_times(backbones, variant, axis, sizes, given.rounds, bar)
@@ -59,10 +67,14 @@ def main(arguments: list[str] | None = None) -> None:
                 lines.append(facts | {"quantity": "seconds"} | time_line(times))
             if axis in MEMORY_AXES and not given.no_memory:
                 forms = {v: (variant, size) for v, size in sizes.items()}
-                peaks = step_memory(spec, forms, str(device)).set_index("name")["peak_bytes"]
-                line = memory_line(list(peaks.index), list(peaks))
-                lines.append(facts | {"quantity": "bytes"} | line)
-                found = {v: row | {"peak_bytes": int(peaks[v])} for v, row in found.items()}
+                try:
+                    peaks = step_memory(spec, forms, str(device)).set_index("name")["peak_bytes"]
+                except MeasurementFailed as error:
+                    print(f"left out: {error}")
+                else:
+                    line = memory_line(list(peaks.index), list(peaks))
+                    lines.append(facts | {"quantity": "bytes"} | line)
+                    found = {v: row | {"peak_bytes": int(peaks[v])} for v, row in found.items()}
             rows += [facts | {"value": v} | row for v, row in found.items()]
     if not rows:
         raise ValueError("nothing to grow: give at least two values to one of the --by options")

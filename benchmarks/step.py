@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from blocklora_lib.core.schema import UnknownName
 from blocklora_lib.costs.ways import OTHER_STEPS, STEPS
 from blocklora_lib.display.figures.benchmark import steps_table
 from blocklora_lib.measure.benchmark_output import (  # fmt: skip
@@ -17,6 +18,8 @@ from blocklora_lib.measure.benchmark_output import (  # fmt: skip
     start,
     write,
 )
+from blocklora_lib.measure.peak_memory import MeasurementFailed
+from blocklora_lib.measure.prompts import class_prompts
 from blocklora_lib.measure.step_costs import (  # fmt: skip
     compare,
     forms_of,
@@ -50,6 +53,11 @@ def main(arguments: list[str] | None = None) -> None:
                         metavar=("FORM", "SECONDS"),
                         help="make a form slower, to see what a difference looks like")  # fmt: skip
     given = parser.parse_args(arguments)
+    slower = {form: float(seconds) for form, seconds in given.delay}
+    known = forms_of(given.variants, given.adapters, Size(1, 1))
+    for form in slower.keys() - known.keys():
+        raise UnknownName("form to delay", form, known)
+    class_prompts(max(given.classes))  # refuses more than there are, before an hour of fewer
     device, frames = start(given), []
     spec = spec_of(given.model)
     backbones = load(spec, given.variants, device)
@@ -63,9 +71,13 @@ def main(arguments: list[str] | None = None) -> None:
         if not forms:
             continue
         bar = progress(given.rounds, f"{classes} classes")
-        delays = {form: float(seconds) for form, seconds in given.delay if form in forms}
+        delays = {form: slower[form] for form in forms if form in slower}
         times = step_times(backbones, forms, given.rounds, delays, bar)
-        memory = None if given.no_memory else step_memory(spec, forms, str(device))
+        memory = None
+        try:
+            memory = None if given.no_memory else step_memory(spec, forms, str(device))
+        except MeasurementFailed as error:
+            print(f"left out: {error}")
         baselines = [form for form in OTHER_STEPS if form in forms] or list(forms)[:1]
         facts = {"model": given.model, "classes": classes, "batch": given.batch}
         found = compare(times, memory, baselines)

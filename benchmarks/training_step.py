@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     baselines = [form for form in ("dense", "low_rank") if form in given.forms] or given.forms[:1]
     frame = step_ratios(times, given.model, baselines)
     show_ratios(frame, ["form"])
-    if "frozen" in given.forms:
+    if "frozen" in given.forms and {*given.forms} > {"frozen"}:
         share = path_share(times)
         columns = ["form", "share", "share_low", "share_high", "resolved", "speedup_limit"]
         print(

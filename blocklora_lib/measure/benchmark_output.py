@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from ..clip.backbone import Backbone, load_backbone
 from ..core.devices import resolve_device
-from ..core.files import user_path, write_whole
+from ..core.files import check_writes_over, user_path, write_whole
 from ..core.schema import explain
 from ..runs.provenance import git_revision
 from ..weights.spec import BUNDLED, BackboneSpec
@@ -76,6 +77,13 @@ def positive(text: str) -> int:
     return number
 
 
+def fraction(text: str) -> float:
+    """Read a number between 0 and 1."""
+    if not 0 < (number := float(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 1, as 0.05 does")
+    return number
+
+
 def spec_of(model: str) -> BackboneSpec:
     """PocketCLIP with its weights; any other model with random ones, since values cost nothing."""
     return BackboneSpec(name=model, pretrained="bundled" if model in BUNDLED else "none")
@@ -88,6 +96,8 @@ def start(arguments: argparse.Namespace) -> torch.device:
     """
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        for path in _files(arguments.output):
+            check_writes_over(path)
         with tempfile.TemporaryFile(dir=arguments.output.parent):
             pass
     torch.set_num_threads(arguments.threads)
@@ -175,11 +185,9 @@ def write(
     """Write <output>.csv and the record <output>.json; more: further tables of the record."""
     if arguments.output is None:
         return
-    stem = arguments.output
-    if stem.suffix in (".csv", ".json"):
-        stem = stem.with_suffix("")
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(stem.with_name(f"{stem.name}.csv"), frame.to_csv(index=False, lineterminator="\n"))
+    table_path, record_path = _files(arguments.output)
+    table_path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(table_path, frame.to_csv(index=False, lineterminator="\n"))
     facts = {
         "benchmark": benchmark,
         "date": date.today().isoformat(),
@@ -189,8 +197,14 @@ def write(
     }
     for name, table in ({"rows": frame} | more).items():
         facts[name] = json.loads(table.to_json(orient="records", double_precision=15))
-    write_whole(stem.with_name(f"{stem.name}.json"), json.dumps(facts, indent=1) + "\n")
-    print(f"written: {stem}.csv, {stem}.json")
+    write_whole(record_path, json.dumps(facts, indent=1) + "\n")
+    print(f"written: {table_path}, {record_path}")
+
+
+def _files(output: Path) -> tuple[Path, Path]:
+    """The CSV and the JSON of a stem, or of the name of one of them."""
+    stem = output.with_suffix("") if output.suffix in (".csv", ".json") else output
+    return stem.with_name(f"{stem.name}.csv"), stem.with_name(f"{stem.name}.json")
 
 
 def run(main: Callable[[], None]) -> None:

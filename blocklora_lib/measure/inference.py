@@ -90,7 +90,7 @@ def inference_times(
         return run
 
     frames = []
-    for batch in batches:
+    for batch in dict.fromkeys(batches):
         images = random_images(backbone, batch)
         times = paired_times(
             in_random_order(make, forms, seed), rounds, device=backbone.device,

@@ -60,7 +60,8 @@ def peak_memories(
     """Measure `work` once for each of `arguments`, each in a process of its own.
 
     All are forks of one process that has imported the module and done nothing else: as fresh as new
-    ones, and the imports, which take longer than small works, are paid once.
+    ones, and the imports, which take longer than small works, are paid once. timeout: seconds that
+    each may take, on average. MeasurementFailed where it takes longer or ends without a result.
     """
     import torch
 
@@ -70,15 +71,21 @@ def peak_memories(
     request: dict[str, Any] = {"arguments": [dict(a) for a in arguments], "device": str(device)}
     request["threads"] = torch.get_num_threads()
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, "-m", __name__, work],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env=os.environ | _ALLOCATOR | {"PYTHONPATH": path},
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", __name__, work],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=timeout * max(1, len(arguments)),
+            env=os.environ | _ALLOCATOR | {"PYTHONPATH": path},
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise MeasurementFailed(
+            f"measuring the memory of {work} was ended after {error.timeout:.0f} s; give it less "
+            "to do, or more threads"
+        ) from None
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or len(lines) != len(arguments):
         last = done.stderr.strip().rpartition("\n")[2]

@@ -17,9 +17,11 @@ from typing import Any
 
 import pandas as pd
 import torch
+from pydantic import ValidationError
 from tqdm.auto import tqdm
 
 from ..clip.backbone import load_backbone
+from ..core.schema import explain
 from ..weights.spec import BackboneSpec
 from .peak_memory import MeasurementFailed
 
@@ -68,7 +70,8 @@ def main() -> None:
         try:
             found = work(**arguments)
         except (ValueError, OSError) as error:  # in words alone: not each of ours can be pickled
-            found = (ValueError if isinstance(error, ValueError) else OSError)(str(error))
+            told = explain(error) if isinstance(error, ValidationError) else str(error)
+            found = (ValueError if isinstance(error, ValueError) else OSError)(told)
         except Exception as error:
             found = MeasurementFailed(f"{type(error).__name__}: {error}")
         pickle.dump(found, answer)

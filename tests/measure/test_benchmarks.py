@@ -293,6 +293,8 @@ def test_a_failing_work_is_reported_in_one_sentence(module):
         peak_memories(f"{module}:holding", [dict(before=-1, within=1)])
     with pytest.raises(ValueError, match="name a function as 'module:function'"):
         peak_memories("no_colon", [{}])
+    with pytest.raises(MeasurementFailed, match=r"holding was ended after 0 s; give it less to do"):
+        peak_memories(f"{module}:holding", [dict(before=1, within=1)], timeout=0.1)
 
 
 def test_memory_is_drawn_against_the_base():
@@ -431,6 +433,51 @@ def test_bad_input_ends_a_script_with_a_sentence(words, told, capsys):
     assert "Traceback" not in said.err
     assert "against" not in said.out  # no table
     assert issubclass(AdapterError, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "told"),
+    [
+        ("step", "--variants independent --delay independant 1", "form to delay 'independant'"),
+        ("inference", "--margin 5", "--margin: 5 does not lie between 0 and 1, as 0.05 does"),
+        ("predict", "--margin 0", "--margin: 0 does not lie between 0 and 1"),
+        ("memory", "--forms sum_frist", "--forms: invalid choice: 'sum_frist' (choose from"),
+        ("adapter_path", "--ranks 3 --blocks 2", "none of --blocks cuts one of --ranks"),
+        ("adapter_path", "--output {taken}", "is no regular file and is not written over"),
+        ("step", "--classes 3 1001", "classes=1001: ImageNet names are taken; use 1 to 1000"),
+        ("roofline", "--classes 3 1001", "classes=1001: ImageNet names are taken"),
+        ("scaling", "--by-classes 3 1001", "classes=1001: ImageNet names are taken"),
+    ],
+)
+def test_what_would_be_lost_or_mean_nothing_is_refused_before_it_is_measured(
+    name, words, told, tmp_path, capsys, monkeypatch
+):
+    from blocklora_lib.measure import adapter_path, benchmark_output, timing
+
+    for module in (timing, adapter_path):
+        monkeypatch.setattr(module, "paired_times", None)
+    (tmp_path / "taken.json").mkdir()
+    given = words.format(taken=tmp_path / "taken").split()
+    with pytest.raises(SystemExit) as ended:
+        benchmark_output.run(lambda: load_script(name).main(given))
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_what_is_given_twice_is_measured_once(backbone, capsys):
+    forms = ("base", "base_again")
+    times = inference_times(backbone, [1, 1], rounds=3, forms=forms, min_seconds=0)
+    assert len(inference_ratios(times)) == 2
+    given = "--width 16 --tokens 4 --ranks 2 2 --blocks 2 2 --rounds 3"
+    load_script("adapter_path").main(given.split())
+    assert capsys.readouterr().out.count("| sum_first ") == 1
+
+
+def test_steps_without_adapters_can_be_timed_alone(tiny_clip, capsys):
+    given = f"--model {tiny_clip} --classes 2 --batch 1 --rounds 3 --forms frozen"
+    load_script("training_step").main(given.split())
+    assert "share" not in capsys.readouterr().out
 
 
 def test_ctrl_c_ends_a_script_with_a_sentence(capsys):

@@ -47,6 +47,8 @@ def test_a_process_that_is_killed_is_named_and_an_error_comes_through():
     point = dict(d=16, tokens=5, rank=2, n_blocks=2)
     with pytest.raises(ValueError, match="unknown form 'dens'; did you mean 'dense'"):
         in_processes(path_times, 2, points=[point], forms=["dens"])
+    with pytest.raises(ValueError, match="dropout: Input should be less than 1"):
+        in_processes(path_times, 2, points=[point], dropout=2)
     with pytest.raises(MeasurementFailed, match=r"TypeError: .*unexpected keyword argument 'more'"):
         in_processes(refused, 2, more=1)
     with pytest.raises(ValueError, match="processes=0; use at least 1"):

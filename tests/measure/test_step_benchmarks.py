@@ -20,7 +20,7 @@ from benchmark_scripts import load_script
 
 from blocklora_lib.adapters.config import AdapterConfig
 from blocklora_lib.clip.architectures import clip_architecture
-from blocklora_lib.clip.backbone import BackboneSpec
+from blocklora_lib.clip.backbone import BackboneSpec, load_backbone
 from blocklora_lib.core import machine
 from blocklora_lib.core.schema import UnknownName
 from blocklora_lib.costs.memory import clip_lora_code_memory, total_bytes
@@ -35,6 +35,7 @@ from blocklora_lib.display.figures.benchmark import (
 )
 from blocklora_lib.measure import growth, step_costs
 from blocklora_lib.measure.other_code import clip_lora, plain_prompts
+from blocklora_lib.measure.peak_memory import MeasurementFailed
 from blocklora_lib.measure.products import GROUPS, Product, roofline, squares, step_products
 from blocklora_lib.measure.prompt_steps import (
     LORA,
@@ -323,6 +324,20 @@ def test_both_ways_to_train_runs_give_the_same_losses(backbones):
     assert alone[0] != pytest.approx(alone[1], rel=1e-2)
 
 
+def test_runs_of_a_model_that_cannot_be_stacked_are_refused(tmp_path):
+    import open_clip
+
+    vision = dict(image_size=32, patch_size=16, width=32, layers=1, head_width=16)
+    text = dict(context_length=16, vocab_size=49408, width=16, heads=2, layers=1)
+    config = dict(embed_dim=16, vision_cfg=vision, text_cfg=text | {"no_causal_mask": True})
+    path = tmp_path / "TinyNoMask.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    open_clip.add_model_config(path)
+    backbone = load_backbone(BackboneSpec(name=path.stem, pretrained="none"), "cpu")
+    with pytest.raises(ValueError, match="TinyNoMask are not trained at once: its towers are"):
+        stacked_trainings(backbone, 2, 3, batch=2, steps=2, config=AdapterConfig())
+
+
 @pytest.mark.slow
 def test_step_reports_a_delayed_baseline_as_slower(quick_clip, tmp_path, capsys):
     chosen = (
@@ -382,6 +397,24 @@ def test_step_measures_peaks_and_leaves_out_what_does_not_fit(
     assert "left out: no room for peft" in capsys.readouterr().out
     rows = pd.read_csv(tmp_path / "m.csv").set_index("name")
     assert rows["peak_ratio"].to_dict() == {"independent": 0.5, "clip_lora": 1.0}
+
+
+@pytest.mark.slow
+def test_times_stay_where_memory_cannot_be_measured(quick_clip, tmp_path, capsys, monkeypatch):
+    def failed(*_):
+        raise MeasurementFailed("there was no room")
+
+    monkeypatch.setattr(step_costs, "step_memory", failed)
+    common = "--model {tiny} --variants independent --batch 1 --rounds 3"
+    growths = "--by-classes 2 3 --by-images --by-rank 2 3 4 --by-blocks --by-threads 1"
+    for name, sizes in (("step", "--classes 2"), ("scaling", f"--classes 2 {growths}")):
+        found = pd.DataFrame(script(name, f"{common} {sizes}", quick_clip, tmp_path)["rows"])
+        told = capsys.readouterr().out
+        assert "left out: there was no room" in told
+        assert (found["seconds_median"] > 0).all()
+    assert set(found["axis"]) == {"classes", "rank"}
+    assert "left out: rank [3], which n = 2 does not divide" in told
+    assert "left out: threads, whose line asks for two values or more" in told
 
 
 @pytest.mark.slow
