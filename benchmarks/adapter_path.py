@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from blocklora_lib.measure.adapter_path import path_ratios, path_times
+from blocklora_lib.measure.adapter_path import PATH_FORMS, path_ratios, path_times
 from blocklora_lib.measure.benchmark_output import (
     options,
     positive,
@@ -45,9 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     if not points:
         raise ValueError("none of --blocks cuts one of --ranks in equal parts; give one that does")
+    # the cut along the input has one B, which nothing collapses
+    forms = [form for form in PATH_FORMS if given.reading != "input" or form != "collapsed"]
     times = timed(
         path_times, given, "adapter path", len(points),
-        points=points, device=device, dropout=given.dropout,
+        points=points, forms=forms, device=device, dropout=given.dropout,
     )  # fmt: skip
     frame = path_ratios(times)
     show_ratios(frame, ["rank", "n_blocks", "form"])

@@ -18,7 +18,7 @@ from ..core.seeding import generator
 from .counted import attach_in_training, count_multiply_adds
 from .other_code import plain_prompts
 from .prompts import class_prompts
-from .steps import OPTIMIZER, Step, our_step, random_images, twin
+from .steps import OPTIMIZER, NotCovered, Step, our_step, random_images, twin
 
 OURS, PLAIN, LORA = "ours", "plain", "lora"
 
@@ -35,12 +35,25 @@ def prompt_steps(
     """Return our step and the one it is held `against`, of the same numbers, by name.
 
     tokens, image: learnt ones of the text tower and of the image tower; depth: in so many blocks.
+    NotCovered for a model without two plain transformers, ValueError for more blocks than it has.
     """
     words = " ".join("X" * tokens)
     prompts = [text.replace("a photo of a", words) for text in class_prompts(classes)]
     ids, pixels = backbone.tokenize(prompts), random_images(backbone, batch)
-    model = backbone.model
-    widths = model.positional_embedding.shape[1], model.visual.positional_embedding.shape[1]
+    model, name = backbone.model, backbone.spec.name
+    try:
+        widths = model.positional_embedding.shape[1], model.visual.positional_embedding.shape[1]
+        towers = model.transformer, model.visual.transformer
+        blocks = min(len(tower.resblocks) for tower in towers)
+    except AttributeError:
+        raise NotCovered(
+            f"tokens are learnt here in a CLIP of two plain transformers, and {name} is none; give "
+            "another --model, such as ViT-B-16"
+        ) from None
+    if depth > blocks:
+        raise ValueError(
+            f"depth={depth}: a tower of {name} has {blocks} blocks; say --depth {blocks}"
+        )
 
     def trained() -> tuple[list[Tensor], list[Tensor]]:
         random = generator(1, "prompts")

@@ -465,6 +465,16 @@ def test_what_would_be_lost_or_mean_nothing_is_refused_before_it_is_measured(
 
 
 @pytest.mark.slow
+def test_a_path_is_timed_in_every_reading(capsys):
+    for reading in ("total_rank", "block_rank", "input"):
+        given = f"--reading {reading} --width 16 --tokens 4 --ranks 2 --blocks 2 --rounds 3"
+        load_script("adapter_path").main(given.split())
+        told = capsys.readouterr().out
+        assert told.count("| loop_once ") == 1
+        assert told.count("| collapsed ") == (reading != "input")  # which is one B already
+
+
+@pytest.mark.slow
 def test_what_is_given_twice_is_measured_once(backbone, capsys):
     forms = ("base", "base_again")
     times = inference_times(backbone, [1, 1], rounds=3, forms=forms, min_seconds=0)

@@ -47,7 +47,7 @@ from blocklora_lib.measure.prompt_steps import (
 from blocklora_lib.measure.prompts import class_prompts
 from blocklora_lib.measure.records import FIELDS, read_records
 from blocklora_lib.measure.stacked import ALONE, AT_ONCE, stacked_trainings
-from blocklora_lib.measure.steps import Size, load, make_step, precision, random_images
+from blocklora_lib.measure.steps import NotCovered, Size, load, make_step, precision, random_images
 
 SMALL = Size(classes=3, batch=2, kind="lora", dropout=0.0)
 
@@ -294,6 +294,14 @@ def test_learnt_tokens_are_held_against_loras_step_too(backbones):
     losses = [steps[LORA]().item() for _ in range(3)]
     assert losses[0] != losses[-1]
     assert counted_flops(steps[LORA]) > counted_flops(steps[OURS])  # gradients of both towers
+
+
+def test_tokens_are_not_learnt_where_they_have_no_place(backbones):
+    with pytest.raises(ValueError, match=r"depth=3: a tower of .* has 2 blocks; say --depth 2"):
+        prompt_steps(backbones["fp32"], classes=3, batch=2, tokens=2, depth=3)
+    backbone = load_backbone(BackboneSpec(name="PocketSigmoid", pretrained="none"), "cpu")
+    with pytest.raises(NotCovered, match="of two plain transformers, and PocketSigmoid is none"):
+        prompt_steps(backbone, classes=3, batch=2)
 
 
 @pytest.mark.slow
