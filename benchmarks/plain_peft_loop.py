@@ -108,4 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, RuntimeError, OSError) as error:  # not by `run`, whose imports take time
+        raise SystemExit(f"error: {' '.join(str(error).split())}") from None

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 import json
 import math
+import runpy
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from benchmark_scripts import load_script
+from benchmark_scripts import FOLDER, load_script
 
 from blocklora_lib.adapters.config import AdapterConfig
 from blocklora_lib.clip.architectures import clip_architecture
@@ -539,6 +541,13 @@ def test_the_plain_loop_trains_as_a_run_does(capsys):
     assert found["trainable_parameters"] == 13824  # LoRA of r = 2 on q, k, v of both towers
     assert set(found["accuracy"]) == {"chess"}
     assert 0 <= found["accuracy"]["chess"] <= 1
+
+
+def test_bad_input_ends_the_plain_loop_with_a_sentence(monkeypatch):
+    script = FOLDER / "plain_peft_loop.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "--dataset", "nosuch"])
+    with pytest.raises(SystemExit, match=r"^error: unknown dataset 'nosuch'; Known: "):
+        runpy.run_path(str(script), run_name="__main__")
 
 
 def test_a_file_that_is_no_record_is_refused(tmp_path):
