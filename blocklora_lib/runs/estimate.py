@@ -27,6 +27,7 @@ from .spec import RunSpec
 from .step_estimate import (
     NAME_TOKENS,
     can_stack,
+    encoded_before,
     host_seconds,
     images_work,
     parts_of,
@@ -155,16 +156,17 @@ def estimate(
         once = fitted.setdefault(spec.fit_key, spec.key) == spec.key
         at_once = min(stack, len(stacked.get(spec.stack_key, ()))) if stack > 1 else 1
         parts = parts_of(spec, method, classes, at_once) if once else []
+        before = encoded_before(spec, method, classes) if once else 0
         alone = at_once == 1 or not can_stack(spec, method)
         if once and sets(spec.dataset).kind == "external":
             few_shot += spec.shots * classes
             most = max(most, min(spec.shots * classes * IMAGE_BYTES, KEPT_BYTES))
-            viewed += sum(part.steps * part.images for part in parts)
+            viewed += sum(part.steps * part.images for part in parts) + before
         host += sum(part.steps for part in parts) * host_seconds(spec, method, graphs and alone)
         steps += sum(part.steps for part in parts)
         peak = max([peak, *(part.bytes for part in parts)])
         work += sum(evaluation(*one, words, frozen, texts) for one in fresh)
-        work += sum(part.steps * part.work for part in parts)
+        work += sum(part.steps * part.work for part in parts) + images_work(model, before)
     images, size = (sum(column) for column in zip((0, 0), *files.values(), strict=True))
     flops = 2.0 * (work + sum(encoded.values()))
     asked_for = max(asked_for, images)  # once at least, for a frozen image tower

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ..adapters.config import AdapterConfig
 from ..clip.architectures import clip_architecture
@@ -60,9 +60,10 @@ def parts_of(spec: RunSpec, method: Any, classes: int, at_once: int = 1) -> list
     if isinstance(method, PromptMethod):
         return [Part(n, *_prompt_step(backbone, spec.method, b, classes, how), b) for n, b in parts]
     if isinstance(method.settings, AdapterConfig):
-        runs, texts = at_once if can_stack(spec, method) else 1, spec.task == "texts"
-        rest = classes, how, runs, texts
-        return [Part(n, *_step(backbone, method.settings, b, *rest), b) for n, b in parts]
+        runs, given = at_once if can_stack(spec, method) else 1, _given(spec, method)
+        rest = classes, how, runs, given
+        steps_of = ((n, _step(backbone, method.settings, b, *rest), b) for n, b in parts)
+        return [Part(n, *step, 0 if given == "rows" else b) for n, step, b in steps_of]
     if isinstance(method.settings, StageSettings):
         first = int(steps * method.settings.share)
         norms, last = (_batches(n, few, how.batch_size) for n in (first, steps - first))
@@ -71,6 +72,20 @@ def parts_of(spec: RunSpec, method: Any, classes: int, at_once: int = 1) -> list
             *(Part(n, images_work(backbone.name, b), 0, b) for n, b in last),
         ]
     return []
+
+
+def encoded_before(spec: RunSpec, method: Any, classes: int) -> int:
+    """How many images a run encodes before its first step, which then sees their rows alone."""
+    before = isinstance(method.settings, AdapterConfig) and _given(spec, method) == "rows"
+    return spec.shots * classes if before else 0
+
+
+def _given(spec: RunSpec, method: Any) -> Literal["images", "texts", "rows"]:
+    """What a step of adapters sees: rows of a frozen image tower where images stay as they are."""
+    if spec.task == "texts":
+        return "texts"
+    alike = spec.training is not None and spec.training.augment == "none"
+    return "rows" if alike and "vision" not in method.settings.towers else "images"
 
 
 def _batches(steps: int, few: int, most: int) -> list[tuple[int, int]]:
@@ -161,17 +176,17 @@ def _step(
     classes: int,
     how: How,
     runs: int,
-    texts: bool,
+    given: Literal["images", "texts", "rows"],
 ) -> tuple[int, int]:
     """(multiply-adds, bytes) of a step with adapters; of so many runs at once, the bytes of all.
 
-    texts: they stand in place of images, and are taken to be as long as the text tower reads.
+    given: in place of images; texts are taken to be as long as the text tower reads.
     """
     architecture = clip_architecture(backbone.name)
     tokens = min(PROMPT_TOKENS, architecture.text.tokens)
-    images, prompts = batch, classes
-    if texts:
-        images, prompts = 0, classes + batch
+    images, prompts = batch if given == "images" else 0, classes
+    if texts := given == "texts":
+        prompts += batch
         tokens = (classes * tokens + batch * architecture.text.tokens) // prompts
     shared = tokens - NAME_TOKENS if getattr(how, "share_prefix", False) and not texts else 0
     parts = step_work(architecture, config, images, prompts, tokens - shared)

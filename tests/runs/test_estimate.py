@@ -165,6 +165,26 @@ def test_few_shot_images_of_methods_on_features_are_decoded_too():
     assert estimate(views["linear_probe"]).image_bytes == 0
 
 
+def test_images_of_a_frozen_tower_that_are_not_augmented_are_encoded_once():
+    """DTD at 16 shots: 752 images, of which `augment: none` gives the same rows at every step."""
+    usual = load_profile("paper").training
+    profile = load_profile("paper").model_copy(
+        update={"training": usual.model_copy(update={"augment": "none"})}
+    )
+    spec = make_spec(profile, "dtd", "lora", 16, 1)
+    text = {"method": MethodSpec(name="lora", settings={"towers": ("text",)})}
+    alone = spec.model_copy(update=text)
+    augmented = alone.model_copy(update={"training": usual})
+    once, often = estimate([alone]), estimate([augmented])
+    image = estimate(expand(load_profile("paper"), "few_shot", "dtd", "zero_shot")).flops / 1692
+    logits = 2 * 47 * 512 * 2  # of an image, and backward to the prompts
+    assert (once.training_views, once.steps) == (752, often.steps)
+    assert often.flops - once.flops == pytest.approx(
+        often.training_views * (image + logits) - 752 * image, rel=1e-9
+    )
+    assert estimate([spec]).training_views == often.training_views  # its image tower learns
+
+
 def test_texts_go_through_the_text_tower_alone():
     """They stand where images do: PocketCLIP's tower reads 32 tokens and gives 384 numbers."""
     zero, *_, spec = (*expand(POCKET, "texts", None, "zero_shot"), *expand(POCKET, "texts"))
