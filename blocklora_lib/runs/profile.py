@@ -99,12 +99,17 @@ class Profile(Strict):
     @field_validator("methods")
     @classmethod
     def _unique_methods(cls, methods: tuple[MethodEntry, ...]) -> tuple[MethodEntry, ...]:
+        """Two of one name are refused; of one label, as of one method, figures tell the names."""
         names = [m.name for m in methods]
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise ValueError(
                 f"{', '.join(twice)} stands twice; give each entry its own name and say method: ..."
             )
-        return methods
+        called = [m.label or get_method(m.registry_name).label for m in methods]
+        return tuple(
+            m if called.count(label) == 1 else m.model_copy(update={"label": f"{label} ({m.name})"})
+            for m, label in zip(methods, called, strict=True)
+        )
 
     @field_validator("methods", "experiments")
     @classmethod
@@ -245,11 +250,7 @@ class Profile(Strict):
 
     def methods_of(self, experiment: Experiment) -> tuple[MethodEntry, ...]:
         """The methods of an experiment, with its variations of their settings."""
-        chosen = (
-            [self.entry(name) for name in experiment.methods]
-            if experiment.methods
-            else self.methods
-        )
+        chosen = map(self.entry, experiment.methods or [entry.name for entry in self.methods])
         return tuple(varied for entry in chosen for varied in experiment.variations(entry))
 
     def training_of(self, entry: MethodEntry) -> TrainingSpec:

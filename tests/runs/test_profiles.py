@@ -760,3 +760,21 @@ def test_pockets_grids_of_rates_span_two_decades():
     grids = {name: grid for name, grid in grids.items() if len(grid) > 1}
     assert "tip_adapter_f" in grids
     assert all(max(grid) >= 99 * min(grid) for grid in grids.values())
+
+
+def test_two_settings_of_one_method_have_labels_of_their_own(tiny_profile):
+    """Figures and tables know a method by its label: of two LoRA, one was in no table."""
+    methods = [
+        dict(name="lora", settings={"rank": 2}),
+        dict(name="wide", method="lora", settings={"rank": 4}),
+        dict(name="mine", label="LoRA, mine", method="lora", settings={"rank": 8}),
+    ]
+    facts = tiny_profile.model_dump() | {"methods": methods, "experiments": {"few_shot": {}}}
+    profile = Profile.model_validate(facts)
+    labels = ["LoRA (lora)", "LoRA (wide)", "LoRA, mine"]
+    assert [entry.label for entry in profile.methods] == labels
+    assert Profile.model_validate(profile.model_dump()) == profile
+    for entry in methods:
+        entry["label"] = "ours"
+    labels = [entry.label for entry in Profile.model_validate(facts).methods]
+    assert labels == ["ours (lora)", "ours (wide)", "ours (mine)"]
