@@ -6,10 +6,12 @@ wherever it is drawn.
 
 from __future__ import annotations
 
+import inspect
 import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +25,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.transforms import Bbox
 
 from ..core.files import whole_file
+from .labels import with_texts
 
 Draw = TypeVar("Draw", bound=Callable[..., Any])
 TEXT_WIDTH = 6.75  # inches: NeurIPS 5.5, ICML 6.75, ECCV 4.8; scaled down, 8 pt stays above 5.5 pt
@@ -69,8 +72,17 @@ STYLE: Mapping[str, Any] = {
 
 
 def in_style(draw: Draw) -> Draw:
-    """The decorator of every function that draws a figure."""
-    return rc_context(dict(STYLE))(draw)
+    """The decorator of every function that draws a figure; labels and titles given are texts."""
+    asked = inspect.signature(draw)
+
+    @wraps(draw)
+    def drawn(*args: Any, **more: Any) -> Any:
+        given = asked.bind(*args, **more)
+        given.arguments.update(with_texts(given.arguments))
+        with rc_context(dict(STYLE)):
+            return draw(*given.args, **given.kwargs)
+
+    return drawn  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,17 @@ import importlib
 import inspect
 import pkgutil
 
+import figure_cases
 import pytest
 from figure_boxes import measured
-from figure_cases import CASES
+from figure_cases import CASES, RATES, front, ranked, tried
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
+from blocklora_lib.analysis.rates import rate_curves
 from blocklora_lib.display import figures
+from blocklora_lib.display.figures.rates import accuracy_by_rate
 from blocklora_lib.display.style import in_style, legend_outside, new_figure, save_figure
 
 DRAWN = [
@@ -35,6 +38,30 @@ def test_nothing_is_cut_off_or_covered(draw, tmp_path):
     figure = draw()
     assert not faults_of(figure, tmp_path)
     assert all(text.get_fontsize() >= 7 for text in figure.findobj(Text) if text.get_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("draw", "label"),
+    [
+        (lambda: ranked(23, 11), "ProGrad, λ = 0.{} (of three sets from 8 shots on)"),
+        (lambda: front(23), "PromptSRC, μ = 45, σ = {} (of five sets)"),
+    ],
+)
+def test_names_as_long_as_profiles_have_them_leave_room(draw, label, tmp_path, monkeypatch):
+    """Those of `paper` ran off the canvas and, on a front, took its panels all their width."""
+    renamed = [
+        (name, label.format(i) if i % 3 == 1 else own, cost)
+        for i, (name, own, cost) in enumerate(figure_cases.many(23))
+    ]
+    monkeypatch.setattr(figure_cases, "many", lambda n: renamed)
+    assert not faults_of(draw(), tmp_path)
+
+
+@pytest.mark.slow
+def test_titles_of_methods_do_not_run_into_each_other(tmp_path):
+    names = {f"m{i}": f"Block-LoRA, n = {i}, a long name of one's own" for i in range(5)}
+    assert not faults_of(accuracy_by_rate(rate_curves(tried(names, RATES))), tmp_path)
 
 
 def test_every_figure_of_the_library_is_looked_at():

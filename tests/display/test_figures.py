@@ -9,6 +9,8 @@ from itertools import combinations
 import matplotlib
 import pandas as pd
 import pytest
+from matplotlib.cbook import is_math_text
+from matplotlib.text import Text
 from PIL import Image, ImageChops, ImageStat
 from synthetic import LABELS, synthetic_runs
 
@@ -321,3 +323,21 @@ def test_of_a_store_with_few_runs_there_is_no_mean_yet(untrained):
 def test_where_no_set_has_all_methods_there_are_no_ranks():
     (panel,) = critical_difference({}, {}, []).axes
     assert not panel.get_lines()
+
+
+@pytest.mark.slow
+def test_dollars_of_labels_and_titles_are_no_formula(runs):
+    """matplotlib would draw what stands between two as one, or raise where it is none."""
+    label = "$A_$ & #1"
+    named = runs.assign(method_label=runs["method_label"].replace("LoRA", label))
+    summary, gained = few_shot_summary(named), gains(named)
+    titles = {name: f"{name} {label}" for name in SETS}
+    for figure in (
+        few_shot.accuracy_by_shots(summary, titles),
+        few_shot.key_figure(summary, gained, titles, trained_parameters(named)),
+    ):
+        figure.draw_without_rendering()
+        texts = [text.get_text() for text in figure.findobj(Text) if "$" in text.get_text()]
+        assert texts
+        assert not any(map(is_math_text, texts))
+    assert any("12,288 parameters" in text for text in texts)

@@ -7,7 +7,7 @@ stand out, the rest is named where it stands. No torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,7 +15,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ...analysis.rankings import Ranks, pareto_front
-from ..style import GREY, TEXT_WIDTH, hollow, in_style, legend_outside, method_style, new_figure
+from ..labels import as_text
+from ..style import (
+    GREY,
+    TEXT_WIDTH,
+    hollow,
+    in_style,
+    legend_outside,
+    method_style,
+    new_figure,
+)
 from ..tables import shots_of
 
 CLASSES: Mapping[str, tuple[str, str]] = {  # what a method's gradients pass -> colour, marker
@@ -29,6 +38,7 @@ AXES: Mapping[str, tuple[str, float]] = {  # a cost -> what its axis says, in un
     "fit_bytes": ("memory of fitting (MiB)", 2.0**20),
 }
 LIGHT = "#9a9a9a"
+WIDE = 26  # characters of a method's name in one line, where names take the room of what is drawn
 
 
 def _handles(classes: Sequence[str]) -> list[Line2D]:
@@ -88,15 +98,16 @@ def critical_difference(
     ranks, as where no set has all methods, a panel is empty.
     """
     most = max((len(found.mean) for found in ranks.values()), default=0)
-    figure = new_figure(TEXT_WIDTH, 0.75 + 0.15 * most)
+    names = {name: as_text(label, WIDE) for name, label in labels.items()}
+    figure = new_figure(TEXT_WIDTH, 0.75 + 0.075 * most * (1 + _lines(names.values())))
     figure.get_layout_engine().set(w_pad=0.06)
     panels = figure.subplots(1, max(len(ranks), 1), squeeze=False)[0]
     for panel, (k, found) in zip(panels, ranks.items(), strict=bool(ranks)):
         order = found.mean.sort_values(kind="stable")
         place = {name: i for i, name in enumerate(order.index)}
-        bars = found.alike
+        bars, step = found.alike, max(0.5, (order.max() - order.min()) / 50)
         for i, (first, last) in enumerate(bars):
-            x = order.max() + (i + 1) * 0.5
+            x = order.max() + (i + 1) * step
             panel.plot([x, x], [place[first], place[last]], color="#333333", linewidth=1.6)
         for name, rank in order.items():
             style, known = method_style(str(name)), name in told
@@ -104,12 +115,14 @@ def critical_difference(
                 rank, place[name], style.marker if known else "o", markersize=5,
                 color=style.colour if known else LIGHT, zorder=3,
             )  # fmt: skip
-        panel.set_yticks(range(len(order)), [labels[str(name)] for name in order.index])
+        panel.set_yticks(
+            range(len(order)), [names[str(name)] for name in order.index], linespacing=0.9
+        )
         for tick, name in zip(panel.get_yticklabels(), order.index, strict=True):
             tick.set_fontweight("bold" if name in told else "normal")
         panel.tick_params(axis="y", labelsize=7)
         panel.set_ylim(len(order) - 0.4, -2.2)
-        panel.set_xlim(order.min() - 0.6, order.max() + 0.5 * (len(bars) + 1))
+        panel.set_xlim(order.min() - 0.6, order.max() + step * (len(bars) + 1))
         if found.critical < order.max() - order.min():
             ends = [order.min(), order.min() + found.critical]
             panel.plot(ends, [-1, -1], "|-", color=GREY, markersize=5, linewidth=1.1)
@@ -163,6 +176,10 @@ def _front(panel: Axes, part: pd.DataFrame, told: Sequence[str]) -> None:
     gap = 0.06 * (part["accuracy"].max() - part["accuracy"].min())
     names = part[shown].sort_values("accuracy", ascending=False)
     names["left"] = names["x"] > middle  # a name stands towards the middle
+    names["method_label"] = [  # half of a panel is room for twenty characters
+        as_text(label, 20 if len(label) > 24 else 0) for label in names["method_label"]
+    ]
+    gap *= _lines(names["method_label"])
     # to the right of its mark runs the step
     wanted = names["accuracy"] + gap / 2 * ~names["left"]
     heights = _apart(wanted.tolist(), gap, part["accuracy"].min())
@@ -178,6 +195,11 @@ def _front(panel: Axes, part: pd.DataFrame, told: Sequence[str]) -> None:
             ),
             bbox=dict(facecolor="white", alpha=0.6, linewidth=0, pad=0.4), zorder=5,
         )  # fmt: skip
+
+
+def _lines(names: Iterable[str]) -> int:
+    """Of how many lines the longest of some names is."""
+    return max((name.count("\n") + 1 for name in names), default=1)
 
 
 def _apart(heights: Sequence[float], gap: float, least: float) -> list[float]:

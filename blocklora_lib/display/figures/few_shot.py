@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...analysis.summaries import AVERAGE
+from ..labels import as_text
 from ..style import (
     OTHER,
     TEXT_WIDTH,
@@ -111,7 +112,8 @@ def key_figure(
     left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
     draw_shots(left, rows, styles)
     own = [name for name, style in styles.items() if style is not OTHER]
-    _label_lines(left, rows[rows["method"].isin(own)], parameters or {})
+    trained = {as_text(label): count for label, count in (parameters or {}).items()}
+    _label_lines(left, rows[rows["method"].isin(own)], trained)
     left.set(xlabel="shots per class", ylabel="accuracy (%)")
     average = f"Average of {len(names - {AVERAGE})} sets"
     left.set_title(average if name == AVERAGE else titles.get(name, name))

@@ -8,8 +8,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ..labels import as_text
 from ..style import TEXT_WIDTH, in_style, legend_outside, method_style, new_figure
 
+WIDE = 20  # characters of a title in one line
 CHOSEN = dict(marker="o", markersize=9, markerfacecolor="none", linestyle="none", zorder=4)
 
 
@@ -42,7 +44,7 @@ def accuracy_by_rate(curves: pd.DataFrame) -> Figure:
         axes.set_xticks(sorted({rates[0], rates[(len(rates) - 1) // 2], rates[-1]}))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
-        axes.set_title(label)
+        axes.set_title(as_text(label, WIDE))
         if i % columns == 0:
             axes.set_ylabel("accuracy (%)")
         if i + columns >= len(methods):
