@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -40,6 +41,10 @@ SYMBOLS = {letter: rf"$\{name}$" for letter, name in zip(*[iter(_GREEK)] * 2, st
     "→": r"$\to$",
     "−": r"$-$",
     "√": r"$\surd$",
+    "≠": r"$\ne$",
+    "∈": r"$\in$",
+    "ℓ": r"$\ell$",
+    **{digit: f"$_{i}$" for i, digit in enumerate("₀₁₂₃₄₅₆₇₈₉")},
 }
 
 
@@ -127,14 +132,27 @@ def escape_latex(text: object) -> str:
         "}": r"\}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
+        "<": r"\textless{}",  # other signs in LaTeX's own encoding of fonts
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
     }
-    # one line: what follows a line end, in a comment above all, would be read as LaTeX
-    return "".join((special | SYMBOLS).get(character, character) for character in one_line(text))
+    # one line: what follows a line end, in a comment above all, would be read as LaTeX. Composed:
+    # a letter with its accent behind it, as macOS has names of files, is two that LaTeX lacks
+    line = unicodedata.normalize("NFC", one_line(text))
+    return "".join((special | SYMBOLS).get(character, character) for character in line)
 
 
 def one_line(text: object) -> str:
     """Return text in one line, without control characters."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", "", " ".join(str(text).split()))
+
+
+def latex_row(cells: Sequence[str]) -> str:
+    """Return a row of a tabular. A bracket or a star that it begins with would be an option of the
+    line before: LaTeX loses it, or never ends.
+    """
+    line = " & ".join(cells) + r" \\"
+    return "{}" + line if line.lstrip().startswith(("[", "*")) else line
 
 
 def booktabs(
@@ -151,13 +169,13 @@ def booktabs(
         r"% \usepackage{booktabs}",
         rf"\begin{{{environment}}}{{{align}}}",
         r"\toprule",
-        " & ".join(header) + r" \\",
+        latex_row(header),
         r"\midrule",
     ]
     for i, group in enumerate(groups):
         if i:
             lines.append(r"\addlinespace")
-        lines += [" & ".join(row) + r" \\" for row in group]
+        lines += [latex_row(row) for row in group]
     return "\n".join([*lines, r"\bottomrule", rf"\end{{{environment}}}"]) + "\n"
 
 

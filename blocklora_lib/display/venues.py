@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import Any
 
 from .style import STYLE
-from .tables import SYMBOLS, escape_latex
+from .tables import SYMBOLS, escape_latex, latex_row
 
 # commands of mathematics in the suite's sentences, and of its tables: a stranger's folder gives
 # both, and what LaTeX reads or writes a file by is in neither
@@ -28,7 +28,7 @@ _MATHS = frozenset(
 )
 _OF_TABLES = _MATHS | set(
     "addlinespace midrule textbf rotatebox tiny raggedright arraybackslash linewidth textbackslash "
-    "textasciicircum textasciitilde".split()
+    "textasciicircum textasciitilde textless textgreater textbar".split()
 )
 READABLE = 6.5  # pt, what a figure's text is not scaled below to get into one column
 LINES = 50  # of a table's text on a page, its caption aside
@@ -219,7 +219,7 @@ def _pages(rows: list[str]) -> Iterator[list[str]]:
 
 def booktabs_rows(head: list[str], rows: list[list[Any]], align: str) -> str:
     """Return a plain booktabs tabular of texts, which are escaped."""
-    lines = [" & ".join(prose(cell) for cell in row) + r" \\" for row in (head, *rows)]
+    lines = [latex_row([prose(cell) for cell in row]) for row in (head, *rows)]
     body = "\n".join(lines[1:])
     return (
         f"\\begin{{tabular}}{{{align}}}\n\\toprule\n{lines[0]}\n\\midrule\n{body}\n"

@@ -19,6 +19,7 @@ from blocklora_lib.display.tables import (
     to_html,
     with_interval,
 )
+from blocklora_lib.display.venues import booktabs_rows
 
 
 def tiny_runs() -> pd.DataFrame:
@@ -135,6 +136,23 @@ def test_cells(value, text):
 
 def test_latex_special_characters_are_escaped():
     assert escape_latex("50% of A_s & B") == r"50\% of A\_s \& B"
+
+
+def test_a_letter_and_its_accent_are_one_in_latex():
+    assert escape_latex("Gro\u0308ße ≠ x₂ <r>") == r"Größe $\ne$ x$_2$ \textless{}r\textgreater{}"
+
+
+@pytest.mark.parametrize("label", ["[ours] LoRA", "*LoRA"])
+def test_a_row_is_no_option_of_the_line_before(label):
+    """LaTeX takes a bracket behind \\midrule for a width, and never ends; a star behind a row's
+    end, too.
+    """
+    tables = (
+        plain(pd.DataFrame({label: [label, label]})).latex,
+        booktabs_rows([label], [[label]], "l"),
+    )
+    for latex in tables:
+        assert latex.count("{}" + label) == latex.count(label) > 1
 
 
 def test_plain_table_keeps_all_digits_in_the_csv_and_few_in_the_text():
