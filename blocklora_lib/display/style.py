@@ -34,7 +34,7 @@ GREY = "#595959"
 # Type 42 keeps text as text (editable, searchable); STIX ships with matplotlib and matches
 # Times-like paper text.
 STYLE: Mapping[str, Any] = {
-    "font.family": "STIXGeneral",
+    "font.family": ["STIXGeneral", "DejaVu Sans"],  # the latter for letters that the former lacks
     "mathtext.fontset": "stix",
     "font.size": 8.5,
     "axes.titlesize": 9,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from itertools import combinations
 
 import matplotlib
 import pandas as pd
 import pytest
+from matplotlib import rc_context
 from matplotlib.cbook import is_math_text
 from matplotlib.text import Text
 from PIL import Image, ImageChops, ImageStat
@@ -341,3 +343,15 @@ def test_dollars_of_labels_and_titles_are_no_formula(runs):
         assert texts
         assert not any(map(is_math_text, texts))
     assert any("12,288 parameters" in text for text in texts)
+
+
+@pytest.mark.parametrize("label", ["x₂", "חתול"])
+def test_letters_of_other_scripts_are_drawn(label, tmp_path):
+    figure = new_figure(2, 1)
+    with rc_context(dict(STYLE)):
+        figure.text(0.1, 0.5, label)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "error"
+        )  # matplotlib draws a box for a letter that it lacks, and warns
+        save_figure(figure, tmp_path / "figure")
