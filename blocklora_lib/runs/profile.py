@@ -96,6 +96,18 @@ class Profile(Strict):
         """What it says to a workbench."""
         return {"keeps_views": self.keep_views, "cuda_graphs": self.cuda_graphs}
 
+    @field_validator("methods", "experiments")
+    @classmethod
+    def _none_is_called_all(cls, named: Any) -> Any:
+        names = named if isinstance(named, dict) else [entry.name for entry in named]
+        if "all" in names:
+            raise ValueError(
+                "'all' means every one of them on the command line; choose another name"
+            )
+        if isinstance(named, dict) and RATES in named:
+            raise ValueError(f"{RATES!r} are the runs that choose rates; choose another name")
+        return named
+
     @field_validator("methods")
     @classmethod
     def _unique_methods(cls, methods: tuple[MethodEntry, ...]) -> tuple[MethodEntry, ...]:
@@ -110,18 +122,6 @@ class Profile(Strict):
             m if called.count(label) == 1 else m.model_copy(update={"label": f"{label} ({m.name})"})
             for m, label in zip(methods, called, strict=True)
         )
-
-    @field_validator("methods", "experiments")
-    @classmethod
-    def _none_is_called_all(cls, named: Any) -> Any:
-        names = named if isinstance(named, dict) else [entry.name for entry in named]
-        if "all" in names:
-            raise ValueError(
-                "'all' means every one of them on the command line; choose another name"
-            )
-        if isinstance(named, dict) and RATES in named:
-            raise ValueError(f"{RATES!r} are the runs that choose rates; choose another name")
-        return named
 
     @field_validator("name")
     @classmethod

@@ -213,7 +213,7 @@ def test_a_notebook_computes_as_its_profile_says(tmp_path, monkeypatch):
     from blocklora_lib.suite.notebook import Notebook
 
     asked = []
-    monkeypatch.setattr(runs, "run_grid", lambda *given, stack: asked.append(stack) or [])
+    monkeypatch.setattr(runs, "run_grid", lambda *_, stack, **__: asked.append(stack) or [])
     nb = Notebook("08_few_shot", "smoke", str(tmp_path))
     nb.compute("few_shot")
     nb.profile = nb.profile.model_copy(update={"stack": 3})
@@ -226,7 +226,7 @@ def test_a_notebook_keeps_adapters_where_its_profile_does(tmp_path, monkeypatch)
     from blocklora_lib.suite.notebook import Notebook
 
     asked = []
-    monkeypatch.setattr(runs, "run_grid", lambda *given, stack: asked.append(given[-1]) or [])
+    monkeypatch.setattr(runs, "run_grid", lambda *_, keeper, **__: asked.append(keeper) or [])
     nb = Notebook("08_few_shot", "smoke", str(tmp_path))
     nb.compute("few_shot")
     nb.profile = nb.profile.model_copy(update={"save_adapters": True})
