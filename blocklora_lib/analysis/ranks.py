@@ -71,7 +71,7 @@ def twins(gaps: pd.DataFrame, tolerance: float = 0.005) -> list[tuple[str, str]]
     """Return the pairs of methods that train the same classifier under different counts.
 
     The same: train and test accuracy agree within `tolerance` on every set and number of shots.
-    None where all methods have hardly left zero-shot, which makes all of them look the same.
+    None where all methods look the same, as they do where they have hardly left zero-shot.
     """
     counts = by_method(gaps)["parameters"]
     wide = gaps.pivot_table(

@@ -30,13 +30,13 @@ from .words import points, smallest
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-DECIDES = "total_rank"  # the reading in which n changes no rate of B
+DECIDES = "total_rank"  # r is cut: the rows of all B_i stay as many (their sum is n times as fast)
 COLLAPSED = 10.0  # points: training that gets no further above chance has collapsed
 USUAL, LARGE = 1.0, 10.0  # initial scales of A_s: the method's own, and a bad start
 
 
 def number_of_blocks(e: Evidence) -> Finding:
-    """C12: n = 1 against the most blocks where r is cut, so that n changes no rate; units: sets."""
+    """C12: n = 1 against the most blocks where r is cut, so that no row is added; units: sets."""
     runs, told, saves, hurts = _of_block_lora(e, "blocks"), [], True, {}
     runs = runs.assign(n_blocks=runs["n_blocks"].astype(int), accuracy=100 * runs["accuracy"])
     specs = [spec.method.settings for spec in expand(e.profile, "blocks")]
