@@ -148,7 +148,8 @@ class Profile(Strict):
                         f"{key}: unknown dataset {name!r}; {near(name, self.datasets)}"
                     )
             for name in experiment.methods or ():
-                self.entry(name)
+                if name not in (names := [entry.name for entry in self.methods]):
+                    raise ValueError(f"{key}: unknown method {name!r}; {near(name, names)}")
             self._check_numbers(f"{key}: ", experiment)
             self._check_runs(key, experiment)
             if experiment.evaluate_on == "targets" and self.source is None:

@@ -778,3 +778,13 @@ def test_two_settings_of_one_method_have_labels_of_their_own(tiny_profile):
         entry["label"] = "ours"
     labels = [entry.label for entry in Profile.model_validate(facts).methods]
     assert labels == ["ours (lora)", "ours (wide)", "ours (mine)"]
+
+
+def test_a_method_that_an_experiment_lists_is_missed_by_its_name(tmp_path):
+    """Of a profile that extends another the list may be that one's: its file does not show it."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "{name: mine, description: d, extends: smoke, methods: [{name: zero_shot}, {name: gda}]}"
+    )
+    with pytest.raises(ValueError, match=r"experiments\.few_shot: unknown method 'lora'; .*gda"):
+        load_profile(path)
