@@ -110,15 +110,16 @@ def prose(text: object) -> str:
     commands that are known.
     """
     parts = str(text).split("$")
-    if len(parts) % 2 == 0 or any(_beyond(part, _MATHS) for part in parts[1::2]):
+    inner = parts[1::2]
+    if len(parts) % 2 == 0 or any(p != p.strip() or _beyond(p, _MATHS) for p in inner):
         # a dollar that is left over is one
         return in_mathematics(escape_latex(text))
     # escaping makes one line of a text and strips it: of a part, the blanks at its ends count
     found = []
     for i, part in enumerate(parts):
         ends = [" " if part.strip() != side else "" for side in (part.lstrip(), part.rstrip())]
-        inner = in_mathematics(escape_latex(part))
-        found.append(f"${part}$" if i % 2 else f"{ends[1]}{inner}{ends[0]}")
+        plain = in_mathematics(escape_latex(part))
+        found.append(f"${part}$" if i % 2 else f"{ends[1]}{plain}{ends[0]}")
     return "".join(found)
 
 

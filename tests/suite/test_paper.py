@@ -177,6 +177,7 @@ def test_figures_go_where_their_text_stays_readable():
 def test_sentences_become_latex():
     assert prose("ΔW of d_in, $x^2$ & -3") == r"$\Delta$W of $d_{\mathrm{in}}$, $x^2$ \& $-$3"
     assert prose("costs 5 $") == r"costs 5 \$"
+    assert prose("from $5 to $6") == r"from \$5 to \$6"
 
 
 def test_a_long_table_is_cut_into_pages_with_one_label():
