@@ -589,6 +589,16 @@ def test_a_bound_is_never_told_as_more_than_it_is(bound):
     assert (counts.up(0.774513), counts.down(0.774513)) == ("0.775", "0.774")
 
 
+def test_o4_is_judged_by_bounds_that_fail_at_most_once_in_20_times():
+    """Notebook 07 takes delta: at 0.5 O4 was said to hold as at 0.05."""
+    loose = o4()
+    loose.frames["occam"]["delta"] = 0.1  # of each end, on two sets
+    with pytest.raises(MissingResults, match=r"together with probability 0\.4, and a verdict"):
+        counts.bound_that_bites(loose)
+    loose.frames["occam"]["delta"] = 0.05 / 4
+    assert counts.bound_that_bites(loose).holds
+
+
 def test_o4_needs_a_bound_below_guessing_and_below_the_least_of_zero_shot():
     found = counts.bound_that_bites(o4())
     assert found.holds
