@@ -40,8 +40,10 @@ def _drawn(text: str) -> str:
 
 _SIGNS = {r"\arg": "arg", r"\|": "‖", r"\Vert": "‖"}
 # a letter is looked for once: to go back for each of a long text would take the square of its time
-# It has no blank at its ends, and no digit behind it: "from $5 to $6_a" has none
-_FORMULA = re.compile(r"\$(?!\s)(?=[^$<>\n\\_^A-Za-z]*[\\_^A-Za-z])([^$<>\n]*)(?<!\s)\$(?!\d)")
+# No price is one: a formula has no blank at its ends, and no letter or digit beside it
+_FORMULA = re.compile(
+    r"(?<![\\\w])\$(?!\s)(?=[^$<>\n\\_^A-Za-z]*[\\_^A-Za-z])([^$<>\n]*)(?<!\s)\$(?!\w)"
+)
 FORMULAS = 2000  # of a text
 
 

@@ -105,13 +105,18 @@ def _beyond(latex: str, known: Collection[str]) -> str:
     return repr(found[0]) if found else ""
 
 
+# not of prices: it has no blank at its ends, and no letter or digit beside it
+_FORMULA = re.compile(r"(?<![\\$\w])\$(?=[^\s$])([^$]*?[^\s$\\])\$(?![\w$])")
+_NO_FORMULA = re.compile(r"&|[_^]\s*([_^}]|$)")  # what LaTeX ends at, though each sign is known
+
+
 def prose(text: object) -> str:
     """Return a sentence of the suite as LaTeX; what stands between dollars is mathematics, of
     commands that are known.
     """
-    parts = str(text).split("$")
+    parts = _FORMULA.split(str(text))
     inner = parts[1::2]
-    if len(parts) % 2 == 0 or any(p != p.strip() or _beyond(p, _MATHS) for p in inner):
+    if "$" in "".join(parts) or any(_NO_FORMULA.search(p) or _beyond(p, _MATHS) for p in inner):
         # a dollar that is left over is one
         return in_mathematics(escape_latex(text))
     # escaping makes one line of a text and strips it: of a part, the blanks at its ends count

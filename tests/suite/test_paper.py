@@ -15,6 +15,7 @@ import pytest
 from blocklora_lib.claims.verdict import STEMS
 from blocklora_lib.core.paths import RESULTS, ROOT
 from blocklora_lib.core.schema import UnknownName
+from blocklora_lib.display.tables import escape_latex
 from blocklora_lib.display.venues import VENUES, placed, prose, table_floats
 from blocklora_lib.runs.store import RunStore
 from blocklora_lib.suite.export import export, exports
@@ -177,7 +178,15 @@ def test_figures_go_where_their_text_stays_readable():
 def test_sentences_become_latex():
     assert prose("ΔW of d_in, $x^2$ & -3") == r"$\Delta$W of $d_{\mathrm{in}}$, $x^2$ \& $-$3"
     assert prose("costs 5 $") == r"costs 5 \$"
-    assert prose("from $5 to $6") == r"from \$5 to \$6"
+    assert prose("$B$ and $x_{i}$") == "$B$ and $x_{i}$"
+
+
+@pytest.mark.parametrize(
+    "name", ["from $5 to $6", "a$b_$", "$b_$", "$a & b$", "$x^_2$", "$a^{b_}$"]
+)
+def test_a_name_with_dollars_is_no_formula(name):
+    """Folders give titles, and captions name them: LaTeX ended at 'a$b_$'."""
+    assert prose(f"Images of {name}.") == f"Images of {escape_latex(name)}."
 
 
 def test_a_long_table_is_cut_into_pages_with_one_label():
