@@ -8,6 +8,7 @@ default.
 from __future__ import annotations
 
 import ast
+import json
 import math
 import sys
 from collections import Counter
@@ -112,6 +113,12 @@ def check_parameters(
             numbers = range(-_ANY, _ANY)
         if name in samples and not default:  # an empty list is the profile's
             default = samples[name] if value != [] else []
+        if isinstance(value, str) and isinstance(default, list):  # papermill's -p reads none
+            listed = json.dumps(default)
+            raise ValueError(
+                f"{where} must be list, as in {default!r}; it is str: say -p {name} '{listed}' to "
+                f"`blocklora notebook`, and to papermill -y '{name}: {listed}'"
+            )
         checked[name] = _of_type(value, default, where, numbers)
         if isinstance(default, (list, tuple)) and (twice := _twice(checked[name])):
             raise ValueError(f"{where} lists {twice} twice; list each once")

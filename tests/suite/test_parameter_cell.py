@@ -219,6 +219,14 @@ def test_in_a_cell_text_is_no_number(tmp_path):
         check_parameters(book, {"steps": "3"}, typed=True)
 
 
+def test_a_list_that_papermill_took_for_a_text_is_told_how_to_be_given():
+    """Its -p reads numbers and booleans alone: '[1, 4]' of a shell is a text in the notebook."""
+    notebook = NOTEBOOKS / "08_few_shot.ipynb"
+    with pytest.raises(ValueError, match=r"it is str: .* to papermill -y 'shots: \[1\]'"):
+        check_parameters(notebook, {"shots": "[1, 4]"}, typed=True)
+    assert check_parameters(notebook, {"shots": "[1, 4]"}) == {"shots": [1, 4]}
+
+
 @pytest.mark.parametrize(
     "text", ["[1,", "{a: 1, a: 2}", "- " * 10**5, "!!python/name:os", "\0", "010"]
 )
