@@ -63,9 +63,14 @@ def merge(
     Runs that two of them have with different results are told, and end with exit code 1; the one
     that is there, or of the store named first, stands. So do damaged records, which are left out.
     """
-    from ..runs.packed import RECORDS
+    from ..runs.packed import RECORDS, SUFFIX
     from ..runs.store import RunStore
 
+    if into.suffix == SUFFIX:  # of which a folder would be made
+        raise ValueError(
+            f"{into} is the name of one file, and a folder gets the records; give its name, and "
+            "make one file of it by `blocklora records pack`"
+        )
     others = [RunStore(store) for store in stores]
     for store, given in zip(others, stores, strict=True):
         if not (any(store.folder.glob(RECORDS)) or store.file.is_file()):

@@ -145,3 +145,10 @@ def test_a_setting_that_may_be_nothing_is_given_as_null():
     for word in ("rank", "rank=", "rank= ", "=8"):
         with pytest.raises(ValueError, match="write -s NAME=VALUE"):
             given([word], "-s")
+
+
+def test_records_are_merged_into_a_folder_and_packed_into_a_file(tmp_path):
+    """A folder called all.parquet was made, which no reader takes for a file."""
+    told = said("records", "merge", REFERENCE / "runs", "--into", tmp_path / "x.parquet", code=2)
+    assert "a folder gets the records" in told
+    assert not (tmp_path / "x.parquet").exists()
