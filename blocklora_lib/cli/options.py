@@ -52,9 +52,16 @@ RootOption = Annotated[
 
 
 def there(results: Path | None) -> Path | None:
-    """Return a results folder that is only read; refuse one that does not exist, a slip."""
+    """Return a results folder that is only read; refuse one that does not exist, a slip, and that
+    of a notebook's variant: the records on which it rests stand with the profile's results.
+    """
     if results and not results.is_dir():
         raise FileNotFoundError(f"no results folder {results}; `blocklora reproduce` makes one")
+    if results and results.parent.name == "variants" and (results / "parameters.json").is_file():
+        raise ValueError(
+            f"{results} has the figures and tables of a notebook with other parameters, which "
+            f"`blocklora export` takes; runs, claims and report are of {results.parent.parent}"
+        )
     return results
 
 

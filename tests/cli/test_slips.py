@@ -85,6 +85,16 @@ def test_results_that_are_not_there_are_no_empty_results(tmp_path, command, made
     assert place.exists() == made
 
 
+@pytest.mark.parametrize("command", ["claims", "report"])
+def test_a_variant_is_not_a_results_folder(tmp_path, command):
+    """Its runs stand elsewhere: a report said '0 finished runs', claims how to make them anew."""
+    place = tmp_path / "variants" / "r4-12345678"
+    place.mkdir(parents=True)
+    (place / "parameters.json").write_text("{}")
+    assert f"claims and report are of {tmp_path}" in said(command, "--results", place, code=2)
+    assert not (place / "report.html").exists()
+
+
 def test_a_results_folder_is_not_a_folder_of_records(tmp_path):
     """claims.json begins with a hexadecimal digit, and was called a damaged record."""
     (tmp_path / "claims.json").write_text("{}")
