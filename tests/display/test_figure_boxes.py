@@ -7,15 +7,17 @@ import inspect
 import pkgutil
 
 import figure_cases
+import pandas as pd
 import pytest
 from figure_boxes import measured
-from figure_cases import CASES, RATES, front, ranked, tried
+from figure_cases import CASES, METHODS, RATES, front, ranked, tried
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from blocklora_lib.analysis.rates import rate_curves
 from blocklora_lib.display import figures
+from blocklora_lib.display.figures.comparison import fronts
 from blocklora_lib.display.figures.rates import accuracy_by_rate
 from blocklora_lib.display.style import in_style, legend_outside, new_figure, save_figure
 
@@ -56,6 +58,17 @@ def test_names_as_long_as_profiles_have_them_leave_room(draw, label, tmp_path, m
     ]
     monkeypatch.setattr(figure_cases, "many", lambda n: renamed)
     assert not faults_of(draw(), tmp_path)
+
+
+@pytest.mark.slow
+def test_names_of_equal_methods_stand_apart(tmp_path):
+    rows = [
+        dict(method=name, method_label=label, cost="both towers", accuracy=24.0, complete=True)
+        | dict(image_passes=i, trainable_parameters=i, seconds_train=0.1 * i, fit_bytes=i * 2e6)
+        for i, (name, label) in enumerate(METHODS.items())
+        if i < 4
+    ]
+    assert not faults_of(fronts(pd.DataFrame(rows), [*METHODS][:4]), tmp_path)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -127,7 +128,8 @@ def critical_difference(
             ends = [order.min(), order.min() + found.critical]
             panel.plot(ends, [-1, -1], "|-", color=GREY, markersize=5, linewidth=1.1)
             panel.text(sum(ends) / 2, -1.2, "CD", ha="center", fontsize=7, color=GREY)
-        panel.set(title=f"{shots_of(k)}, {found.n} sets", xlabel="mean rank")
+        title = f"{shots_of(k)}, {found.n} set{'s' * (found.n != 1)}"
+        panel.set(title=title, xlabel="mean rank")
     return figure
 
 
@@ -173,7 +175,8 @@ def _front(panel: Axes, part: pd.DataFrame, told: Sequence[str]) -> None:
             hollow(panel, [row.x], [row.accuracy], marker, colour, **look)
     low, high = part["x"].min(), part["x"].max()
     middle = (low * high) ** 0.5 if low else high / 2
-    gap = 0.06 * (part["accuracy"].max() - part["accuracy"].min())
+    reach = part["accuracy"].max() - part["accuracy"].min()
+    gap = 0.06 * (reach or float(np.ptp(panel.get_ylim())))  # of equal ones, what the axis shows
     names = part[shown].sort_values("accuracy", ascending=False)
     names["left"] = names["x"] > middle  # a name stands towards the middle
     names["method_label"] = [  # half of a panel is room for twenty characters
