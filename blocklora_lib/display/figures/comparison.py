@@ -191,7 +191,8 @@ def _front(panel: Axes, part: pd.DataFrame, told: Sequence[str]) -> None:
         panel.annotate(
             row.method_label, (row.x, row.accuracy), (-9 if left else 9, height),
             textcoords=("offset points", "data"), ha="right" if left else "left",
-            va="center", fontsize=7, fontweight="bold" if row.method in told else "normal",
+            va="center", fontsize=7, linespacing=0.9,
+            fontweight="bold" if row.method in told else "normal",
             arrowprops=dict(
                 arrowstyle="-", linewidth=0.4, color=LIGHT, shrinkA=0, shrinkB=0,
                 relpos=(float(left), 0.5),
