@@ -10,14 +10,16 @@ import figure_cases
 import pandas as pd
 import pytest
 from figure_boxes import measured
-from figure_cases import CASES, METHODS, RATES, front, ranked, tried
+from figure_cases import CASES, METHODS, RATES, front, paper, ranked, tried
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from blocklora_lib.analysis.rates import rate_curves
+from blocklora_lib.analysis.summaries import few_shot_summary, gains, trained_parameters
 from blocklora_lib.display import figures
 from blocklora_lib.display.figures.comparison import fronts
+from blocklora_lib.display.figures.few_shot import key_figure
 from blocklora_lib.display.figures.rates import accuracy_by_rate
 from blocklora_lib.display.style import in_style, legend_outside, new_figure, save_figure
 
@@ -58,6 +60,15 @@ def test_names_as_long_as_profiles_have_them_leave_room(draw, label, tmp_path, m
     ]
     monkeypatch.setattr(figure_cases, "many", lambda n: renamed)
     assert not faults_of(draw(), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_long_name_leaves_both_panels_of_the_key_figure_room(tmp_path):
+    long = "Block-LoRA of rank sixteen in sixteen blocks, one more word"
+    runs = paper({"zero_shot": "Zero-shot", "lora": f"{long}: LoRA", "block_lora": long})
+    runs = runs[runs["dataset"].isin([*runs["dataset"].unique()[:3]])]
+    figure = key_figure(few_shot_summary(runs), gains(runs), {}, trained_parameters(runs))
+    assert not faults_of(figure, tmp_path)
 
 
 @pytest.mark.slow

@@ -31,6 +31,8 @@ from .panels import (
     shows_chance,
 )
 
+WIDE = 44  # characters of a method's name in one line beside a panel
+
 
 @in_style
 def accuracy_by_shots(
@@ -107,13 +109,14 @@ def key_figure(
     styles = styles_of(rows["method"])
     count = line_count(styles)
     line = 0.05 + 0.05 * count
-    lines = 0.3 * count + 0.6, line * gains["dataset"].nunique() + 0.75
+    gap = 0.15 * (2 + max(as_text(name, WIDE).count("\n") for name in rows["method_label"]))
+    lines = gap * count + 0.6, line * gains["dataset"].nunique() + 0.75
     figure = new_figure(TEXT_WIDTH, max(2.5, *lines))
     left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
     draw_shots(left, rows, styles)
     own = [name for name, style in styles.items() if style is not OTHER]
     trained = {as_text(label): count for label, count in (parameters or {}).items()}
-    _label_lines(left, rows[rows["method"].isin(own)], trained)
+    _label_lines(left, rows[rows["method"].isin(own)], trained, gap)
     left.set(xlabel="shots per class", ylabel="accuracy (%)")
     average = f"Average of {len(names - {AVERAGE})} sets"
     left.set_title(average if name == AVERAGE else titles.get(name, name))
@@ -124,17 +127,19 @@ def key_figure(
     return figure
 
 
-def _label_lines(axes: Axes, rows: pd.DataFrame, parameters: Mapping[str, int]) -> None:
-    """Write each method's name, and its parameters under it, beside the right end of its line."""
+def _label_lines(axes: Axes, rows: pd.DataFrame, parameters: Mapping[str, int], gap: float) -> None:
+    """Write each method's name, and its parameters under it, beside the right end of its line:
+    `gap` inches apart.
+    """
     ends = rows.sort_values("shots", kind="stable").groupby("method_label", sort=False).tail(1)
     ends = ends[::-1]  # of two that end at the same place, the suite's first stands above
     low, high = axes.get_ylim()
-    places = spread(ends["mean"].tolist(), 0.3 / axes.figure.get_size_inches()[1] * (high - low))
+    places = spread(ends["mean"].tolist(), gap / axes.figure.get_size_inches()[1] * (high - low))
     right = axes.get_xlim()[1]
     for row, place in zip(ends.itertuples(), places, strict=True):
         trained = parameters.get(row.method_label, 0)
         axes.annotate(
-            row.method_label + (f"\n{trained:,} parameters" if trained else ""),
+            as_text(row.method_label, WIDE) + (f"\n{trained:,} parameters" if trained else ""),
             (right, place),
             xytext=(4, 0),
             color=method_style(row.method).colour,
