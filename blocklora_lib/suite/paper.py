@@ -30,6 +30,7 @@ from .reference import REFERENCE, TIMINGS
 SOURCES = ROOT / "paper"
 STEMS = (CONFIRMED, CONTRADICTED, OPEN, NOT_RUN)  # as report.sty's \bystem has them
 VIT = "ViT-B/16"
+WRITTEN = "% written by `blocklora paper`"  # how numbers.tex begins, and so a report is known
 _ID = re.compile(r"[A-Z][A-Za-z0-9.]*")
 _ROW = ("id", "claim", "verdict", "but", "evidence", "source", "cell")
 
@@ -48,7 +49,7 @@ class Numbers:
 
     def latex(self) -> str:
         """Return numbers.tex."""
-        lines = ["% written by `blocklora paper`: values, each with its source"]
+        lines = [f"{WRITTEN}: values, each with its source"]
         for name, (value, source) in self.values.items():
             lines.append(rf"\definevalue{{{name}}}{{{prose(value)}}}% {source}")
         return "\n".join(lines) + "\n"
@@ -59,17 +60,20 @@ def write_inputs(folder: Path, to: Path) -> list[str]:
     records that are left out.
 
     MissingResults where none of them can be counted. What an earlier report of another folder wrote
-    there is removed: what this one lacks is to be said to be missing.
+    there is removed: what this one lacks is to be said to be missing. ValueError for a folder of
+    anything else.
     """
+    mine = to / "numbers.tex"
+    known = mine.is_file() and read_text(mine).startswith(WRITTEN)
+    if to.is_dir() and any(to.iterdir()) and not known:
+        raise ValueError(
+            f"{to} has files, and they are not those of a report, over which this one may be "
+            "written; name a new folder"
+        )
     board = scoreboard(folder)
     store = RunStore(folder / "runs")
     records, damaged = counted(store, folder)
     floats = exports(folder)
-    to.mkdir(parents=True, exist_ok=True)
-    for path in [*to.glob("table-*.tex"), *to.glob("figures/*-*.pdf"), *to.glob("figures/*-*.tex")]:
-        path.unlink()
-    for path in sorted(SOURCES.glob("*.*")):
-        shutil.copy(path, to)
     numbers = Numbers()
     of_claims(numbers, board)
     with judged(store):
@@ -78,7 +82,12 @@ def write_inputs(folder: Path, to: Path) -> list[str]:
     of_tables(numbers, folder)
     if folder.resolve() == (REFERENCE / board["profile"]).resolve():
         of_machine(numbers, board["profile"])
-    write_whole(to / "numbers.tex", numbers.latex())
+    to.mkdir(parents=True, exist_ok=True)
+    write_whole(mine, numbers.latex())  # first: by it the folder is known
+    for path in [*to.glob("table-*.tex"), *to.glob("figures/*-*.pdf"), *to.glob("figures/*-*.tex")]:
+        path.unlink()
+    for path in sorted(SOURCES.glob("*.*")):
+        shutil.copy(path, to)
     for name, latex in {**parts, **of_exports(folder)}.items():
         write_whole(to / f"{name}.tex", latex)
     (to / "figures").mkdir(exist_ok=True)

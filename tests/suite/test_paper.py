@@ -106,6 +106,15 @@ def test_values_have_one_definition_and_are_escaped():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["report.tex", "references.bib", "table-mine.tex", "numbers.tex"])
+def test_a_report_is_written_over_no_paper_of_ones_own(tmp_path, name):
+    """Its sections and bibliography were written over, its tables and figures deleted."""
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match="they are not those of a report"):
+        write_inputs(REFERENCE, tmp_path)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
 def test_a_second_report_has_nothing_of_the_first(folder, tmp_path):
     """Figures and tables of another folder stayed, where this one lacks them and is to say so."""
     to, small = tmp_path / "to", tmp_path / "small"
