@@ -137,9 +137,15 @@ def difference_by_seed(runs: pd.DataFrame, a: str, b: str) -> OverSets:
     """Return a - b in points, the mean over the evaluated sets within a seed, over seeds.
 
     One training is evaluated on all of these sets, so it is the seeds that are independent. A seed
-    that lacks a set of either method is left out: a mean over fewer sets is another quantity. n and
-    expected count seeds; without a whole seed all is nan.
+    that lacks a set of either method is left out: a mean over fewer sets is another quantity. b
+    that needs no training is one run, with which every seed of a is compared. n and expected count
+    seeds; without a whole seed all is nan.
     """
+    own = runs[runs["method"] == b]
+    if (own["shots"] == 0).all():
+        few = runs.loc[runs["shots"] > 0, ["shots", "seed"]].drop_duplicates()
+        others = runs[runs["method"] != b]
+        runs = pd.concat([others, own.drop(columns=["shots", "seed"]).merge(few, how="cross")])
     pairs = matched(runs, ["evaluated_on", "seed"], [a, b])
     difference = 100 * (pairs.values[a] - pairs.values[b]).astype(float).unstack("evaluated_on")
     seeds = runs.loc[runs["shots"] > 0, "seed"].nunique()

@@ -54,9 +54,7 @@ class Evidence:
         self._tables: dict[str, None] = {}  # NOTEBOOK/TABLE, as well
 
     def runs(self, experiment: str = "few_shot") -> DataFrame:
-        """Finished runs, all there and some of them trained, or MissingResults. A miniature's
-        accuracy means nothing.
-        """
+        """Finished runs, all there, or MissingResults. A miniature's accuracy means nothing."""
         if experiment not in self.profile.experiments:
             raise MissingResults(
                 f"profile {self.profile.name} has no experiment {experiment}; add it to its YAML "
@@ -76,12 +74,6 @@ class Evidence:
                     f"the runs of {experiment} in {self.store.folder} are of miniatures, whose "
                     "accuracies mean nothing; make runs of the sets themselves with `blocklora "
                     f"grid --profile paper --experiment {experiment}`"
-                )
-            if not (runs["shots"] > 0).any():
-                raise MissingResults(
-                    f"no trained run of {experiment} in {self.store.folder} has a result; make "
-                    f"failed ones again with `blocklora grid --profile {self.profile.argument} "
-                    f"--experiment {experiment} --retry-failed`"
                 )
             self._runs[experiment] = runs
             self.remarks += [line for line in runs.attrs["remarks"] if line not in self.remarks]

@@ -58,14 +58,15 @@ def experiment_runs(
     `method` and `method_label` are the profile's names, so that one method with two settings is two
     methods. `seeds_planned` is how many seeds a row's cell should have: 1 without training. Records
     of earlier settings stay in the store and are left out. A failed run has a record and no row.
-    Runs without a record, or with one that is damaged, raise MissingResults, unless `partial` asks
-    for what there is. It says how they are made: way_out, for a variant of a profile, which
-    `blocklora grid` does not know. Runs on miniatures in a profile that stands beside published
-    numbers raise it, too.
+    Runs without a record, or with one that is damaged, raise MissingResults, and so does an
+    experiment whose trained runs all failed, unless `partial` asks for what there is. It says how
+    they are made: way_out, for a variant of a profile, which `blocklora grid` does not know. Runs
+    on miniatures in a profile that stands beside published numbers raise it, too.
     `attrs["remarks"]` says what else sets the records apart (see standing.remarks).
     """
     records, missing, damaged = [], [], []
-    for spec in expand(profile, experiment):
+    specs = list(expand(profile, experiment))
+    for spec in specs:
         try:
             record = store.load(spec)
         except DamagedRecord as error:
@@ -92,6 +93,12 @@ def experiment_runs(
         )
     names = entries(profile, experiment)
     done = [record for record in in_order(records) if record.status == "done"]
+    if not partial and any(s.shots for s in specs) and not any(r.spec.shots for r in done):
+        again = way_out or f"{command[:-1]} --retry-failed`"
+        raise MissingResults(
+            f"no trained run of {experiment} in {store.folder} has a result, all failed; mend what "
+            f"their records say, or the settings, and make them again with {again}"
+        )
     frame = run_frame(done)
     frame.attrs["remarks"] = remarks(done) + [str(error) for error in damaged]
     if profile.published and frame["miniature"].any():

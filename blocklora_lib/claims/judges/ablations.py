@@ -61,7 +61,7 @@ def number_of_blocks(e: Evidence) -> Finding:
         saves &= bool((size[1:] < cut[1:]).all())
         hurts[reading] = paired_difference(table[one], table[most])
         means = ", ".join(f"{value:.1f}% (n = {n})" for n, value in table.mean().items())
-        rate = f", where B also learns {most} times as fast" if reading == "block_rank" else ""
+        rate = f", where ΣB_i learns {most} times as fast" if reading != "input" else ""
         told.append(
             f"{reading}, r = {part['rank'].iloc[0]:.0f}: {means}; n = {one} minus n = {most} "
             f"{points(hurts[reading])} over "
