@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
-from given_evidence import Given
+from given_evidence import Given, with_rates
 from scipy.stats import binom
 
 from blocklora_lib.claims.claim import judge
@@ -521,12 +521,22 @@ def test_c15_names_an_experiment_without_zero_shot():
         BY_ID["C15"].judge(given)
 
 
+def test_c15_is_open_where_a_rate_was_not_chosen():
+    """As C11, C14, C18 and O3 are: LoRA's rate was chosen, and Block-LoRA lost by its own."""
+    given = c15(np.random.default_rng(1), (5.0, -8.0))
+    assert BY_ID["C15"].judge(given).holds is False
+    given.profile = given.profile.knowing(["block_lora"])
+    found = BY_ID["C15"].judge(given)
+    assert (found.holds, "so nothing follows" in found.evidence) == (None, True)
+
+
 def test_small_models_of_an_experiment_confirm_nothing_on_a_published_checkpoint(tmp_path):
     """C15 was plainly confirmed on `paper` with pocket.yaml's families, as its text advises."""
-    pocket, paper = load_profile("pocket"), load_profile("paper")
+    pocket, paper = load_profile("pocket"), with_rates("paper")
     given = c15(np.random.default_rng(1), (0.0, -8.0))
     more = {name: pocket.experiments[name] for name in given.frames}
     own = paper.model_copy(update=dict(experiments=paper.experiments | more))
+    own._waiting = ()  # all rates are chosen
     for profile in (own, pocket):
         evidence = Evidence(profile, tmp_path)
         evidence._runs, evidence._failed = given.frames, {key: [] for key in given.frames}

@@ -11,7 +11,7 @@ from ...display.tables import shots_of
 from ...runs.results import MissingResults
 from ..evidence import Evidence
 from ..verdict import Finding
-from .accuracy import MARGIN, no_worse, own_rates, side_by_side, trained_shots
+from .accuracy import MARGIN, UNFAIR, no_worse, own_rates, side_by_side, trained_shots
 from .words import points, smallest
 
 if TYPE_CHECKING:
@@ -63,13 +63,13 @@ def beyond_clip(e: Evidence) -> Finding:
     holds = together(*asked) if asked else None
     if missing and holds is not False:  # what is there does not settle it
         raise missing[0]
-    chosen = own_rates(e, "block_lora", "lora")
-    rates = f"chosen for classification by {e.profile.backbone.name}" if chosen else "not chosen"
+    fair = own_rates(e, "block_lora", "lora")
+    rates = f" Rates were chosen for classification by {e.profile.backbone.name}."
     return Finding(
-        holds,
+        holds if fair else None,
         f"'Works': above zero-shot where it is trained, and at most {MARGIN:.0f} point below LoRA. "
-        f"{' '.join(told.values())} Rates were {rates}. No generation, no model beyond these two "
-        "kinds.",
+        f"{' '.join(told.values())}{rates if fair else UNFAIR} No generation, no model beyond "
+        "these two kinds.",
         smallest=smallest(*(d for d, _ in asked)),
         but=f"{_counted(len(told.keys() & FAMILIES), 'family', 'families')} and "
         f"{_counted(len(told.keys() & TASKS), 'task', 'tasks')}, all small",
