@@ -31,3 +31,8 @@ def with_texts(given: Mapping[str, Any]) -> dict[str, Any]:
         elif name == "titles" and value:
             found[name] = {of: as_text(title) for of, title in value.items()}
     return found
+
+
+def panel_title(title: str, width: float) -> str:
+    """Return a title in lines that a panel of `width` inches, its axis included, has room for."""
+    return as_text(title, int(14 * width))

@@ -10,7 +10,7 @@ import figure_cases
 import pandas as pd
 import pytest
 from figure_boxes import measured
-from figure_cases import CASES, METHODS, RATES, front, paper, ranked, tried
+from figure_cases import CASES, METHODS, RATES, TITLES, front, paper, ranked, tried
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
@@ -19,7 +19,7 @@ from blocklora_lib.analysis.rates import rate_curves
 from blocklora_lib.analysis.summaries import few_shot_summary, gains, trained_parameters
 from blocklora_lib.display import figures
 from blocklora_lib.display.figures.comparison import fronts
-from blocklora_lib.display.figures.few_shot import key_figure
+from blocklora_lib.display.figures.few_shot import accuracy_by_shots, key_figure
 from blocklora_lib.display.figures.rates import accuracy_by_rate
 from blocklora_lib.display.style import in_style, legend_outside, new_figure, save_figure
 
@@ -69,6 +69,14 @@ def test_a_long_name_leaves_both_panels_of_the_key_figure_room(tmp_path):
     runs = runs[runs["dataset"].isin([*runs["dataset"].unique()[:3]])]
     figure = key_figure(few_shot_summary(runs), gains(runs), {}, trained_parameters(runs))
     assert not faults_of(figure, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("many", [2, 5])
+def test_long_titles_of_sets_do_not_run_into_each_other(many, tmp_path):
+    runs = paper({"zero_shot": "Zero-shot", "lora": "LoRA"}, [*TITLES][:many])
+    titles = {name: f"{name}: household objects, second version" for name in TITLES}
+    assert not faults_of(accuracy_by_shots(few_shot_summary(runs), titles), tmp_path)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...analysis.summaries import AVERAGE
-from ..labels import as_text
+from ..labels import as_text, panel_title
 from ..style import (
     OTHER,
     TEXT_WIDTH,
@@ -69,7 +69,8 @@ def accuracy_by_shots(
         guess = chance.get(name)
         rows = summary[summary["dataset"] == name]
         draw_shots(axes, rows, styles, None if guess is None else 100 * guess)
-        axes.set_title(titles.get(name, name), fontweight="bold" if name == AVERAGE else "normal")
+        title = panel_title(titles.get(name, name), width / columns)
+        axes.set_title(title, fontweight="bold" if name == AVERAGE else "normal")
         if name == AVERAGE:
             axes.set_facecolor(AVERAGE_SHADE)
         if i % columns == 0:

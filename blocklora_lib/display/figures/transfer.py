@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ...analysis.summaries import AVERAGE, zero_shot
+from ..labels import panel_title
 from ..style import (
     GREY,
     OTHER,
@@ -97,14 +98,16 @@ def domain_by_shots(summary: pd.DataFrame, titles: Mapping[str, str], source: st
     }
     styles, columns = styles_of(summary["method"]), min(3, len(names))
     lines = math.ceil(len(names) / columns)
-    figure = new_figure(TEXT_WIDTH * (0.4 + 0.2 * columns), 1.75 * lines + 0.55)
+    width = TEXT_WIDTH * (0.4 + 0.2 * columns)
+    figure = new_figure(width, 1.75 * lines + 0.55)
     grid = figure.subplots(lines, columns, squeeze=False)
     for i, axes in enumerate(grid.flat):
         if i >= len(names):
             axes.set_visible(False)
             continue
         draw_shots(axes, summary[summary["dataset"] == names[i]], styles)
-        axes.set_title(shown.get(names[i], titles.get(names[i], names[i])))
+        title = shown.get(names[i], titles.get(names[i], names[i]))
+        axes.set_title(panel_title(title, width / columns))
         if i % columns == 0:
             axes.set_ylabel("accuracy (%)")
         if i + columns >= len(names):
