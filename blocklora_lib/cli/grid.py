@@ -86,6 +86,7 @@ def grid(
     """
     from ..runs.experiment import RATES
     from ..runs.grid import expand, experiments_with, planned
+    from ..runs.rates import declared
     from ..runs.standing import to_run
     from ..runs.store import RunStore
     from ..suite.engine import write_index
@@ -93,6 +94,8 @@ def grid(
     if not 0 < tflops < float("inf"):
         raise ValueError(f"--tflops {tflops:g} is no rate; give what a device sustains, such as 20")
     settings = named_profile(profile, skip_unreadable, fast, chosen=experiment != RATES)
+    if experiment == RATES:
+        declared(settings)
     store = RunStore((results or settings.results) / "runs")
     everything = experiment == "all"
     wanted = experiments_with(settings, dataset, method) if everything else [experiment]
@@ -158,10 +161,11 @@ def rates(
     from ..runs.experiment import RATES
     from ..runs.grid import expand
     from ..runs.profile_files import rates_file
-    from ..runs.rates import choose, write_choice
+    from ..runs.rates import choose, declared, write_choice
     from ..runs.store import RunStore
 
     settings = named_profile(profile, False, False, chosen=False)
+    declared(settings)
     file = rates_file(profile, own=True)
     store = RunStore((results or settings.results) / "runs")
     found = _look_up(expand(settings, RATES), store, keep_old)

@@ -38,7 +38,8 @@ def verify(
     record = RunStore(path.parent).load_key(path.stem)
     if record is None:
         raise FileNotFoundError(
-            f"no record {path}; give the path of one, such as results/pocket/runs/<key>.json"
+            f"no record {path}; give the path of one, such as results/pocket/runs/<key>.json, or "
+            "runs.parquet/<key>.json of a packed one"
         )
     settings = named_profile(profile, False, False)
     with TemporaryDirectory() as place:

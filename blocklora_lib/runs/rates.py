@@ -21,7 +21,7 @@ from ..core.files import write_whole
 from ..core.paths import MANIFESTS
 from ..core.schema import Strict, explain
 from ..core.yaml_data import read_yaml
-from .experiment import RATES, MethodEntry, Rate
+from .experiment import RATES, MethodEntry, Rate, Rates
 from .grid import expand
 from .packed import SUFFIX
 from .profile import Profile
@@ -66,32 +66,37 @@ def best(accuracies: Sequence[Fraction | float | None]) -> int:
     return accuracies.index(max(known))
 
 
+def declared(profile: Profile) -> Rates:
+    """Return how the profile chooses rates; ValueError for one that does not."""
+    if profile.rates is None:
+        raise ValueError(
+            f"profile {profile.name} declares no rates to choose from; give rates: {{grid: ..., "
+            "datasets: ..., shots: ..., seeds: ...}"
+        )
+    return profile.rates
+
+
 def choose(profile: Profile, store: RunStore, manifests: Path = MANIFESTS) -> Choice:
     """Choose the rate of every trained method by the records of a store.
 
     Raises MissingResults where one is missing, DamagedRecord where it cannot be read, and
     ValueError where a method's runs failed at each rate.
     """
-    if profile.rates is None:
-        raise ValueError(
-            f"profile {profile.name} declares no rates to choose from; give rates: {{grid: ..., "
-            "datasets: ..., shots: ..., seeds: ...}"
-        )
-    methods = {}
+    grid, methods = declared(profile).grid, {}
     for entry in profile.trained:
-        specs = {rate: _runs(profile, entry, rate, manifests) for rate in profile.rates.grid}
+        specs = {rate: _runs(profile, entry, rate, manifests) for rate in grid}
         means = [_mean(runs, store, profile.argument) for runs in specs.values()]
         try:
             chosen = best(means)
         except ValueError as error:
             raise ValueError(f"no learning rate for method {entry.name}: {error}") from None
         methods[entry.name] = MethodRate(
-            lr=profile.rates.grid[chosen],
+            lr=grid[chosen],
             accuracy=tuple(None if mean is None else float(mean) for mean in means),
             settings=settings_digest(profile, entry),
             runs=keys_digest([spec for runs in specs.values() for spec in runs]),
         )
-    return Choice(grid=profile.rates.grid, methods=methods)
+    return Choice(grid=grid, methods=methods)
 
 
 def _runs(profile: Profile, entry: MethodEntry, rate: float, manifests: Path) -> list[RunSpec]:

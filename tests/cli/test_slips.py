@@ -162,3 +162,12 @@ def test_records_are_merged_into_a_folder_and_packed_into_a_file(tmp_path):
     told = said("records", "merge", REFERENCE / "runs", "--into", tmp_path / "x.parquet", code=2)
     assert "a folder gets the records" in told
     assert not (tmp_path / "x.parquet").exists()
+
+
+@pytest.mark.parametrize("words", [["rates"], ["grid", "--list", "--experiment", "rates"]])
+def test_a_profile_that_declares_no_rates_is_told_so(tmp_path, words):
+    """It was 'unknown experiment, did you mean texts?'"""
+    path = tmp_path / "mine.yaml"
+    path.write_text("{name: mine, description: d, extends: smoke, rates: null}")
+    told = said(*words, "--profile", path, code=2)
+    assert "profile mine declares no rates to choose from; give rates: {grid: ..., " in told
