@@ -136,7 +136,12 @@ def variant_jobs(text: str, profile: Profile) -> dict[tuple[str, str], list[str]
         if folder == profile.results:
             raise ValueError(f"variants: {name} with {entry} is the profile's own; leave it out")
         words = [("-p", key, json.dumps(value)) for key, value in given.items()]
-        jobs[folder.name, name] = [word for three in words for word in three]
+        told = [word for three in words for word in three]
+        if jobs.setdefault((folder.name, name), told) != told:
+            raise ValueError(
+                f"variants: two entries of {name} vary {varied} alike and would be written to one "
+                "folder; leave one of them out"
+            )
     return jobs
 
 

@@ -705,6 +705,11 @@ def test_a_sweep_is_a_list_of_notebooks_with_their_parameters(tmp_path):
         ("[{notebook: 08_few_shot}]", "varies nothing; name datasets"),
         ("[{notebook: 06_generalization_bound, rank: 4}]", "varies nothing; name datasets"),
         ("[{notebook: 08_few_shot, shots: [1, 2]}]", "is the profile's own; leave it out"),
+        (
+            "[{notebook: 08_few_shot, shots: [1]}, "
+            "{notebook: 08_few_shot, shots: [1], compute_missing: false}]",
+            "two entries of 08_few_shot vary .* alike",
+        ),
     ],
 )
 def test_a_sweep_that_cannot_be_is_refused(text, message):
