@@ -14,6 +14,7 @@ from typing import Any
 from ..core.files import HOST, check_writes_over, user_path
 from ..core.paths import NOTEBOOKS, ROOT
 from ..data.roots import VARIABLE as DATA_VARIABLE
+from ..runs.own_images import refuse_within
 from ..runs.profile_files import is_file_name, load_profile
 from ..runs.results import results_folder
 from ..runs.store import RunStore
@@ -56,6 +57,8 @@ def run_notebook(
     settings, needs = load_profile(given["profile"]), notebook_needs(name, NOTEBOOKS)
     varied = {key: given[key] for key in NAMES if key in given} if needs["varies"] else {}
     base = results_folder(settings, given["results_dir"])
+    if given.get("folder"):
+        refuse_within(base, Path(given["folder"]))  # before a folder is made among the images
     folder = (place(base, settings, needs, varied) if varied else base) / "notebooks"
     RunStore(inside(base, folder)).check_writable()
     done, failed = folder / f"{name}.ipynb", folder / f"{name}.failed.ipynb"

@@ -66,3 +66,11 @@ def test_an_interrupt_leaves_no_word_of_asyncio(tmp_path, monkeypatch, caplog):
         loop.close()
     assert "never retrieved" not in caplog.text
     assert [*(tmp_path / "notebooks").iterdir()] == []
+
+
+def test_results_among_the_images_are_refused_before_a_folder_is_made(tmp_path):
+    """The notebook refused them, too, and its failed copy stood where a class would."""
+    place = tmp_path / "results"
+    with pytest.raises(ValueError, match="would lie among the images"):
+        run_notebook("18_your_data", "smoke", {"folder": str(tmp_path)}, place)
+    assert not place.exists()
