@@ -114,7 +114,7 @@ def variant_jobs(text: str, profile: Profile) -> dict[tuple[str, str], list[str]
         return {}
     path = user_path(text) if is_file_name(text) else None
     listed = parse_yaml(read_text(path) if path else text, str(path or "variants"))
-    jobs = {}
+    jobs: dict[tuple[str, str], list[str]] = {}
     for entry in listed if isinstance(listed, list) else [listed]:
         if not isinstance(entry, dict) or not isinstance(entry.get("notebook"), str):
             raise ValueError(
