@@ -152,6 +152,28 @@ def faults(log: str) -> list[str]:
     return wide + high + re.findall(r".*(?:undefined|multiply defined).*", log)
 
 
+@pytest.mark.slow
+@needs_latex
+def test_what_a_folder_lacks_is_said_to_be_missing(tmp_path):
+    """Of a figure that was not there LaTeX read the name as a formula, and wrote no report."""
+    small = tmp_path / "small"
+    small.mkdir()
+    for name in ("claims.json", "runs.parquet"):
+        shutil.copy(REFERENCE / name, small)
+    part = "figures/02_equivalence"
+    shutil.copytree(REFERENCE / part, small / part)
+    write_inputs(small, tmp_path / "to")
+    assert not faults(compile_latex(tmp_path / "to", "report"))
+    told = subprocess.run(
+        ["pdftotext", "report.pdf", "-"],
+        cwd=tmp_path / "to",
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "13_theorem-trajectories is not in these results" in " ".join(told.stdout.split())
+
+
 def test_faults_are_found():
     log = (
         "Overfull \\hbox (2.5pt too wide)\nOverfull \\hbox (1.5pt too wide)\n"
