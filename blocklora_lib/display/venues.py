@@ -88,7 +88,8 @@ def in_mathematics(text: str) -> str:
         return f"${found[1]}_{{{index}}}$"
 
     text = re.sub(r"\b([A-Za-z])\\_(in|out|[a-z])\b", symbol, text)
-    text = re.sub(r"`([^`]+)`", r"\\texttt{\1}", text)
+    # of two hyphens LaTeX makes one dash, which no command has
+    text = re.sub(r"`([^`]+)`", lambda m: rf"\texttt{{{m[1].replace('--', '-{}-')}}}", text)
     return re.sub(r"(?<![\w.$-])-(?=\d)", "$-$", text)
 
 

@@ -209,6 +209,7 @@ def test_figures_go_where_their_text_stays_readable():
 def test_sentences_become_latex():
     assert prose("ΔW of d_in, $x^2$ & -3") == r"$\Delta$W of $d_{\mathrm{in}}$, $x^2$ \& $-$3"
     assert prose("costs 5 $") == r"costs 5 \$"
+    assert prose("say `run --fast`") == r"say \texttt{run -{}-fast}"
     assert prose("$B$ and $x_{i}$") == "$B$ and $x_{i}$"
 
 
