@@ -59,7 +59,7 @@ def run_notebook(
     base = results_folder(settings, given["results_dir"])
     if given.get("folder"):
         refuse_within(base, Path(given["folder"]))  # before a folder is made among the images
-    folder = (place(base, settings, needs, varied) if varied else base) / "notebooks"
+    folder = (place(base, settings, needs, varied) if needs["varies"] else base) / "notebooks"
     RunStore(inside(base, folder)).check_writable()
     done, failed = folder / f"{name}.ipynb", folder / f"{name}.failed.ipynb"
     for path in (done, failed):

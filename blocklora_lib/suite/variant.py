@@ -32,7 +32,7 @@ def vary(profile: Profile, needs: Mapping[str, Any], given: Mapping[str, Any]) -
 
     needs: as `catalogue.notebook_needs`. given: some of NAMES; empty lists and 0 leave the
     profile's. ValueError names an unknown dataset or method, a value that stands twice, a rank that
-    cannot be cut, methods of which none can be shown.
+    cannot be cut, methods of which none can be shown, an experiment that the profile lacks.
     """
     given, facts = as_given(profile, needs, given), profile.model_dump()
     facts["rates"] = None  # the methods have theirs, and the sets that chose them may be left out
@@ -45,6 +45,11 @@ def vary(profile: Profile, needs: Mapping[str, Any], given: Mapping[str, Any]) -
     facts["methods"] = [entry.model_dump() for entry in methods]
     kept, experiments = {entry.name for entry in methods}, {}
     for name in needs["experiments"]:  # the others are another notebook's
+        if name not in profile.experiments:
+            raise ValueError(
+                f"profile {profile.name} has no experiment {name!r}, which this notebook shows; "
+                "add it to the profile's experiments, or leave this notebook out"
+            )
         experiment = profile.experiment(name)
         changed = facts["experiments"][name] | _changes(profile, experiment, needs, given)
         if changed["methods"] is not None:

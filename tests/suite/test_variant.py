@@ -57,6 +57,15 @@ def test_nothing_given_is_the_profile(name, tmp_path):
     assert place(tmp_path, POCKET, notebook_needs(name), dict.fromkeys(NAMES, 0)) == tmp_path
 
 
+def test_a_profile_without_what_a_notebook_shows_is_told_so_before_it_starts(tmp_path):
+    """It was 'unknown experiment', of a cell."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("{name: mine, description: d, extends: smoke, experiments: {comparison: null}}")
+    with pytest.raises(ValueError, match="no experiment 'comparison', which this notebook shows"):
+        run_notebook("17_comparison", str(path), {}, tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
 def test_a_variant_asks_for_what_was_given_and_for_zero_shot():
     found = specs("08_few_shot", datasets=["fashion"], shots=[2], seeds=[7], methods=["block_lora"])
     assert {(s.dataset, s.method.name, s.shots) for s in found.values()} == {
