@@ -20,7 +20,6 @@ import torch
 from pydantic import ValidationError
 from tqdm.auto import tqdm
 
-from ..clip.backbone import load_backbone
 from ..core.schema import explain
 from ..weights.spec import BackboneSpec
 from .peak_memory import MeasurementFailed
@@ -81,6 +80,8 @@ def on_backbone(
     measure: Times, spec: BackboneSpec, device: str = "cpu", **arguments: Any
 ) -> pd.DataFrame:
     """Return measure(backbone, ..) of a backbone that is loaded where the work is done."""
+    from ..clip.backbone import load_backbone  # takes as long as a short timing, which has none
+
     return measure(load_backbone(spec, device), **arguments)
 
 
