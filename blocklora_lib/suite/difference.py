@@ -20,6 +20,7 @@ from ..analysis.two_stores import (
     pair_up,
     two_binomials,
 )
+from ..core.collection import no_collection
 from ..core.files import printable
 from ..core.json_data import read_json, undamaged
 from ..runs.packed import SUFFIX
@@ -31,6 +32,7 @@ LEVEL = 0.05
 WIDTH = 100  # characters of a line of prose
 
 
+@no_collection()  # records by the thousand, which stay
 def difference(a: Path, b: Path) -> tuple[str, list[str]]:
     """Return the text, and what is wrong with records that could not be read.
 
