@@ -42,11 +42,16 @@ LAST = [name for name in NAMES if notebook_needs(name)["last"]]
 SMALLER = {
     "03_counts": dict(other_models=["PocketCLIP"]),
     "07_nonvacuous_bound": dict(
-        coded_sets=["fashion"], steps=50, sweeps=1, supersamples=3, paired_shots=2
+        coded_sets=["fashion"],
+        steps=50,
+        sweeps=1,
+        supersamples=3,
+        paired_shots=2,
+        candidates=[["qkvo", 2, 25, 5, 1.0], ["vo", 8, 40, 5, 2.0]],
     ),
-    "12_inference": dict(batches=[1, 8], repeats=1, rounds_factor=3),
-    "13_theorem": dict(steps=100, short=50, real_steps=8),
-    "14_where_it_breaks": dict(octaves=[-2, -1, 1, 3, 5]),
+    "12_inference": dict(batches=[1], repeats=1, rounds_factor=3),
+    "13_theorem": dict(steps=50, short=30, real_steps=4),
+    "14_where_it_breaks": dict(octaves=[-2, 1, 4], steps=60),
 }
 
 
