@@ -55,9 +55,11 @@ def there(results: Path | None) -> Path | None:
     """Return a results folder that is only read; refuse one that does not exist, a slip, and that
     of a notebook's variant: the records on which it rests stand with the profile's results.
     """
+    from ..suite.variant import is_variant
+
     if results and not results.is_dir():
         raise FileNotFoundError(f"no results folder {results}; `blocklora reproduce` makes one")
-    if results and results.parent.name == "variants" and (results / "parameters.json").is_file():
+    if results and is_variant(results):
         raise ValueError(
             f"{results} has the figures and tables of a notebook with other parameters, which "
             f"`blocklora export` takes; runs, claims and report are of {results.parent.parent}"

@@ -171,12 +171,16 @@ def keeper_of(spec: RunSpec, file: Path) -> Kept:
     refuse_without_adapter(spec)
     keeper = Kept(file=file)
     keeper.check()
-    if is_there(keeper.path(spec)) and keeper.lacks(spec):
-        try:
-            other = trained(keeper.path(spec)).spec
-            whose = f"the adapters of another run ({other}, {other.key})"
-        except AdapterError:  # it is whole: `check` has read it
-            whose = "adapters that no run here has trained"
+    if not is_there(keeper.path(spec)):
+        return keeper
+    try:
+        other = trained(keeper.path(spec)).spec
+        whose = (
+            f"the adapters of another run ({other}, {other.key})" if other.key != spec.key else ""
+        )
+    except AdapterError:  # it is whole: `check` has read it
+        whose = "adapters that no run here has trained"
+    if whose:
         raise ValueError(
             f"{file} has {whose}; they are not written over: move them away, or give another file"
         )

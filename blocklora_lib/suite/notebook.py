@@ -41,7 +41,7 @@ from .footer import footer, profile_note
 from .judged_cells import check_ids, number
 from .parameter_cell import check_parameters, injected_parameters
 from .shown import show_figure, show_html, words
-from .variant import as_given, place, vary
+from .variant import PARAMETERS, as_given, place, vary
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,7 @@ class Notebook:
         self._way_out = "this notebook, compute_missing = True" if self.folder != base else ""
         if self.folder != base:
             given = {"profile": stated.name, **as_given(stated, needs, varied)}
-            write_whole(self.folder / "parameters.json", json.dumps(given, indent=1) + "\n")
+            write_whole(self.folder / PARAMETERS, json.dumps(given, indent=1) + "\n")
         self._remarks, self._failed = list[str](), list[str]()
         self._read: list[str] = []  # experiments whose records were read, in order
         self._index: dict[str, Any] = {"notebook": name, "profile": self.profile.name}

@@ -25,6 +25,7 @@ from ..runs.profile import Profile
 
 NAMES = ("datasets", "methods", "shots", "seeds", "rank", "n_blocks")
 FOLDER = "variants"  # of a results folder
+PARAMETERS = "parameters.json"  # of a variant: what was given
 
 
 def vary(profile: Profile, needs: Mapping[str, Any], given: Mapping[str, Any]) -> Profile:
@@ -86,6 +87,11 @@ def as_given(
         if values:
             given[key] = sorted(values, key=known[key].index if key in known else None)
     return given
+
+
+def is_variant(folder: Path) -> bool:
+    """Whether a notebook with other parameters than its profile's has written to this folder."""
+    return folder.parent.name == FOLDER and (folder / PARAMETERS).is_file()
 
 
 def place(
