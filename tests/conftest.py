@@ -9,7 +9,7 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +62,15 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("rare"):
             item.add_marker("slow")
+
+
+def mostly_rare(values: Iterable, common: Collection) -> list:
+    """Cases of which `make test` runs the common ones, and `make test-all` the others, too."""
+    values = list(values)
+    assert set(common) <= set(values)
+    parts = [value if isinstance(value, tuple) else (value,) for value in values]
+    marks = [() if value in common else pytest.mark.rare for value in values]
+    return [pytest.param(*part, marks=mark) for part, mark in zip(parts, marks, strict=True)]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -34,8 +34,8 @@ from blocklora_lib.runs.results import MissingResults
 from blocklora_lib.theory.bounds import occam_bound
 
 LEVEL = 0.05
-BOARDS = 100
-DEAR = {"C10": 50, "C15": 50, "C18": 50}  # boards of claims that compare many runs
+BOARDS = 50
+DEAR = {"C10": 25, "C15": 25, "C18": 25}  # boards of claims that compare many runs
 MANY = 500  # absent, present, on the margin; by `make test-all`
 MARGIN = "margin"  # the truth stands where confirmed turns into contradicted
 

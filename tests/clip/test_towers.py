@@ -10,6 +10,7 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import mostly_rare
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.transformer import QuickGELU
@@ -44,7 +45,10 @@ SETTINGS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["TinyCLIP", "PocketCLIP", "ViT-B-16-quickgelu"])
+MODELS = ["TinyCLIP", "PocketCLIP", "ViT-B-16-quickgelu"]
+
+
+@pytest.fixture(scope="module", params=MODELS)
 def backbone(request, tiny_clip, tmp_path_factory):
     """The tiny CLIP; PocketCLIP, which is trained; ViT-B/16's shape, two layers, a small image."""
     if request.param == "PocketCLIP":
@@ -134,6 +138,7 @@ def moments(encode, copies=1):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backbone", mostly_rare(MODELS, {"TinyCLIP"}), indirect=True)
 def test_with_dropout_the_mean_is_the_same(backbone, adapted):
     """Unit rows, 500 samples of each; the means differ by their own standard errors."""
     adapters = adapted(kind="lora", rank=2, dropout=0.25)

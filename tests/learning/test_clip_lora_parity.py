@@ -57,13 +57,9 @@ def vit_b16():
     return case, start, model, theirs
 
 
-@pytest.mark.slow
+@pytest.mark.rare  # half a minute; the tiny model's steps below see the same
 @pytest.mark.parametrize(
-    ("method", "settings"),
-    [
-        ("lora", {"rank": 2}),
-        pytest.param("block_lora", {"rank": 2, "n_blocks": 1}, marks=pytest.mark.rare),
-    ],
+    ("method", "settings"), [("lora", {"rank": 2}), ("block_lora", {"rank": 2, "n_blocks": 1})]
 )
 def test_five_steps_stay_together_at_vit_b16_size(vit_b16, method, settings):
     case, start, theirs, their_steps = vit_b16

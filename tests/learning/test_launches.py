@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import mostly_rare
 from fake_cuda import fake_cuda
 from launches import counting, deep_clip, step_launches
 from torch import nn
@@ -50,7 +51,10 @@ def test_a_step_waits_for_nothing(gpu, tiny_clip, precision):
 BEFORE = {("lora", "fp32"): 1700, ("block_lora", "fp16"): 2044}
 
 
-@pytest.mark.parametrize(("kind", "precision"), BEFORE)
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [("lora", "fp32"), pytest.param("block_lora", "fp16", marks=pytest.mark.rare)],
+)
 def test_a_step_asks_for_half_as_many_kernels_at_any_number_of_classes(gpu, deep, kind, precision):
     found = {n: step_launches(deep, n, precision, batch=1, kind=kind) for n in (10, 60)}
     few, more = (counted.kernels.total() for counted in found.values())
@@ -98,10 +102,10 @@ def fitted(name, tiny_clip, steps, **context):
     return found.loss, scores, passes
 
 
-THROUGH_TOWERS = [
-    *("block_lora", "coop", "cocoop", "promptsrc"),
-    *(pytest.param(name, marks=pytest.mark.rare) for name in ("dora", "vera", "prograd", "maple")),
-]
+THROUGH_TOWERS = mostly_rare(
+    ("block_lora", "coop", "cocoop", "promptsrc", "dora", "vera", "prograd", "maple"),
+    {"block_lora", "coop", "cocoop"},
+)
 
 
 @pytest.mark.parametrize("name", THROUGH_TOWERS)

@@ -137,13 +137,15 @@ def distance(found: list[list[Tensor]], expected: list[list[Tensor]]) -> float:
     return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) for a, b in pairs)
 
 
-CASES = [
-    (kind, model, dtype)
-    for i, kind in enumerate(KINDS)
-    for model, dtype in itertools.product(("tiny", "pocket"), (torch.float32, torch.float64))
-    # the kinds of the paper in all; of the others, values and rounding
-    if i < 4 or (model, dtype) in (("tiny", torch.float64), ("pocket", torch.float32))
+TINY, POCKET = ("tiny", torch.float64), ("pocket", torch.float32)  # values, and rounding
+CASES = [(kind, *of) for kind in KINDS for of in (TINY, POCKET)]
+OTHERS = [  # of the kinds of the paper
+    (kind, *of)
+    for kind in list(KINDS)[:4]
+    for of in itertools.product(("tiny", "pocket"), (torch.float32, torch.float64))
+    if of not in (TINY, POCKET)
 ]
+CASES += [pytest.param(*case, marks=pytest.mark.rare) for case in OTHERS]
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from benchmark_scripts import FOLDER, load_script
+from conftest import mostly_rare
 
 ROUNDS = "--rounds 3 --threads 1"
 SMALL = f"--model {{quick}} --batch 2 {ROUNDS}"
@@ -37,7 +38,9 @@ def test_no_script_is_passed_over():
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("gpu")]
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(
+    "name", mostly_rare(SCRIPTS, {"adapter_path", "inference", "predict", "prompts", "step"})
+)
 def test_it_runs_on_the_gpu_and_says_so(name, quick_clip, tmp_path):
     given = SCRIPTS[name].format(quick=quick_clip).split()
     load_script(name).main([*given, "--device", "cuda", "--output", str(tmp_path / "found")])

@@ -9,6 +9,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from conftest import mostly_rare
 from fake_cuda import CudaTensor
 from PIL import Image
 from torch import nn
@@ -39,8 +40,14 @@ def files(tmp_path):
     return ImageFiles(paths)
 
 
+COMMON = {  # one of each kind; the others differ in a line or two
+    *("zero_shot", "linear_probe", "tip_adapter_f", "proker", "lora", "block_lora", "dora"),
+    *("coop", "cocoop", "promptsrc", "two_stage"),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", mostly_rare(method_names(), COMMON))
 def test_it_fits_and_scores(name, files, tiny_clip):
     method = get_method(name)
 

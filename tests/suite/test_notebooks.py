@@ -117,7 +117,12 @@ EDGES = [  # values that a reader may well choose, and what notebooks say of tho
     pytest.param("01_method", dict(rank=16, n_blocks=8), "", marks=pytest.mark.rare),
     pytest.param("02_equivalence", dict(rank=16, seed=0, steps=2), "", marks=pytest.mark.rare),
     ("02_equivalence", dict(steps=1), "steps=1 tells no two updates apart"),
-    ("06_generalization_bound", dict(backbones=["ViT-B-16-quickgelu", "ViT-B-32"]), ""),
+    pytest.param(
+        "06_generalization_bound",
+        dict(backbones=["ViT-B-16-quickgelu", "ViT-B-32"]),
+        "",
+        marks=pytest.mark.rare,
+    ),
     pytest.param(
         "11_ablations",
         dict(methods=["frozen_a"], shots=[2], rank=4, n_blocks=4),
@@ -175,7 +180,7 @@ def test_a_comparison_without_a_run_of_block_lora_says_so(tmp_path, tmp_path_fac
     ("kept", "said"),
     [
         (lambda shots: False, "runs of few_shot missing"),
-        (lambda shots: shots == 0, "runs of few_shot missing"),
+        pytest.param(lambda shots: shots == 0, "runs of few_shot missing", marks=pytest.mark.rare),
         (lambda shots: shots > 0, "no zero-shot run"),
         (lambda shots: shots < 2, ""),
     ],

@@ -14,6 +14,7 @@ import fake_cuda
 import matplotlib
 import nbformat
 import pytest
+from conftest import mostly_rare
 from synthetic_records import write_records
 
 from blocklora_lib.core.paths import NOTEBOOKS, PROFILES
@@ -38,6 +39,8 @@ LESS = {  # parameters of a notebook that repeat what one step shows
 }  # fmt: skip
 COMPUTES = "08_few_shot"  # runs, by nb.compute(); the others find all of theirs
 ON_THE_CPU = {"13_theorem", "14_where_it_breaks", "15_shared_subspace"}
+TRIED = sorted(set(NAMES) - ON_THE_CPU, key=lambda name: (name in LAST, name))
+LONG = {"05_memory", "07_nonvacuous_bound", "12_inference", "18_your_data"}
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +95,7 @@ def code_cells(name):
     ]
 
 
-@pytest.mark.parametrize(
-    "name", sorted(set(NAMES) - ON_THE_CPU, key=lambda name: (name in LAST, name))
-)
+@pytest.mark.parametrize("name", mostly_rare(TRIED, set(TRIED) - LONG))
 def test_no_cell_mixes_devices(name, smoke, monkeypatch):
     computed, on_gpu = fake_cuda.computed, []
     monkeypatch.setattr(

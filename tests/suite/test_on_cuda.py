@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import mostly_rare
 from fake_cuda import CUDA, CudaTensor
 from torch import nn
 
@@ -168,9 +169,10 @@ def test_augmentation_draws_on_the_cpu_and_moves(how):
 # --- theory
 
 
-@pytest.mark.parametrize(
-    "hooks", ["none", "rates", "noise", "clip", "tensors", "lars", "muon", "rounded", "random"]
-)
+HOOKS = ["none", "rates", "noise", "clip", "tensors", "lars", "muon", "rounded", "random"]
+
+
+@pytest.mark.parametrize("hooks", mostly_rare(HOOKS, {"none", "noise", "muon", "random"}))
 def test_trajectories_and_what_breaks_them(clip, hooks):
     chosen = {
         "none": lambda: {},

@@ -1,5 +1,5 @@
-"""The whole paper profile on miniatures: every branch is driven once, with random weights, for a
-step each.
+"""The paper profile on miniatures, driven with random weights, for a step each: a group of runs of
+each experiment, and, in `make test-all`, every branch once.
 
 Shown: each experiment, set, method and varied setting of paper.yaml makes runs that end with a
 record, and the notebooks that read them run. Not shown: anything about accuracy (the weights are
@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from conftest import mostly_rare
 from figure_boxes import measuring_kernels
 
 from blocklora_lib.core.paths import PROFILES, ROOT
@@ -48,6 +49,10 @@ WHOLE = {e: experiment for e, experiment in PAPER.experiments.items() if e != SH
 # of methods under transfer those that have no schedule of their own
 METHODS = {entry.method_spec for entry in SMOKE.methods_of(SMOKE.experiment("cross_dataset"))}
 GROUPS = [(e, d) for e, experiment in WHOLE.items() for d in PAPER.datasets_of(experiment)]
+COMMON = {  # one group of each experiment; `make test-all` makes the whole grid, and what reads it
+    *(("few_shot", "dtd"), ("blocks", "eurosat"), ("collapse", "dtd")),
+    *(("cross_dataset", "imagenet"), ("twins", "dtd"), ("placement", "dtd")),
+}
 NOTEBOOKS = ["08_few_shot", "09_cross_dataset", "10_domain_generalization", "11_ablations"]
 SIZES = {
     "steps_per_shot",
@@ -119,7 +124,7 @@ def results(place) -> Path:
     return place / "results"
 
 
-@pytest.mark.parametrize(("experiment", "dataset"), GROUPS)
+@pytest.mark.parametrize(("experiment", "dataset"), mostly_rare(GROUPS, COMMON))
 def test_every_run_of_the_group_is_done(place, experiment, dataset):
     records = made(place, experiment, dataset)
     assert {record.status for record in records} == {"done"}
@@ -138,6 +143,7 @@ def branch(spec) -> tuple:
     return spec.dataset, spec.evaluate_on, spec.draw, spec.split, spec.method, str(training)
 
 
+@pytest.mark.rare
 def test_no_branch_of_the_paper_profile_is_left_out(results):
     records = RunStore(results / "runs").records()
     assert {record.status for record in records} == {"done"}
@@ -247,6 +253,7 @@ def test_the_doors_are_open(place, tmp_path):
     assert "1 done, 0 missing, 0 failed" in blocklora("grid", *words, "--list").stdout
 
 
+@pytest.mark.rare
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_the_notebook_runs_on_it(results, name):
     given = {"compute_missing": False} if name == "08_few_shot" else {}
@@ -261,6 +268,7 @@ def test_the_notebook_runs_on_it(results, name):
     assert {c["verdict"] for c in index["claims"] if c["id"] in ("C10", "C11")} <= {"not run"}
 
 
+@pytest.mark.rare
 def test_the_report_is_written_of_it(results):
     """Whichever notebooks have run by then."""
     text = write_report(NAME, results)[0].read_text(encoding="utf-8")

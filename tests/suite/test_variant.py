@@ -251,10 +251,11 @@ def test_two_papermill_processes_at_a_time(tmp_path):
             dict(methods=["block_lora"], datasets=["chess"], shots=[1], seeds=[1]),
             ["not both among the methods", "none of these methods"],
         ),
-        (
+        pytest.param(
             "09_cross_dataset",
             dict(methods=["zero_shot"], datasets=["chess"]),
             ["of the source, minus Zero-shot CLIP, in points"],
+            marks=pytest.mark.rare,
         ),
     ],
 )

@@ -190,6 +190,7 @@ def test_the_face_works_in_an_empty_environment(bare, tmp_path):
     assert done.stdout.startswith(f"used {bare.resolve()}")
 
 
+@pytest.mark.rare  # of the library itself test_habits.py says the same
 def test_a_file_that_uses_the_face_is_clean_under_a_strict_checker(bare, tmp_path):
     (tmp_path / "mine.py").write_text(TYPED, encoding="utf-8")
     words = ["--strict", "--config-file=", "--cache-dir=.", "--python-executable"]

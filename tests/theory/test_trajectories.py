@@ -130,7 +130,7 @@ def test_the_learner_is_adamw_on_n_matrices_written_out():
 
 
 @pytest.mark.slow
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     optimizer=st.sampled_from(sorted(tr.OPTIMIZERS)),
     reading=st.sampled_from(("total_rank", "block_rank")),
