@@ -241,7 +241,10 @@ class AdapterSet:
     # files
 
     def save(self, path: str | Path, extra: dict[str, str] | None = None) -> None:
-        """Write the adapters, merged or not, and the strings `extra` to a self-describing file."""
+        """Write the adapters, merged or not, and the strings `extra` to a self-describing file.
+
+        Those of the file that they were loaded from told of its numbers; they go along if given.
+        """
         refuse_computed(self.config, self.adapters)
         tensors = numbers_of(self.state_dict())
         tell_unmoved(self.adapters)

@@ -23,7 +23,7 @@ from ..weights.files import with_checksum
 from ..weights.loading import load_weights
 from ..weights.obtain import obtain, quiet
 from ..weights.spec import BackboneSpec
-from ..weights.stated import preprocessing, refuse_other_activation
+from ..weights.stated import doubt_activation, preprocessing, refuse_other_activation
 from ..weights.tags import open_clip_name
 from .learnt import Learnt
 from .packing import PackedPrompts
@@ -233,6 +233,7 @@ def load_backbone(spec: BackboneSpec, device: str | torch.device = "auto") -> Ba
         return Backbone(model, load_tokenizer(name), spec).to(device)
     checkpoint = read_checkpoint(source.checkpoint)
     refuse_other_activation(spec, source, checkpoint.openai)
+    doubt_activation(spec, source, checkpoint)
     model = build(spec, preprocessing(spec, source, checkpoint.openai))
     tensors = load_weights(model, checkpoint, spec.name)
     if not source.unchanged() or (spec.checksum and source.sha256 != spec.checksum):

@@ -53,7 +53,8 @@ def import_draw(path: Path, split: Mapping[str, Sequence[Item]], dataset: str = 
     and seed come from a name like shot_4-seed_1.json. Its paths start with a folder of the machine
     that wrote them, so a path is found by its longest common ending. The draw returned has the
     split's own paths and class names. ValueError, in one sentence: not JSON, unknown keys, a wrong
-    checksum, an image that is not in the split or has another label there.
+    checksum, an image that is not in the split or has another label there, or that stands among
+    training and validation images.
     """
     facts = _read_json(path)
     published = isinstance(facts, dict) and isinstance(facts.get("train"), dict)
@@ -78,9 +79,14 @@ def import_draw(path: Path, split: Mapping[str, Sequence[Item]], dataset: str = 
         raise ValueError(
             f"{path} is a draw of {drawn.dataset}, not of {dataset}; give the draw of {dataset}"
         )
-    return drawn.model_copy(
-        update={name: _match(path, name, getattr(drawn, name), split) for name in DRAWN}
-    )
+    rows = {str(name): _match(path, name, getattr(drawn, name), split) for name in DRAWN}
+    both = sorted({row[0] for row in rows["train"]} & {row[0] for row in rows["val"]})
+    if both and not split.get("val"):  # of a set that has one, `obtain.verify` looks at its splits
+        raise ValueError(
+            f"{path} has {len(both)} images both to train on and to choose settings by, such as "
+            f"{both[0]!r}; take them out of one of the two"
+        )
+    return drawn.model_copy(update=rows)
 
 
 def find_draw(

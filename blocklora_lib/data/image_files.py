@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 import torch
@@ -41,6 +42,8 @@ class _Held:
     """What a sequence of files and its parts hold: decoded images and sizes, and kept views."""
 
     images: dict[Path, Image.Image] = field(default_factory=dict)
+    room: int = KEPT_BYTES  # bytes that may still be kept
+    lock: Lock = field(default_factory=Lock)
     sizes: dict[Path, tuple[int, int]] = field(default_factory=dict)
     views: KeptViews | None = None
 
@@ -141,11 +144,13 @@ class ImageFiles:
         return pil_to_tensor(self.view.crop(self._read_and_keep(path), box, mirror))
 
     def _read_and_keep(self, path: Path) -> Image.Image:
-        kept = self._held.images
-        image = kept.get(path) or read(path, self.loading)
-        if path not in kept and 3 * image.width * image.height * (len(kept) + 1) <= KEPT_BYTES:
-            # as if all were as large as this one: a bound on memory, not an account
-            kept[path] = image
+        held = self._held
+        image = held.images.get(path) or read(path, self.loading)
+        size = 3 * image.width * image.height
+        with held.lock:  # workers keep side by side
+            if path not in held.images and size <= held.room:
+                held.images[path] = image
+                held.room -= size
         return image
 
     def _views(self, make: Callable[[Any], Tensor], plans: Sequence[Any]) -> Tensor:

@@ -17,7 +17,7 @@ from ..core.schema import Strict, explain
 from .content import file_digests
 from .manifest import Manifest, Split
 from .manifest_files import data_checksum
-from .problems import MARKER, DataError, MissingData, remedy
+from .problems import MARKER, DataError, MissingData, move, remedy
 
 VARIABLE = "BLOCKLORA_DATA"
 
@@ -55,6 +55,9 @@ def find_folder(manifest: Manifest, root: Path | str) -> Path:
     dataset.
     """
     root = Path(root)
+    if root.is_file():
+        what = f"is a file, where datasets lie in a folder, by --root or the variable {VARIABLE}"
+        raise DataError(root, what, move(root, root.with_name(f"{root.name}.file")))
     names = list(dict.fromkeys(manifest.folders.values()))
     if not names:
         raise DataError(

@@ -1,16 +1,16 @@
 """The feature cache: a frozen image tower reads each list of images once, whoever asks for it.
 
-Kept are the tower's pooled rows, before its projection, in memory and in files: by what the images
-hold, the backbone, its view, and all else that moves a bit of them. A list is always encoded whole
-and in the same batches, so that a row never depends on what was asked for before; nor do the
-seconds that a method takes: with what is kept stands how long it took, and `owed` holds it.
+Kept are the tower's pooled rows, before its projection, in memory (what was asked for last) and in
+files: by what the images hold, the backbone, its view, and all else that moves a bit of them. A
+list is always encoded whole and in the same batches, so that a row never depends on what was asked
+for before; nor do the seconds that a method takes: with what is kept stands how long it took, and
+`owed` holds it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import sys
 import time
 import warnings
@@ -23,22 +23,21 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from ..clip.backbone import Backbone
 from ..clip.towers import encode_images, image_projection
 from ..core.devices import numerics
-from ..core.files import holds_none, package_version, read_bytes, write_whole
+from ..core.files import holds_none, package_version
 from ..core.locks import locked
 from ..core.seeding import generator
 from ..data.augment import augment
 from ..data.image_files import ImageFiles
+from .feature_files import Encoded, read_features, write_features
 from .texts import TextBackbone
 
 BATCH = 100  # images a forward pass; larger ones fall out of a CPU's cache
-LIMIT = 2**36  # bytes of a file of features
+HELD = 2**31  # bytes of features in memory: images of fifteen sets, or draws of the last runs
 RECIPE: Literal["half"] = "half"  # of random views
 _PACKAGES = ("torch", "torchvision", "open_clip_torch", "pillow")
 
@@ -77,6 +76,11 @@ class Features:
         """Rows of length one: (N, d)."""
         return F.normalize(self.rows, dim=-1)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that they take, `unit` among them."""
+        return self.pooled.nbytes + 2 * self.rows.nbytes
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -86,14 +90,6 @@ class Features:
     def split(self, n: int) -> Iterator[Features]:
         """Yield parts of n images; the last may be shorter."""
         return (self[i : i + n] for i in range(0, len(self), n))
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What a tower gave: its rows, (N, p), and the seconds that it took."""
-
-    rows: Tensor
-    seconds: float
 
 
 class FeatureCache:
@@ -136,8 +132,8 @@ class FeatureCache:
             with self.around():
                 made = self._kept(name, make, source, shape)
                 known = _projected(backbone, made.rows.to(backbone.device)), made.seconds
-            if source.digest:
-                self._features[name] = known
+        if source.digest:
+            self._hold(name, known)
         whole, seconds = known
         found = whole
         if source.index is not None and not views:
@@ -167,6 +163,13 @@ class FeatureCache:
         backbone.passes["text"] += len(tokens)
         self.owed += self._prompts[name].seconds - (time.perf_counter() - start)
         return self._prompts[name].rows
+
+    def _hold(self, name: str, known: tuple[Features, float]) -> None:
+        """Keep features in memory as those asked for last; the first ones go where that is full."""
+        self._features.pop(name, None)
+        self._features[name] = known
+        while len(self._features) > 1 and sum(f.nbytes for f, _ in self._features.values()) > HELD:
+            del self._features[next(iter(self._features))]
 
     def _kept(
         self, name: str, make: Callable[[], Encoded], source: Source, shape: tuple[int, int]
@@ -241,42 +244,6 @@ def _projected(backbone: Backbone, pooled: Tensor) -> Features:
     projection = _projection(backbone)
     rows = pooled if projection is None else pooled @ projection.detach().float()
     return Features(pooled, rows)
-
-
-def write_features(path: Path, name: str, made: Encoded) -> None:
-    """Write pooled rows and their seconds under a name, whole or not at all."""
-    pooled = made.rows.cpu().contiguous()
-    said = {"name": name, "sha256": _digest(pooled), "seconds": repr(made.seconds)}
-    write_whole(path, save({"pooled": pooled}, said))
-
-
-def read_features(path: Path, name: str, shape: tuple[int, int] = (0, 0)) -> Encoded:
-    """Read pooled rows (N, p); ValueError if the file is damaged or of other images.
-
-    shape: N and p that they must have, 0 where that is not known.
-    """
-    content = read_bytes(path, LIMIT)
-    try:
-        pooled = load(content)["pooled"]
-        length = int.from_bytes(content[:8], "little")
-        said: Any = json.loads(content[8 : 8 + length])["__metadata__"]
-        seconds = float(said["seconds"])
-        whole = said["sha256"] == _digest(pooled) and 0 <= seconds < math.inf
-        whole = whole and pooled.dtype == torch.float32 and "name" in said
-    except (SafetensorError, KeyError, TypeError, ValueError):
-        whole = False
-    if not whole:
-        raise ValueError(f"{path} is damaged: it does not hold the features that were written")
-    if said["name"] != name:
-        raise ValueError(f"{path} holds features of other images, or of another backbone or view")
-    found = tuple(pooled.shape)
-    if len(found) != 2 or any(n not in (0, there) for n, there in zip(shape, found, strict=True)):
-        raise ValueError(f"{path} holds features of another shape, {found}")
-    return Encoded(pooled, seconds)
-
-
-def _digest(pooled: Tensor) -> str:
-    return hashlib.sha256(pooled.numpy().tobytes()).hexdigest()
 
 
 def _facts(backbone: Backbone, code: str = "") -> dict[str, Any]:

@@ -45,11 +45,16 @@ def cost_class(name: str) -> str:
 
 @cache  # a grid of a thousand runs asks three thousand times
 def _registry() -> dict[str, Any]:
-    names = sorted(m.name for m in pkgutil.iter_modules(__path__))
-    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
-    return {
-        m.name: m for module in modules for m in getattr(module, "METHODS", ()) or [module.Method]
-    }
+    found: dict[str, Any] = {}
+    for file in sorted(m.name for m in pkgutil.iter_modules(__path__)):
+        module = importlib.import_module(f"{__name__}.{file}")
+        for method in getattr(module, "METHODS", ()) or [module.Method]:
+            if found.setdefault(method.name, method) is not method:
+                raise ValueError(
+                    f"two methods are called {method.name!r}, of {found[method.name].__module__} "
+                    f"and {method.__module__}; give one of them another `name`"
+                )
+    return found
 
 
 def _thaw(value: Any) -> Any:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import open_clip
+import torch
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
 from ..core.json_data import read_json
+from .checkpoints import Checkpoint
 from .files import CONFIG
 from .spec import BackboneSpec
 from .tags import Source, open_clip_name
@@ -53,13 +56,9 @@ def refuse_other_activation(spec: BackboneSpec, source: Source, openai: bool) ->
 
     openai: the checkpoint has the marks of OpenAI's own files.
     """
-    model = open_clip_name(spec.name)
-    config = get_pretrained_cfg(model, spec.pretrained)
-    known = [config] if config else [get_pretrained_cfg(*pair) for pair in source.published]
-    known += [told] if (told := _beside(source, "model_cfg")) else []
-    trained = [bool(config.get("quick_gelu")) for config in known] + ([True] if openai else [])
-    quick = bool(open_clip.get_model_config(model).get("quick_gelu"))
+    trained, quick = _activations(spec, source, openai), _is_quick(spec)
     if trained and quick not in trained:
+        model = open_clip_name(spec.name)
         other = f"{model}-quickgelu" if not quick else model.removesuffix("-quickgelu")
         way = (
             f"use {other}"
@@ -67,11 +66,43 @@ def refuse_other_activation(spec: BackboneSpec, source: Source, openai: bool) ->
             else "open_clip has no such model by name"
         )
         words = ("QuickGELU", "GELU") if not quick else ("GELU", "QuickGELU")
-        says = f" ({source.files[0]} says so)" if told else ""
+        says = f" ({source.files[0]} says so)" if _beside(source, "model_cfg") else ""
         raise ValueError(
             f"the weights {source.name} were trained with {words[0]}{says}, "
             f"and backbone {spec.name} computes {words[1]}: every number would be wrong; {way}"
         )
+
+
+def doubt_activation(spec: BackboneSpec, source: Source, checkpoint: Checkpoint) -> None:
+    """Warn where weights may be OpenAI's, which need QuickGELU, and are for a model without it.
+
+    OpenAI's weights that other code saved again have no marks. What is left to know them by is that
+    their matrices are numbers of half precision, which others' seldom are.
+    """
+    other = f"{open_clip_name(spec.name)}-quickgelu"
+    if other not in open_clip.list_models() or _activations(spec, source, checkpoint.openai):
+        return
+    matrices = [v for key, v in checkpoint.state.items() if key.endswith(".mlp.c_fc.weight")]
+    if matrices and all(torch.equal(v, v.half().to(v.dtype)) for v in matrices):
+        warnings.warn(
+            f"{source.checkpoint} holds numbers of half precision, as OpenAI's weights are, and "
+            f"nothing says what it was trained with; {spec.name} computes GELU. If it is OpenAI's, "
+            f"every number would be wrong: use {other}; if not, put an {CONFIG} beside it, with "
+            '{"model_cfg": {"quick_gelu": false}}',
+            stacklevel=3,
+        )
+
+
+def _activations(spec: BackboneSpec, source: Source, openai: bool) -> list[bool]:
+    """Whether the weights were trained with QuickGELU, as each says that knows them."""
+    config = get_pretrained_cfg(open_clip_name(spec.name), spec.pretrained)
+    known = [config] if config else [get_pretrained_cfg(*pair) for pair in source.published]
+    known += [told] if (told := _beside(source, "model_cfg")) else []
+    return [bool(config.get("quick_gelu")) for config in known] + ([True] if openai else [])
+
+
+def _is_quick(spec: BackboneSpec) -> bool:
+    return bool(open_clip.get_model_config(open_clip_name(spec.name)).get("quick_gelu"))
 
 
 def _beside(source: Source, part: str) -> dict[str, Any]:

@@ -88,6 +88,20 @@ def test_parts_share_what_was_decoded_and_keep_their_order(photos):
     }
 
 
+def test_decoded_images_take_no_more_memory_than_may_be_kept(photos):
+    sizes = [3 * width * height for width, height in (Image.open(p).size for p in photos)]
+    for room in (0, max(sizes), sum(sizes) - 1, sum(sizes)):
+        files = ImageFiles(photos).at(16, "cpu")
+        files._held.room = room
+        for _ in range(2):
+            files.training_views("light", torch.Generator().manual_seed(0))
+        kept = [sizes[photos.index(path)] for path in files._held.images]
+        assert sum(kept) + files._held.room == room
+        assert files._held.room >= 0
+        left = set(sizes) - set(kept)
+        assert all(size > files._held.room for size in left)
+
+
 @pytest.mark.parametrize("damage", ["missing", "truncated", "text"])
 def test_a_bad_file_is_named_with_the_way_out(photos, damage):
     if damage == "missing":

@@ -11,8 +11,9 @@ from conftest import eurosat_profile
 from typer.testing import CliRunner
 
 from blocklora_lib.cli.app import app
-from blocklora_lib.data.draw import make_draw, rows_checksum
-from blocklora_lib.data.draw_files import export_draw
+from blocklora_lib.data.draw import Draw, make_draw, rows_checksum
+from blocklora_lib.data.draw_files import export_draw, import_draw
+from blocklora_lib.data.layouts import Item
 from blocklora_lib.data.sampling import draw
 from blocklora_lib.runs.execute import execute, run_or_load
 from blocklora_lib.runs.grid import make_spec
@@ -143,6 +144,17 @@ def test_a_file_that_says_other_shots_than_it_has_is_refused(spec, bench, tmp_pa
     file.write_text(json.dumps(json.loads(file.read_text()) | {"shots": 2}))
     with pytest.raises(ValueError, match="says 2 shots, and the largest of its classes has 1 tr"):
         with_draw(spec, file, bench)
+
+
+def test_a_draw_that_validates_on_what_it_trains_on_is_refused(tmp_path):
+    """As may be of a set without a val split, whose validation images are of train."""
+    train = [Item(f"{name}/{i}.jpg", label, name) for label, name in enumerate("ab") for i in "12"]
+    drawn = Draw(dataset="toys", draw="coop", shots=2, seed=1, train=tuple(map(tuple, train)))
+    for val, says in ((train[:1], "1 images both to train on"), (train[1:], "'a/2.jpg'")):
+        file = tmp_path / "draw.json"
+        export_draw(drawn.model_copy(update={"val": tuple(map(tuple, val))}), file)
+        with pytest.raises(ValueError, match=says):
+            import_draw(file, {"train": train}, "toys")
 
 
 def test_a_draw_without_images_of_a_class_is_refused(spec, bench, tmp_path):

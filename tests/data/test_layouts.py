@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -237,6 +239,15 @@ def test_the_root_is_given_or_in_the_environment_or_beside_the_code(tmp_path, mo
     assert data_root() == tmp_path
     assert data_root("elsewhere") == Path.cwd() / "elsewhere"
     assert data_root("~") == Path.home()
+
+
+def test_a_root_that_is_a_file_is_moved_away(tmp_path):
+    root = tmp_path / "my data"
+    root.touch()
+    with pytest.raises(DataError, match="is a file, where datasets lie in a folder") as error:
+        find_folder(load_manifest("dtd"), root)
+    subprocess.run(shlex.split(str(error.value).rpartition("; next: ")[2]), check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["my data.file"]
 
 
 def test_either_convention_is_found_and_a_missing_set_is_named(tmp_path):

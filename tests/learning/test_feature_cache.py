@@ -19,13 +19,8 @@ from blocklora_lib.core.seeding import generator
 from blocklora_lib.data.augment import augment
 from blocklora_lib.data.image_files import ImageFiles
 from blocklora_lib.learning import feature_cache
-from blocklora_lib.learning.feature_cache import (
-    Encoded,
-    FeatureCache,
-    Source,
-    read_features,
-    write_features,
-)
+from blocklora_lib.learning.feature_cache import FeatureCache, Source
+from blocklora_lib.learning.feature_files import Encoded, read_features, write_features
 
 N = 230  # images: three batches
 
@@ -76,6 +71,27 @@ def test_images_are_encoded_once_by_whoever_asks(backbone, pixels, tmp_path):
     assert torch.equal(again.pooled, whole.pooled)
     assert torch.equal(again.rows, whole.rows)
     assert other.encoded == 0
+
+
+def test_what_was_asked_for_last_stays_in_memory(backbone, pixels, tmp_path, monkeypatch):
+    size = FeatureCache().features(backbone, source(pixels)).nbytes
+    monkeypatch.setattr(feature_cache, "HELD", 2 * size)  # of two lists
+    cache, alone = FeatureCache(tmp_path), FeatureCache()
+    for name in "abac":  # so that b goes
+        found = cache.features(backbone, source(pixels, name))
+        alone.features(backbone, source(pixels, name))
+    assert cache.encoded == alone.encoded == 3 * N
+
+    def never():
+        raise AssertionError("decoded again")
+
+    for name in "acb":  # b: from its file
+        again = cache.features(backbone, Source(never, name))
+        assert torch.equal(again.rows, found.rows)
+    assert torch.equal(alone.features(backbone, source(pixels, "b")).rows, found.rows)
+    assert alone.encoded == 4 * N  # which has no file
+    larger = alone.features(backbone, source(torch.cat([pixels] * 3), "larger"))
+    assert len(larger) == 3 * N  # though it is more than may be kept
 
 
 def test_what_is_asked_for_counts_whether_or_not_it_was_kept(backbone, pixels):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
+from blocklora_lib import methods
 from blocklora_lib.adapters.updates import AdapterConfig
-from blocklora_lib.methods import MethodSpec, get_method, method_names
+from blocklora_lib.methods import MethodSpec, gda, get_method, method_names
 
 
 def test_every_method_stands_under_its_own_name():
@@ -18,6 +22,20 @@ def test_every_method_stands_under_its_own_name():
         spec = MethodSpec(name=name)
         assert MethodSpec(**spec.model_dump()) == spec  # complete as it is made
         assert spec.load().settings.model_dump(mode="json") == spec.model_dump()["settings"]
+
+
+def test_two_files_with_a_method_of_one_name_are_refused(tmp_path, monkeypatch):
+    """As when one is copied and keeps its name: either would be computed by the other's file."""
+    (tmp_path / "zz_copy.py").write_bytes(Path(gda.__file__).read_bytes())
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "blocklora_lib.methods.zz_copy", raising=False)
+    methods._registry.cache_clear()
+    try:
+        with pytest.raises(ValueError, match=r"two methods are called 'gda'.*\.gda and .*zz_copy"):
+            method_names()
+    finally:
+        sys.modules.pop("blocklora_lib.methods.zz_copy", None)
+        methods._registry.cache_clear()
 
 
 @pytest.mark.parametrize(

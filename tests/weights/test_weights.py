@@ -181,6 +181,35 @@ def test_openais_weights_are_refused_without_quickgelu(save, model, tiny_clip, t
         load_backbone(spec, "cpu")
 
 
+@pytest.mark.slow
+def test_openais_weights_saved_again_without_marks_are_doubted_without_quickgelu(
+    model, tiny_clip, tmp_path
+):
+    """As `clip.load(..)[0].state_dict()` is, of a GPU or, in float32, of a CPU."""
+    for name, quick in (("Twice", False), ("Twice-quickgelu", True)):
+        (tmp_path / "configs").mkdir(exist_ok=True)
+        config = open_clip.get_model_config(tiny_clip) | {"quick_gelu": quick}
+        (tmp_path / "configs" / f"{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "configs")
+    other = state(model)
+    other["transformer.resblocks.0.mlp.c_fc.weight"] += 1e-5  # is no number of float16
+    for content, doubted in ((half(model), True), (state(model), True), (other, False)):
+        save_file(content, tmp_path / "c.safetensors")
+        for name in ("Twice", "Twice-quickgelu"):
+            spec = BackboneSpec(name=name, pretrained=str(tmp_path / "c.safetensors"))
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                load_backbone(spec, "cpu")
+            said = [str(one.message) for one in told if "half precision" in str(one.message)]
+            assert len(said) == (doubted and name == "Twice")
+            assert all("use Twice-quickgelu" in line for line in said)
+    save_file(half(model), tmp_path / "c.safetensors")
+    (tmp_path / "open_clip_config.json").write_text('{"model_cfg": {"quick_gelu": false}}')
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_backbone(BackboneSpec(name="Twice", pretrained=str(tmp_path / "c.safetensors")), "cpu")
+
+
 def test_a_tag_of_another_activation_is_refused(tiny_clip, quick, monkeypatch, model, tmp_path):
     save_file(state(model), tmp_path / "tiny.safetensors")
     monkeypatch.setenv("BLOCKLORA_WEIGHTS", str(tmp_path))
