@@ -51,8 +51,8 @@ def find_folder(manifest: Manifest, root: Path | str) -> Path:
     """Return the dataset's folder under `root`, by CoOp's or CLIP-LoRA's name.
 
     MissingData (a FileNotFoundError) if neither exists; DataError (a ValueError) if both exist and
-    differ, or if the name is a symbolic link to nowhere. Two folders with the same files are one
-    dataset.
+    differ, if the name is a symbolic link to nowhere, or if the root is a file. Two folders with
+    the same files are one dataset.
     """
     root = Path(root)
     if root.is_file():

@@ -51,10 +51,7 @@ def test_a_step_waits_for_nothing(gpu, tiny_clip, precision):
 BEFORE = {("lora", "fp32"): 1700, ("block_lora", "fp16"): 2044}
 
 
-@pytest.mark.parametrize(
-    ("kind", "precision"),
-    [("lora", "fp32"), pytest.param("block_lora", "fp16", marks=pytest.mark.rare)],
-)
+@pytest.mark.parametrize(("kind", "precision"), mostly_rare(BEFORE, {("lora", "fp32")}))
 def test_a_step_asks_for_half_as_many_kernels_at_any_number_of_classes(gpu, deep, kind, precision):
     found = {n: step_launches(deep, n, precision, batch=1, kind=kind) for n in (10, 60)}
     few, more = (counted.kernels.total() for counted in found.values())

@@ -40,6 +40,7 @@ LESS = {  # parameters of a notebook that repeat what one step shows
 COMPUTES = "08_few_shot"  # runs, by nb.compute(); the others find all of theirs
 ON_THE_CPU = {"13_theorem", "14_where_it_breaks", "15_shared_subspace"}
 TRIED = sorted(set(NAMES) - ON_THE_CPU, key=lambda name: (name in LAST, name))
+# of `make test-all`: what they do on a device, others do, too
 LONG = {"05_memory", "07_nonvacuous_bound", "12_inference", "18_your_data"}
 
 
